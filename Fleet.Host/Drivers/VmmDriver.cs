@@ -1,0 +1,70 @@
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Host.Drivers;
+
+/// <summary>One way to run a microVM on this host: <c>kvm</c>, <c>qemu</c> or <c>simulated</c>.</summary>
+public interface IVmmDriver
+{
+    /// <summary>The driver's name as specs and reports use it.</summary>
+    string Name { get; }
+
+    /// <summary>Finds out what this machine can do with the driver. Never throws; a failed probe is an answer.</summary>
+    Task<DriverStatus> ProbeAsync(CancellationToken cancellation);
+
+    /// <summary>
+    /// Starts the VMM in its own session and boots the guest. When the task ends the guest's first instruction
+    /// has been asked for. On failure throws <see cref="LaunchFailedException"/> and leaves no process behind.
+    /// </summary>
+    Task<IVmm> LaunchAsync(VmmLaunch launch, CancellationToken cancellation);
+
+    /// <summary>
+    /// Takes over a VMM that an earlier agent started, from what stands in its directory. The VMM may have ended
+    /// meanwhile: then <see cref="IVmm.Completion"/> is complete and tells how.
+    /// </summary>
+    Task<IVmm> AdoptAsync(VmmLaunch launch, CancellationToken cancellation);
+}
+
+/// <summary>A VMM that runs one microVM, or has run it.</summary>
+public interface IVmm : IAsyncDisposable
+{
+    /// <summary>Process id, 0 when the driver has no process.</summary>
+    int Pid { get; }
+
+    /// <summary>Completes once, when the VMM is gone. Never faults.</summary>
+    Task<VmmEnd> Completion { get; }
+
+    /// <summary>Completes when fleet-init said that the guest is ready, or is cancelled when the VMM is gone first.</summary>
+    Task GuestReady { get; }
+
+    /// <summary>Thread ids of the vCPUs, in order, once known; empty when the driver can't tell.</summary>
+    IReadOnlyList<int> VcpuThreads { get; }
+
+    /// <summary>
+    /// Asks the guest to power down, then ends the VMM when <paramref name="grace"/> is over. Completes when it is gone;
+    /// bounded by grace + 5 s.
+    /// </summary>
+    Task StopAsync(TimeSpan grace);
+
+    /// <summary>Bytes for the guest's serial console. Drops what the guest does not take.</summary>
+    ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation);
+}
+
+/// <summary>Everything a driver needs to start one microVM under one epoch.</summary>
+/// <param name="VmId">The microVM.</param>
+/// <param name="Epoch">The placement that this launch belongs to.</param>
+/// <param name="Spec">A validated spec.</param>
+/// <param name="Directory">The microVM's own directory on the host; sockets, logs and pid file live there.</param>
+public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Directory);
+
+/// <summary>How a VMM ended.</summary>
+/// <param name="InOrder">The guest powered off, reset, or was stopped on request; otherwise <paramref name="Reason"/> says what broke.</param>
+/// <param name="Exit">What fleet-init reported of the command, if it did.</param>
+/// <param name="Reason">Stable code and sentence; see docs/api.md.</param>
+public sealed record VmmEnd(bool InOrder, GuestExit? Exit, Reason Reason);
+
+/// <summary>A launch that did not work. Nothing of it runs any more.</summary>
+public sealed class LaunchFailedException(string code, string message, Exception? inner = null) : Exception(message, inner)
+{
+    /// <summary>Stable reason code, for example <c>kernel_invalid</c>.</summary>
+    public string Code { get; } = code;
+}
