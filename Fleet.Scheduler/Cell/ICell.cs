@@ -1,0 +1,74 @@
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Scheduler.Cell;
+
+/// <summary>What the HTTP API asks of the sharded actors. Every call is safe to repeat.</summary>
+public interface ICell
+{
+    /// <summary>Creates the microVM under an id that the caller chose. Answers when it is in the journal; a repeat answers the same microVM.</summary>
+    Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation);
+
+    Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation);
+
+    Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation);
+
+    Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation);
+
+    Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation);
+
+    /// <summary>Answers as soon as the microVM is in one of the states; code <c>timeout</c> when the time is over first.</summary>
+    Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation);
+
+    Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation);
+
+    /// <summary>Codes <c>host_connected</c>, <c>host_in_use</c>, <c>not_found</c>.</summary>
+    Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation);
+
+    /// <summary>
+    /// Opens the console of the microVM on its host. Throws <see cref="CellException"/> (<c>not_found</c>, <c>wrong_state</c>
+    /// when it was never placed, <c>unavailable</c> when its host is not connected).
+    /// </summary>
+    Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation);
+
+    /// <summary>Sends bytes to the guest's console. Throws <see cref="CellException"/>.</summary>
+    Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation);
+}
+
+/// <summary>The record, or the problem. A problem may come with the record it is about.</summary>
+public sealed record VmAnswer(VmRecord? Vm, CellProblem? Problem);
+
+/// <inheritdoc cref="VmAnswer"/>
+public sealed record HostAnswer(HostRecord? Host, CellProblem? Problem);
+
+/// <summary>A refusal with a stable code of docs/api.md, "Errors".</summary>
+public sealed record CellProblem(string Code, string Message);
+
+/// <summary>A refusal where there is no answer to carry it.</summary>
+public sealed class CellException(string code, string message, Exception? inner = null) : Exception(message, inner)
+{
+    public string Code { get; } = code;
+}
+
+/// <summary>A console being read. Disposing it closes the stream on the host.</summary>
+public interface IConsoleStream : IAsyncDisposable
+{
+    /// <summary>Where the first byte stands in the whole output.</summary>
+    ulong Offset { get; }
+
+    /// <summary>The bytes in order; ends when the microVM has ended and everything was read, or at once after what there is without <c>follow</c>.</summary>
+    IAsyncEnumerable<ReadOnlyMemory<byte>> ReadAsync(CancellationToken cancellation);
+}
+
+/// <summary>Every event of the journal in one order: what the projection reads.</summary>
+public interface IEventFeed
+{
+    /// <summary>Events with an offset above <paramref name="after"/>, then new ones as they come; never skips one.</summary>
+    IAsyncEnumerable<JournalEvent> ReadAsync(long after, CancellationToken cancellation);
+}
+
+/// <summary>One stored event.</summary>
+/// <param name="Offset">Rises over the whole journal, with gaps.</param>
+/// <param name="PersistenceId"><c>vm-…</c> ids begin with <c>vm/</c>, host ids with <c>host/</c>.</param>
+/// <param name="SequenceNr">Counts within the persistence id from 1.</param>
+public sealed record JournalEvent(long Offset, string PersistenceId, long SequenceNr, IMessage Event);

@@ -1,0 +1,110 @@
+using Fleet.Vmm.Linux;
+
+namespace Fleet.Vmm.Machines;
+
+/// <summary>One virtual machine, built and not yet started, running, paused, or ended.</summary>
+/// <remarks>
+/// All members are called on the event-loop thread. <see cref="Ended"/> is raised there too, exactly once.
+/// </remarks>
+internal interface IMachine : IDisposable
+{
+    /// <summary>Raised when every vCPU thread has been joined and nothing of the guest runs any more.</summary>
+    event Action<MachineEnd>? Ended;
+
+    /// <summary>Thread ids (gettid) of the vCPUs, in order; empty before <see cref="Start"/>.</summary>
+    IReadOnlyList<int> VcpuThreads { get; }
+
+    /// <summary>Starts the vCPU threads at the guest's entry point.</summary>
+    void Start();
+
+    /// <summary>Presses Ctrl-Alt-Del on the i8042's keyboard.</summary>
+    void SendCtrlAltDel();
+
+    /// <summary>Stops every vCPU outside the guest; returns when the last one has left it, within a bounded time.</summary>
+    void Pause();
+
+    /// <summary>Undoes <see cref="Pause"/>.</summary>
+    void Resume();
+
+    /// <summary>Ends the machine from outside. <see cref="Ended"/> follows within a bounded time.</summary>
+    void Stop();
+
+    /// <summary>Counters since start, cheap to read at any time.</summary>
+    MachineCounters ReadCounters();
+}
+
+/// <summary>Builds machines; the seam between the API and KVM.</summary>
+internal interface IMachineFactory
+{
+    /// <summary>
+    /// Allocates guest memory, loads the kernel and creates the vCPUs.
+    /// Throws <see cref="MachineException"/>, and then leaves nothing behind.
+    /// </summary>
+    IMachine Build(MachineSettings settings, EventLoop loop);
+}
+
+/// <summary>What a machine is built from. Ranges are checked by the API before this is made.</summary>
+internal sealed record MachineSettings
+{
+    /// <summary>1 to 32.</summary>
+    public required int Vcpus { get; init; }
+
+    /// <summary>Guest memory in MiB.</summary>
+    public required int MemoryMib { get; init; }
+
+    public required string KernelPath { get; init; }
+
+    public string? InitrdPath { get; init; }
+
+    /// <summary>The user's command line, or Firecracker's default. The machine appends what it needs itself.</summary>
+    public required string BootArgs { get; init; }
+
+    /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
+    public string? StatusPortPath { get; init; }
+}
+
+/// <summary>How a machine ended.</summary>
+internal enum MachineEndKind
+{
+    /// <summary>The guest powered off or reset itself.</summary>
+    GuestShutdown,
+
+    /// <summary>Triple fault, or an access that can't be emulated.</summary>
+    GuestCrashed,
+
+    /// <summary>Every vCPU halted for good with interrupts off.</summary>
+    GuestHalted,
+
+    /// <summary><see cref="IMachine.Stop"/>.</summary>
+    Stopped,
+
+    /// <summary>KVM or the VMM itself failed.</summary>
+    VmmFailed,
+}
+
+/// <summary>How a machine ended, with a sentence for people.</summary>
+internal sealed record MachineEnd(MachineEndKind Kind, string Message);
+
+/// <summary>Sums over all vCPUs and devices.</summary>
+internal readonly record struct MachineCounters(
+    ulong Exits, ulong ExitsIoIn, ulong ExitsIoOut, ulong ExitsMmioRead, ulong ExitsMmioWrite,
+    ulong SerialBytesOut, ulong SerialBytesIn, ulong SerialMissedWrites, ulong I8042Resets);
+
+/// <summary>What kind of thing went wrong while building a machine; the API and the exit report name it.</summary>
+internal enum MachineFault
+{
+    KernelMissing,
+    KernelInvalid,
+    InitrdMissing,
+    InitrdInvalid,
+    BootArgsInvalid,
+    OutOfMemory,
+    KvmUnavailable,
+    Other,
+}
+
+/// <summary>A machine that could not be built.</summary>
+internal sealed class MachineException(MachineFault fault, string message, Exception? inner = null) : Exception(message, inner)
+{
+    public MachineFault Fault { get; } = fault;
+}
