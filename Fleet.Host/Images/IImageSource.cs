@@ -1,0 +1,28 @@
+namespace Fleet.Host.Images;
+
+/// <summary>Where drivers get what the default image boots from.</summary>
+public interface IImageSource
+{
+    /// <summary>
+    /// The default image; made on first use, at most once at a time, and kept.
+    /// Throws <see cref="Drivers.LaunchFailedException"/> with <c>image_unavailable</c>.
+    /// </summary>
+    Task<BootImage> GetDefaultAsync(CancellationToken cancellation);
+
+    /// <summary>
+    /// Writes the initrd of one microVM: the image's initramfs followed by a cpio with <c>/fleet/run.json</c>
+    /// (docs/guest-protocol.md).
+    /// </summary>
+    Task WriteInitrdAsync(BootImage image, GuestRun run, string path, CancellationToken cancellation);
+}
+
+/// <summary>Files on this host that boot; never written to again once returned.</summary>
+/// <param name="KernelPath">A bzImage.</param>
+/// <param name="InitrdPath">The initramfs that every microVM of the image shares.</param>
+public sealed record BootImage(string KernelPath, string InitrdPath);
+
+/// <summary>What fleet-init is to do.</summary>
+/// <param name="Argv">Run as given; empty means the image's shell on the console.</param>
+/// <param name="Env">Added to the image's environment.</param>
+/// <param name="Hostname">The microVM's name.</param>
+public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<string, string> Env, string Hostname);
