@@ -43,7 +43,7 @@ internal sealed record KernelFile(KernelFormat Format, bool HasPvhEntry)
         int length = kernel.ReadAtLeast(header, header.Length, throwOnEndOfStream: false);
         header.AsSpan(length).Clear();
         if (IsBzImage(header)) return CheckBzImage(kernelPath, header, length, initrdBytes, memoryMib);
-        if (header.AsSpan().StartsWith("\x7fELF"u8)) return CheckElf(kernelPath, kernel, header, length);
+        if (header.AsSpan().StartsWith("\u007fELF"u8)) return CheckElf(kernelPath, kernel, header, length);
         throw Invalid(kernelPath, "is neither a bzImage nor an ELF program");
     }
 

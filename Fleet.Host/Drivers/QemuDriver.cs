@@ -15,6 +15,8 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
 {
     private static readonly TimeSpan ProbeTimeout = TimeSpan.FromSeconds(10);
 
+    private static readonly TimeSpan GivingUp = TimeSpan.FromSeconds(1);
+
     private readonly KvmProbe _kvm = new();
 
     public string Name => "qemu";
@@ -66,9 +68,13 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         }
         catch (Exception e)
         {
+            // A QEMU that gives up closes its socket a little before it is gone.
+            if (e is IOException) await process.Gone.WaitAsync(GivingUp, options.Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            bool ended = process.Ended.IsCompleted;
             await vmm.DestroyAsync().ConfigureAwait(false);
             if (e is LaunchFailedException || cancellation.IsCancellationRequested) throw;
-            throw new LaunchFailedException("vmm_failed", $"QEMU started but could not be spoken to: {e.Message}.", e);
+            if (ended) throw VmmDirectory.EndedAtOnce("QEMU", launch.Directory);
+            throw new LaunchFailedException("vmm_failed", $"QEMU started but could not be spoken to: {e.Message}", e);
         }
     }
 
