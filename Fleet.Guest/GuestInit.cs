@@ -23,15 +23,18 @@ internal sealed class GuestInit
     /// <summary>Runs as PID 1 and does not come back: the machine is gone first.</summary>
     public static void Run()
     {
+        var complaints = FileSystems.MountForKernel();
         Kernel.KeepMessagesOffConsole();
         Kernel.DeliverCtrlAltDel();
         // As the leader of a session without a terminal, the first one opened becomes its controlling terminal.
         Libc.setsid();
         var console = Files.Open("/dev/ttyS0", Libc.O_RDWR, out _);
         if (console < 0) console = Files.Open("/dev/console", Libc.O_RDWR, out _);
+        Terminal.SetSize(console);
         var init = new GuestInit(StatusPort.Open(), console);
         try
         {
+            complaints.ForEach(init.Complain);
             init.RunCommand();
         }
         catch (BadConfigurationException error)
@@ -48,7 +51,7 @@ internal sealed class GuestInit
 
     private void RunCommand()
     {
-        FileSystems.MountAll(Complain);
+        FileSystems.MountForPrograms(Complain);
         var configuration = ReadConfiguration();
         Network.SetHostname(configuration.Hostname, Complain);
         Network.BringLoopbackUp(Complain);
@@ -56,7 +59,7 @@ internal sealed class GuestInit
         VirtioDrivers.Load(nullDevice, Complain);
 
         var command = CommandLine.From(configuration, CommandLine.Probe);
-        var supervisor = new Supervisor(_console);
+        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice);
         void OnStop(PosixSignalContext context)
         {
             context.Cancel = true;

@@ -84,6 +84,9 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     public static partial int tcflow(int fd, int action);
 
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int tcgetpgrp(int fd);
+
     // The posix_spawn family gives its error as the result instead of errno.
 
     [LibraryImport("libc")]

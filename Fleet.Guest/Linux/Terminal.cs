@@ -8,6 +8,7 @@ internal static unsafe class Terminal
 
     private const uint B115200 = 0x1002;
     private const int TCSANOW = 0, TCOON = 1;
+    private const nuint TIOCSWINSZ = 0x5414;
 
     /// <summary>A stuck port (a host that reads no more) must not keep the microVM from ending.</summary>
     private static readonly TimeSpan DrainLimit = TimeSpan.FromSeconds(10);
@@ -22,6 +23,20 @@ internal static unsafe class Terminal
         Libc.cfsetspeed(termios, B115200);
         Libc.tcsetattr(fd, TCSANOW, termios);
     }
+
+    /// <summary>
+    /// A serial line does not know its window. Unless it is told one, line editors ask the terminal by escape sequences, which
+    /// end up in the log when nobody is there to answer.
+    /// </summary>
+    public static void SetSize(int fd)
+    {
+        // SAFETY: struct winsize is four 16-bit numbers: rows, columns and two unused.
+        var size = stackalloc ushort[4] { 24, 80, 0, 0 };
+        Libc.ioctl(fd, TIOCSWINSZ, size);
+    }
+
+    /// <summary>True when this process's session has the terminal, so that a foreground group can be named.</summary>
+    public static bool IsControlling(int fd) => Libc.tcgetpgrp(fd) >= 0;
 
     /// <summary>
     /// Waits until everything written has left the port, at most <see cref="DrainLimit"/>. Output that a Ctrl-S holds back

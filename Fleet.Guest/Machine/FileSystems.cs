@@ -10,8 +10,15 @@ internal static unsafe class FileSystems
 
     private readonly record struct Mount(string Type, string Target, ulong Flags, string Options);
 
-    /// <summary>/proc, /sys and /dev are there already: the image's /init mounts them for the runtime's sake.</summary>
-    private static readonly Mount[] Wanted =
+    /// <summary>What the kernel shows of itself; needed before anything else, the serial ports included.</summary>
+    private static readonly Mount[] OfKernel =
+    [
+        new("proc", "/proc", NoSuid | NoDev | NoExec, ""),
+        new("sysfs", "/sys", NoSuid | NoDev | NoExec, ""),
+        new("devtmpfs", "/dev", NoSuid, "mode=755"),
+    ];
+
+    private static readonly Mount[] OfPrograms =
     [
         new("devpts", "/dev/pts", NoSuid | NoExec, "gid=5,mode=620,ptmxmode=666"),
         new("tmpfs", "/dev/shm", NoSuid | NoDev, "mode=1777"),
@@ -19,11 +26,29 @@ internal static unsafe class FileSystems
         new("tmpfs", "/tmp", NoSuid | NoDev, "mode=1777"),
     ];
 
-    /// <summary>Mounts them; what fails is told to <paramref name="complain"/> and left out.</summary>
-    public static void MountAll(Action<string> complain)
+    /// <summary>Mounts what the kernel shows of itself. Gives one complaint per mount that failed; there is no console yet to tell.</summary>
+    public static List<string> MountForKernel()
+    {
+        var complaints = new List<string>();
+        MountAll(OfKernel, complaints.Add);
+        return complaints;
+    }
+
+    /// <summary>Mounts and links the rest; what fails is told to <paramref name="complain"/> and left out.</summary>
+    public static void MountForPrograms(Action<string> complain)
+    {
+        MountAll(OfPrograms, complain);
+        // Programs that take "a file" find standard input and output under these names.
+        Link("/proc/self/fd", "/dev/fd");
+        Link("/proc/self/fd/0", "/dev/stdin");
+        Link("/proc/self/fd/1", "/dev/stdout");
+        Link("/proc/self/fd/2", "/dev/stderr");
+    }
+
+    private static void MountAll(Mount[] mounts, Action<string> complain)
     {
         using var strings = new NativeStrings();
-        foreach (var (type, target, flags, options) in Wanted)
+        foreach (var (type, target, flags, options) in mounts)
         {
             var path = strings.Add(target);
             Libc.mkdir(path, 0x1ED);
@@ -31,11 +56,6 @@ internal static unsafe class FileSystems
             var error = Marshal.GetLastPInvokeError();
             if (error != Libc.EBUSY) complain($"{target} can't be mounted: {Files.Describe(error)}");
         }
-        // Programs that take "a file" find standard input and output under these names.
-        Link("/proc/self/fd", "/dev/fd");
-        Link("/proc/self/fd/0", "/dev/stdin");
-        Link("/proc/self/fd/1", "/dev/stdout");
-        Link("/proc/self/fd/2", "/dev/stderr");
     }
 
     private static void Link(string target, string path)

@@ -33,9 +33,10 @@ internal sealed unsafe class Supervisor(int console)
         lock (_gate)
         {
             _isShell = isShell;
-            var error = Spawner.Start(path, argv, environment, console, foreground: true, out _command);
+            var foreground = Terminal.IsControlling(console);
+            var error = Spawner.Start(path, argv, environment, console, foreground, out _command);
             if (error == Libc.ENOEXEC)
-                error = Spawner.Start("/bin/sh", ["sh", path, .. argv.Skip(1)], environment, console, foreground: true, out _command);
+                error = Spawner.Start("/bin/sh", ["sh", path, .. argv.Skip(1)], environment, console, foreground, out _command);
             if (error != 0) _command = 0;
             else if (_stopping) AskToEnd();
             return error;

@@ -9,7 +9,7 @@ namespace Fleet.Host.Images;
 internal static class DefaultImage
 {
     /// <summary>Raise it with every change here, so that hosts make the image anew.</summary>
-    public const int RecipeVersion = 1;
+    public const int RecipeVersion = 2;
 
     public const string KernelFile = "vmlinuz";
     public const string InitramfsFile = "initramfs.cpio";
@@ -24,20 +24,6 @@ internal static class DefaultImage
     ];
 
     /// <summary>
-    /// Runs as PID 1 just long enough to give fleet-init what its runtime needs to start: /proc, /dev and open standard
-    /// descriptors. The kernel itself has opened /dev/console for them.
-    /// </summary>
-    private const string Init =
-        """
-        #!/bin/busybox sh
-        /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc
-        /bin/busybox mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
-        /bin/busybox mount -t devtmpfs -o nosuid,mode=0755 devtmpfs /dev
-        exec /fleet/init <>/dev/console >&0 2>&1
-
-        """;
-
-    /// <summary>
     /// Writes kernel and initramfs into <paramref name="target"/>. <paramref name="work"/> is an empty folder for what is
     /// unpacked on the way; the caller removes it.
     /// </summary>
@@ -50,7 +36,8 @@ internal static class DefaultImage
         AddTree(archive);
         await AddBusyboxAsync(archive, busybox, cancellation);
         await AddModulesAsync(archive, kernel, Path.Combine(work, "modules"), cancellation);
-        archive.AddFileFrom("fleet/init", fleetInit, Octal("755"));
+        // Run directly as PID 1. The kernel opens dev/console for it; without that its runtime would not start.
+        archive.AddFileFrom("init", fleetInit, Octal("755"));
 
         await using (var initramfs = File.Create(Path.Combine(target, InitramfsFile)))
         {
@@ -72,7 +59,6 @@ internal static class DefaultImage
         archive.AddDirectory("fleet", Octal("755"));
         archive.AddCharacterDevice("dev/console", 5, 1, Octal("600"));
         archive.AddCharacterDevice("dev/null", 1, 3, Octal("666"));
-        archive.AddFile("init", Encoding.UTF8.GetBytes(Init), Octal("755"));
         AddText(archive, "etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n");
         AddText(archive, "etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n");
         AddText(archive, "etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost\n");

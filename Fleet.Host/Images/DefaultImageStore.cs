@@ -128,7 +128,7 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
             _log.Warning("The package index can't be asked, {Image} is used: {Reason}", present.KernelPath, error.Message);
             return present;
         }
-        var name = recipe + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{kernel}|{busybox}")))[..16];
+        var name = recipe + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{kernel.Sha256} {busybox.Sha256}")))[..16];
         var directory = Path.Combine(ImagesDirectory, name);
         if (Directory.Exists(directory)) return ImageIn(directory);
 
