@@ -36,7 +36,7 @@ internal static class StartBenchmark
     private static List<Measurement> Measure(string vmm, string? qemu, string folder)
     {
         var kernel = Path.Combine(folder, "kernel");
-        SmallGuest.Write(kernel);
+        SmallGuest.Write(kernel, SmallGuest.MarkAndHalt);
         var config = Path.Combine(folder, "vm.json");
         File.WriteAllText(config, $$$"""{"boot-source": {"kernel_image_path": "{{{kernel}}}", "boot_args": "x"}, "machine-config": {"vcpu_count": 1, "mem_size_mib": {{{GuestMib}}} } }""");
 
