@@ -19,13 +19,21 @@ public sealed class Lab
 
     private readonly LabOptions _options;
     private readonly ILogger _log;
+    private readonly Func<CancellationToken, Task<NodeImage>> _image;
 
     /// <summary>A lab over <see cref="LabOptions.StateDirectory"/>; nothing happens yet.</summary>
     public Lab(LabOptions options, ILogger log)
+        : this(options, log, cancellation => NodeImage.GetAsync(options.CacheDirectory, log, cancellation))
+    {
+    }
+
+    /// <summary>A lab whose nodes boot another image.</summary>
+    internal Lab(LabOptions options, ILogger log, Func<CancellationToken, Task<NodeImage>> image)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(log);
         _options = options;
+        _image = image;
         _log = log.ForContext<Lab>();
     }
 
@@ -38,16 +46,15 @@ public sealed class Lab
         LabOptions.Require(nodes is >= 1 and <= MostNodes, $"A lab has 1 to {MostNodes} nodes, not {nodes}.");
         _options.Validate();
         Directory.CreateDirectory(_options.StateDirectory);
+        using var held = await HoldAsync(cancellation);
         try
         {
-            using var held = await HoldAsync(cancellation);
             var names = Enumerable.Range(1, nodes).Select(number => $"lab-{number}").ToList();
             var missing = names.Where(name => Look(name)?.State != LabNodeState.Running).ToList();
             RequireMemory(missing.Count);
             if (missing.Count > 0)
             {
-                var image = await NodeImage.GetAsync(_options.CacheDirectory, _log, cancellation);
-                await StartAllAsync(missing, image, cancellation);
+                await StartAllAsync(missing, await _image(cancellation), cancellation);
             }
             return [.. names.Select(name => Look(name)!)];
         }
@@ -83,8 +90,8 @@ public sealed class Lab
     public async Task RemoveAsync(string node, CancellationToken cancellation)
     {
         var folder = FolderOf(node);
-        using (await HoldAsync(cancellation))
-            await RemoveFolderAsync(folder);
+        using var held = await HoldAsync(cancellation);
+        await RemoveFolderAsync(folder);
         RemoveIfEmpty();
     }
 
@@ -92,10 +99,8 @@ public sealed class Lab
     public async Task DownAsync(CancellationToken cancellation)
     {
         if (!Directory.Exists(_options.StateDirectory)) return;
-        using (await HoldAsync(cancellation))
-        {
-            foreach (var name in Names()) await RemoveFolderAsync(Path.Combine(_options.StateDirectory, name));
-        }
+        using var held = await HoldAsync(cancellation);
+        foreach (var name in Names()) await RemoveFolderAsync(Path.Combine(_options.StateDirectory, name));
         RemoveIfEmpty();
     }
 
@@ -213,13 +218,17 @@ public sealed class Lab
         {
             return await FileLock.AcquireAsync(Path.Combine(_options.StateDirectory, "lock"), LockLimit, cancellation);
         }
+        catch (DirectoryNotFoundException error)
+        {
+            throw new LabException("lab_busy", $"The lab in {_options.StateDirectory} was taken down meanwhile. Try again.", error);
+        }
         catch (LaunchFailedException error)
         {
             throw new LabException("lab_busy", "Another fleet lab command is at work on this lab. Wait for it, or end it with Ctrl-C.", error);
         }
     }
 
-    /// <summary>The state directory goes with its last node.</summary>
+    /// <summary>The state directory goes with its last node. The lock is held, so that nobody starts a node meanwhile.</summary>
     private void RemoveIfEmpty()
     {
         if (!Directory.Exists(_options.StateDirectory) || Names().Any()) return;
