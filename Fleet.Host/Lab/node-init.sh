@@ -72,9 +72,6 @@ set_up() {
     echo "::respawn:/init control"
     [ ! -e "$exchange/agent.sh" ] || echo "::respawn:/init agent"
   } >/etc/inittab
-  read -r uptime _ </proc/uptime
-  echo "FLEET-LAB ready $(hostname) after $uptime s"
-  echo "$uptime" >"$exchange/ready"
   exec init
 }
 
@@ -87,10 +84,19 @@ run_command() {
     exec setsid chroot "$root" /bin/sh "$inside/$1.sh"
   ) </dev/null >"$exchange/$1.out" 2>"$exchange/$1.err"
   echo $? >"$exchange/$1.exit"
+  # Stays when the command left processes behind.
+  rmdir "$group" 2>/dev/null
 }
 
 control() {
-  stty -F /dev/ttyS1 raw -echo
+  exec </dev/ttyS1
+  stty raw -echo
+  # Only now: what comes in over a serial port that nobody has opened is lost.
+  if [ ! -e "$exchange/ready" ]; then
+    read -r uptime _ </proc/uptime
+    echo "FLEET-LAB ready $(hostname) after $uptime s" >/dev/console
+    echo "$uptime" >"$exchange/ready"
+  fi
   while read -r verb id; do
     case $verb in
       # Forked twice: init reaps it.
@@ -98,7 +104,7 @@ control() {
       end) echo 1 >"$root/sys/fs/cgroup/command-$id/cgroup.kill" ;;
       off) poweroff -f ;;
     esac
-  done </dev/ttyS1
+  done
 }
 
 agent() {
