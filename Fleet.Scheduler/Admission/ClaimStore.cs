@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using System.Threading.Channels;
 using Microsoft.Data.Sqlite;
 using Microsoft.Extensions.Logging;
@@ -27,8 +28,7 @@ internal abstract record Claim
 /// <param name="Name">The name.</param>
 /// <param name="Key">The Idempotency-Key, if there is one.</param>
 /// <param name="BodyHash">What tells one body from another.</param>
-/// <param name="InsteadOf">A holder of the name that is known not to exist: its claims are void.</param>
-internal sealed record ClaimRequest(string VmId, string Name, string? Key, byte[] BodyHash, string? InsteadOf = null);
+internal sealed record ClaimRequest(string VmId, string Name, string? Key, byte[] BodyHash);
 
 /// <summary>
 /// Names of microVMs and idempotency keys, each given out once. A claim is on disk before it is answered. One thread
@@ -62,6 +62,7 @@ internal sealed class ClaimStore : IAsyncDisposable
     private readonly int _keysKept;
     private readonly Channel<Work> _waiting = Channel.CreateBounded<Work>(new BoundedChannelOptions(MaxWaiting) { SingleReader = true });
     private readonly Task _writing;
+    private readonly Dictionary<string, int> _driving = [];
     private DateTimeOffset _nextPurge;
 
     /// <param name="file">Path of the SQLite file. Unlike the view it can't be made again: it holds what was promised.</param>
@@ -90,12 +91,32 @@ internal sealed class ClaimStore : IAsyncDisposable
         _writing = Task.Factory.StartNew(Write, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
     }
 
-    /// <summary>Claims name and key together, or neither.</summary>
+    /// <summary>
+    /// Claims name and key together, or neither. After <see cref="Claim.Granted"/> and <see cref="Claim.Repeated"/> the
+    /// caller drives the creation and must call <see cref="Driven"/> when it is through with it.
+    /// </summary>
     /// <exception cref="ClaimsBusyException">Too much waits already.</exception>
-    public Task<Claim> ClaimAsync(ClaimRequest request) => SubmitAsync(transaction => Decide(request, transaction));
+    public Task<Claim> ClaimAsync(ClaimRequest request) => SubmitAsync(transaction => Decide(request, transaction), StopDriving);
+
+    /// <summary>The caller of <see cref="ClaimAsync"/> no longer drives the creation of that microVM.</summary>
+    public void Driven(string vmId)
+    {
+        lock (_driving)
+        {
+            if (--CollectionsMarshal.GetValueRefOrNullRef(_driving, vmId) == 0)
+                _driving.Remove(vmId);
+        }
+    }
 
     /// <summary>Takes back what a microVM holds: its creation was refused.</summary>
     public Task WithdrawAsync(string vmId) => SubmitAsync(transaction => Withdraw(vmId, transaction));
+
+    /// <summary>
+    /// Takes back what a microVM holds that the cell does not know, unless somebody drives its creation just now; says
+    /// whether it did. Claims are decided one after the other, so that no driver can come in between.
+    /// </summary>
+    public Task<bool> WithdrawAbandonedAsync(string vmId) =>
+        SubmitAsync(transaction => !IsDriven(vmId) && Withdraw(vmId, transaction));
 
     /// <summary>Frees the names of microVMs that are gone. Their keys stay, so that a repeat does not create anew.</summary>
     public Task ReleaseNamesAsync(IReadOnlyList<string> vmIds) => SubmitAsync(transaction =>
@@ -126,10 +147,13 @@ internal sealed class ClaimStore : IAsyncDisposable
     private Claim Decide(ClaimRequest request, SqliteTransaction transaction)
     {
         var now = _clock.GetUtcNow();
-        if (request.InsteadOf is { } gone)
-            Withdraw(gone, transaction);
         if (request.Key is not null && FindKey(request.Key, now, transaction) is { } known)
-            return known.Hash.AsSpan().SequenceEqual(request.BodyHash) ? new Claim.Repeated(known.VmId) : new Claim.KeyReused();
+        {
+            if (!known.Hash.AsSpan().SequenceEqual(request.BodyHash))
+                return new Claim.KeyReused();
+            Drive(known.VmId);
+            return new Claim.Repeated(known.VmId);
+        }
         using (var command = Command("SELECT vm_id, claimed_at FROM vm_names WHERE name = @name", transaction, ("@name", request.Name)))
         using (var reader = command.ExecuteReader())
         {
@@ -144,7 +168,28 @@ internal sealed class ClaimStore : IAsyncDisposable
                 ON CONFLICT (key) DO UPDATE SET body_hash = excluded.body_hash, vm_id = excluded.vm_id, created_at = excluded.created_at
                 """, transaction,
                 ("@key", request.Key), ("@hash", request.BodyHash), ("@vm", request.VmId), ("@now", now.ToUnixTimeMilliseconds()));
+        Drive(request.VmId);
         return new Claim.Granted(request.VmId);
+    }
+
+    private void Drive(string vmId)
+    {
+        lock (_driving)
+            CollectionsMarshal.GetValueRefOrAddDefault(_driving, vmId, out _)++;
+    }
+
+    private bool IsDriven(string vmId)
+    {
+        lock (_driving)
+            return _driving.ContainsKey(vmId);
+    }
+
+    private void StopDriving(Claim claim)
+    {
+        if (claim is Claim.Granted granted)
+            Driven(granted.VmId);
+        else if (claim is Claim.Repeated repeated)
+            Driven(repeated.VmId);
     }
 
     private (byte[] Hash, string VmId)? FindKey(string key, DateTimeOffset now, SqliteTransaction transaction)
@@ -175,9 +220,9 @@ internal sealed class ClaimStore : IAsyncDisposable
         _nextPurge = now + PurgeInterval;
     }
 
-    private Task<T> SubmitAsync<T>(Func<SqliteTransaction, T> work)
+    private Task<T> SubmitAsync<T>(Func<SqliteTransaction, T> work, Action<T>? undo = null)
     {
-        var item = new Work<T>(work);
+        var item = new Work<T>(work, undo);
         return _waiting.Writer.TryWrite(item) ? item.Done : throw new ClaimsBusyException();
     }
 
@@ -208,6 +253,8 @@ internal sealed class ClaimStore : IAsyncDisposable
         }
         catch (SqliteException fault)
         {
+            foreach (var item in batch)
+                item.Undo();
             if (batch.Count > 1)
                 return false;
             _log.LogError(fault, "The file of names and idempotency keys can't be written");
@@ -236,18 +283,31 @@ internal sealed class ClaimStore : IAsyncDisposable
     private abstract class Work
     {
         public abstract void Execute(SqliteTransaction transaction);
+        public abstract void Undo();
         public abstract void Succeed();
         public abstract void Fail(Exception fault);
     }
 
-    private sealed class Work<T>(Func<SqliteTransaction, T> work) : Work
+    private sealed class Work<T>(Func<SqliteTransaction, T> work, Action<T>? undo) : Work
     {
         private readonly TaskCompletionSource<T> _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
         private T? _result;
+        private bool _executed;
 
         public Task<T> Done => _done.Task;
 
-        public override void Execute(SqliteTransaction transaction) => _result = work(transaction);
+        public override void Execute(SqliteTransaction transaction)
+        {
+            _result = work(transaction);
+            _executed = true;
+        }
+
+        public override void Undo()
+        {
+            if (_executed)
+                undo?.Invoke(_result!);
+            _executed = false;
+        }
 
         public override void Succeed() => _done.TrySetResult(_result!);
 
