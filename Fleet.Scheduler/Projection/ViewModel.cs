@@ -1,11 +1,7 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
-using Google.Protobuf;
 
 namespace Fleet.Scheduler.Projection;
-
-/// <summary>How one event changes a record: the actors' own folds, so that the view can't disagree with them.</summary>
-internal sealed record ViewFolds(Func<VmRecord?, IMessage, VmRecord> Vm, Func<HostRecord?, IMessage, HostRecord> Host);
 
 /// <summary>Which microVMs a list wants. Empty means no filter.</summary>
 internal sealed record VmFilter(

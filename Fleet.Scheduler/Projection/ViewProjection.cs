@@ -29,12 +29,11 @@ internal sealed class ViewProjection : IAsyncDisposable
 
     /// <param name="options">Where the view is and how much it keeps.</param>
     /// <param name="feed">The journal's events.</param>
-    /// <param name="folds">How events change records.</param>
     /// <param name="deleted">Told of microVMs that are gone, after the view shows it; may be told twice.</param>
     /// <param name="clock">Paces retries and bounds waits.</param>
     /// <param name="log">Where trouble is told.</param>
     /// <exception cref="SqliteException">The view's file can't be opened or is not a database.</exception>
-    public ViewProjection(ViewOptions options, IEventFeed feed, ViewFolds folds,
+    public ViewProjection(ViewOptions options, IEventFeed feed,
         Func<IReadOnlyList<string>, CancellationToken, Task> deleted, TimeProvider clock, ILogger log)
     {
         _connectionString = new SqliteConnectionStringBuilder { DataSource = options.File }.ToString();
@@ -42,7 +41,7 @@ internal sealed class ViewProjection : IAsyncDisposable
         _deleted = deleted;
         _clock = clock;
         _log = log;
-        _writer = new ViewWriter(_connectionString, folds, options.ChangesKept, log);
+        _writer = new ViewWriter(_connectionString, options.ChangesKept, log);
         Reader = new ViewReader(_connectionString);
         Freshness = new Freshness(clock);
     }

@@ -1,4 +1,6 @@
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 using Microsoft.Data.Sqlite;
@@ -17,19 +19,16 @@ internal sealed class ViewWriter : IDisposable
     private const string HostPrefix = "host/";
 
     private readonly SqliteConnection _connection;
-    private readonly ViewFolds _folds;
     private readonly int _changesKept;
     private readonly ILogger _log;
     private readonly Dictionary<string, SqliteCommand> _commands = [];
     private long _changes;
 
     /// <param name="connectionString">The view's file.</param>
-    /// <param name="folds">How events change records.</param>
     /// <param name="changesKept">Entries of the change log that are kept.</param>
     /// <param name="log">Hears of events that fit nowhere.</param>
-    public ViewWriter(string connectionString, ViewFolds folds, int changesKept, ILogger log)
+    public ViewWriter(string connectionString, int changesKept, ILogger log)
     {
-        _folds = folds;
         _changesKept = changesKept;
         _log = log;
         _connection = new SqliteConnection(connectionString);
@@ -112,7 +111,7 @@ internal sealed class ViewWriter : IDisposable
             return 0;
         }
         CheckOrder(entry, row.SequenceNr);
-        var record = _folds.Vm(row.Record, entry.Event);
+        var record = VmFold.Apply(row.Record, entry.Event);
         batch.Vms[id] = new(entry.SequenceNr, record.State == VmState.Deleted ? null : record, row.Stored);
         batch.Versions[id] = record.Version;
         if (record.State == VmState.Deleted)
@@ -126,7 +125,7 @@ internal sealed class ViewWriter : IDisposable
         if (!batch.Hosts.TryGetValue(id, out var row))
             row = Read(ViewSchema.ReadHost, id, HostRecord.Parser, transaction);
         CheckOrder(entry, row.SequenceNr);
-        var record = _folds.Host(row.Record, entry.Event);
+        var record = HostFold.Apply(row.Record, entry.Event);
         // A removed host keeps its row, unseen: when it comes back its events go on counting.
         batch.Hosts[id] = new(entry.SequenceNr, record, row.Stored);
         WriteChange(entry.Offset, ChangeKind.Host, id, record, transaction);
