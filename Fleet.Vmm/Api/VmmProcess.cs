@@ -147,7 +147,9 @@ internal sealed partial class VmmProcess : IDisposable
         }
         catch (ApiFaultException fault)
         {
-            _end = new(fault.Code == "kvm_unavailable" ? ExitCode.GenericError : ExitCode.BadConfiguration, fault.Code, fault.Message);
+            // The machine's lack of memory or KVM is not the configuration's fault.
+            var host = fault.Code is "kvm_unavailable" or "out_of_memory" or "vmm_failed";
+            _end = new(host ? ExitCode.GenericError : ExitCode.BadConfiguration, fault.Code, fault.Message);
         }
         catch (StartFailedException failure)
         {
