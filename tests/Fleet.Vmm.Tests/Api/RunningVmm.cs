@@ -51,7 +51,7 @@ internal sealed class RunningVmm : IDisposable
         _thread.Start();
         if (waitForSocket)
         {
-            Assert.True(SpinWait.SpinUntil(() => File.Exists(Socket), Patience), "no API socket");
+            Assert.True(SpinWait.SpinUntil(IsListening, Patience), "no API socket");
         }
     }
 
@@ -121,6 +121,20 @@ internal sealed class RunningVmm : IDisposable
         using var json = JsonDocument.Parse(File.ReadAllText(ExitFile));
         var root = json.RootElement;
         return (root.GetProperty("code").GetInt32(), root.GetProperty("reason").GetString()!, root.GetProperty("message").GetString()!);
+    }
+
+    /// <summary>The file alone says nothing: it is there between bind and listen.</summary>
+    private bool IsListening()
+    {
+        try
+        {
+            using var client = Connect();
+            return true;
+        }
+        catch (SocketException early) when (early.SocketErrorCode is SocketError.ConnectionRefused or SocketError.AddressNotAvailable)
+        {
+            return false;
+        }
     }
 
     public void Dispose()
