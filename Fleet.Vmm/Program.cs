@@ -3,7 +3,7 @@ using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 
 // Not by returning: that would wait for a vCPU thread that could not be stopped.
-Environment.Exit(VmmProcess.Run(args, new NoMachines(), TimeProvider.System));
+Environment.Exit(VmmProcess.Run(args, new NoMachines(), TimeProvider.System, Signals.OpenEndingSignals));
 
 /// <summary>Stands where the KVM machine goes.</summary>
 internal sealed class NoMachines : IMachineFactory

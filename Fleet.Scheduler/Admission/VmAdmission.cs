@@ -56,12 +56,16 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
     {
         try
         {
-            return AsCreated(await cell.VmAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c), cancellation));
-        }
-        catch (RequestRefused refused) when (isNew && refused.Code != ErrorCodes.Unavailable)
-        {
-            await claims.WithdrawAsync(vmId);
-            throw;
+            var answer = await cell.CallAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c), CellGate.Patience, cancellation);
+            // A repeat may come when the microVM is deleted already; its answer is still the first one.
+            if (answer.Problem is { } problem && answer.Vm is not { State: VmState.Deleted })
+            {
+                if (isNew && problem.Code != ErrorCodes.Unavailable)
+                    await claims.WithdrawAsync(vmId);
+                throw RequestRefused.From(problem);
+            }
+            cell.Note(answer.Vm!);
+            return AsCreated(answer.Vm!);
         }
         finally
         {

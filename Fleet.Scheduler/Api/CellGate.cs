@@ -21,9 +21,12 @@ internal sealed class CellGate(ICell cell, Freshness freshness, TimeProvider clo
         var answer = await CallAsync(call, Patience + extra, cancellation);
         if (answer.Problem is { } problem)
             throw RequestRefused.From(problem);
-        freshness.Told(answer.Vm!.Id, answer.Vm.Version);
-        return answer.Vm;
+        Note(answer.Vm!);
+        return answer.Vm!;
     }
+
+    /// <summary>A client is told of this state of a microVM: lists that follow show it.</summary>
+    public void Note(VmRecord vm) => freshness.Told(vm.Id, vm.Version);
 
     /// <summary>The host that a call answers with.</summary>
     /// <exception cref="RequestRefused">The cell refused, or did not answer in time.</exception>

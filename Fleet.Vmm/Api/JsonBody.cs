@@ -181,7 +181,10 @@ internal ref struct JsonBody
 
     public readonly JsonFaultException Fault(string message)
     {
-        var consumed = (int)Math.Min(_reader.BytesConsumed, _json.Length);
+        // The reader takes a name's colon along, serde does not.
+        var consumed = _reader.TokenType == JsonTokenType.PropertyName
+            ? (int)_reader.TokenStartIndex + _reader.ValueSpan.Length + 2
+            : (int)_reader.BytesConsumed;
         var before = _json[..consumed];
         var line = before.Count((byte)'\n') + 1;
         var column = consumed - (before.LastIndexOf((byte)'\n') + 1);

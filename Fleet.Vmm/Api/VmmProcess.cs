@@ -45,7 +45,11 @@ internal sealed partial class VmmProcess : IDisposable
     }
 
     /// <summary>Runs the VMM; returns the exit code. Never throws for what a caller, a file or a guest can cause.</summary>
-    public static int Run(string[] args, IMachineFactory factory, TimeProvider clock)
+    /// <param name="args">The command line.</param>
+    /// <param name="factory">Builds the machine.</param>
+    /// <param name="clock">For log lines, metrics and durations.</param>
+    /// <param name="openSignals">Gives the descriptor that <see cref="Signals.Next"/> reads; it is closed at the end.</param>
+    public static int Run(string[] args, IMachineFactory factory, TimeProvider clock, Func<int> openSignals)
     {
         CommandLine arguments;
         try
@@ -71,7 +75,7 @@ internal sealed partial class VmmProcess : IDisposable
         }
 
         using var log = new VmmLog(arguments.Id, clock);
-        var end = RunLogged(arguments, factory, clock, log);
+        var end = RunLogged(arguments, factory, clock, log, openSignals);
         if (end.Code == ExitCode.Ok)
         {
             log.Info($"fleet-vmm ends, {end.Reason}: {end.Message} exit_code={end.Code}");
@@ -90,7 +94,7 @@ internal sealed partial class VmmProcess : IDisposable
         return end.Code;
     }
 
-    private static ExitReport RunLogged(CommandLine arguments, IMachineFactory factory, TimeProvider clock, VmmLog log)
+    private static ExitReport RunLogged(CommandLine arguments, IMachineFactory factory, TimeProvider clock, VmmLog log, Func<int> openSignals)
     {
         var level = arguments.Level is { } name ? LogLevels.Parse(name) : null;
         if (arguments.Level is not null && level is null)
@@ -112,16 +116,16 @@ internal sealed partial class VmmProcess : IDisposable
         using var loop = new EventLoop();
         using var metrics = new VmmMetrics(arguments.Id, clock);
         using var process = new VmmProcess(arguments, factory, clock, log, loop, metrics);
-        return process.Run();
+        return process.Run(openSignals);
     }
 
-    private ExitReport Run()
+    private ExitReport Run(Func<int> openSignals)
     {
         var signals = -1;
         HttpServer? server = null;
         try
         {
-            signals = Signals.OpenEndingSignals();
+            signals = openSignals();
             _loop.Add(signals, () => OnSignal(Signals.Next(signals)));
             if (_arguments.MetricsPath is { } metricsPath)
             {
@@ -143,7 +147,9 @@ internal sealed partial class VmmProcess : IDisposable
         }
         catch (ApiFaultException fault)
         {
-            _end = new(fault.Code == "kvm_unavailable" ? ExitCode.GenericError : ExitCode.BadConfiguration, fault.Code, fault.Message);
+            // The machine's lack of memory or KVM is not the configuration's fault.
+            var host = fault.Code is "kvm_unavailable" or "out_of_memory" or "vmm_failed";
+            _end = new(host ? ExitCode.GenericError : ExitCode.BadConfiguration, fault.Code, fault.Message);
         }
         catch (StartFailedException failure)
         {

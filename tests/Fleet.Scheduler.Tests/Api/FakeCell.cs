@@ -46,6 +46,8 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         }
     }
 
+    private static CellProblem NotFound => new("not_found", "No such microVM.");
+
     private Timestamp Now => clock.GetUtcNow().ToTimestamp();
 
     public void Vm(string vmId, IMessage stored)
@@ -104,7 +106,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         Interlocked.Increment(ref Creates);
         if (!_vms.ContainsKey(vmId))
             Vm(vmId, new VmCreated { At = Now, Id = vmId, Spec = spec });
-        return new VmAnswer(_vms[vmId], null);
+        return _vms[vmId].State == VmState.Deleted ? new VmAnswer(_vms[vmId].Clone(), NotFound) : new(_vms[vmId].Clone(), null);
     }, p => new(null, p), cancellation);
 
     public Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, _ => null, cancellation);
@@ -141,7 +143,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
             lock (_lock)
             {
                 if (!_vms.TryGetValue(vmId, out var vm))
-                    return new(null, new("not_found", "No such microVM."));
+                    return new(null, NotFound);
                 if (states.Contains(vm.State))
                     return new(vm.Clone(), null);
                 if (clock.GetUtcNow() >= until)
@@ -177,18 +179,24 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
 
     public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
     {
-        await GetVmAsync(vmId, cancellation);
+        await FindAsync(vmId, cancellation);
         return Consoles.TryGetValue(vmId, out var console)
             ? console.Open(offset ?? 0)
             : throw new CellException("wrong_state", "It was never placed.");
     }
 
-    public Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)
+    public async Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)
     {
+        await FindAsync(vmId, cancellation);
         if (!Consoles.ContainsKey(vmId))
             throw new CellException("wrong_state", "It was never placed.");
         Input.AddRange(data.Span);
-        return Task.CompletedTask;
+    }
+
+    private async Task FindAsync(string vmId, CancellationToken cancellation)
+    {
+        if ((await GetVmAsync(vmId, cancellation)).Problem is { } problem)
+            throw new CellException(problem.Code, problem.Message);
     }
 
     public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
@@ -213,9 +221,9 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
     private Task<VmAnswer> VmAsync(string vmId, Func<VmRecord, CellProblem?> change, CancellationToken cancellation) => AnswerAsync(() =>
     {
         if (!_vms.TryGetValue(vmId, out var vm))
-            return new VmAnswer(null, new("not_found", "No such microVM."));
+            return new VmAnswer(null, NotFound);
         if (vm.State == VmState.Deleted)
-            return new(vm.Clone(), null);
+            return new(vm.Clone(), NotFound);
         return change(vm) is { } problem ? new(vm.Clone(), problem) : new(_vms[vmId].Clone(), null);
     }, p => new(null, p), cancellation);
 
