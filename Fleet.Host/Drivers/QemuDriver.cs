@@ -69,7 +69,7 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         catch (Exception e)
         {
             // A QEMU that gives up closes its socket a little before it is gone.
-            if (e is IOException) await process.Gone.WaitAsync(GivingUp, options.Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (e is IOException) await process.Gone.WaitAsync(GivingUp, options.Clock, CancellationToken.None).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             bool ended = process.Ended.IsCompleted;
             await vmm.DestroyAsync().ConfigureAwait(false);
             if (e is LaunchFailedException || cancellation.IsCancellationRequested) throw;

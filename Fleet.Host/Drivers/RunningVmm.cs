@@ -162,7 +162,7 @@ internal abstract class RunningVmm : IVmm
     {
         Decide(InOrder("stop_requested", "Stopped on request."));
         await Task.Yield();
-        if (grace > TimeSpan.Zero)
+        if (grace > TimeSpan.Zero && !Process.Ended.IsCompleted)
         {
             using var limit = new CancellationTokenSource(grace, Clock);
             bool heard;
@@ -187,7 +187,7 @@ internal abstract class RunningVmm : IVmm
             await action(cancellation).ConfigureAwait(false);
         }
         catch (Exception e) when (e is IOException or SocketException or TimeoutException or OperationCanceledException
-            or HttpRequestException or JsonException or VmmRefusedException)
+            or HttpRequestException or JsonException or ObjectDisposedException or VmmRefusedException)
         {
             Log.Warning("VMM {Pid}: could not {What}: {Why}", Pid, what, e.Message);
         }

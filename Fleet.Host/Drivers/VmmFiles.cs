@@ -23,6 +23,9 @@ internal static class VmmFiles
     /// <summary>The initrd made for this microVM.</summary>
     public const string Initrd = "initrd";
 
+    /// <summary>What fleet-vmm is to run.</summary>
+    public const string Configuration = "config.json";
+
     /// <summary>fleet-vmm's last words.</summary>
     public const string Exit = "exit.json";
 
@@ -33,7 +36,7 @@ internal static class VmmFiles
     public const string QmpSocket = "qmp.sock";
 
     private static readonly string[] All =
-        [Pid, ConsoleInput, Status, Log, ResetLog, Initrd, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
+        [Pid, ConsoleInput, Status, Log, ResetLog, Initrd, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
 
     /// <summary>Makes the directory, or empties it of an earlier launch's files.</summary>
     public static void Prepare(string directory)
