@@ -175,6 +175,8 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         if (_open)
             return;
         _open = true;
+        // The agent begins to beat with Welcome.
+        _agentHeardAt = _hostHeardAt;
         Send(new SchedulerMessage { Welcome = accepted.Welcome });
     }
 
@@ -182,13 +184,13 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     {
         var now = _options.Clock.GetUtcNow();
         _reports.LeaveOlderThan(now - _options.HostDeadAfter);
-        if (!_open && now - _startedAt > _options.HostDeadAfter)
+        if (!_open && now - _startedAt > (_hello is null ? _options.HostDeadAfter : _options.AskTimeout))
         {
             End(
                 _hello is null ? "no_hello" : "unavailable",
                 _hello is null ? "No Hello came." : "The control plane could not take the host in time; dial again.");
         }
-        else if (now - _agentHeardAt > _options.HostDeadAfter)
+        else if (_open && now - _agentHeardAt > _options.HostDeadAfter)
         {
             End("silent", $"Nothing came from the agent for {_options.HostDeadAfter}; dial again.");
         }
