@@ -1,4 +1,7 @@
+using System.ComponentModel.DataAnnotations;
 using System.Globalization;
+using System.Text.Json.Nodes;
+using Fleet.Scheduler.Cell;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.OpenApi;
 using Microsoft.Extensions.DependencyInjection;
@@ -10,6 +13,9 @@ namespace Fleet.Scheduler.Api;
 internal static class ApiDescription
 {
     private const string ProblemType = "application/problem+json";
+    private const string ByteType = "application/octet-stream";
+    private const string ProblemId = "Problem";
+    private const string ChangeId = "Change";
 
     // A null or absent member means the default only in what clients send; answers have every member.
     private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(BootBody), typeof(SimulatedBody)];
@@ -24,84 +30,103 @@ internal static class ApiDescription
         });
         services.AddOpenApi("v1", options =>
         {
-            options.CreateSchemaReferenceId = type => type.Type.Name.EndsWith("Body", StringComparison.Ordinal) && type.Type != typeof(ChangeBody)
-                ? type.Type.Name[..^"Body".Length]
-                : null;
+            options.CreateSchemaReferenceId = type => ReferenceId(type.Type);
             options.AddSchemaTransformer(Refine);
-            options.AddOperationTransformer(DescribeAsync);
-            options.AddDocumentTransformer((document, _, _) =>
-            {
-                document.Info = new OpenApiInfo { Title = "Fleet", Version = ApiServer.Version, Description = "MicroVMs on your own machines." };
-                document.Servers?.Clear();
-                return Task.CompletedTask;
-            });
+            options.AddOperationTransformer(Describe);
+            options.AddDocumentTransformer(FinishAsync);
         });
     }
 
-    private static async Task Refine(OpenApiSchema schema, OpenApiSchemaTransformerContext context, CancellationToken cancellation)
+    private static string? ReferenceId(Type type) =>
+        type != typeof(ChangeBody) && type.Name.EndsWith("Body", StringComparison.Ordinal) ? type.Name[..^"Body".Length] : null;
+
+    private static Task Refine(OpenApiSchema schema, OpenApiSchemaTransformerContext context, CancellationToken cancellation)
     {
         var type = context.JsonTypeInfo.Type;
-        if (type == typeof(ChangeBody))
-        {
-            await RefineChange(schema, context, cancellation);
-            return;
-        }
+        var allowed = context.JsonPropertyInfo?.AttributeProvider?.GetCustomAttributes(typeof(AllowedValuesAttribute), inherit: false);
+        if (allowed is [AllowedValuesAttribute values])
+            schema.Enum = [.. values.Values.Select(v => JsonValue.Create((string)v!)), JsonNullSentinel.JsonNull];
         if (schema.Properties is not { Count: > 0 } properties || type.Assembly != typeof(ApiDescription).Assembly)
-            return;
+            return Task.CompletedTask;
         if (Sent.Contains(type))
             schema.AdditionalPropertiesAllowed = false;
         else
             schema.Required = properties.Keys.Where(k => type != typeof(ProblemBody) || k != "field").ToHashSet();
         foreach (var (name, property) in properties)
         {
-            if (name.EndsWith("_at", StringComparison.Ordinal) && property is OpenApiSchema time)
-                time.Format = "date-time";
+            if (property is not OpenApiSchema inner)
+                continue;
+            if (name.EndsWith("_at", StringComparison.Ordinal))
+                inner.Format = "date-time";
+            else if (name == "state" && type == typeof(VmBody))
+                inner.Enum = Names(BodyMapping.StateNames);
+            else if (name == "state" && type == typeof(HostBody))
+                inner.Enum = Names(Enum.GetValues<HostState>().Where(s => s != HostState.Unspecified).Select(BodyMapping.Name));
+            else if (name == "kernel_path")
+                inner.Type &= ~JsonSchemaType.Null;
         }
+        return Task.CompletedTask;
     }
 
-    private static async Task RefineChange(OpenApiSchema schema, OpenApiSchemaTransformerContext context, CancellationToken cancellation)
+    private static async Task FinishAsync(OpenApiDocument document, OpenApiDocumentTransformerContext context, CancellationToken cancellation)
     {
-        schema.Type = JsonSchemaType.Object;
-        schema.Properties = new Dictionary<string, IOpenApiSchema>
+        document.Info = new OpenApiInfo { Title = "Fleet", Version = ApiServer.Version, Description = "MicroVMs on your own machines." };
+        document.Servers?.Clear();
+        document.AddComponent(ProblemId, await context.GetOrCreateSchemaAsync(typeof(ProblemBody), null, cancellation));
+        document.AddComponent(ChangeId, new OpenApiSchema
         {
-            ["index"] = new OpenApiSchema { Type = JsonSchemaType.Integer, Format = "int64" },
-            ["kind"] = new OpenApiSchema { Type = JsonSchemaType.String, Enum = ["vm", "host"] },
-            ["id"] = new OpenApiSchema { Type = JsonSchemaType.String },
-            ["state"] = new OpenApiSchema { Type = JsonSchemaType.String },
-            ["object"] = new OpenApiSchema
+            Type = JsonSchemaType.Object,
+            Required = new HashSet<string> { "index", "kind", "id", "state", "object" },
+            Properties = new Dictionary<string, IOpenApiSchema>
             {
-                Description = "The microVM or the host, as it was after the change",
-                OneOf = [
-                    await context.GetOrCreateSchemaAsync(typeof(VmBody), null, cancellation),
-                    await context.GetOrCreateSchemaAsync(typeof(HostBody), null, cancellation)],
+                ["index"] = new OpenApiSchema { Type = JsonSchemaType.Integer, Format = "int64" },
+                ["kind"] = new OpenApiSchema { Type = JsonSchemaType.String, Enum = Names(["vm", "host"]) },
+                ["id"] = new OpenApiSchema { Type = JsonSchemaType.String },
+                ["state"] = new OpenApiSchema { Type = JsonSchemaType.String },
+                ["object"] = new OpenApiSchema
+                {
+                    Description = "The microVM or the host, as it was after the change",
+                    OneOf = [
+                        new OpenApiSchemaReference(ReferenceId(typeof(VmBody))!, document),
+                        new OpenApiSchemaReference(ReferenceId(typeof(HostBody))!, document)],
+                },
             },
-        };
-        schema.Required = schema.Properties.Keys.ToHashSet();
+        });
+        // Only here: while the schemas are walked, a reference to one that is not there yet is an error.
+        var changes = (OpenApiSchema)document.Components!.Schemas![ReferenceId(typeof(ChangesBody))!];
+        ((OpenApiSchema)changes.Properties!["changes"]).Items = new OpenApiSchemaReference(ChangeId, document);
     }
 
-    private static async Task DescribeAsync(OpenApiOperation operation, OpenApiOperationTransformerContext context, CancellationToken cancellation)
+    private static Task Describe(OpenApiOperation operation, OpenApiOperationTransformerContext context, CancellationToken cancellation)
     {
         var rules = context.Description.ActionDescriptor.EndpointMetadata.OfType<Operation>().Single();
-        operation.Tags = null;
         operation.Parameters = [.. PathParameters(context), .. rules.Query.Select(ToParameter), .. rules.Headers.Select(ToParameter)];
         if (rules.BodyBytes > 0)
             operation.RequestBody = Bytes(rules.BodyBytes);
-        if (rules.AnswerHeaders.Count > 0 && operation.Responses![rules.Status.ToString(CultureInfo.InvariantCulture)] is OpenApiResponse answer)
+        var answer = (OpenApiResponse)operation.Responses![rules.Status.ToString(CultureInfo.InvariantCulture)];
+        if (rules.AnswerHeaders.Count > 0)
             answer.Headers = rules.AnswerHeaders.ToDictionary(h => h.Name, IOpenApiHeader (h) => new OpenApiHeader
             {
                 Description = h.Description,
                 Schema = new OpenApiSchema { Type = JsonSchemaType.String },
             });
-        var problem = await context.GetOrCreateSchemaAsync(typeof(ProblemBody), null, cancellation);
+        if (answer.Content?.TryGetValue(ByteType, out var bytes) == true)
+            bytes.Schema = new OpenApiSchema { Type = JsonSchemaType.String, Format = "binary" };
         foreach (var status in rules.AllErrors.GroupBy(code => ErrorCodes.All[code].Status).OrderBy(g => g.Key))
         {
             operation.Responses![status.Key.ToString(CultureInfo.InvariantCulture)] = new OpenApiResponse
             {
                 Description = string.Join("; ", status.Select(code => $"{code}: {ErrorCodes.All[code].Title}")),
-                Content = new Dictionary<string, OpenApiMediaType> { [ProblemType] = new() { Schema = problem } },
+                Content = new Dictionary<string, OpenApiMediaType>
+                {
+                    [ProblemType] = new() { Schema = new OpenApiSchemaReference(ProblemId, context.Document) },
+                },
             };
         }
+        return Task.CompletedTask;
     }
+
+    private static List<JsonNode> Names(IEnumerable<string> names) => [.. names.Select(n => JsonValue.Create(n))];
 
     private static IEnumerable<IOpenApiParameter> PathParameters(OpenApiOperationTransformerContext context)
     {
@@ -146,7 +171,7 @@ internal static class ApiDescription
         Description = $"At most {most} bytes",
         Content = new Dictionary<string, OpenApiMediaType>
         {
-            ["application/octet-stream"] = new() { Schema = new OpenApiSchema { Type = JsonSchemaType.String, Format = "binary", MaxLength = most } },
+            [ByteType] = new() { Schema = new OpenApiSchema { Type = JsonSchemaType.String, Format = "binary", MaxLength = most } },
         },
     };
 }

@@ -61,11 +61,11 @@ internal sealed class ApiServer : IAsyncDisposable
             new ConsoleEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);
             new ChangeEndpoints(api).Map(web);
-            web.MapGet("/v1/health", (Delegate)(Func<HttpContext, Task>)(http => HealthAsync(http, api))).Describe(new("health", "Says whether the node is ready")
+            web.MapGroup("").WithTags("health").MapGet("/v1/health", (Delegate)(Func<HttpContext, Task>)(http => HealthAsync(http, api))).Describe(new("health", "Says whether the node is ready")
             {
                 Answer = typeof(HealthBody),
             });
-            web.MapOpenApi("/openapi/{documentName}.json");
+            web.MapOpenApi("/openapi/v1.json");
             await web.StartAsync(cancellation);
             server.Endpoint = IPEndPoint.Parse(new Uri(web.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single()).Authority);
             return server;
@@ -79,10 +79,11 @@ internal sealed class ApiServer : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
+        if (_stopping.IsCancellationRequested)
+            return;
         await _stopping.CancelAsync();
         await _web.StopAsync(CancellationToken.None);
         await _web.DisposeAsync();
-        _stopping.Dispose();
     }
 
     private static void Limit(KestrelServerOptions kestrel, IPEndPoint endpoint)

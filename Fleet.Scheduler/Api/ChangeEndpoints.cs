@@ -23,8 +23,9 @@ internal sealed class ChangeEndpoints(ApiContext api)
     private static readonly QueryParameter After =
         new("after", "The index to go on from; absent: the oldest change that is kept", JsonSchemaType.Integer);
 
-    public void Map(IEndpointRouteBuilder routes)
+    public void Map(IEndpointRouteBuilder all)
     {
+        var routes = all.MapGroup("").WithTags("changes");
         routes.MapGet("/v1/changes", (Delegate)PollAsync).Describe(new("list_changes", "Waits for changes after an index")
         {
             Query = [After, new("wait", "Seconds to wait for a change", JsonSchemaType.Integer) { Maximum = 600, Default = 0 }],

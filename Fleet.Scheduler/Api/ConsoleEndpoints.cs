@@ -14,8 +14,9 @@ internal sealed class ConsoleEndpoints(ApiContext api)
 {
     private const int MaxInput = 4096;
 
-    public void Map(IEndpointRouteBuilder routes)
+    public void Map(IEndpointRouteBuilder all)
     {
+        var routes = all.MapGroup("").WithTags("microVMs");
         routes.MapGet("/v1/vms/{id}/console", (Delegate)ReadAsync).Describe(new("read_console", "Streams the console of a microVM")
         {
             Query = [

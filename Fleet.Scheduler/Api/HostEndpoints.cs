@@ -9,8 +9,9 @@ namespace Fleet.Scheduler.Api;
 /// <summary>The hosts of the cell.</summary>
 internal sealed class HostEndpoints(ApiContext api)
 {
-    public void Map(IEndpointRouteBuilder routes)
+    public void Map(IEndpointRouteBuilder all)
     {
+        var routes = all.MapGroup("").WithTags("hosts");
         routes.MapGet("/v1/hosts", (Delegate)ListAsync).Describe(new("list_hosts", "Lists hosts in the order of their ids")
         {
             Query = Paging.Parameters,

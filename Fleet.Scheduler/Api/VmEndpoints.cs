@@ -20,8 +20,9 @@ internal sealed class VmEndpoints(ApiContext api)
 
     private static readonly string AllStates = string.Join(", ", BodyMapping.StateNames);
 
-    public void Map(IEndpointRouteBuilder routes)
+    public void Map(IEndpointRouteBuilder all)
     {
+        var routes = all.MapGroup("").WithTags("microVMs");
         routes.MapPost("/v1/vms", (Delegate)CreateAsync).Describe(new("create_vm", "Creates a microVM")
         {
             Body = typeof(CreateVmBody),

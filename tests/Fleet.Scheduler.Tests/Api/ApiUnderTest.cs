@@ -5,7 +5,6 @@ using System.Text.Json.Nodes;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Projection;
-using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Api;
@@ -22,14 +21,14 @@ internal sealed class ApiUnderTest : IAsyncDisposable
     {
         Clock = clock;
         Cell = cell;
-        _claims = new ClaimStore(Path.Combine(_folder.FullName, "claims.db"), clock, NullLogger.Instance);
+        _claims = new ClaimStore(Path.Combine(_folder.FullName, "claims.db"), clock, Log);
         _projection = new ViewProjection(new(Path.Combine(_folder.FullName, "view.db"), changesKept), cell,
-            (gone, _) => _claims.ReleaseNamesAsync(gone), TimeProvider.System, NullLogger.Instance);
+            (gone, _) => _claims.ReleaseNamesAsync(gone), TimeProvider.System, Log);
         _projection.Start();
         var gate = new CellGate(cell, _projection.Freshness, clock);
         var context = new ApiContext(gate, new VmAdmission(gate, _claims, clock), _claims, _projection,
-            _ => Task.FromResult(NotReady), clock, NullLogger.Instance);
-        _server = ApiServer.StartAsync(new(IPAddress.Loopback, 0), change?.Invoke(context) ?? context, NullLoggerFactory.Instance, default).GetAwaiter().GetResult();
+            _ => Task.FromResult(NotReady), clock, Log);
+        _server = ApiServer.StartAsync(new(IPAddress.Loopback, 0), change?.Invoke(context) ?? context, Log, default).GetAwaiter().GetResult();
         Http = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = new Uri($"http://{_server.Endpoint}"), Timeout = TimeSpan.FromSeconds(20) };
     }
 
@@ -39,6 +38,7 @@ internal sealed class ApiUnderTest : IAsyncDisposable
     public IPEndPoint Endpoint => _server.Endpoint;
     public ClaimStore Claims => _claims;
     public ViewProjection Projection => _projection;
+    public FaultLog Log { get; } = new();
     public string? NotReady { get; set; }
 
     public static ApiUnderTest Start(int changesKept = 1000, Func<ApiContext, ApiContext>? change = null)
