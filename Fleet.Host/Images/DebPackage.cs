@@ -45,6 +45,12 @@ public sealed class DebPackage(string path, DebLimits? limits = null)
     /// <summary>A slow disk included; the largest kernel package takes some 10 s on one emulated core.</summary>
     private static readonly TimeSpan TimeLimit = TimeSpan.FromMinutes(3);
 
+    /// <summary>Tar pads its end to a record, 10 KiB unless told otherwise.</summary>
+    private const int LongestPadding = 1 << 20;
+
+    /// <summary>How long a failing dpkg-deb gets to finish its sentence.</summary>
+    private static readonly TimeSpan LastWordsLimit = TimeSpan.FromSeconds(1);
+
     private readonly DebLimits _limits = limits ?? DebLimits.Default;
 
     /// <summary>The package's file.</summary>
@@ -57,7 +63,7 @@ public sealed class DebPackage(string path, DebLimits? limits = null)
             throw ImageUnavailable.Because($"The package {FilePath} does not exist.");
         using var bounded = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         bounded.CancelAfter(TimeLimit);
-        using var process = ExternalCommand.Start("dpkg-deb", ["--fsys-tarfile", FilePath], null);
+        using var process = await ExternalCommand.StartAsync("dpkg-deb", ["--fsys-tarfile", FilePath], null, bounded.Token);
         var errors = ExternalCommand.ReadBoundedAsync(process.StandardError, bounded.Token);
         try
         {
@@ -128,6 +134,7 @@ public sealed class DebPackage(string path, DebLimits? limits = null)
         catch (Exception error) when (error is IOException or InvalidDataException or FormatException or ArgumentException)
         {
             // A reader that met nonsense has not seen why: dpkg-deb's own words, if it had any, say more.
+            await Task.WhenAny(errors, Task.Delay(LastWordsLimit, cancellation));
             var words = errors.IsCompletedSuccessfully && errors.Result.Length > 0 ? ExternalCommand.LastWords(errors.Result) : error.Message;
             throw Broken(words, error);
         }
@@ -137,7 +144,7 @@ public sealed class DebPackage(string path, DebLimits? limits = null)
     private async Task DrainAsync(Stream output, CancellationToken cancellation)
     {
         var buffer = new byte[81920];
-        var left = _limits.Bytes;
+        var left = LongestPadding;
         int read;
         while ((read = await output.ReadAsync(buffer, cancellation)) > 0)
         {

@@ -36,12 +36,17 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
     /// <param name="options">Folders and files.</param>
     /// <param name="log">Where progress is told.</param>
     public DefaultImageStore(ImageOptions options, ILogger log)
+        : this(options, log, AptCommands.OfHost)
+    {
+    }
+
+    internal DefaultImageStore(ImageOptions options, ILogger log, AptCommands apt)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(log);
         _options = options;
         _log = log.ForContext<DefaultImageStore>();
-        _packages = new PackageSource(Path.Combine(options.CacheDirectory, "packages"), log);
+        _packages = new PackageSource(Path.Combine(options.CacheDirectory, "packages"), log, apt);
     }
 
     private string ImagesDirectory => Path.Combine(_options.CacheDirectory, "default");
@@ -132,7 +137,7 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
         var directory = Path.Combine(ImagesDirectory, name);
         if (Directory.Exists(directory)) return ImageIn(directory);
 
-        using var held = await FileLock.AcquireAsync(Path.Combine(ImagesDirectory, "lock"), MakeLimit, cancellation);
+        using var held = await FileLock.AcquireAsync(Path.Combine(ImagesDirectory, "lock"), MakeLimit, _log, cancellation);
         RemoveLeftovers();
         if (Directory.Exists(directory)) return ImageIn(directory);
         await MakeAsync(kernel, busybox, directory, cancellation);

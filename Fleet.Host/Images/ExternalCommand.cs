@@ -14,6 +14,14 @@ internal static class ExternalCommand
     private const int OutputLimit = 1 << 20;
 
     /// <summary>
+    /// A program that was written a moment ago may be held open for writing by a child that another thread is just
+    /// forking; it lets go when it executes its own program.
+    /// </summary>
+    private const int TextFileBusy = 26, BusyAttempts = 50;
+
+    private static readonly TimeSpan BusyDelay = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>
     /// Runs <paramref name="program"/> and gives its standard output. Throws
     /// <see cref="Drivers.LaunchFailedException"/> when it is missing, fails, or takes longer than <paramref name="limit"/>.
     /// </summary>
@@ -22,7 +30,7 @@ internal static class ExternalCommand
     {
         using var bounded = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         bounded.CancelAfter(limit);
-        using var process = Start(program, arguments, workingDirectory);
+        using var process = await StartAsync(program, arguments, workingDirectory, bounded.Token);
         try
         {
             var output = ReadBoundedAsync(process.StandardOutput, bounded.Token);
@@ -44,7 +52,8 @@ internal static class ExternalCommand
     }
 
     /// <summary>Starts a program whose output the caller reads; end it with <see cref="EndAsync"/> on every path.</summary>
-    public static Process Start(string program, IReadOnlyList<string> arguments, string? workingDirectory)
+    public static async Task<Process> StartAsync(
+        string program, IReadOnlyList<string> arguments, string? workingDirectory, CancellationToken cancellation)
     {
         var start = new ProcessStartInfo(Locate(program), arguments)
         {
@@ -58,15 +67,22 @@ internal static class ExternalCommand
         };
         start.Environment["LC_ALL"] = "C";
         start.Environment["DEBIAN_FRONTEND"] = "noninteractive";
-        try
+        for (var attempt = 1; ; attempt++)
         {
-            var process = Process.Start(start)!;
-            process.StandardInput.Close();
-            return process;
-        }
-        catch (Win32Exception error)
-        {
-            throw ImageUnavailable.Because($"{program} can't be started on this host ({error.Message}). Install the Debian package that has it.", error);
+            try
+            {
+                var process = Process.Start(start)!;
+                process.StandardInput.Close();
+                return process;
+            }
+            catch (Win32Exception error) when (error.NativeErrorCode == TextFileBusy && attempt < BusyAttempts)
+            {
+                await Task.Delay(BusyDelay, cancellation);
+            }
+            catch (Win32Exception error)
+            {
+                throw ImageUnavailable.Because($"{program} can't be started on this host ({error.Message}). Install the Debian package that has it.", error);
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+using Serilog;
+
 namespace Fleet.Host.Images;
 
 /// <summary>
@@ -12,9 +14,10 @@ internal sealed class FileLock : IDisposable
 
     private FileLock(FileStream file) => _file = file;
 
-    /// <summary>Waits for the lock, at most <paramref name="limit"/>.</summary>
-    public static async Task<FileLock> AcquireAsync(string path, TimeSpan limit, CancellationToken cancellation)
+    /// <summary>Waits for the lock, at most <paramref name="limit"/>, and says so in the log when it has to.</summary>
+    public static async Task<FileLock> AcquireAsync(string path, TimeSpan limit, ILogger log, CancellationToken cancellation)
     {
+        var waiting = false;
         var started = TimeProvider.System.GetTimestamp();
         while (true)
         {
@@ -28,6 +31,8 @@ internal sealed class FileLock : IDisposable
                 if (TimeProvider.System.GetElapsedTime(started) > limit)
                     throw ImageUnavailable.Because($"Another process has held {path} for more than {limit.TotalSeconds:0} s ({error.Message}). Find it with `fuser {path}`.", error);
             }
+            if (!waiting) log.Information("Waiting for another process, which holds {Lock}", path);
+            waiting = true;
             await Task.Delay(Poll, cancellation);
         }
     }

@@ -16,12 +16,18 @@ public sealed record FetchedPackage(string Name, string Version, string FilePath
 /// <param name="Depends">Names of what it depends on, first alternatives only.</param>
 public sealed record IndexedPackage(string Name, string Version, string Sha256, IReadOnlyList<string> Depends);
 
+/// <summary>The two programs of apt, by name or path, and how long to wait after the first failed download (then twice that).</summary>
+internal sealed record AptCommands(string Cache, string Get, TimeSpan RetryDelay)
+{
+    public static AptCommands OfHost { get; } = new("apt-cache", "apt-get", TimeSpan.FromSeconds(1));
+}
+
 /// <summary>
 /// Gets packages of the host's Debian release into a folder, without installing them: <c>apt-cache</c> says which,
 /// <c>apt-get download</c> brings them from wherever the host's own sources point, verified by apt. A package that is in
 /// the folder already, with the index's hash, is not downloaded again. Safe among processes that share the folder.
 /// </summary>
-public sealed class PackageSource(string directory, ILogger log)
+public sealed class PackageSource
 {
     private const int Attempts = 3;
 
@@ -29,9 +35,25 @@ public sealed class PackageSource(string directory, ILogger log)
     private static readonly TimeSpan DownloadLimit = TimeSpan.FromMinutes(5);
 
     private static readonly TimeSpan QueryLimit = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan RetryDelay = TimeSpan.FromSeconds(1);
 
-    private readonly ILogger _log = log.ForContext<PackageSource>();
+    private readonly string _directory;
+    private readonly AptCommands _apt;
+    private readonly ILogger _log;
+
+    /// <param name="directory">Where packages are kept; made when absent.</param>
+    /// <param name="log">Where downloads are told.</param>
+    public PackageSource(string directory, ILogger log)
+        : this(directory, log, AptCommands.OfHost)
+    {
+    }
+
+    internal PackageSource(string directory, ILogger log, AptCommands apt)
+    {
+        ArgumentNullException.ThrowIfNull(log);
+        _directory = directory;
+        _apt = apt;
+        _log = log.ForContext<PackageSource>();
+    }
 
     /// <summary>What the index says of a package. Costs one run of apt-cache, 10 to 500 ms.</summary>
     public async Task<IndexedPackage> LookUpAsync(string name, CancellationToken cancellation)
@@ -39,7 +61,7 @@ public sealed class PackageSource(string directory, ILogger log)
         string text;
         try
         {
-            text = await ExternalCommand.RunAsync("apt-cache", ["--no-all-versions", "show", name], null, QueryLimit, cancellation);
+            text = await ExternalCommand.RunAsync(_apt.Cache, ["--no-all-versions", "show", name], null, QueryLimit, cancellation);
         }
         catch (Drivers.LaunchFailedException error)
         {
@@ -66,10 +88,10 @@ public sealed class PackageSource(string directory, ILogger log)
     public async Task<FetchedPackage> FetchAsync(IndexedPackage package, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(package);
-        Directory.CreateDirectory(directory);
-        using var held = await FileLock.AcquireAsync(Path.Combine(directory, "lock"), DownloadLimit, cancellation);
+        Directory.CreateDirectory(_directory);
+        using var held = await FileLock.AcquireAsync(Path.Combine(_directory, "lock"), DownloadLimit, _log, cancellation);
         RemoveLeftovers();
-        var file = Path.Combine(directory, $"{package.Name}_{package.Version.Replace(':', '-')}.deb");
+        var file = Path.Combine(_directory, $"{package.Name}_{package.Version.Replace(':', '-')}.deb");
         var fetched = new FetchedPackage(package.Name, package.Version, file);
         if (File.Exists(file))
         {
@@ -88,7 +110,7 @@ public sealed class PackageSource(string directory, ILogger log)
             {
                 _log.Warning("Download of {Package} {Version} failed, attempt {Attempt} of {Attempts}: {Reason}",
                     package.Name, package.Version, attempt, Attempts, error.Message);
-                await Task.Delay(RetryDelay * attempt, cancellation);
+                await Task.Delay(_apt.RetryDelay * attempt, cancellation);
             }
             catch (Drivers.LaunchFailedException error)
             {
@@ -99,12 +121,12 @@ public sealed class PackageSource(string directory, ILogger log)
 
     private async Task DownloadAsync(IndexedPackage package, string file, CancellationToken cancellation)
     {
-        var folder = Path.Combine(directory, $".download-{Guid.NewGuid():N}");
+        var folder = Path.Combine(_directory, $".download-{Guid.NewGuid():N}");
         Directory.CreateDirectory(folder);
         try
         {
             _log.Information("Downloading {Package} {Version}", package.Name, package.Version);
-            await ExternalCommand.RunAsync("apt-get", ["-q", "-o", "Acquire::Retries=2", "download", $"{package.Name}={package.Version}"],
+            await ExternalCommand.RunAsync(_apt.Get, ["-q", "-o", "Acquire::Retries=2", "download", $"{package.Name}={package.Version}"],
                 folder, DownloadLimit, cancellation);
             var downloaded = Directory.GetFiles(folder, "*.deb");
             if (downloaded.Length != 1)
@@ -122,7 +144,7 @@ public sealed class PackageSource(string directory, ILogger log)
     /// <summary>What a killed process left; nobody else is writing here while the lock is held.</summary>
     private void RemoveLeftovers()
     {
-        foreach (var folder in Directory.GetDirectories(directory, ".download-*")) Directory.Delete(folder, recursive: true);
+        foreach (var folder in Directory.GetDirectories(_directory, ".download-*")) Directory.Delete(folder, recursive: true);
     }
 
     private static async Task<string> Sha256Async(string file, CancellationToken cancellation)
