@@ -16,6 +16,7 @@ public sealed partial class LabMachine : IAsyncDisposable
     internal const long FileSizeLimit = 64L << 20;
 
     private const int OutputLimit = 16 << 20;
+    private static readonly string[] Causes = ["Kernel panic", "soft lockup", "FLEET-LAB failed"];
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(25);
 
     /// <summary>For a command to be gone after its control group was killed.</summary>
@@ -240,13 +241,17 @@ public sealed partial class LabMachine : IAsyncDisposable
 
     private string QemuSaid() => Tail(ReadStart(Path.Combine(Folder, QemuCommand.QemuLog), 4096));
 
+    /// <summary>The console's end, headed by the last line that names a cause: a panic's call trace would hide it.</summary>
     private string LastWords()
     {
         if (!File.Exists(SerialLog)) return "(no console log)";
         using var log = new FileStream(SerialLog, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
-        log.Seek(-Math.Min(2048, log.Length), SeekOrigin.End);
+        log.Seek(-Math.Min(16384, log.Length), SeekOrigin.End);
         using var reader = new StreamReader(log);
-        return Tail(reader.ReadToEnd());
+        var text = reader.ReadToEnd();
+        var cause = text.Split('\n').LastOrDefault(line => Causes.Any(words => line.Contains(words, StringComparison.Ordinal)));
+        var tail = Tail(text);
+        return cause is null || tail.Contains(cause.Trim(), StringComparison.Ordinal) ? tail : $"{Tail(cause)} … {tail}";
     }
 
     private static string ReadStart(string path, int limit)

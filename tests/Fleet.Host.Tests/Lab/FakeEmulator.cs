@@ -34,7 +34,7 @@ internal sealed class FakeEmulator : IDisposable
     {
         Directory.CreateDirectory(Root);
         File.WriteAllText(Path.Combine(Root, "qemu"), "#!/bin/sh\n" + script + "\n");
-        File.SetUnixFileMode(Path.Combine(Root, "qemu"), UnixFileMode.UserRead | UnixFileMode.UserExecute);
+        if (OperatingSystem.IsLinux()) File.SetUnixFileMode(Path.Combine(Root, "qemu"), UnixFileMode.UserRead | UnixFileMode.UserExecute);
         Options = new LabOptions
         {
             StateDirectory = Path.Combine(Root, "state"),
@@ -54,9 +54,9 @@ internal sealed class FakeEmulator : IDisposable
 
     public static Host.Lab.Lab Over(LabOptions options) => new(options, Logger.None, _ => Task.FromResult(Image));
 
-    public Task<LabMachine> BootAsync(LabOptions options, CancellationToken cancellation = default, Action<NodeProcess>? started = null) =>
+    public Task<LabMachine> BootAsync(LabOptions options, Action<NodeProcess>? started = null) =>
         LabMachine.BootAsync(
-            options, Image, "n", Path.Combine(options.StateDirectory, "n"), NodeLifetime.WithThisProcess, Logger.None, started ?? (_ => { }), cancellation);
+            options, Image, "n", Path.Combine(options.StateDirectory, "n"), NodeLifetime.WithThisProcess, Logger.None, started ?? (_ => { }), CancellationToken.None);
 
     /// <summary>Processes that still run for this folder's nodes.</summary>
     public IReadOnlyList<string> Processes() =>
