@@ -1,10 +1,11 @@
 namespace Fleet.Host.Images;
 
 /// <summary>A kernel taken out of a Debian package.</summary>
+/// <param name="Directory">Where it was unpacked.</param>
 /// <param name="Release">As <c>uname -r</c> will say.</param>
 /// <param name="KernelPath">The bzImage.</param>
 /// <param name="Modules">Its modules.</param>
-public sealed record KernelPackage(string Release, string KernelPath, KernelModules Modules)
+public sealed record KernelPackage(string Directory, string Release, string KernelPath, KernelModules Modules)
 {
     /// <summary>The package with Debian's kernel for virtual machines: small, with what a microVM needs as modules.</summary>
     public const string CloudMetaPackage = "linux-image-cloud-amd64";
@@ -24,7 +25,7 @@ public sealed record KernelPackage(string Release, string KernelPath, KernelModu
         if (files.SingleOrDefault(file => file.StartsWith(kernel, StringComparison.Ordinal)) is not { } image)
             throw ImageUnavailable.Because($"The package {package.Name} {package.Version} has no single boot/vmlinuz-*: it is not a kernel package.");
         var release = image[kernel.Length..];
-        return new KernelPackage(release, Path.Combine(directory, image), await KernelModules.IndexAsync(directory, release, cancellation));
+        return new KernelPackage(directory, release, Path.Combine(directory, image), await KernelModules.IndexAsync(directory, release, cancellation));
     }
 
     private static string? Place(string path)

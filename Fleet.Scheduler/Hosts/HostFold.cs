@@ -1,0 +1,68 @@
+using Fleet.Scheduler.Cell;
+using Google.Protobuf;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>What the events of one host add up to; used by the actor and by the projection.</summary>
+public static class HostFold
+{
+    /// <summary>The record after the event.</summary>
+    /// <param name="record">The record so far, which is left as it is; null before the first <see cref="HostConnected"/>.</param>
+    /// <param name="stored">An event whose persistence id begins with <c>host/</c>.</param>
+    /// <exception cref="InvalidOperationException">The journal has an event before <see cref="HostConnected"/>, or one that is no event of a host.</exception>
+    public static HostRecord Apply(HostRecord? record, IMessage stored)
+    {
+        ArgumentNullException.ThrowIfNull(stored);
+        var next = record?.Clone() ?? (stored is HostConnected
+            ? new HostRecord()
+            : throw new InvalidOperationException($"{stored.Descriptor.Name} comes before HostConnected."));
+        next.Version++;
+        switch (stored)
+        {
+            case HostConnected connected:
+                next.Id = connected.Id;
+                next.State = HostState.Connected;
+                next.Inventory = connected.Inventory?.Clone();
+                next.AgentVersion = connected.AgentVersion;
+                next.ConnectedAt = connected.At?.Clone();
+                next.ChangedAt = connected.At?.Clone();
+                break;
+            case HostDisconnected disconnected:
+                next.State = HostState.Disconnected;
+                next.ChangedAt = disconnected.At?.Clone();
+                break;
+            case HostReserved reserved:
+                next.ReservedCpus += reserved.Cpus;
+                next.ReservedMemoryMib += reserved.MemoryMib;
+                next.Vms++;
+                next.ChangedAt = reserved.At?.Clone();
+                break;
+            case HostVacated vacated:
+                GiveBack(next, vacated.Cpus, vacated.MemoryMib);
+                next.ChangedAt = vacated.At?.Clone();
+                break;
+            case HostReleased released:
+                if (released.WasReserved)
+                    GiveBack(next, released.Cpus, released.MemoryMib);
+                next.ChangedAt = released.At?.Clone();
+                break;
+            case HostRemoved removed:
+                next.State = HostState.Removed;
+                next.ChangedAt = removed.At?.Clone();
+                break;
+            default:
+                throw new InvalidOperationException($"{stored.Descriptor.Name} is no event of a host.");
+        }
+        return next;
+    }
+
+    private static void GiveBack(HostRecord next, uint cpus, ulong memoryMib)
+    {
+        checked
+        {
+            next.ReservedCpus -= cpus;
+            next.ReservedMemoryMib -= memoryMib;
+            next.Vms--;
+        }
+    }
+}

@@ -1,0 +1,105 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>
+/// What the events of one microVM add up to. The actor and the projection use this one function, so they can't disagree.
+/// It never looks at a clock: a replay gives the record that the first run gave.
+/// </summary>
+public static class VmFold
+{
+    /// <summary>The record after the event.</summary>
+    /// <param name="record">The record so far, which is left as it is; null before <see cref="VmCreated"/>.</param>
+    /// <param name="stored">An event whose persistence id begins with <c>vm/</c>.</param>
+    /// <exception cref="InvalidOperationException">The journal has an event before <see cref="VmCreated"/>, or one that is no event of a microVM.</exception>
+    public static VmRecord Apply(VmRecord? record, IMessage stored)
+    {
+        ArgumentNullException.ThrowIfNull(stored);
+        if (stored is VmCreated created)
+        {
+            return new VmRecord
+            {
+                Id = created.Id,
+                Spec = created.Spec?.Clone() ?? new VmSpec(),
+                State = VmState.Pending,
+                CreatedAt = created.At?.Clone(),
+                ChangedAt = created.At?.Clone(),
+                Version = 1,
+            };
+        }
+
+        var next = record?.Clone()
+            ?? throw new InvalidOperationException($"{stored.Descriptor.Name} comes before VmCreated.");
+        next.Version++;
+        next.ChangedAt = Fold(next, stored)?.Clone();
+        return next;
+    }
+
+    private static Timestamp? Fold(VmRecord next, IMessage stored)
+    {
+        switch (stored)
+        {
+            case VmPlaced placed:
+                next.State = VmState.Starting;
+                next.Host = placed.Host;
+                next.Epoch = placed.Epoch;
+                ForgetRun(next);
+                return placed.At;
+            case VmUnplaced unplaced:
+                next.State = VmState.Unplaced;
+                next.Reason = unplaced.Reason?.Clone();
+                return unplaced.At;
+            case VmRunning running:
+                next.State = VmState.Running;
+                next.Reason = null;
+                next.Driver = running.Driver;
+                next.VmmPid = running.VmmPid;
+                return running.At;
+            case VmDelayed delayed:
+                next.Reason = delayed.Reason?.Clone();
+                return delayed.At;
+            case VmStopRequested stop:
+                next.State = VmState.Stopping;
+                next.Reason = null;
+                return stop.At;
+            case VmEnded ended:
+                next.State = VmState.Stopped;
+                next.Exit = ended.Exit?.Clone();
+                next.Reason = ended.Reason?.Clone();
+                next.VmmPid = 0;
+                return ended.At;
+            case VmFailed failed:
+                next.State = VmState.Failed;
+                next.Reason = failed.Reason?.Clone();
+                next.VmmPid = 0;
+                return failed.At;
+            case VmStartRequested start:
+                next.State = VmState.Pending;
+                next.Host = "";
+                ForgetRun(next);
+                return start.At;
+            case VmDeleteRequested delete:
+                next.State = VmState.Deleting;
+                next.Reason = null;
+                return delete.At;
+            case VmDeleted deleted:
+                next.State = VmState.Deleted;
+                next.Reason = null;
+                next.VmmPid = 0;
+                return deleted.At;
+            default:
+                throw new InvalidOperationException($"{stored.Descriptor.Name} is no event of a microVM.");
+        }
+    }
+
+    private static void ForgetRun(VmRecord next)
+    {
+        next.Reason = null;
+        next.Exit = null;
+        next.Driver = "";
+        next.VmmPid = 0;
+    }
+}
