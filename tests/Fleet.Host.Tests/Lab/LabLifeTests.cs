@@ -69,8 +69,7 @@ public sealed class LabLifeTests : IDisposable
         {
             await lab.DownAsync(CancellationToken.None);
         }
-        Assert.Empty(NodeProcess.FindIn(Path.Combine(Options.StateDirectory, "lab-1")));
-        Assert.Empty(NodeProcess.FindIn(Path.Combine(Options.StateDirectory, "lab-2")));
+        Assert.Empty(FakeEmulator.ProcessesIn(_root));
         Assert.False(Directory.Exists(Options.StateDirectory));
     }
 
@@ -78,14 +77,12 @@ public sealed class LabLifeTests : IDisposable
     public async Task Should_leave_nothing_when_a_boot_is_cancelled_half_way()
     {
         var lab = new Host.Lab.Lab(Options, Logger.None);
-        var folder = Path.Combine(Options.StateDirectory, "lab-1");
         using var cancel = CancellationTokenSource.CreateLinkedTokenSource(_limit.Token);
         var up = lab.UpAsync(1, cancel.Token);
-        // The kernel has begun to boot: its node mounts the exchange seconds later.
-        while (NodeProcess.FindIn(folder).Count == 0) await Task.Delay(20, _limit.Token);
+        while (NodeProcess.Find(Path.Combine(Options.StateDirectory, "lab-1")) is null) await Task.Delay(20, _limit.Token);
         await cancel.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => up);
-        Assert.Empty(NodeProcess.FindIn(folder));
+        Assert.Empty(FakeEmulator.ProcessesIn(_root));
         Assert.False(Directory.Exists(Options.StateDirectory));
     }
 

@@ -22,7 +22,7 @@ public sealed class LabNodeFixture : IAsyncLifetime
     public async Task DisposeAsync()
     {
         await Node.DisposeAsync();
-        Assert.False(Node.Process.IsRunning);
+        Assert.False(Node.IsOn);
         // Empty: the node's folder is gone.
         Directory.Delete(Options.StateDirectory);
     }
