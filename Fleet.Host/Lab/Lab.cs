@@ -72,9 +72,9 @@ public sealed class Lab
     public async Task<LabResult> RunAsync(string node, LabCommand command, TimeSpan timeout, CancellationToken cancellation)
     {
         var folder = FolderOf(node);
-        if (NodeRecord.Read(folder) is not { } record || Look(node)!.State != LabNodeState.Running)
+        if (Look(node)!.State != LabNodeState.Running || NodeProcess.Find(folder) is not { } process)
             throw new LabException("node_off", $"Lab node {node} is not running. Start it: fleet lab up");
-        await using var machine = LabMachine.Attach(node, folder, record.Process);
+        await using var machine = LabMachine.Attach(node, folder, process);
         return await machine.RunAsync(command, timeout, cancellation);
     }
 
@@ -83,7 +83,7 @@ public sealed class Lab
     {
         var folder = FolderOf(node);
         using var held = await HoldAsync(cancellation);
-        await EndProcessesAsync(folder);
+        await PowerOffAsync(folder);
     }
 
     /// <summary>Takes a node out of the lab, powered off before if it runs, with its logs.</summary>
@@ -152,10 +152,7 @@ public sealed class Lab
         if (Directory.Exists(folder)) await RemoveFolderAsync(folder);
         _log.Information("Lab node {Node} is booting", name);
         var since = TimeProvider.System.GetTimestamp();
-        await LabMachine.BootAsync(
-            _options, image, name, folder, NodeLifetime.Detached, _log,
-            process => new NodeRecord(name, process, _options.MemoryMib, _options.Cpus, TimeProvider.System.GetUtcNow()).Write(folder),
-            cancellation);
+        await LabMachine.BootAsync(_options, image, name, folder, NodeLifetime.Detached, _log, cancellation);
         _log.Information("Lab node {Node} is ready after {Seconds:0.0} s", name, TimeProvider.System.GetElapsedTime(since).TotalSeconds);
     }
 
@@ -166,12 +163,12 @@ public sealed class Lab
         if (!Directory.Exists(folder)) return null;
         var serial = Path.Combine(folder, QemuCommand.SerialLog);
         var agent = Path.Combine(folder, QemuCommand.Exchange, "agent.log");
-        if (NodeRecord.Read(folder) is not { } record)
-            return new LabNode(name, LabNodeState.Off, 0, 0, 0, null, serial, agent);
-        var state = !record.Process.IsRunning ? LabNodeState.Off
-            : LabMachine.Attach(name, folder, record.Process).IsReady ? LabNodeState.Running
+        var record = NodeRecord.Read(folder);
+        var process = NodeProcess.Find(folder);
+        var state = process is null ? LabNodeState.Off
+            : LabMachine.Attach(name, folder, process).IsReady ? LabNodeState.Running
             : LabNodeState.Booting;
-        return new LabNode(name, state, state == LabNodeState.Off ? 0 : record.Process.Pid, record.MemoryMib, record.Cpus, record.StartedAt, serial, agent);
+        return new LabNode(name, state, process?.Pid ?? 0, record?.MemoryMib ?? 0, record?.Cpus ?? 0, record?.StartedAt, serial, agent);
     }
 
     private IEnumerable<string> Names()
@@ -198,18 +195,13 @@ public sealed class Lab
 
     private static async Task RemoveFolderAsync(string folder)
     {
-        await EndProcessesAsync(folder);
+        await PowerOffAsync(folder);
         Directory.Delete(folder, recursive: true);
     }
 
-    /// <summary>
-    /// Kills the recorded QEMU, and any other that works in the node's folder: one whose starter was killed before it
-    /// could write the record.
-    /// </summary>
-    private static async Task EndProcessesAsync(string folder)
+    private static async Task PowerOffAsync(string folder)
     {
-        if (NodeRecord.Read(folder) is { } record) await record.Process.KillAsync();
-        foreach (var stray in NodeProcess.FindIn(folder)) await stray.KillAsync();
+        if (NodeProcess.Find(folder) is { } process) await process.KillAsync();
     }
 
     private async Task<FileLock> HoldAsync(CancellationToken cancellation)

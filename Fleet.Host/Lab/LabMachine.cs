@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Runtime.InteropServices;
 using System.Text;
+using Fleet.Host.Drivers.Processes;
 using Serilog;
 
 namespace Fleet.Host.Lab;
@@ -10,12 +10,13 @@ namespace Fleet.Host.Lab;
 /// One lab node as a machine: boots, carries out commands one after the other or at once, is powered off. Everything it
 /// has on the outer machine is one folder and one process.
 /// </summary>
-public sealed partial class LabMachine : IAsyncDisposable
+public sealed class LabMachine : IAsyncDisposable
 {
     /// <summary>Largest file a node's QEMU may write on the outer machine: its serial log, its agent's log, a command's output.</summary>
     internal const long FileSizeLimit = 64L << 20;
 
     private const int OutputLimit = 16 << 20;
+    private static readonly string[] Causes = ["Kernel panic", "soft lockup", "FLEET-LAB failed"];
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(25);
 
     /// <summary>For a command to be gone after its control group was killed.</summary>
@@ -38,8 +39,8 @@ public sealed partial class LabMachine : IAsyncDisposable
     /// <summary>Logs, pipes and exchange.</summary>
     public string Folder { get; }
 
-    /// <summary>QEMU's process.</summary>
-    public NodeProcess Process => _process;
+    /// <summary>QEMU runs.</summary>
+    public bool IsOn => _process.IsRunning;
 
     /// <summary>The kernel's console, of every boot attempt.</summary>
     public string SerialLog => Path.Combine(Folder, QemuCommand.SerialLog);
@@ -56,7 +57,7 @@ public sealed partial class LabMachine : IAsyncDisposable
         options.Validate();
         var image = await NodeImage.GetAsync(options.CacheDirectory, log, cancellation);
         var name = $"node-{Guid.NewGuid().ToString("N")[..8]}";
-        return await BootAsync(options, image, name, Path.Combine(options.StateDirectory, name), NodeLifetime.WithThisProcess, log, static _ => { }, cancellation);
+        return await BootAsync(options, image, name, Path.Combine(options.StateDirectory, name), NodeLifetime.WithThisProcess, log, cancellation);
     }
 
     /// <summary>A node that an earlier process booted.</summary>
@@ -66,21 +67,18 @@ public sealed partial class LabMachine : IAsyncDisposable
     /// Boots a node in <paramref name="folder"/>, which is made anew, and waits until its init says ready. A node that hangs
     /// is powered off and tried again. Whatever goes wrong, cancellation included: the process and the folder are gone.
     /// </summary>
-    /// <param name="started">Told of each QEMU as soon as it runs.</param>
     internal static async Task<LabMachine> BootAsync(
         LabOptions options, NodeImage image, string name, string folder, NodeLifetime lifetime, ILogger log,
-        Action<NodeProcess> started, CancellationToken cancellation)
+        CancellationToken cancellation)
     {
-        PrepareFolder(options, name, folder);
         NodeProcess? process = null;
         try
         {
+            PrepareFolder(options, name, folder);
             for (var attempt = 1; ; attempt++)
             {
                 process = await NodeProcess.StartAsync(
-                    options.QemuPath(), QemuCommand.Arguments(name, image, options.MemoryMib, options.Cpus), folder,
-                    Path.Combine(folder, QemuCommand.QemuLog), lifetime, FileSizeLimit);
-                started(process);
+                    folder, options.QemuPath(), QemuCommand.Arguments(name, image, options.MemoryMib, options.Cpus), lifetime, FileSizeLimit);
                 var machine = new LabMachine(name, folder, process, ownsFolder: lifetime == NodeLifetime.WithThisProcess);
                 var trouble = await machine.WaitUntilReadyAsync(options.BootTimeout, cancellation);
                 if (trouble is null) return machine;
@@ -93,7 +91,7 @@ public sealed partial class LabMachine : IAsyncDisposable
         catch
         {
             if (process is not null) await process.KillAsync();
-            Directory.Delete(folder, recursive: true);
+            if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
             throw;
         }
     }
@@ -162,12 +160,8 @@ public sealed partial class LabMachine : IAsyncDisposable
         var exchange = Path.Combine(folder, QemuCommand.Exchange);
         Directory.CreateDirectory(exchange);
         if (options.Agent is { } agent) File.WriteAllText(Path.Combine(exchange, "agent.sh"), agent.ToScript(name));
-        foreach (var end in (ReadOnlySpan<string>)["in", "out"])
-        {
-            var path = Path.Combine(folder, $"{QemuCommand.Control}.{end}");
-            if (MakeFifo(path, 0x180) != 0)
-                throw new LabException("boot_failed", $"The named pipe {path} can't be made: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}.");
-        }
+        foreach (var end in (ReadOnlySpan<string>)["in", "out"]) Posix.MakeFifo(Path.Combine(folder, $"{QemuCommand.Control}.{end}"));
+        new NodeRecord(name, options.MemoryMib, options.Cpus, TimeProvider.System.GetUtcNow()).Write(folder);
     }
 
     /// <summary>Null when it is ready; otherwise what went wrong, as the end of a sentence about the attempt.</summary>
@@ -195,9 +189,11 @@ public sealed partial class LabMachine : IAsyncDisposable
 
     private void Tell(string line)
     {
-        // Opened for reading too: so opening never blocks, whoever is at the other end.
-        using var pipe = new FileStream(Path.Combine(Folder, $"{QemuCommand.Control}.in"), FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0);
-        pipe.Write(Encoding.ASCII.GetBytes(line + "\n"));
+        using var pipe = Posix.TryOpenFifoWriter(Path.Combine(Folder, $"{QemuCommand.Control}.in"));
+        var bytes = Encoding.ASCII.GetBytes(line + "\n");
+        // Nobody reads: QEMU is gone, which whoever waits for an answer notices. Full: some 200 lines that the node did not take.
+        if (pipe is not null && Posix.WriteNonblocking(pipe, bytes) != bytes.Length && _process.IsRunning)
+            throw new LabException("node_stuck", $"Lab node {Name} takes no more commands. Its console ended with: {LastWords()}");
     }
 
     private async Task EndCommandAsync(string id)
@@ -238,15 +234,19 @@ public sealed partial class LabMachine : IAsyncDisposable
         }
     }
 
-    private string QemuSaid() => Tail(ReadStart(Path.Combine(Folder, QemuCommand.QemuLog), 4096));
+    private string QemuSaid() => Tail(ReadStart(Path.Combine(Folder, NodeProcess.Log), 4096));
 
+    /// <summary>The console's end, headed by the last line that names a cause: a panic's call trace would hide it.</summary>
     private string LastWords()
     {
         if (!File.Exists(SerialLog)) return "(no console log)";
         using var log = new FileStream(SerialLog, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
-        log.Seek(-Math.Min(2048, log.Length), SeekOrigin.End);
+        log.Seek(-Math.Min(16384, log.Length), SeekOrigin.End);
         using var reader = new StreamReader(log);
-        return Tail(reader.ReadToEnd());
+        var text = reader.ReadToEnd();
+        var cause = text.Split('\n').LastOrDefault(line => Causes.Any(words => line.Contains(words, StringComparison.Ordinal)));
+        var tail = Tail(text);
+        return cause is null || tail.Contains(cause.Trim(), StringComparison.Ordinal) ? tail : $"{Tail(cause)} … {tail}";
     }
 
     private static string ReadStart(string path, int limit)
@@ -270,7 +270,4 @@ public sealed partial class LabMachine : IAsyncDisposable
         var words = string.Join(' ', command.Argv).ReplaceLineEndings(" ");
         return words.Length > 120 ? words[..120] + "…" : words;
     }
-
-    [LibraryImport("libc", EntryPoint = "mkfifo", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int MakeFifo(string path, uint mode);
 }

@@ -1,129 +1,137 @@
-using System.ComponentModel;
 using System.Diagnostics;
 using System.Globalization;
+using System.Text;
+using Fleet.Host.Drivers.Processes;
 
 namespace Fleet.Host.Lab;
 
 /// <summary>How long a node's QEMU lives.</summary>
-public enum NodeLifetime
+internal enum NodeLifetime
 {
     /// <summary>The kernel kills it when the process that started it ends, however that ends.</summary>
     WithThisProcess,
 
-    /// <summary>In a session of its own, until it is powered off.</summary>
+    /// <summary>Until it is powered off.</summary>
     Detached,
 }
 
 /// <summary>
-/// A QEMU that runs a node, known by process id and start time, so that an id which was given to another process since is
-/// never taken for it.
+/// The QEMU of a node, in a session of its own. It wrote down who it is, in the node's folder, before it became QEMU: so
+/// there is no moment at which it runs and a later process could not find it.
 /// </summary>
-/// <param name="Pid">Process id.</param>
-/// <param name="StartTicks">Field 22 of /proc/PID/stat.</param>
-public sealed record NodeProcess(int Pid, ulong StartTicks)
+internal sealed class NodeProcess
 {
-    private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(20);
+    /// <summary>What QEMU itself has to say.</summary>
+    public const string Log = "qemu.log";
+
+    private const string PidFile = "qemu.pid";
+
+    // $1 is the limit on file sizes in blocks of 512 bytes, the rest the program and its arguments. Signals ignored and
+    // limits survive exec.
+    private const string Launcher = $$"""
+        trap '' XFSZ
+        ulimit -f "$1" || exit 125
+        shift
+        read -r boot </proc/sys/kernel/random/boot_id || exit 125
+        read -r stat </proc/$$/stat || exit 125
+        printf '%s\n%s\n' "$boot" "$stat" >{{PidFile}} || exit 125
+        exec "$@"
+        """;
+
+    private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(10);
+
+    /// <summary>For a shell to write one line, and for the kernel to take back the memory of a killed QEMU.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+
+    private readonly ProcessIdentity _identity;
+
+    private NodeProcess(ProcessIdentity identity) => _identity = identity;
+
+    /// <summary>Process id.</summary>
+    public int Pid => _identity.Pid;
 
     /// <summary>Still there, and no zombie.</summary>
-    public bool IsRunning => ReadStat(Pid) is (var state, var ticks) && ticks == StartTicks && state is not ('Z' or 'X');
+    public bool IsRunning => _identity.IsAlive();
 
     /// <summary>
-    /// Starts <paramref name="program"/> in <paramref name="directory"/> with its output appended to
-    /// <paramref name="logPath"/>. No file that it writes grows beyond <paramref name="fileSizeLimit"/> bytes: further writes
-    /// fail with EFBIG.
+    /// Starts <paramref name="program"/> with the node's folder as its working directory and its output appended to
+    /// <see cref="Log"/>. No file that it writes grows beyond <paramref name="fileSizeLimit"/> bytes: further writes fail
+    /// with EFBIG.
     /// </summary>
-    public static Task<NodeProcess> StartAsync(
-        string program, IReadOnlyList<string> arguments, string directory, string logPath, NodeLifetime lifetime, long fileSizeLimit)
+    /// <exception cref="LabException"><c>boot_failed</c>: not even the launcher could be started.</exception>
+    public static async Task<NodeProcess> StartAsync(
+        string folder, string program, IReadOnlyList<string> arguments, NodeLifetime lifetime, long fileSizeLimit)
     {
-        string[] prefix = lifetime == NodeLifetime.Detached ? ["setsid"] : ["setpriv", "--pdeathsig", "KILL"];
-        const string script = """ulimit -f "$1"; trap '' XFSZ; log=$2; shift 2; exec "$@" </dev/null >>"$log" 2>&1""";
-        // The shell counts in blocks of 512 bytes.
-        string[] words = ["-c", script, "sh", (fileSizeLimit / 512).ToString(CultureInfo.InvariantCulture), logPath, .. prefix, program, .. arguments];
-        var start = new ProcessStartInfo("/bin/sh", words) { UseShellExecute = false, WorkingDirectory = directory };
-        var started = new TaskCompletionSource<NodeProcess>(TaskCreationOptions.RunContinuationsAsynchronously);
-        // The kernel sends the parent-death signal when the thread that forked ends, not the process: so the thread stays.
-        new Thread(() => RunToEnd(start, started)) { IsBackground = true, Name = "lab node" }.Start();
-        return started.Task;
+        File.Delete(Path.Combine(folder, PidFile));
+        string[] prefix = lifetime == NodeLifetime.Detached ? [] : ["/usr/bin/setpriv", "--pdeathsig", "KILL"];
+        string[] words = ["-c", Launcher, "fleet-lab", (fileSizeLimit / 512).ToString(CultureInfo.InvariantCulture), .. prefix, program, .. arguments];
+        var spawned = new TaskCompletionSource<Task>(TaskCreationOptions.RunContinuationsAsynchronously);
+        // The kernel sends the parent-death signal when the thread that started the child ends, not when the process does:
+        // so that thread stays as long as the child.
+        new Thread(() => Spawned(folder, words, spawned), 256 * 1024) { IsBackground = true, Name = "lab-node" }.Start();
+        try
+        {
+            var ended = await spawned.Task;
+            for (var since = Stopwatch.StartNew(); since.Elapsed < Patience; await Task.Delay(Poll))
+            {
+                if (ReadIdentity(folder) is { } identity) return new NodeProcess(identity);
+                if (ended.IsCompleted) break;
+            }
+            throw new LabException("boot_failed", $"The launcher of a lab node ended in {folder} without a word of who it is; see {Log} there.");
+        }
+        catch (IOException error)
+        {
+            throw new LabException("boot_failed", $"A lab node's QEMU could not be started in {folder}: {error.Message}", error);
+        }
     }
+
+    /// <summary>The QEMU that was last started in a node's folder; null when it runs no more.</summary>
+    public static NodeProcess? Find(string folder) =>
+        ReadIdentity(folder) is { } identity && identity.BootId == ProcessIdentity.CurrentBoot() && identity.IsAlive() ? new NodeProcess(identity) : null;
 
     /// <summary>Kills it and waits until it is gone. Nothing happens when it is gone already.</summary>
     public async Task KillAsync()
     {
-        if (!IsRunning) return;
+        using (var pidfd = Posix.TryOpenPidfd(Pid))
+        {
+            // Asked only now: the pidfd holds on to one process, and this tells whether it is the right one.
+            if (pidfd is null || !IsRunning) return;
+            Posix.Signal(pidfd, Posix.SigKill);
+        }
+        for (var since = Stopwatch.StartNew(); IsRunning; await Task.Delay(Poll))
+        {
+            if (since.Elapsed > Patience)
+                throw new LabException("node_stuck", $"Process {Pid} of a lab node does not end although it was killed. Look at /proc/{Pid}/stack.");
+        }
+    }
+
+    private static void Spawned(string folder, string[] words, TaskCompletionSource<Task> spawned)
+    {
+        Task ended;
         try
         {
-            using var process = Process.GetProcessById(Pid);
-            process.Kill();
+            var pid = Spawn.Start(folder, "/bin/sh", words, new SpawnStreams("/dev/null", Log, Log));
+            // A child that has ended stays a zombie until it is reaped, so its pid can't be another's yet.
+            ended = ProcessWatch.WhenEnded(Posix.TryOpenPidfd(pid) ?? throw new IOException($"process {pid} vanished; is SIGCHLD ignored?"));
         }
-        catch (Exception gone) when (gone is ArgumentException or InvalidOperationException)
+        catch (IOException error)
         {
+            spawned.SetException(error);
             return;
         }
-        // SIGKILL of a process that is in no uninterruptible call: milliseconds, plus the return of its memory.
-        var since = Stopwatch.StartNew();
-        while (IsRunning)
-        {
-            if (since.Elapsed > TimeSpan.FromSeconds(30))
-                throw new LabException("boot_failed", $"Process {Pid} of a lab node does not end although it was killed. Look at /proc/{Pid}/stack.");
-            await Task.Delay(Poll);
-        }
+        spawned.SetResult(ended);
+        ended.Wait();
     }
 
-    /// <summary>Every emulator whose working directory is <paramref name="directory"/>.</summary>
-    public static IReadOnlyList<NodeProcess> FindIn(string directory)
-    {
-        var found = new List<NodeProcess>();
-        foreach (var folder in Directory.GetDirectories("/proc"))
-        {
-            if (!int.TryParse(Path.GetFileName(folder), NumberStyles.None, CultureInfo.InvariantCulture, out var pid)) continue;
-            if (LinkTarget($"{folder}/cwd") == directory
-                && Path.GetFileName(LinkTarget($"{folder}/exe"))?.StartsWith("qemu", StringComparison.Ordinal) == true
-                && ReadStat(pid) is (_, var ticks))
-                found.Add(new NodeProcess(pid, ticks));
-        }
-        return found;
-
-        static string? LinkTarget(string path)
-        {
-            try
-            {
-                return new FileInfo(path).LinkTarget;
-            }
-            catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
-            {
-                return null;
-            }
-        }
-    }
-
-    private static void RunToEnd(ProcessStartInfo start, TaskCompletionSource<NodeProcess> started)
+    private static ProcessIdentity? ReadIdentity(string folder)
     {
         try
         {
-            using var process = Process.Start(start)!;
-            // Gone at once reads as start time 0, which no process has: not running.
-            started.SetResult(new NodeProcess(process.Id, ReadStat(process.Id)?.Ticks ?? 0));
-            process.WaitForExit();
+            return ProcessIdentity.Parse(File.ReadAllText(Path.Combine(folder, PidFile), Encoding.Latin1));
         }
-        catch (Exception error) when (error is Win32Exception or InvalidOperationException)
-        {
-            started.TrySetException(error);
-        }
-    }
-
-    private static (char State, ulong Ticks)? ReadStat(int pid)
-    {
-        string stat;
-        try
-        {
-            stat = File.ReadAllText($"/proc/{pid}/stat");
-        }
-        catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
+        catch (Exception absent) when (absent is FileNotFoundException or DirectoryNotFoundException)
         {
             return null;
         }
-        // The program's name is in parentheses and may hold anything, spaces and parentheses included.
-        var fields = stat[(stat.LastIndexOf(')') + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries);
-        return fields.Length > 19 && ulong.TryParse(fields[19], CultureInfo.InvariantCulture, out var ticks) ? (fields[0][0], ticks) : null;
     }
 }

@@ -2,13 +2,12 @@ using System.Text.Json;
 
 namespace Fleet.Host.Lab;
 
-/// <summary>What is remembered of a node between two calls of the program: <c>node.json</c> in its folder.</summary>
+/// <summary>What is remembered of a node between two calls of the program, beside its process: <c>node.json</c> in its folder.</summary>
 /// <param name="Name">The node's name, its host name and its id in the fleet.</param>
-/// <param name="Process">Its QEMU.</param>
 /// <param name="MemoryMib">Memory.</param>
 /// <param name="Cpus">CPUs.</param>
 /// <param name="StartedAt">When it was powered on.</param>
-internal sealed record NodeRecord(string Name, NodeProcess Process, int MemoryMib, int Cpus, DateTimeOffset StartedAt)
+internal sealed record NodeRecord(string Name, int MemoryMib, int Cpus, DateTimeOffset StartedAt)
 {
     private const string FileName = "node.json";
 
@@ -29,7 +28,7 @@ internal sealed record NodeRecord(string Name, NodeProcess Process, int MemoryMi
         File.Move(path + ".new", path, overwrite: true);
     }
 
-    /// <summary>Null when there is none or it is damaged: then nothing is known of the node but its folder.</summary>
+    /// <summary>Null when there is none or it is damaged: then nothing is known of the node but its folder and its process.</summary>
     public static NodeRecord? Read(string folder)
     {
         try

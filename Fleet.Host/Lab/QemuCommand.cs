@@ -8,9 +8,6 @@ internal static class QemuCommand
     /// <summary>The kernel's side of the serial console, and QEMU's log of it.</summary>
     public const string SerialLog = "serial.log";
 
-    /// <summary>What QEMU itself has to say.</summary>
-    public const string QemuLog = "qemu.log";
-
     /// <summary>The named pipes <c>control.in</c> and <c>control.out</c>: a line written into the first reaches the node's control service.</summary>
     public const string Control = "control";
 

@@ -34,7 +34,7 @@ internal sealed class FakeEmulator : IDisposable
     {
         Directory.CreateDirectory(Root);
         File.WriteAllText(Path.Combine(Root, "qemu"), "#!/bin/sh\n" + script + "\n");
-        File.SetUnixFileMode(Path.Combine(Root, "qemu"), UnixFileMode.UserRead | UnixFileMode.UserExecute);
+        if (OperatingSystem.IsLinux()) File.SetUnixFileMode(Path.Combine(Root, "qemu"), UnixFileMode.UserRead | UnixFileMode.UserExecute);
         Options = new LabOptions
         {
             StateDirectory = Path.Combine(Root, "state"),
@@ -54,21 +54,24 @@ internal sealed class FakeEmulator : IDisposable
 
     public static Host.Lab.Lab Over(LabOptions options) => new(options, Logger.None, _ => Task.FromResult(Image));
 
-    public Task<LabMachine> BootAsync(LabOptions options, CancellationToken cancellation = default, Action<NodeProcess>? started = null) =>
+    public Task<LabMachine> BootAsync(LabOptions options) =>
         LabMachine.BootAsync(
-            options, Image, "n", Path.Combine(options.StateDirectory, "n"), NodeLifetime.WithThisProcess, Logger.None, started ?? (_ => { }), cancellation);
+            options, Image, "n", Path.Combine(options.StateDirectory, "n"), NodeLifetime.WithThisProcess, Logger.None, CancellationToken.None);
 
     /// <summary>Processes that still run for this folder's nodes.</summary>
-    public IReadOnlyList<string> Processes() =>
-        [.. Directory.GetDirectories("/proc").Where(folder => char.IsAsciiDigit(Path.GetFileName(folder)[0])).Where(IsOurs)];
+    public IReadOnlyList<string> Processes() => ProcessesIn(Root);
+
+    /// <summary>Processes that work anywhere below a folder.</summary>
+    public static IReadOnlyList<string> ProcessesIn(string root) =>
+        [.. Directory.GetDirectories("/proc").Where(folder => char.IsAsciiDigit(Path.GetFileName(folder)[0])).Where(folder => WorksIn(root, folder))];
 
     public void Dispose() => Directory.Delete(Root, recursive: true);
 
-    private bool IsOurs(string folder)
+    private static bool WorksIn(string root, string folder)
     {
         try
         {
-            return new FileInfo(Path.Combine(folder, "cwd")).LinkTarget?.StartsWith(Root, StringComparison.Ordinal) == true;
+            return new FileInfo(Path.Combine(folder, "cwd")).LinkTarget?.StartsWith(root, StringComparison.Ordinal) == true;
         }
         catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
         {

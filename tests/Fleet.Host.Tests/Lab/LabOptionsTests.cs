@@ -94,10 +94,10 @@ public sealed class LabOptionsTests
         try
         {
             Assert.Null(NodeRecord.Read(folder));
-            var record = new NodeRecord("lab-1", new NodeProcess(12, 34), 512, 1, DateTimeOffset.UnixEpoch);
+            var record = new NodeRecord("lab-1", 512, 1, DateTimeOffset.UnixEpoch);
             record.Write(folder);
             Assert.Equal(record, NodeRecord.Read(folder));
-            foreach (var damaged in (string[])["", "null", "[]", "{}", "{\"name\":\"lab-1\",\"process\":null,\"memory_mib\":1,\"cpus\":1,\"started_at\":\"2026-01-01T00:00:00Z\"}"])
+            foreach (var damaged in (string[])["", "null", "[]", "{}", "{\"name\":null,\"memory_mib\":1,\"cpus\":1,\"started_at\":\"2026-01-01T00:00:00Z\"}"])
             {
                 File.WriteAllText(Path.Combine(folder, "node.json"), damaged);
                 Assert.Null(NodeRecord.Read(folder));

@@ -15,7 +15,6 @@ public sealed class LabTests
         var nodes = await fake.Lab.UpAsync(2, Never);
         Assert.Equal(["lab-1", "lab-2"], nodes.Select(node => node.Name));
         Assert.All(nodes, node => Assert.Equal(LabNodeState.Running, node.State));
-        Assert.All(nodes, node => Assert.True(new NodeProcess(node.Pid, 0) is { IsRunning: false }, "a process is known by its start time too"));
         Assert.Equal(2, fake.Processes().Count);
 
         await fake.Lab.DownAsync(Never);
@@ -104,12 +103,38 @@ public sealed class LabTests
     {
         using var fake = new FakeEmulator(FakeEmulator.Works);
         var node = Assert.Single(await fake.Lab.UpAsync(1, Never));
-        var process = NodeRecord.Read(Path.GetDirectoryName(node.SerialLog)!)!.Process;
         await File.WriteAllTextAsync(Path.Combine(fake.Options.StateDirectory, "lab-1", "node.json"), "{\"name\":");
-        Assert.Equal(LabNodeState.Off, Assert.Single(fake.Lab.List()).State);
-        await process.KillAsync();
+        Assert.Equal(node with { MemoryMib = 0, Cpus = 0, StartedAt = null }, Assert.Single(fake.Lab.List()));
         await fake.Lab.RemoveAsync("lab-1", Never);
+        Assert.Empty(fake.Processes());
         Assert.False(Directory.Exists(fake.Options.StateDirectory));
+    }
+
+    [Theory]
+    [InlineData("", "")]
+    [InlineData("garbage\n1 2 3\n", "")]
+    [InlineData("{boot}\n{pid} (sh) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n", "another start time")]
+    [InlineData("0b1c\n{pid} {stat}\n", "another boot")]
+    public async Task Should_not_take_a_stranger_for_a_node(string pidFile, string why)
+    {
+        using var fake = new FakeEmulator(FakeEmulator.Works);
+        using var stranger = System.Diagnostics.Process.Start("sleep", "1000");
+        try
+        {
+            var folder = Directory.CreateDirectory(Path.Combine(fake.Options.StateDirectory, "lab-1")).FullName;
+            var stat = await File.ReadAllTextAsync($"/proc/{stranger.Id}/stat");
+            await File.WriteAllTextAsync(Path.Combine(folder, "qemu.pid"), pidFile
+                .Replace("{boot}", (await File.ReadAllTextAsync("/proc/sys/kernel/random/boot_id")).Trim(), StringComparison.Ordinal)
+                .Replace("{pid}", $"{stranger.Id}", StringComparison.Ordinal)
+                .Replace("{stat}", stat[stat.IndexOf('(', StringComparison.Ordinal)..].Trim(), StringComparison.Ordinal));
+            Assert.True(fake.Lab.List().Single().State == LabNodeState.Off, why);
+            await fake.Lab.DownAsync(Never);
+            Assert.False(stranger.HasExited, why);
+        }
+        finally
+        {
+            stranger.Kill();
+        }
     }
 
     [Theory]
