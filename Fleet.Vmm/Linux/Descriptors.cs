@@ -57,6 +57,13 @@ internal static unsafe partial class Descriptors
         return fd >= 0 ? fd : throw SystemCallException.Last("open");
     }
 
+    /// <summary>Opens a device such as /dev/kvm for reading and writing.</summary>
+    public static int OpenDevice(string path)
+    {
+        var fd = open(path, ReadWrite | NoTerminal | CloseOnExec, 0);
+        return fd >= 0 ? fd : throw SystemCallException.Last("open");
+    }
+
     /// <summary>The whole of a regular file; more than <paramref name="limit"/> bytes throw <see cref="FileTooLargeException"/>.</summary>
     public static byte[] ReadFile(string path, int limit)
     {
