@@ -1,1 +1,6 @@
-return 0;
+using Fleet.Vmm.Api;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Machines;
+
+// Not by returning: that would wait for a vCPU thread that could not be stopped.
+Environment.Exit(VmmProcess.Run(args, new MachineFactory(), TimeProvider.System, Signals.OpenEndingSignals));

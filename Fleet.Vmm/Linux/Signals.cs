@@ -14,24 +14,32 @@ internal static unsafe partial class Signals
     public const int Terminate = 15;
     public const int CpuTimeExceeded = 24;
 
-    private const int BrokenPipe = 13;
-    private const int FileSizeExceeded = 25;
-    private const int Block = 0;
-    private const int NonBlocking = 0x800;
-    private const int CloseOnExec = 0x80000;
+    internal const int BrokenPipe = 13;
+    internal const int FileSizeExceeded = 25;
+    internal const int Block = 0;
+    internal const int NonBlocking = 0x800;
+    internal const int CloseOnExec = 0x80000;
     private const nint Ignore = 1;
 
     /// <summary>sizeof(struct signalfd_siginfo); signalfd(2).</summary>
-    private const int InfoSize = 128;
+    internal const int InfoSize = 128;
+
+    // The JIT runtime has threads of its own that we can't reach; only a build for tests runs there.
+    private static readonly List<PosixSignalRegistration> Registrations = [];
 
     /// <summary>
     /// Ignores SIGPIPE and SIGXFSZ (writes then fail with EPIPE and EFBIG), blocks the ending signals in every thread
-    /// there is, and returns a signalfd for them. Call it before other threads are made: they inherit the mask.
+    /// there is, and returns a signalfd for them (once per process). Call it before other threads are made: they inherit the mask.
     /// </summary>
     public static int OpenEndingSignals()
     {
         _ = signal(BrokenPipe, Ignore);
         _ = signal(FileSizeExceeded, Ignore);
+        if (RuntimeFeature.IsDynamicCodeSupported)
+        {
+            return OpenThroughRuntime();
+        }
+
         BlockHere();
         BlockOnFinalizerThread();
 
@@ -49,6 +57,33 @@ internal static unsafe partial class Signals
 
         // SAFETY: a signalfd hands out whole entries of InfoSize bytes; ssi_signo is the first word.
         return Descriptors.read(signalFd, info, InfoSize) == InfoSize ? *(int*)info : 0;
+    }
+
+    /// <summary>A pipe that carries what a signalfd would; the runtime's signal thread writes it.</summary>
+    private static int OpenThroughRuntime()
+    {
+        var ends = stackalloc int[2];
+
+        // SAFETY: the kernel fills the two numbers.
+        if (pipe2(ends, NonBlocking | CloseOnExec) < 0)
+        {
+            throw SystemCallException.Last("pipe2");
+        }
+
+        var writer = ends[1];
+        foreach (var number in (ReadOnlySpan<int>)[HangUp, Interrupt, Terminate, CpuTimeExceeded])
+        {
+            Registrations.Add(PosixSignalRegistration.Create((PosixSignal)number, context =>
+            {
+                context.Cancel = true;
+                Span<byte> info = stackalloc byte[InfoSize];
+                info.Clear();
+                info[0] = (byte)number;
+                _ = Descriptors.WriteAll(writer, info);
+            }));
+        }
+
+        return ends[0];
     }
 
     private static void BlockHere()
@@ -98,6 +133,9 @@ internal static unsafe partial class Signals
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int signalfd(int fd, SignalSet* set, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int pipe2(int* ends, int flags);
 
     [LibraryImport("libc")]
     private static partial nint signal(int number, nint handler);
