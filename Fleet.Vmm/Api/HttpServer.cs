@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Fleet.Vmm.Linux;
 
 namespace Fleet.Vmm.Api;
@@ -17,6 +18,10 @@ internal sealed class HttpServer : IDisposable
     private readonly List<HttpConnection> _connections = [];
     private int _listener;
 
+    // Given up for a moment when the process is out of descriptors: a client that can't be taken can then be told so.
+    // Left waiting it would wake the loop without end.
+    private int _spare;
+
     /// <summary>Makes the socket; <see cref="Serve"/> takes the first client. Throws <see cref="SystemCallException"/> or <see cref="ArgumentException"/>.</summary>
     public HttpServer(EventLoop loop, string path, int largestBody, ApiHandler handler)
     {
@@ -25,6 +30,7 @@ internal sealed class HttpServer : IDisposable
         _largestBody = largestBody;
         _handler = handler;
         _listener = Sockets.Listen(path, MostConnections);
+        _spare = Descriptors.dup(_listener);
     }
 
     public void Serve() => _loop.Add(_listener, Accept);
@@ -45,6 +51,7 @@ internal sealed class HttpServer : IDisposable
         _connections.Clear();
         _loop.Remove(_listener);
         _ = Descriptors.close(_listener);
+        _ = Descriptors.close(_spare);
         _ = Descriptors.unlink(_path);
         _listener = -1;
     }
@@ -55,6 +62,11 @@ internal sealed class HttpServer : IDisposable
         var fd = Sockets.Accept(_listener);
         if (fd < 0)
         {
+            if (Marshal.GetLastPInvokeError() is SystemCallException.TooManyOpenFiles or SystemCallException.TableFull)
+            {
+                RefuseWithSpare();
+            }
+
             return;
         }
 
@@ -65,5 +77,17 @@ internal sealed class HttpServer : IDisposable
         }
 
         _connections.Add(new HttpConnection(_loop, fd, _largestBody, _handler, closed => _connections.Remove(closed)));
+    }
+
+    private void RefuseWithSpare()
+    {
+        _ = Descriptors.close(_spare);
+        var fd = Sockets.Accept(_listener);
+        if (fd >= 0)
+        {
+            HttpConnection.Refuse(fd);
+        }
+
+        _spare = Descriptors.dup(_listener);
     }
 }

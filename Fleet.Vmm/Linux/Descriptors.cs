@@ -8,20 +8,23 @@ namespace Fleet.Vmm.Linux;
 /// </summary>
 internal static unsafe partial class Descriptors
 {
-    private const int ReadOnly = 0;
-    private const int WriteOnly = 1;
-    private const int ReadWrite = 2;
-    private const int Create = 0x40;
-    private const int Truncate = 0x200;
-    private const int NoTerminal = 0x100;
-    private const int Append = 0x400;
-    private const int NonBlocking = 0x800;
-    private const int CloseOnExec = 0x80000;
-    private const int NoFollow = 0x20000;
+    internal const int ReadOnly = 0;
+    internal const int WriteOnly = 1;
+    internal const int ReadWrite = 2;
+    internal const int Create = 0x40;
+    internal const int Truncate = 0x200;
+    internal const int NoTerminal = 0x100;
+    internal const int Append = 0x400;
+    internal const int NonBlocking = 0x800;
+    internal const int CloseOnExec = 0x80000;
+    internal const int NoFollow = 0x20000;
 
-    private const uint FileTypeMask = 0xf000;
-    private const uint RegularFile = 0x8000;
-    private const int PollWritable = 4;
+    internal const uint FileTypeMask = 0xf000;
+    internal const uint RegularFile = 0x8000;
+    internal const int PollWritable = 4;
+
+    /// <summary>Of st_mode in struct stat, x86-64; 24 behind device, inode and link count. The struct has 144 bytes.</summary>
+    internal const int ModeOffset = 24;
 
     /// <summary>Opens a regular file for reading. Anything else (a FIFO, a directory, a device) is refused, so that no open ever hangs.</summary>
     public static int OpenRegularFile(string path)
@@ -32,11 +35,10 @@ internal static unsafe partial class Descriptors
             throw SystemCallException.Last("open");
         }
 
-        // struct stat of x86-64 is 144 bytes, st_mode the 32-bit word at 24 (asm/stat.h).
         var status = stackalloc byte[256];
 
         // SAFETY: the buffer is larger than the struct on every architecture.
-        if (fstat(fd, status) < 0 || (*(uint*)(status + 24) & FileTypeMask) != RegularFile)
+        if (fstat(fd, status) < 0 || (*(uint*)(status + ModeOffset) & FileTypeMask) != RegularFile)
         {
             _ = close(fd);
             throw new NotARegularFileException();
@@ -52,6 +54,13 @@ internal static unsafe partial class Descriptors
     public static int OpenSink(string path)
     {
         var fd = open(path, ReadWrite | Append | Create | NonBlocking | NoTerminal | CloseOnExec, 0x180);
+        return fd >= 0 ? fd : throw SystemCallException.Last("open");
+    }
+
+    /// <summary>Opens a device such as /dev/kvm for reading and writing.</summary>
+    public static int OpenDevice(string path)
+    {
+        var fd = open(path, ReadWrite | NoTerminal | CloseOnExec, 0);
         return fd >= 0 ? fd : throw SystemCallException.Last("open");
     }
 
@@ -163,7 +172,7 @@ internal static unsafe partial class Descriptors
     }
 
     [StructLayout(LayoutKind.Sequential)]
-    private struct PollRequest
+    internal struct PollRequest
     {
         public int Fd;
         public short Events;
@@ -190,6 +199,9 @@ internal static unsafe partial class Descriptors
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint write(int fd, byte* buffer, nint size);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int dup(int fd);
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int close(int fd);

@@ -23,10 +23,10 @@ internal enum LoopEvents : uint
 /// </summary>
 internal sealed unsafe partial class EventLoop : IDisposable
 {
-    private const int EpollCloseOnExec = 0x80000;
-    private const int ControlAdd = 1;
-    private const int ControlDelete = 2;
-    private const int ControlModify = 3;
+    internal const int EpollCloseOnExec = 0x80000;
+    internal const int ControlAdd = 1;
+    internal const int ControlDelete = 2;
+    internal const int ControlModify = 3;
 
     /// <summary>Events taken from the kernel in one go. More only delays <see cref="Exit"/>; what is left is reported again.</summary>
     private const int BatchSize = 16;
@@ -162,7 +162,7 @@ internal sealed unsafe partial class EventLoop : IDisposable
 
     /// <summary>Packed on x86-64 only (epoll_ctl(2)); 12 bytes.</summary>
     [StructLayout(LayoutKind.Sequential, Pack = 4)]
-    private struct EpollEvent
+    internal struct EpollEvent
     {
         public uint Events;
         public ulong Data;

@@ -5,9 +5,9 @@ namespace Fleet.Vmm.Linux;
 /// <summary>A timer on the event loop (timerfd, monotonic clock). Disarmed until <see cref="Start"/>.</summary>
 internal sealed unsafe partial class LoopTimer : IDisposable
 {
-    private const int Monotonic = 1;
-    private const int NonBlocking = 0x800;
-    private const int CloseOnExec = 0x80000;
+    internal const int Monotonic = 1;
+    internal const int NonBlocking = 0x800;
+    internal const int CloseOnExec = 0x80000;
 
     private readonly EventLoop _loop;
     private readonly Action _onExpired;

@@ -14,15 +14,15 @@ internal static unsafe partial class Signals
     public const int Terminate = 15;
     public const int CpuTimeExceeded = 24;
 
-    private const int BrokenPipe = 13;
-    private const int FileSizeExceeded = 25;
-    private const int Block = 0;
-    private const int NonBlocking = 0x800;
-    private const int CloseOnExec = 0x80000;
+    internal const int BrokenPipe = 13;
+    internal const int FileSizeExceeded = 25;
+    internal const int Block = 0;
+    internal const int NonBlocking = 0x800;
+    internal const int CloseOnExec = 0x80000;
     private const nint Ignore = 1;
 
     /// <summary>sizeof(struct signalfd_siginfo); signalfd(2).</summary>
-    private const int InfoSize = 128;
+    internal const int InfoSize = 128;
 
     // The JIT runtime has threads of its own that we can't reach; only a build for tests runs there.
     private static readonly List<PosixSignalRegistration> Registrations = [];

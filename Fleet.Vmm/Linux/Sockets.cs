@@ -6,11 +6,11 @@ namespace Fleet.Vmm.Linux;
 /// <summary>Unix stream sockets by number, non-blocking. System.Net.Sockets would bring its own threads.</summary>
 internal static unsafe partial class Sockets
 {
-    private const int Unix = 1;
-    private const int Stream = 1;
-    private const int NonBlocking = 0x800;
-    private const int CloseOnExec = 0x80000;
-    private const int NoSignal = 0x4000;
+    internal const int Unix = 1;
+    internal const int Stream = 1;
+    internal const int NonBlocking = 0x800;
+    internal const int CloseOnExec = 0x80000;
+    internal const int NoSignal = 0x4000;
 
     /// <summary>sun_path without the closing NUL; unix(7).</summary>
     public const int LongestPath = 107;

@@ -62,4 +62,8 @@ public sealed class CommandLineTests
         Assert.Equal("e", CommandLine.FindExitFile(["--what", "--exit-file", "e"]));
         Assert.Null(CommandLine.FindExitFile(["--exit-file"]));
     }
+
+    [Fact]
+    public void Should_tell_the_version_of_the_build() =>
+        Assert.Equal(VmmProcess.Version, typeof(VmmProcess).Assembly.GetName().Version!.ToString(3));
 }
