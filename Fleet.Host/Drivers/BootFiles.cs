@@ -39,6 +39,8 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
         string initrd = Path.Combine(launch.Directory, VmmFiles.Initrd);
         var run = new GuestRun(launch.Spec.Command, launch.Spec.Env, launch.Spec.Name);
         await images.WriteInitrdAsync(image, run, initrd, cancellation).ConfigureAwait(false);
+        // A kernel that has too little room dies without a word, or hangs.
+        KernelFile.Check(image.KernelPath, initrd, launch.Spec.MemoryMib);
         return new BootFiles(image.KernelPath, VmmFiles.Initrd, Join(extraArguments, DefaultArguments), null);
     }
 
