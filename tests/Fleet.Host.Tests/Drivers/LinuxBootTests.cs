@@ -84,7 +84,8 @@ public sealed class LinuxBootTests
         await first.GuestReady.WaitAsync(Boot);
         await first.DisposeAsync();
 
-        await using var vmm = await new QemuDriver(Scratch.Options(images)).AdoptAsync(launch, default) ?? throw new Xunit.Sdk.XunitException("no VMM to take over");
+        await using var vmm = await new QemuDriver(Scratch.Options(images)).AdoptAsync(launch, default);
+        Assert.NotNull(vmm);
 
         Assert.Equal(first.Pid, vmm.Pid);
         using var stop = new CancellationTokenSource(Boot);
