@@ -1,0 +1,37 @@
+namespace Fleet.Scheduler.Cell;
+
+/// <summary>A message to the one actor of a microVM, wherever it lives.</summary>
+public interface IToVm
+{
+    string VmId { get; }
+}
+
+/// <summary>A message to the one actor of a host, wherever it lives.</summary>
+public interface IToHost
+{
+    string HostId { get; }
+}
+
+public sealed partial class CreateVm : IToVm;
+public sealed partial class ReadVm : IToVm;
+public sealed partial class RequestStop : IToVm;
+public sealed partial class RequestStart : IToVm;
+public sealed partial class RequestDelete : IToVm;
+public sealed partial class AwaitVm : IToVm;
+public sealed partial class RoomAnswer : IToVm;
+public sealed partial class HostCommandAnswer : IToVm;
+public sealed partial class HostReport : IToVm;
+public sealed partial class CheckPlacement : IToVm;
+
+public sealed partial class ReserveRoom : IToHost;
+public sealed partial class CommandHost : IToHost;
+public sealed partial class HostReportAnswer : IToHost;
+public sealed partial class PlacementVerdict : IToHost;
+public sealed partial class ReadHost : IToHost;
+public sealed partial class RemoveHost : IToHost;
+public sealed partial class SessionOpened : IToHost;
+public sealed partial class SessionAlive : IToHost;
+public sealed partial class SessionClosed : IToHost;
+public sealed partial class SessionReport : IToHost;
+public sealed partial class ConsoleRequest : IToHost;
+public sealed partial class ConsoleWrite : IToHost;

@@ -1,0 +1,131 @@
+using Akka.Actor;
+using Fleet.Scheduler.Sessions;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Scheduler.Cell;
+
+/// <summary>
+/// <see cref="ICell"/> over the shard regions. Every question has an end: no answer within <see cref="CellOptions.AskTimeout"/> is
+/// <c>unavailable</c>, which says nothing about whether it was carried out; every command may be repeated.
+/// </summary>
+internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef hosts, CellOptions options) : ICell
+{
+    /// <summary>A long wait asks again this often, so that a microVM's move to another node costs a wait at most this.</summary>
+    private static readonly TimeSpan WaitSlice = TimeSpan.FromSeconds(20);
+
+    public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation)
+    {
+        if (!CellIds.IsVmId(vmId))
+            throw new ArgumentException($"'{vmId}' is no id of a microVM.", nameof(vmId));
+        return AskVmAsync(vmId, new CreateVm { VmId = vmId, Spec = spec }, cancellation);
+    }
+
+    public Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new ReadVm { VmId = vmId }, cancellation);
+
+    public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new RequestStop { VmId = vmId, GraceMs = (uint)Math.Clamp(grace.TotalMilliseconds, 0, uint.MaxValue) }, cancellation);
+
+    public Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new RequestStart { VmId = vmId }, cancellation);
+
+    public Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new RequestDelete { VmId = vmId }, cancellation);
+
+    public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)
+    {
+        var until = options.Clock.GetUtcNow() + timeout;
+        while (true)
+        {
+            var left = until - options.Clock.GetUtcNow();
+            var slice = left < WaitSlice ? left : WaitSlice;
+            var wait = new AwaitVm { VmId = vmId, TimeoutMs = (uint)Math.Max(0, slice.TotalMilliseconds) };
+            wait.States.AddRange(states);
+            var answer = await AskVmAsync(vmId, wait, cancellation, slice).ConfigureAwait(false);
+            // A silence is a microVM on its way to another node: the wait goes on until its own time is over.
+            var goesOn = answer.Problem?.Code is "timeout" or "unavailable" && options.Clock.GetUtcNow() < until;
+            if (!goesOn)
+                return answer;
+        }
+    }
+
+    public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) =>
+        AskHostAsync(hostId, new ReadHost { HostId = hostId }, cancellation);
+
+    public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) =>
+        AskHostAsync(hostId, new RemoveHost { HostId = hostId }, cancellation);
+
+    public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
+    {
+        var host = await HostOfAsync(vmId, cancellation).ConfigureAwait(false);
+        // The oldest byte that is kept is what an agent answers when offset 0 is gone.
+        var request = new ConsoleRequest { HostId = host, VmId = vmId, Offset = offset ?? 0, Follow = follow };
+        return await ConsoleStream.OpenAsync(system, hosts, request, options.AskTimeout, cancellation).ConfigureAwait(false);
+    }
+
+    public async Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)
+    {
+        var host = await HostOfAsync(vmId, cancellation).ConfigureAwait(false);
+        var write = new ConsoleWrite { HostId = host, VmId = vmId, Data = UnsafeByteOperations.UnsafeWrap(data) };
+        var answer = await AskAsync<IMessage>(hosts, write, options.AskTimeout, cancellation).ConfigureAwait(false);
+        switch (answer)
+        {
+            case ConsoleWritten:
+                return;
+            case ConsoleRefused refused:
+                throw new CellException(refused.Problem.Code, refused.Problem.Message);
+            default:
+                throw new CellException("unavailable", NoAnswer($"host '{host}'"));
+        }
+    }
+
+    private async Task<string> HostOfAsync(string vmId, CancellationToken cancellation)
+    {
+        var answer = await GetVmAsync(vmId, cancellation).ConfigureAwait(false);
+        if (answer.Problem is { } problem)
+            throw new CellException(problem.Code, problem.Message);
+        return answer.Vm is { Host.Length: > 0 } record
+            ? record.Host
+            : throw new CellException("wrong_state", $"The microVM '{vmId}' has no console yet: it is not placed on a host.");
+    }
+
+    private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation, TimeSpan more = default)
+    {
+        if (!CellIds.IsVmId(vmId))
+            return new VmAnswer(null, new CellProblem("not_found", $"There is no microVM '{vmId}'."));
+        var reply = await AskAsync<VmReply>(vms, question, options.AskTimeout + more, cancellation).ConfigureAwait(false);
+        return reply is null
+            ? new VmAnswer(null, new CellProblem("unavailable", NoAnswer($"microVM '{vmId}'")))
+            : new VmAnswer(reply.Vm, ProblemOf(reply.Problem));
+    }
+
+    private async Task<HostAnswer> AskHostAsync(string hostId, IMessage question, CancellationToken cancellation)
+    {
+        if (!HostMessageRules.IsHostId(hostId))
+            return new HostAnswer(null, new CellProblem("not_found", $"There is no host '{hostId}'."));
+        var reply = await AskAsync<HostReply>(hosts, question, options.AskTimeout, cancellation).ConfigureAwait(false);
+        return reply is null
+            ? new HostAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))
+            : new HostAnswer(reply.Host, ProblemOf(reply.Problem));
+    }
+
+    /// <summary>Null when no answer came in time.</summary>
+    private async Task<TReply?> AskAsync<TReply>(IActorRef region, IMessage question, TimeSpan patience, CancellationToken cancellation)
+        where TReply : class, IMessage
+    {
+        try
+        {
+            return await region.Ask<TReply>(question, patience, cancellation).ConfigureAwait(false);
+        }
+        catch (AskTimeoutException fault)
+        {
+            options.Log.Warning(fault, "No answer to {Question} within {Patience}", question.Descriptor.Name, patience);
+            return null;
+        }
+    }
+
+    private static CellProblem? ProblemOf(Problem? problem) => problem is null ? null : new CellProblem(problem.Code, problem.Message);
+
+    private string NoAnswer(string whose) => $"The {whose} gave no answer within {options.AskTimeout.TotalSeconds:0} s; try again.";
+}

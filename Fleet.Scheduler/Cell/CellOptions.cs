@@ -1,0 +1,68 @@
+namespace Fleet.Scheduler.Cell;
+
+/// <summary>How one control-plane node runs. The defaults make a cell of one node.</summary>
+public sealed record CellOptions
+{
+    /// <summary>Folder of the journal; made when it is not there.</summary>
+    public required string DataDirectory { get; init; }
+
+    /// <summary>Where other nodes reach this one.</summary>
+    public string RemotingHost { get; init; } = "127.0.0.1";
+
+    /// <summary>0: any free port.</summary>
+    public int RemotingPort { get; init; }
+
+    /// <summary>Akka addresses of the cell's first nodes; empty: this node is the cell and forms it at once.</summary>
+    public IReadOnlyList<string> SeedNodes { get; init; } = [];
+
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
+    public Serilog.ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    /// <summary>How often an agent shows that it lives. Agents are told in Welcome.</summary>
+    public TimeSpan Heartbeat { get; init; } = TimeSpan.FromSeconds(2);
+
+    /// <summary>
+    /// Silence after which a stream is cut and its host counts as disconnected. Five beats: a busy agent may miss some; much longer,
+    /// and placements go on choosing a dead host.
+    /// </summary>
+    public TimeSpan HostDeadAfter { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>vCPUs that a host may promise per hardware thread.</summary>
+    public double CpuRatio { get; init; } = 4.0;
+
+    /// <summary>Memory that a host may promise per MiB that it has for microVMs. Above 1 the sum of limits can exceed the machine.</summary>
+    public double MemoryRatio { get; init; } = 1.0;
+
+    /// <summary>How long a node waits for the answer of an actor before it says <c>unavailable</c>.</summary>
+    public TimeSpan AskTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>An unplaced microVM tries again at least this often, even when no capacity change was heard.</summary>
+    public TimeSpan PlacementRetry { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>An order to a host is repeated after this, then ever less often up to <see cref="CommandRetryMost"/>.</summary>
+    public TimeSpan CommandRetryFirst { get; init; } = TimeSpan.FromSeconds(1);
+
+    public TimeSpan CommandRetryMost { get; init; } = TimeSpan.FromSeconds(15);
+
+    /// <summary>
+    /// How often a host looks at reservations that no launch followed, and asks their microVMs whether they are meant.
+    /// Must be well above the time a microVM needs to record its placement.
+    /// </summary>
+    public TimeSpan ReservationAudit { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>How often a host tells every node's placement about itself even when nothing changed; heals lost messages and new nodes.</summary>
+    public TimeSpan HostAnnounce { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>Events of a host between two snapshots: bounds what a restart replays (one event is about 30 µs).</summary>
+    public int HostSnapshotEvery { get; init; } = 500;
+
+    /// <summary>Waits that one microVM holds at once; one more is told to try again.</summary>
+    public int WaitersPerVm { get; init; } = 64;
+
+    /// <summary>Agents that one node serves at once.</summary>
+    public int SessionsPerNode { get; init; } = 4096;
+
+    /// <summary>HOCON above everything else: for tests and for an operator who must.</summary>
+    public string ExtraHocon { get; init; } = "";
+}

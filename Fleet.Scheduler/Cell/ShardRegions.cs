@@ -1,0 +1,42 @@
+using Akka.Actor;
+using Akka.Cluster.Sharding;
+
+namespace Fleet.Scheduler.Cell;
+
+/// <summary>Names and sizes of the two kinds of sharded actors.</summary>
+internal static class ShardRegions
+{
+    public const string Vms = "vm";
+    public const string Hosts = "host";
+
+    /// <summary>
+    /// About ten per node of the largest cell that we plan for (five). For ever: what is remembered is stored per shard. Each shard costs one
+    /// recovery at start, which is why there are not hundreds.
+    /// </summary>
+    public const int VmShards = 50;
+
+    /// <inheritdoc cref="VmShards"/>
+    public const int HostShards = 30;
+}
+
+internal sealed class VmExtractor() : HashCodeMessageExtractor(ShardRegions.VmShards)
+{
+    public override string? EntityId(object message) => message is IToVm vm ? vm.VmId : null;
+}
+
+internal sealed class HostExtractor() : HashCodeMessageExtractor(ShardRegions.HostShards)
+{
+    public override string? EntityId(object message) => message is IToHost host ? host.HostId : null;
+}
+
+/// <summary>
+/// A region that is started after those who speak to it. What is told before goes nowhere; all that hosts tell microVMs is repeated.
+/// </summary>
+internal sealed class LateRegion
+{
+    private volatile IActorRef _region = ActorRefs.Nobody;
+
+    public void Started(IActorRef region) => _region = region;
+
+    public void Tell(object message, IActorRef sender) => _region.Tell(message, sender);
+}

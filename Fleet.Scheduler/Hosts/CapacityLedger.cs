@@ -1,0 +1,101 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>How much more than it has a host may promise.</summary>
+public readonly record struct CapacityCaps(double CpuRatio, double MemoryRatio)
+{
+    public ulong Cpus(Inventory? inventory) => (ulong)Math.Floor((inventory?.Cpus ?? 0) * CpuRatio);
+
+    public ulong MemoryMib(Inventory? inventory) => (ulong)Math.Floor((inventory?.MemoryMib ?? 0) * MemoryRatio);
+}
+
+/// <summary>One microVM's place on a host.</summary>
+/// <param name="VmId">The microVM.</param>
+/// <param name="Epoch">Its epoch.</param>
+/// <param name="Cpus">vCPUs promised.</param>
+/// <param name="MemoryMib">MiB promised.</param>
+/// <param name="Vacated">It ended: nothing is promised any more, but its remains are still there.</param>
+public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated);
+
+/// <summary>
+/// What a host has promised to whom. It is told what happened and adds up; <see cref="Check"/> says whether one more fits.
+/// Invariant: the sums are those of the reservations that are not vacated. Not safe for several threads.
+/// </summary>
+public sealed class CapacityLedger
+{
+    private readonly Dictionary<(string VmId, ulong Epoch), Reservation> _reservations = [];
+
+    public ulong ReservedCpus { get; private set; }
+
+    public ulong ReservedMemoryMib { get; private set; }
+
+    public IReadOnlyCollection<Reservation> Reservations => _reservations.Values;
+
+    public Reservation? Find(string vmId, ulong epoch) => _reservations.GetValueOrDefault((vmId, epoch));
+
+    /// <summary>Null when the demand fits beside what is promised; else the first thing that is short, with its numbers.</summary>
+    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        var freeCpus = Left(caps.Cpus(inventory), ReservedCpus);
+        if (demand.Cpus > freeCpus)
+            return Rejected(RejectionReason.Cpus, demand.Cpus, freeCpus);
+        var freeMemory = Left(caps.MemoryMib(inventory), ReservedMemoryMib);
+        return demand.MemoryMib > freeMemory ? Rejected(RejectionReason.Memory, demand.MemoryMib, freeMemory) : null;
+    }
+
+    /// <summary>Takes an event of a host into account; events that are not about reservations change nothing.</summary>
+    /// <exception cref="InvalidOperationException">The event gives back what was never promised, or promises twice.</exception>
+    public void Apply(object stored)
+    {
+        switch (stored)
+        {
+            case HostReserved reserved:
+                Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false));
+                break;
+            case HostVacated vacated:
+                var left = Take(vacated.VmId, vacated.Epoch);
+                if (left.Vacated)
+                    throw new InvalidOperationException($"{left.VmId} epoch {left.Epoch} was vacated before.");
+                Add(left with { Vacated = true });
+                break;
+            case HostReleased released:
+                Take(released.VmId, released.Epoch);
+                break;
+        }
+    }
+
+    /// <summary>Puts back a reservation of a snapshot.</summary>
+    public void Add(Reservation reservation)
+    {
+        ArgumentNullException.ThrowIfNull(reservation);
+        if (!_reservations.TryAdd((reservation.VmId, reservation.Epoch), reservation))
+            throw new InvalidOperationException($"{reservation.VmId} epoch {reservation.Epoch} is promised already.");
+        if (!reservation.Vacated)
+        {
+            ReservedCpus += reservation.Cpus;
+            ReservedMemoryMib += reservation.MemoryMib;
+        }
+    }
+
+    private Reservation Take(string vmId, ulong epoch)
+    {
+        if (!_reservations.Remove((vmId, epoch), out var reservation))
+            throw new InvalidOperationException($"{vmId} epoch {epoch} has no reservation here.");
+        if (!reservation.Vacated)
+        {
+            ReservedCpus -= reservation.Cpus;
+            ReservedMemoryMib -= reservation.MemoryMib;
+        }
+        return reservation;
+    }
+
+    // A host that came back with less memory has promised more than its cap: nothing is free then.
+    private static ulong Left(ulong cap, ulong reserved) => cap > reserved ? cap - reserved : 0;
+
+    private static Rejection Rejected(string reason, ulong wanted, ulong free) =>
+        new() { Reason = reason, Hosts = 1, Wanted = wanted, MostFree = free };
+}

@@ -1,0 +1,300 @@
+using Akka.Actor;
+using Akka.Event;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>The side towards the agent: its session, orders to it, reports from it.</summary>
+internal sealed partial class HostActor
+{
+    /// <summary>
+    /// Audits between two looks at what ended microVMs left here. Their microVM says when it starts elsewhere; this is for the word that got lost.
+    /// </summary>
+    private const int RemainsAuditEvery = 10;
+
+    private readonly Dictionary<string, CommandHost> _launchesBehindRemains = new(StringComparer.Ordinal);
+    private int _audits;
+
+    private void OnSessionOpened(Hello hello)
+    {
+        var session = Sender;
+        if (session.Equals(_session))
+        {
+            // Our first answer was lost on the way.
+            Reconcile(hello);
+            return;
+        }
+        var connected = new HostConnected
+        {
+            At = At,
+            Id = _id,
+            Inventory = hello.Inventory,
+            AgentVersion = hello.AgentVersion,
+            BootId = hello.BootId,
+        };
+        Store([connected], () =>
+        {
+            // The newest stream wins: an agent that restarted must not wait for the time-out of the one before. Two agents that
+            // use one name push each other out, which both logs show.
+            if (_session is { } older && !older.Equals(session))
+            {
+                _log.Warning("Host {HostId}: a newer stream of agent {AgentInstance} replaces the one before", _id, hello.AgentInstance);
+                Context.Unwatch(older);
+                older.Tell(Ended("replaced", "A newer stream of this host was opened. If this agent did not restart, another agent uses the same host id."));
+            }
+            _session = session;
+            Context.Watch(session);
+            Reconcile(hello);
+            PublishView();
+            StartTimers();
+        });
+    }
+
+    /// <summary>Compares what the agent has with what was promised here; both sides end up with the same.</summary>
+    private void Reconcile(Hello hello)
+    {
+        _presence.Hello(hello.Vms.Where(report => report.State != HostVmState.Removed).Select(report => (report.VmId, report.Epoch)));
+        var welcome = new Welcome { HeartbeatMs = (uint)_options.Heartbeat.TotalMilliseconds };
+        welcome.Unknown.AddRange(hello.Vms
+            .Where(report => report.State != HostVmState.Removed && _ledger.Find(report.VmId, report.Epoch) is null)
+            .Select(report => new VmEpoch { VmId = report.VmId, Epoch = report.Epoch }));
+        _session!.Tell(new SessionAccepted { Welcome = welcome });
+        _log.Info(
+            "Host {HostId} is connected: agent {AgentVersion}, {Known} microVMs of which {Unknown} are not placed on it",
+            _id, hello.AgentVersion, hello.Vms.Count, welcome.Unknown.Count);
+
+        foreach (var report in hello.Vms.Where(report => report.State == HostVmState.Removed || _ledger.Find(report.VmId, report.Epoch) is not null))
+            OnSessionReport(report);
+        foreach (var held in _ledger.Reservations)
+            AskWhetherMeant(held);
+    }
+
+    private void OnSessionAlive()
+    {
+        if (Sender.Equals(_session))
+        {
+            Sender.Tell(new SessionConfirmed());
+            return;
+        }
+        // This actor moved or restarted and knows nothing of the stream: the agent dials again and says Hello anew.
+        Sender.Tell(Ended("reconnect", "The control plane moved this host to another node; dial again."));
+        if (!Exists)
+            Leave();
+    }
+
+    private void OnSessionLost(string detail)
+    {
+        if (_session is { } session)
+            Context.Unwatch(session);
+        _session = null;
+        _presence.Lost();
+        _launchesBehindRemains.Clear();
+        _log.Info("Host {HostId} is disconnected: {Detail}", _id, detail);
+        if (_record is { State: HostState.Connected })
+            Store([new HostDisconnected { At = At, Detail = detail }], PublishView);
+    }
+
+    private static SessionEnded Ended(string code, string message) => new() { Problem = new Problem { Code = code, Message = message } };
+
+    // --- orders ---
+
+    private void OnCommandHost(CommandHost command)
+    {
+        var caller = Sender;
+        if (_ledger.Find(command.VmId, command.Epoch) is not { } held)
+        {
+            Answer(caller, command, HostCommandOutcome.Gone);
+            if (!Exists)
+                Leave();
+            return;
+        }
+        _presence.Confirm(command.VmId, command.Epoch);
+        if (!Connected)
+        {
+            Answer(caller, command, HostCommandOutcome.NotConnected);
+            return;
+        }
+        switch (command.CommandCase)
+        {
+            case CommandHost.CommandOneofCase.Launch:
+                Launch(command);
+                break;
+            case CommandHost.CommandOneofCase.Stop when !_presence.IsAbsent(command.VmId, command.Epoch):
+                Send(new SchedulerMessage { Stop = command.Stop });
+                break;
+            case CommandHost.CommandOneofCase.Remove when !_presence.IsAbsent(command.VmId, command.Epoch):
+                Send(new SchedulerMessage { Remove = command.Remove });
+                break;
+            default:
+                // Never launched, or the agent said Hello without it: there is nothing to stop or to remove.
+                Release(held, () => Answer(caller, command, HostCommandOutcome.Gone));
+                return;
+        }
+        Answer(caller, command, HostCommandOutcome.Accepted);
+    }
+
+    private void Launch(CommandHost command)
+    {
+        // What an earlier run left here goes first, so that a host never has two epochs of one microVM side by side.
+        var remains = _ledger.Reservations.Where(held => held.VmId == command.VmId && held.Epoch < command.Epoch).ToList();
+        if (remains.Count > 0)
+        {
+            _launchesBehindRemains[command.VmId] = command;
+            foreach (var held in remains)
+            {
+                _presence.Unwanted(held.VmId, held.Epoch);
+                Discard(held);
+            }
+            return;
+        }
+        _presence.Launched(command.VmId, command.Epoch);
+        Send(new SchedulerMessage { Launch = command.Launch });
+    }
+
+    private void Send(SchedulerMessage message) => _session?.Tell(new SessionSend { Message = message });
+
+    private void Answer(IActorRef caller, CommandHost command, HostCommandOutcome outcome) =>
+        caller.Tell(new HostCommandAnswer { VmId = command.VmId, HostId = _id, Epoch = command.Epoch, Outcome = outcome });
+
+    // --- reservations that may not be meant ---
+
+    private void OnAudit()
+    {
+        var before = _options.Clock.GetUtcNow() - _options.ReservationAudit;
+        var alsoRemains = ++_audits % RemainsAuditEvery == 0;
+        foreach (var held in _ledger.Reservations.ToList())
+        {
+            if (_presence.IsUnwanted(held.VmId, held.Epoch))
+                Discard(held);
+            else if (_presence.IsDoubtful(held.VmId, held.Epoch, before) || (held.Vacated && alsoRemains))
+                AskWhetherMeant(held);
+        }
+    }
+
+    private void AskWhetherMeant(Reservation held) => _vms.Tell(new CheckPlacement
+    {
+        VmId = held.VmId,
+        HostId = _id,
+        Epoch = held.Epoch,
+        Present = !_presence.IsAbsent(held.VmId, held.Epoch),
+    }, Self);
+
+    private void OnVerdict(PlacementVerdict verdict)
+    {
+        if (_ledger.Find(verdict.VmId, verdict.Epoch) is not { } held)
+            return;
+        if (verdict.Keep)
+        {
+            _presence.Confirm(verdict.VmId, verdict.Epoch);
+            return;
+        }
+        _presence.Unwanted(verdict.VmId, verdict.Epoch);
+        Discard(held);
+    }
+
+    /// <summary>Releases it if the agent has nothing of it, else has it removed; the audit repeats that until it is gone.</summary>
+    private void Discard(Reservation held)
+    {
+        if (!Connected)
+            return;
+        if (_presence.IsAbsent(held.VmId, held.Epoch))
+            Release(held, static () => { });
+        else
+            Send(new SchedulerMessage { Remove = new RemoveVm { VmId = held.VmId, Epoch = held.Epoch } });
+    }
+
+    /// <summary>Nothing of it is here any more.</summary>
+    private void Release(Reservation held, Action then)
+    {
+        var released = new HostReleased
+        {
+            At = At,
+            VmId = held.VmId,
+            Epoch = held.Epoch,
+            WasReserved = !held.Vacated,
+            Cpus = held.Vacated ? 0 : held.Cpus,
+            MemoryMib = held.Vacated ? 0 : held.MemoryMib,
+        };
+        Store([released], () =>
+        {
+            _presence.Forget(held.VmId, held.Epoch);
+            PublishView();
+            then();
+            if (_launchesBehindRemains.Remove(held.VmId, out var waiting) && _ledger.Find(waiting.VmId, waiting.Epoch) is not null)
+                Launch(waiting);
+        });
+    }
+
+    // --- reports ---
+
+    /// <summary>
+    /// What the agent says of one of its microVMs. The ledger is brought up to date first, then the microVM hears it and stores it;
+    /// only then is the agent told that it need not repeat it.
+    /// </summary>
+    private void OnSessionReport(VmReport report)
+    {
+        var held = _ledger.Find(report.VmId, report.Epoch);
+        switch (report.State)
+        {
+            case HostVmState.Removed:
+                if (held is not null)
+                    Release(held, () => Relay(report));
+                else
+                    Relay(report);
+                break;
+            case var _ when held is null:
+                // Not promised here: it may not stay, whoever started it. The microVM itself is not asked; a host speaks of its own only.
+                Acknowledge(report.VmId, report.Epoch, report.Sequence);
+                Send(new SchedulerMessage { Remove = new RemoveVm { VmId = report.VmId, Epoch = report.Epoch } });
+                break;
+            case HostVmState.Ended or HostVmState.Failed when !held.Vacated:
+                var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.Cpus, MemoryMib = held.MemoryMib };
+                Store([vacated], () =>
+                {
+                    PublishView();
+                    Relay(report);
+                });
+                break;
+            default:
+                Relay(report);
+                break;
+        }
+    }
+
+    private void Relay(VmReport report) =>
+        _vms.Tell(new HostReport { VmId = report.VmId, HostId = _id, Report = report }, Self);
+
+    private void OnReportAnswer(HostReportAnswer answer)
+    {
+        Acknowledge(answer.VmId, answer.Epoch, answer.Sequence);
+        if (answer.Stale && _ledger.Find(answer.VmId, answer.Epoch) is { } held)
+        {
+            _presence.Unwanted(held.VmId, held.Epoch);
+            Discard(held);
+        }
+    }
+
+    private void Acknowledge(string vmId, ulong epoch, ulong sequence) =>
+        Send(new SchedulerMessage { ReportAck = new VmReportAck { VmId = vmId, Epoch = epoch, Sequence = sequence } });
+
+    // --- consoles ---
+
+    private void OnConsole(object message)
+    {
+        if (_session is { } session && Connected)
+        {
+            session.Forward(message);
+            return;
+        }
+        Sender.Tell(new ConsoleRefused
+        {
+            Problem = Exists
+                ? new Problem { Code = "unavailable", Message = $"Host '{_id}' is not connected." }
+                : new Problem { Code = "not_found", Message = $"There is no host '{_id}'." },
+        });
+        if (!Exists)
+            Leave();
+    }
+}

@@ -1,0 +1,350 @@
+using Akka.Actor;
+using Akka.Cluster.Sharding;
+using Akka.Cluster.Tools.PublishSubscribe;
+using Akka.Event;
+using Akka.Persistence;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>
+/// One host. It alone promises the host's capacity, so that nothing is promised twice however many nodes place at once; it
+/// carries orders to the agent's session and reports back to the microVMs. What it stores is who holds room here; what the agent
+/// has is learned anew from every Hello.
+/// </summary>
+internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
+{
+    private readonly string _id;
+    private readonly CellOptions _options;
+    private readonly LateRegion _vms;
+    private readonly CapacityCaps _caps;
+    private readonly CapacityLedger _ledger = new();
+    private readonly HostPresence _presence = new();
+    private readonly IActorRef _mediator = DistributedPubSub.Get(Context.System).Mediator;
+    private readonly ILoggingAdapter _log = Context.GetLogger();
+
+    private HostRecord? _record;
+    private IActorRef? _session;
+    private int _eventsSinceSnapshot;
+    private bool _leaving;
+
+    /// <param name="id">The host's id: the entity id of the shard.</param>
+    /// <param name="options">Of the node.</param>
+    /// <param name="vms">Takes every <see cref="IToVm"/>.</param>
+    public HostActor(string id, CellOptions options, LateRegion vms)
+    {
+        _id = id;
+        _options = options;
+        _vms = vms;
+        _caps = new CapacityCaps(options.CpuRatio, options.MemoryRatio);
+    }
+
+    public override string PersistenceId => PersistenceIds.Host(_id);
+
+    public ITimerScheduler Timers { get; set; } = null!;
+
+    private bool Exists => _record is { State: not HostState.Removed };
+
+    private bool Connected => _session is not null && _record is { State: HostState.Connected };
+
+    private Timestamp At => Timestamp.FromDateTimeOffset(_options.Clock.GetUtcNow());
+
+    private sealed class Audit : INoSerializationVerificationNeeded
+    {
+        public static readonly Audit Instance = new();
+    }
+
+    private sealed class Announce : INoSerializationVerificationNeeded
+    {
+        public static readonly Announce Instance = new();
+    }
+
+    private sealed class Left : INoSerializationVerificationNeeded
+    {
+        public static readonly Left Instance = new();
+    }
+
+    protected override void OnRecover(object message)
+    {
+        switch (message)
+        {
+            case SnapshotOffer { Snapshot: HostSnapshot snapshot }:
+                _record = snapshot.Record;
+                foreach (var entry in snapshot.Entries)
+                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated));
+                break;
+            case IMessage stored:
+                Take(stored);
+                break;
+            case RecoveryCompleted:
+                OnRecovered();
+                break;
+        }
+    }
+
+    private void OnRecovered()
+    {
+        if (_record is null)
+            return; // The first message decides whether there is such a host.
+        if (!Exists)
+        {
+            Leave();
+            return;
+        }
+        // The stream ended with the actor before: there is none until the agent dials again.
+        if (_record.State == HostState.Connected)
+            Store([new HostDisconnected { At = At, Detail = "The control plane restarted." }], PublishView);
+        else
+            PublishView();
+        StartTimers();
+    }
+
+    private void StartTimers()
+    {
+        if (!Timers.IsTimerActive(Audit.Instance))
+        {
+            Timers.StartPeriodicTimer(Audit.Instance, Audit.Instance, _options.ReservationAudit);
+            Timers.StartPeriodicTimer(Announce.Instance, Announce.Instance, _options.HostAnnounce);
+        }
+    }
+
+    protected override void OnCommand(object message)
+    {
+        switch (message)
+        {
+            case SessionOpened opened:
+                OnSessionOpened(opened.Hello);
+                break;
+            case SessionAlive:
+                OnSessionAlive();
+                break;
+            case SessionClosed closed when Sender.Equals(_session):
+                OnSessionLost(closed.Detail);
+                break;
+            case Terminated terminated when terminated.ActorRef.Equals(_session):
+                OnSessionLost("The stream ended without a word.");
+                break;
+            case SessionReport report when Sender.Equals(_session):
+                OnSessionReport(report.Report);
+                break;
+            case HostReportAnswer answer:
+                OnReportAnswer(answer);
+                break;
+            case ReserveRoom reserve:
+                OnReserve(reserve);
+                break;
+            case CommandHost command:
+                OnCommandHost(command);
+                break;
+            case PlacementVerdict verdict:
+                OnVerdict(verdict);
+                break;
+            case ReadHost:
+                Reply(Sender, Exists ? null : NotFound());
+                break;
+            case RemoveHost:
+                OnRemove();
+                break;
+            case ConsoleRequest or ConsoleWrite:
+                OnConsole(message);
+                break;
+            case Audit:
+                OnAudit();
+                break;
+            case Announce:
+                PublishView();
+                break;
+            case Left:
+                OnLeft();
+                break;
+            case SaveSnapshotSuccess saved:
+                // Only the newest is ever read.
+                DeleteSnapshots(new SnapshotSelectionCriteria(saved.Metadata.SequenceNr - 1));
+                break;
+            case SaveSnapshotFailure failed:
+                _log.Warning(failed.Cause, "Host {HostId} could not store its snapshot; the next one will be tried in {Events} events", _id, _options.HostSnapshotEvery);
+                break;
+            case SessionClosed or Terminated or SessionReport or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
+                break; // of a session that was replaced; or housekeeping that comes again
+            default:
+                Unhandled(message);
+                break;
+        }
+    }
+
+    // --- capacity ---
+
+    private void OnReserve(ReserveRoom reserve)
+    {
+        var caller = Sender;
+        if (_ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false })
+        {
+            AnswerRoom(caller, reserve, null);
+            return;
+        }
+        var demand = Demand.Of(reserve.Spec ?? new VmSpec());
+        if (Refusal(reserve, demand) is { } refusal)
+        {
+            AnswerRoom(caller, reserve, refusal);
+            if (!Exists)
+                Leave();
+            return;
+        }
+        var reserved = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib };
+        Store([reserved], () =>
+        {
+            _presence.Reserved(reserve.VmId, reserve.Epoch, _options.Clock.GetUtcNow());
+            AnswerRoom(caller, reserve, null);
+            PublishView();
+        });
+    }
+
+    private Rejection? Refusal(ReserveRoom reserve, Demand demand)
+    {
+        if (!Connected)
+            return Rejected(RejectionReason.Disconnected);
+        // The same epoch vacated, or a newer one: the question is old.
+        if (_ledger.Reservations.Any(held => held.VmId == reserve.VmId && held.Epoch >= reserve.Epoch))
+            return Rejected(RejectionReason.Stale);
+        if (demand.Host.Length > 0 && demand.Host != _id)
+            return Rejected(RejectionReason.OtherHost);
+        if (!demand.DriverFits(_record!.Inventory))
+            return Rejected(RejectionReason.Driver);
+        return _ledger.Check(demand, _record.Inventory, _caps);
+    }
+
+    private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };
+
+    private void AnswerRoom(IActorRef caller, ReserveRoom reserve, Rejection? rejection) =>
+        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection });
+
+    // --- the API ---
+
+    private void OnRemove()
+    {
+        var caller = Sender;
+        if (!Exists)
+        {
+            Reply(caller, NotFound());
+            return;
+        }
+        if (Connected)
+        {
+            Reply(caller, new CellProblem("host_connected", $"The agent of host '{_id}' is connected. Stop it, then remove the host."));
+            return;
+        }
+        var placed = _ledger.Reservations.Count(held => !held.Vacated);
+        if (placed > 0)
+        {
+            Reply(caller, new CellProblem("host_in_use", $"{placed} microVMs are placed on host '{_id}'. Delete them, or bring the host back."));
+            return;
+        }
+        // Remains of ended microVMs go with the host; if it ever comes back, Welcome tells it to remove them.
+        var events = _ledger.Reservations
+            .Select(held => (IMessage)new HostReleased { At = At, VmId = held.VmId, Epoch = held.Epoch })
+            .Append(new HostRemoved { At = At })
+            .ToList();
+        Store(events, () =>
+        {
+            Timers.CancelAll();
+            PublishView();
+            Reply(caller, null);
+        });
+    }
+
+    private void Reply(IActorRef caller, CellProblem? problem)
+    {
+        caller.Tell(new HostReply
+        {
+            Host = _record,
+            Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
+        });
+        if (!Exists)
+            Leave();
+    }
+
+    private CellProblem NotFound() => new("not_found", $"There is no host '{_id}'.");
+
+    // --- what is stored ---
+
+    private void Take(IMessage stored)
+    {
+        _record = HostFold.Apply(_record, stored);
+        _ledger.Apply(stored);
+    }
+
+    /// <summary>Stores the events, then runs <paramref name="then"/>.</summary>
+    private void Store(IReadOnlyCollection<IMessage> events, Action then)
+    {
+        if (events.Count == 0)
+        {
+            then();
+            return;
+        }
+        var left = events.Count;
+        PersistAll(events, stored =>
+        {
+            Take(stored);
+            _eventsSinceSnapshot++;
+            if (--left > 0)
+                return;
+            then();
+            SnapshotIfDue();
+        });
+    }
+
+    private void SnapshotIfDue()
+    {
+        if (_eventsSinceSnapshot < _options.HostSnapshotEvery)
+            return;
+        _eventsSinceSnapshot = 0;
+        var snapshot = new HostSnapshot { Record = _record!.Clone() };
+        snapshot.Entries.AddRange(_ledger.Reservations.Select(held => new LedgerEntry
+        {
+            VmId = held.VmId,
+            Epoch = held.Epoch,
+            Cpus = held.Cpus,
+            MemoryMib = held.MemoryMib,
+            Vacated = held.Vacated,
+        }));
+        SaveSnapshot(snapshot);
+    }
+
+    private void PublishView()
+    {
+        if (_record is null)
+            return;
+        _mediator.Tell(new Publish(PlacementActor.HostViewTopic, new HostView
+        {
+            HostId = _id,
+            Connected = Connected,
+            Inventory = _record.Inventory,
+            ReservedCpus = _record.ReservedCpus,
+            ReservedMemoryMib = _record.ReservedMemoryMib,
+            Version = _record.Version,
+            CpuRatio = _options.CpuRatio,
+            MemoryRatio = _options.MemoryRatio,
+        }));
+    }
+
+    /// <summary>A host that never was or is removed leaves no actor behind and is not remembered.</summary>
+    private void Leave()
+    {
+        if (_leaving)
+            return;
+        _leaving = true;
+        Context.Parent.Tell(new Passivate(Left.Instance));
+    }
+
+    private void OnLeft()
+    {
+        // It joined after all, by a message that overtook: wake it again, or its shard would forget it.
+        if (Exists)
+            Context.Parent.Tell(new ReadHost { HostId = _id }, ActorRefs.NoSender);
+        Context.Stop(Self);
+    }
+}

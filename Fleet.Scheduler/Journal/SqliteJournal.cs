@@ -1,0 +1,78 @@
+using Akka.Persistence.Sql.Config;
+using LinqToDB;
+using LinqToDB.DataProvider.SQLite;
+using Microsoft.Data.Sqlite;
+
+namespace Fleet.Scheduler.Journal;
+
+/// <summary>The journal's file: where it is, how it is opened, what makes a commit durable.</summary>
+internal sealed class SqliteJournal
+{
+    /// <summary>
+    /// FULL: an acknowledged event is on the disk, not only with the kernel, so it survives a power cut too. With the gate a commit
+    /// carries many events, which makes FULL nearly free; NORMAL would be safe against kill -9 only.
+    /// busy_timeout is for a second process on the file (a backup, an operator's shell): SQLite then waits by itself.
+    /// </summary>
+    internal const string ConnectionPragmas = "pragma synchronous = full; pragma busy_timeout = 5000;";
+
+    private readonly string _connectionString;
+    private readonly SemaphoreSlim _gate = new(1, 1);
+
+    private SqliteJournal(string path)
+    {
+        FilePath = path;
+        _connectionString = new SqliteConnectionStringBuilder
+        {
+            DataSource = path,
+            Mode = SqliteOpenMode.ReadWriteCreate,
+            Pooling = true,
+        }.ToString();
+    }
+
+    public string FilePath { get; }
+
+    /// <summary>Makes the folder and the file if need be and switches the file to a write-ahead log, which stays so.</summary>
+    /// <exception cref="CellStartException">The folder can't be made or written, or the file is no SQLite database.</exception>
+    public static SqliteJournal Open(string dataDirectory)
+    {
+        var path = Path.Combine(Path.GetFullPath(dataDirectory), "journal.db");
+        try
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+            var journal = new SqliteJournal(path);
+            using var connection = journal.Connect();
+            connection.Open();
+            using var command = connection.CreateCommand();
+            command.CommandText = "pragma journal_mode = wal;";
+            var mode = command.ExecuteScalar() as string;
+            if (!string.Equals(mode, "wal", StringComparison.OrdinalIgnoreCase))
+            {
+                throw new CellStartException(
+                    $"The journal {path} can't use a write-ahead log (SQLite says '{mode}'). Put the data directory on a local file system.");
+            }
+            return journal;
+        }
+        catch (Exception fault) when (fault is IOException or UnauthorizedAccessException or SqliteException)
+        {
+            throw new CellStartException(
+                $"The journal {path} can't be opened: {fault.Message} Check that the data directory can be written and that the file is Fleet's.", fault);
+        }
+    }
+
+    /// <summary>What Akka.Persistence.Sql opens its connections with: journal, snapshots and queries go through the one gate.</summary>
+    public DataOptionsSetup ToSetup() => new(new DataOptions()
+        .UseConnectionString(ProviderName.SQLiteMS, _connectionString)
+        .UseConnectionFactory(SQLiteTools.GetDataProvider(SQLiteProvider.Microsoft), _ => Connect()));
+
+    private GatedSqliteConnection Connect() => new(_connectionString, _gate);
+
+    /// <summary>Closes the pooled connections, which checkpoints the log: the file alone is complete afterwards.</summary>
+    public void Close()
+    {
+        using var connection = new SqliteConnection(_connectionString);
+        SqliteConnection.ClearPool(connection);
+    }
+}
+
+/// <summary>The cell can't start; the message says why and what to do.</summary>
+public sealed class CellStartException(string message, Exception? inner = null) : Exception(message, inner);

@@ -1,0 +1,58 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Placement;
+
+/// <summary>What a microVM needs of a host.</summary>
+/// <param name="Cpus">vCPUs.</param>
+/// <param name="MemoryMib">MiB.</param>
+/// <param name="Driver"><c>auto</c>, or the driver that it must have.</param>
+/// <param name="OwnKernel">It brings a kernel of its own; else the host must boot a stock kernel.</param>
+/// <param name="Host">The only host that may carry it; empty: any.</param>
+public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnKernel, string Host)
+{
+    public const string AutoDriver = "auto";
+    public const string SimulatedDriver = "simulated";
+
+    public static Demand Of(VmSpec spec)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        return new(
+            spec.Cpus,
+            spec.MemoryMib,
+            spec.Driver.Length == 0 ? AutoDriver : spec.Driver,
+            spec.Boot is not null,
+            spec.Host);
+    }
+
+    /// <summary>Whether a host with this inventory has a driver that runs it.</summary>
+    public bool DriverFits(Inventory inventory)
+    {
+        ArgumentNullException.ThrowIfNull(inventory);
+        if (Driver == AutoDriver)
+            return inventory.AutoDriver.Length > 0;
+        foreach (var driver in inventory.Drivers)
+        {
+            // A simulated guest has no kernel; every other needs a driver that boots what it brings or what we bring.
+            if (driver.Name == Driver)
+                return driver.Usable && (OwnKernel || driver.StockKernels || Driver == SimulatedDriver);
+        }
+        return false;
+    }
+}
+
+/// <summary>Why a host can't carry a microVM: the reasons of <see cref="Rejection"/>.</summary>
+public static class RejectionReason
+{
+    public const string Disconnected = "disconnected";
+    public const string OtherHost = "host";
+    public const string Driver = "driver";
+    public const string Cpus = "cpus";
+    public const string Memory = "memory";
+
+    /// <summary>The reservation is for an epoch that is over.</summary>
+    public const string Stale = "stale";
+
+    /// <summary>The host's actor gave no answer in time.</summary>
+    public const string Unreachable = "unreachable";
+}

@@ -1,0 +1,94 @@
+using Akka.Actor;
+using Akka.Cluster.Tools.PublishSubscribe;
+using Akka.Event;
+using Fleet.Scheduler.Cell;
+
+namespace Fleet.Scheduler.Placement;
+
+/// <summary>Asks the node's own <see cref="PlacementActor"/>; never leaves the node.</summary>
+/// <param name="Demand">What is wanted.</param>
+/// <param name="Excluded">Hosts that said no just now.</param>
+/// <param name="Search">Comes back in the answer, so that an old answer is told from a new one.</param>
+internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, long Search) : INoSerializationVerificationNeeded;
+
+/// <summary>The answer to <see cref="FindHosts"/>.</summary>
+internal sealed record HostsFound(PlacementAdvice Advice, long Search) : INoSerializationVerificationNeeded;
+
+/// <summary>On the node's event stream: somewhere is more room than before.</summary>
+internal sealed class CapacityChanged : INoSerializationVerificationNeeded
+{
+    public static readonly CapacityChanged Instance = new();
+}
+
+/// <summary>
+/// One per node, in memory. Hears every host's view of itself and answers where a microVM could go. It decides nothing:
+/// a host's own actor admits.
+/// </summary>
+internal sealed class PlacementActor : UntypedActor, IWithTimers
+{
+    /// <summary>Topic on which every host actor tells every node about itself.</summary>
+    public const string HostViewTopic = "host-views";
+
+    /// <summary>Changes within this time wake the waiting microVMs once.</summary>
+    private static readonly TimeSpan WakeDelay = TimeSpan.FromMilliseconds(50);
+
+    private readonly HostIndex _index = new();
+    private readonly CellOptions _options;
+    private readonly TaskCompletionSource _ready;
+    private readonly ILoggingAdapter _log = Context.GetLogger();
+
+    /// <param name="options">Of the node.</param>
+    /// <param name="ready">Set when this actor hears what hosts say: before that no host actor should start.</param>
+    public PlacementActor(CellOptions options, TaskCompletionSource ready)
+    {
+        _options = options;
+        _ready = ready;
+    }
+
+    public ITimerScheduler Timers { get; set; } = null!;
+
+    private sealed class Wake : INoSerializationVerificationNeeded
+    {
+        public static readonly Wake Instance = new();
+    }
+
+    private sealed class DropSilent : INoSerializationVerificationNeeded
+    {
+        public static readonly DropSilent Instance = new();
+    }
+
+    protected override void PreStart()
+    {
+        DistributedPubSub.Get(Context.System).Mediator.Tell(new Subscribe(HostViewTopic, Self));
+        Timers.StartPeriodicTimer(DropSilent.Instance, DropSilent.Instance, _options.HostAnnounce);
+    }
+
+    protected override void OnReceive(object message)
+    {
+        switch (message)
+        {
+            case FindHosts find:
+                Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded), find.Search));
+                break;
+            case HostView view:
+                if (_index.Update(view, _options.Clock.GetUtcNow()) && !Timers.IsTimerActive(Wake.Instance))
+                    Timers.StartSingleTimer(Wake.Instance, Wake.Instance, WakeDelay);
+                break;
+            case Wake:
+                Context.System.EventStream.Publish(CapacityChanged.Instance);
+                break;
+            case DropSilent:
+                // Three announcements missed. The host may well live: its next word brings it back.
+                var dropped = _index.DropSilent(_options.Clock.GetUtcNow() - 3 * _options.HostAnnounce);
+                if (dropped > 0)
+                    _log.Warning("Placement forgot {Hosts} hosts that said nothing for {Silence}", dropped, 3 * _options.HostAnnounce);
+                break;
+            case SubscribeAck:
+                _ready.TrySetResult();
+                break;
+            default:
+                Unhandled(message);
+                break;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+using System.Globalization;
+using System.Text;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Placement;
+
+/// <summary>Adds up why hosts said no, and says it in words.</summary>
+public sealed class RejectionTally
+{
+    private readonly SortedDictionary<string, Rejection> _byReason = new(StringComparer.Ordinal);
+
+    public void Add(Rejection rejection)
+    {
+        ArgumentNullException.ThrowIfNull(rejection);
+        if (!_byReason.TryGetValue(rejection.Reason, out var sum))
+        {
+            _byReason.Add(rejection.Reason, rejection.Clone());
+            return;
+        }
+        sum.Hosts += rejection.Hosts;
+        sum.MostFree = Math.Max(sum.MostFree, rejection.MostFree);
+    }
+
+    public IReadOnlyList<Rejection> ToList() => [.. _byReason.Values];
+
+    /// <summary>Why the microVM is unplaced: a code of docs/api.md, "Reasons", and a sentence with the numbers.</summary>
+    public Reason Explain(Demand demand)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        uint Hosts(string reason) => _byReason.TryGetValue(reason, out var rejection) ? rejection.Hosts : 0;
+
+        var looked = (uint)_byReason.Where(row => row.Key != RejectionReason.OtherHost).Sum(row => row.Value.Hosts);
+        var connected = looked - Hosts(RejectionReason.Disconnected);
+        if (demand.Host.Length > 0 && connected == 0)
+        {
+            return new Reason
+            {
+                Code = "host_not_found",
+                Message = looked == 0
+                    ? $"No host named '{demand.Host}' is known. It is placed as soon as that host joins."
+                    : $"Host '{demand.Host}' is not connected. It is placed as soon as its agent is back.",
+            };
+        }
+        if (connected == 0)
+        {
+            return new Reason
+            {
+                Code = "no_hosts",
+                Message = looked == 0
+                    ? "No host has joined this cell yet. Start an agent with 'fleet host' or 'fleet up'."
+                    : $"None of the {looked} known hosts is connected. Look at the agents: 'fleet host list'.",
+            };
+        }
+        if (Hosts(RejectionReason.Driver) == connected)
+        {
+            var driver = demand.Driver == Demand.AutoDriver ? "any driver" : $"driver {demand.Driver}";
+            var kernel = demand.OwnKernel ? "a kernel of your own" : "the default image";
+            return new Reason
+            {
+                Code = "no_driver",
+                Message = $"None of the {connected} connected hosts can boot {kernel} with {driver}. 'fleet doctor' on a host says why.",
+            };
+        }
+
+        var message = new StringBuilder();
+        message.Append(CultureInfo.InvariantCulture, $"No host has room for {demand.Cpus} vCPUs and {demand.MemoryMib} MiB: ");
+        message.AppendJoin("; ", _byReason.Values.Select(Describe).Where(part => part.Length > 0));
+        message.Append('.');
+        return new Reason { Code = "no_capacity", Message = message.ToString() };
+    }
+
+    private static string Describe(Rejection rejection)
+    {
+        var hosts = rejection.Hosts == 1 ? "1 host" : $"{rejection.Hosts} hosts";
+        return rejection.Reason switch
+        {
+            RejectionReason.Memory => $"{hosts} short of memory (wanted {rejection.Wanted} MiB, most free {rejection.MostFree} MiB)",
+            RejectionReason.Cpus => $"{hosts} short of vCPUs (wanted {rejection.Wanted}, most free {rejection.MostFree})",
+            RejectionReason.Driver => $"{hosts} without the driver",
+            RejectionReason.Disconnected => $"{hosts} not connected",
+            RejectionReason.Unreachable => $"{hosts} gave no answer",
+            RejectionReason.Stale => $"{hosts} holds a newer reservation",
+            _ => "",
+        };
+    }
+}

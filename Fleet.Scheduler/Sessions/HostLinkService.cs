@@ -1,0 +1,133 @@
+using System.Threading.Channels;
+using Akka.Actor;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Grpc.Core;
+
+namespace Fleet.Scheduler.Sessions;
+
+/// <summary>
+/// Where agents dial in: carries messages between a gRPC stream and a <see cref="HostSession"/>, both ways within bounds.
+/// Knows nothing of microVMs.
+/// </summary>
+public sealed class HostLinkService : HostLink.HostLinkBase
+{
+    /// <summary>Messages that wait for a slow agent before its stream is cut. They are small: orders, acknowledgements.</summary>
+    private const int OutboundSize = 4096;
+
+    private readonly CellOptions _options;
+    private readonly IActorRef _sessions;
+
+    internal HostLinkService(CellOptions options, IActorRef sessions)
+    {
+        _options = options;
+        _sessions = sessions;
+    }
+
+    /// <inheritdoc/>
+    public override async Task Connect(
+        IAsyncStreamReader<HostMessage> requestStream,
+        IServerStreamWriter<SchedulerMessage> responseStream,
+        ServerCallContext context)
+    {
+        ArgumentNullException.ThrowIfNull(requestStream);
+        ArgumentNullException.ThrowIfNull(responseStream);
+        ArgumentNullException.ThrowIfNull(context);
+        var toAgent = Channel.CreateBounded<SchedulerMessage>(new BoundedChannelOptions(OutboundSize) { SingleReader = true });
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        using var window = new InboundWindow();
+        var session = await OpenAsync(toAgent.Writer).ConfigureAwait(false);
+        var reading = ReadAsync(requestStream, session, toAgent.Writer, window, end.Token);
+        try
+        {
+            await WriteAsync(responseStream, toAgent.Reader, end.Token).ConfigureAwait(false);
+        }
+        finally
+        {
+            // Both halves end together: the session may have closed the channel, or the agent may be gone.
+            session.Tell(new StreamEnded("The stream ended."));
+            await end.CancelAsync().ConfigureAwait(false);
+            await reading.ConfigureAwait(false);
+            // The session gives back every place of the window; it must be gone before the window is.
+            await session.WatchAsync().WaitAsync(_options.AskTimeout).ConfigureAwait(false);
+        }
+    }
+
+    private async Task<IActorRef> OpenAsync(ChannelWriter<SchedulerMessage> toAgent)
+    {
+        var answer = await _sessions.Ask<SessionStarted>(new StartSession(toAgent), _options.AskTimeout).ConfigureAwait(false);
+        return answer.Session
+            ?? throw new RpcException(new Grpc.Core.Status(StatusCode.ResourceExhausted, $"This node serves {_options.SessionsPerNode} agents already."));
+    }
+
+    private static async Task ReadAsync(
+        IAsyncStreamReader<HostMessage> fromAgent,
+        IActorRef session,
+        ChannelWriter<SchedulerMessage> toAgent,
+        InboundWindow window,
+        CancellationToken end)
+    {
+        var detail = "The agent closed the stream.";
+        try
+        {
+            while (await fromAgent.MoveNext(end).ConfigureAwait(false))
+            {
+                var message = fromAgent.Current;
+                if (HostMessageRules.Check(message) is { } wrong)
+                {
+                    session.Tell(new SessionEnded { Problem = new Problem { Code = "invalid_message", Message = wrong } });
+                    return;
+                }
+                await window.EnterAsync(end).ConfigureAwait(false);
+                session.Tell(new FromAgent(message, window));
+            }
+        }
+        catch (Exception fault) when (fault is OperationCanceledException or IOException or RpcException or InvalidOperationException)
+        {
+            detail = "The stream broke off.";
+        }
+        session.Tell(new StreamEnded(detail));
+        toAgent.TryComplete();
+    }
+
+    private static async Task WriteAsync(
+        IServerStreamWriter<SchedulerMessage> responseStream,
+        ChannelReader<SchedulerMessage> toAgent,
+        CancellationToken end)
+    {
+        try
+        {
+            await foreach (var message in toAgent.ReadAllAsync(end).ConfigureAwait(false))
+                await responseStream.WriteAsync(message, end).ConfigureAwait(false);
+        }
+        catch (Exception fault) when (fault is OperationCanceledException or IOException or RpcException or InvalidOperationException)
+        {
+            // The agent is gone; the session hears it from our caller, and the agent will dial again.
+        }
+    }
+}
+
+/// <summary>Starts a session that sends to this channel.</summary>
+internal sealed record StartSession(ChannelWriter<SchedulerMessage> ToAgent) : INoSerializationVerificationNeeded;
+
+/// <summary>Null: there are too many.</summary>
+internal sealed record SessionStarted(IActorRef? Session) : INoSerializationVerificationNeeded;
+
+/// <summary>Parent of this node's sessions. One that fails is stopped, not restarted: its stream is gone, the agent dials again.</summary>
+internal sealed class SessionsActor(CellOptions options, IActorRef hosts) : UntypedActor
+{
+    protected override SupervisorStrategy SupervisorStrategy() => new OneForOneStrategy(_ => Directive.Stop);
+
+    protected override void OnReceive(object message)
+    {
+        if (message is not StartSession start)
+        {
+            Unhandled(message);
+            return;
+        }
+        var session = Context.GetChildren().Count() < options.SessionsPerNode
+            ? Context.ActorOf(Props.Create(() => new HostSession(options, hosts, start.ToAgent)))
+            : null;
+        Sender.Tell(new SessionStarted(session));
+    }
+}

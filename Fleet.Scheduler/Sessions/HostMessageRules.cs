@@ -1,0 +1,114 @@
+using System.Text.RegularExpressions;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Sessions;
+
+/// <summary>
+/// What an agent may send. It runs beside strangers' code, so every length and every name is looked at before anything else sees it;
+/// the first thing that is wrong ends the stream.
+/// </summary>
+internal static partial class HostMessageRules
+{
+    /// <summary>microVMs in one Hello: keeps it within a message between nodes (see maximum-frame-size in cluster.conf).</summary>
+    public const int MostVms = 4096;
+
+    /// <summary>Bytes of console in one message.</summary>
+    public const int MostConsoleBytes = 64 * 1024;
+
+    private const int MostDrivers = 16;
+    private const int MostLabels = 64;
+    private const int MostText = 1024;
+    private const int MostName = 64;
+
+    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,39}$")]
+    private static partial Regex HostIdForm();
+
+    [GeneratedRegex("^[a-z0-9_]{1,64}$")]
+    private static partial Regex CodeForm();
+
+    public static bool IsHostId(string id) => HostIdForm().IsMatch(id);
+
+    /// <summary>What is wrong with the message; null: nothing.</summary>
+    public static string? Check(HostMessage message) => message.BodyCase switch
+    {
+        HostMessage.BodyOneofCase.Hello => Check(message.Hello),
+        HostMessage.BodyOneofCase.Report => Check(message.Report),
+        HostMessage.BodyOneofCase.Console => Check(message.Console),
+        HostMessage.BodyOneofCase.Heartbeat => null,
+        HostMessage.BodyOneofCase.Goodbye => TooLong(message.Goodbye.Reason, MostText, "goodbye.reason"),
+        _ => "The message has no body that this version knows.",
+    };
+
+    private static string? Check(Hello hello)
+    {
+        if (!IsHostId(hello.HostId))
+            return "hello.host_id must match [a-z0-9][a-z0-9-]{0,39}.";
+        if (hello.Inventory is not { } inventory)
+            return "hello.inventory is missing.";
+        if (hello.Vms.Count > MostVms)
+            return $"hello.vms has {hello.Vms.Count} entries; at most {MostVms} are taken.";
+        var seen = new HashSet<(string, ulong)>(hello.Vms.Count);
+        foreach (var report in hello.Vms)
+        {
+            if (Check(report) is { } wrong)
+                return wrong;
+            if (!seen.Add((report.VmId, report.Epoch)))
+                return $"hello.vms names {report.VmId} epoch {report.Epoch} twice.";
+        }
+        return Check(inventory)
+            ?? TooLong(hello.AgentVersion, MostName, "hello.agent_version")
+            ?? TooLong(hello.BootId, MostName, "hello.boot_id")
+            ?? TooLong(hello.AgentInstance, MostName, "hello.agent_instance");
+    }
+
+    private static string? Check(Inventory inventory)
+    {
+        if (inventory.Cpus is 0 or > 65_536)
+            return $"inventory.cpus is {inventory.Cpus}; 1 to 65536 are possible.";
+        if (inventory.MemoryMib > 1UL << 30)
+            return $"inventory.memory_mib is {inventory.MemoryMib}; at most {1UL << 30} is possible.";
+        if (inventory.Drivers.Count > MostDrivers)
+            return $"inventory.drivers has {inventory.Drivers.Count} entries; at most {MostDrivers} are taken.";
+        if (inventory.Labels.Count > MostLabels)
+            return $"inventory.labels has {inventory.Labels.Count} entries; at most {MostLabels} are taken.";
+        foreach (var driver in inventory.Drivers)
+        {
+            if ((TooLong(driver.Name, MostName, "driver.name") ?? TooLong(driver.Detail, MostText, "driver.detail")) is { } wrong)
+                return wrong;
+        }
+        foreach (var (key, value) in inventory.Labels)
+        {
+            if ((TooLong(key, MostName, "label") ?? TooLong(value, 256, "label value")) is { } wrong)
+                return wrong;
+        }
+        return TooLong(inventory.AutoDriver, MostName, "inventory.auto_driver")
+            ?? TooLong(inventory.Kernel, 256, "inventory.kernel")
+            ?? TooLong(inventory.Architecture, MostName, "inventory.architecture");
+    }
+
+    private static string? Check(VmReport report)
+    {
+        if (!CellIds.IsVmId(report.VmId))
+            return "report.vm_id is no id of a microVM.";
+        if (report.Epoch == 0)
+            return $"report of {report.VmId}: epoch 0 was never placed.";
+        if (report.State == HostVmState.Unspecified || !Enum.IsDefined(report.State))
+            return $"report of {report.VmId}: state {(int)report.State} is unknown.";
+        if (report.Exit is { Status: < 0 or > 255 })
+            return $"report of {report.VmId}: exit status {report.Exit.Status} is not within 0 to 255.";
+        if (report.Reason is { } reason && !CodeForm().IsMatch(reason.Code))
+            return $"report of {report.VmId}: reason.code must match [a-z0-9_]{{1,64}}.";
+        return TooLong(report.Reason?.Message ?? "", MostText, "report.reason.message")
+            ?? TooLong(report.Driver, MostName, "report.driver");
+    }
+
+    private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes
+        ? $"console.data has {chunk.Data.Length} bytes; at most {MostConsoleBytes} are taken."
+        : TooLong(chunk.Error?.Code ?? "", MostName, "console.error.code")
+            ?? TooLong(chunk.Error?.Message ?? "", MostText, "console.error.message");
+
+    private static string? TooLong(string text, int most, string field) => text.Length > most
+        ? $"{field} has {text.Length} characters; at most {most} are taken."
+        : null;
+}

@@ -1,0 +1,228 @@
+using System.Threading.Channels;
+using Akka.Actor;
+using Akka.Event;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Sessions;
+
+/// <summary>A message of the agent, looked at and in order; <see cref="Done"/> lets the stream read on.</summary>
+internal sealed record FromAgent(HostMessage Message, InboundWindow Window) : INoSerializationVerificationNeeded
+{
+    public void Done() => Window.Leave();
+}
+
+/// <summary>The gRPC stream ended.</summary>
+internal sealed record StreamEnded(string Detail) : INoSerializationVerificationNeeded;
+
+/// <summary>
+/// One agent's stream on this node: speaks with the host's actor, wherever that lives, and with console readers. It ends when the
+/// agent is silent too long, when the agent does not take what it is sent, or when the host's actor says so.
+/// </summary>
+internal sealed class HostSession : UntypedActor, IWithTimers
+{
+    /// <summary>Between the answers of the host's actor to a Hello.</summary>
+    private static readonly TimeSpan HelloRetry = TimeSpan.FromSeconds(2);
+
+    private readonly CellOptions _options;
+    private readonly IActorRef _hosts;
+    private readonly ChannelWriter<SchedulerMessage> _toAgent;
+    private readonly SessionConsoles _consoles;
+    private readonly ReportsUnderWay _reports = new();
+    private readonly ILoggingAdapter _log = Context.GetLogger();
+
+    private Hello? _hello;
+    private bool _open;
+    private DateTimeOffset _startedAt;
+    private DateTimeOffset _agentHeardAt;
+    private DateTimeOffset _hostHeardAt;
+
+    /// <param name="options">Of the node.</param>
+    /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
+    /// <param name="toAgent">Bounded; completing it ends the stream.</param>
+    public HostSession(CellOptions options, IActorRef hosts, ChannelWriter<SchedulerMessage> toAgent)
+    {
+        _options = options;
+        _hosts = hosts;
+        _toAgent = toAgent;
+        _consoles = new SessionConsoles(Context, Send);
+    }
+
+    public ITimerScheduler Timers { get; set; } = null!;
+
+    private string HostId => _hello?.HostId ?? "";
+
+    private sealed class Tick : INoSerializationVerificationNeeded
+    {
+        public static readonly Tick Instance = new();
+    }
+
+    private sealed class SendHello : INoSerializationVerificationNeeded
+    {
+        public static readonly SendHello Instance = new();
+    }
+
+    protected override void PreStart()
+    {
+        _startedAt = _agentHeardAt = _hostHeardAt = _options.Clock.GetUtcNow();
+        Timers.StartPeriodicTimer(Tick.Instance, Tick.Instance, _options.Heartbeat);
+    }
+
+    protected override void PostStop()
+    {
+        _consoles.EndAll("The host's stream ended.");
+        _reports.LeaveAll();
+        _toAgent.TryComplete();
+    }
+
+    protected override void OnReceive(object message)
+    {
+        switch (message)
+        {
+            case FromAgent inbound:
+                OnAgent(inbound);
+                break;
+            case SessionAccepted accepted:
+                OnAccepted(accepted);
+                break;
+            case SessionConfirmed:
+                _hostHeardAt = _options.Clock.GetUtcNow();
+                break;
+            case SessionSend send:
+                Send(send.Message);
+                if (send.Message.ReportAck is { } ack)
+                    _reports.Leave(ack.VmId, ack.Epoch, ack.Sequence);
+                break;
+            case SessionEnded ended:
+                End(ended.Problem.Code, ended.Problem.Message);
+                break;
+            case StreamEnded ended:
+                Close(ended.Detail);
+                break;
+            case ConsoleRequest request:
+                _consoles.Open(request, Sender);
+                break;
+            case ConsoleGrant grant:
+                _consoles.Grant(grant, Sender);
+                break;
+            case ConsoleDone done:
+                _consoles.Done(done.StreamId, Sender);
+                break;
+            case ConsoleWrite write:
+                Send(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = write.VmId, Data = write.Data } });
+                Sender.Tell(new ConsoleWritten());
+                break;
+            case Terminated terminated:
+                _consoles.ReaderGone(terminated.ActorRef);
+                break;
+            case SendHello:
+                TellHello();
+                break;
+            case Tick:
+                OnTick();
+                break;
+            default:
+                Unhandled(message);
+                break;
+        }
+    }
+
+    private void OnAgent(FromAgent inbound)
+    {
+        _agentHeardAt = _options.Clock.GetUtcNow();
+        var message = inbound.Message;
+        if (message.BodyCase == HostMessage.BodyOneofCase.Hello ? _hello is not null : !_open)
+        {
+            inbound.Done();
+            End("invalid_message", _hello is null ? "The first message must be Hello." : "Hello may come once, and nothing before Welcome.");
+            return;
+        }
+        switch (message.BodyCase)
+        {
+            case HostMessage.BodyOneofCase.Hello:
+                _hello = message.Hello;
+                TellHello();
+                break;
+            case HostMessage.BodyOneofCase.Heartbeat:
+                Send(new SchedulerMessage { Heartbeat = new HeartbeatAck { Sequence = message.Heartbeat.Sequence } });
+                break;
+            case HostMessage.BodyOneofCase.Report:
+                // Holds its place in the window until the microVM has stored it: that is the agent's backpressure.
+                _reports.Enter(message.Report, inbound, _agentHeardAt);
+                _hosts.Tell(new SessionReport { HostId = HostId, Report = message.Report });
+                return;
+            case HostMessage.BodyOneofCase.Console:
+                if (_consoles.Chunk(message.Console) is { } wrong)
+                    End("invalid_message", wrong);
+                break;
+            case HostMessage.BodyOneofCase.Goodbye:
+                Close(message.Goodbye.Reason.Length == 0 ? "The agent said goodbye." : $"The agent said goodbye: {message.Goodbye.Reason}");
+                break;
+        }
+        inbound.Done();
+    }
+
+    private void TellHello()
+    {
+        _hosts.Tell(new SessionOpened { HostId = HostId, Hello = _hello });
+        Timers.StartSingleTimer(SendHello.Instance, SendHello.Instance, HelloRetry);
+    }
+
+    private void OnAccepted(SessionAccepted accepted)
+    {
+        Timers.Cancel(SendHello.Instance);
+        _hostHeardAt = _options.Clock.GetUtcNow();
+        if (_open)
+            return;
+        _open = true;
+        // The agent begins to beat with Welcome.
+        _agentHeardAt = _hostHeardAt;
+        Send(new SchedulerMessage { Welcome = accepted.Welcome });
+    }
+
+    private void OnTick()
+    {
+        var now = _options.Clock.GetUtcNow();
+        _reports.LeaveOlderThan(now - _options.HostDeadAfter);
+        if (!_open && now - _startedAt > (_hello is null ? _options.HostDeadAfter : _options.AskTimeout))
+        {
+            End(
+                _hello is null ? "no_hello" : "unavailable",
+                _hello is null ? "No Hello came." : "The control plane could not take the host in time; dial again.");
+        }
+        else if (_open && now - _agentHeardAt > _options.HostDeadAfter)
+        {
+            End("silent", $"Nothing came from the agent for {_options.HostDeadAfter}; dial again.");
+        }
+        else if (_open && now - _hostHeardAt > _options.HostDeadAfter)
+        {
+            End("unavailable", "The control plane lost the host's actor; dial again.");
+        }
+        else if (_open)
+        {
+            _hosts.Tell(new SessionAlive { HostId = HostId });
+        }
+    }
+
+    private void Send(SchedulerMessage message)
+    {
+        // Full means that the agent has not read hundreds of messages: what is lost is sent again after it has dialled anew.
+        if (!_toAgent.TryWrite(message))
+            Close("The agent does not read what it is sent.");
+    }
+
+    private void End(string code, string message)
+    {
+        _log.Info("The stream of host {HostId} ends: {Message}", HostId, message);
+        _toAgent.TryWrite(new SchedulerMessage { Refusal = new Refusal { Code = code, Message = message } });
+        Close(message);
+    }
+
+    private void Close(string detail)
+    {
+        if (_hello is not null)
+            _hosts.Tell(new SessionClosed { HostId = HostId, Detail = detail });
+        _toAgent.TryComplete();
+        Context.Stop(Self);
+    }
+}

@@ -1,0 +1,66 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>
+/// One try to find a host: which are still to be asked, who said no and why. Bounded: a host is asked once, and after
+/// <see cref="MostRefusals"/> the try is over.
+/// </summary>
+internal sealed class PlacementSearch(Demand demand, ulong epoch)
+{
+    /// <summary>Hosts that look free but say no: the index is far behind then, and a pause helps more than another question.</summary>
+    public const int MostRefusals = 16;
+
+    private readonly HashSet<string> _asked = new(StringComparer.Ordinal);
+    private readonly RejectionTally _refused = new();
+    private readonly Queue<string> _candidates = new();
+    private IReadOnlyList<Rejection> _rejectedByIndex = [];
+    private bool _indexHasMore = true;
+
+    public Demand Demand { get; } = demand;
+
+    public ulong Epoch { get; } = epoch;
+
+    /// <summary>The host whose answer is awaited; empty: none.</summary>
+    public string Asking { get; private set; } = "";
+
+    public IReadOnlySet<string> Asked => _asked;
+
+    public void Take(PlacementAdvice advice)
+    {
+        _candidates.Clear();
+        foreach (var host in advice.Hosts)
+            _candidates.Enqueue(host);
+        _rejectedByIndex = advice.Rejections;
+        _indexHasMore = advice.Hosts.Count > 0;
+    }
+
+    /// <summary>The next host to ask; null when there is none in the present advice.</summary>
+    public string? Next()
+    {
+        if (!_candidates.TryDequeue(out var host))
+            return null;
+        _asked.Add(host);
+        Asking = host;
+        return host;
+    }
+
+    /// <summary>The asked host said no, or nothing.</summary>
+    public void Refused(Rejection rejection)
+    {
+        _refused.Add(rejection);
+        Asking = "";
+    }
+
+    /// <summary>Whether the index should be asked again, without those that refused: its last advice was not its last word.</summary>
+    public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
+
+    public Reason Explain()
+    {
+        foreach (var rejection in _rejectedByIndex)
+            _refused.Add(rejection);
+        return _refused.Explain(Demand);
+    }
+}

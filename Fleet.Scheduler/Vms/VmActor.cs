@@ -1,0 +1,481 @@
+using Akka.Actor;
+using Akka.Cluster.Sharding;
+using Akka.Event;
+using Akka.Persistence;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>
+/// One microVM. A thin shell: <see cref="VmLife"/> decides, this stores, then answers, then pursues the goal of the new state
+/// and repeats itself until something answers. What it pursues follows from stored state alone, so a kill at any point is
+/// made good by recovery.
+/// </summary>
+internal sealed class VmActor : UntypedPersistentActor, IWithTimers
+{
+    private const string GoalTimer = "goal";
+    private const string WaitTimer = "wait";
+
+    /// <summary>An answer from the node's placement or from a host is late after this; the search then goes on without it.</summary>
+    private static readonly TimeSpan SearchPatience = TimeSpan.FromSeconds(5);
+
+    /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once.</summary>
+    private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
+
+    private static readonly TimeSpan WaitGranularity = TimeSpan.FromMilliseconds(100);
+
+    private readonly string _id;
+    private readonly CellOptions _options;
+    private readonly IActorRef _placement;
+    private readonly IActorRef _hosts;
+    private readonly VmWaiters _waiters;
+    private readonly ILoggingAdapter _log = Context.GetLogger();
+
+    private VmLife _life = VmLife.None;
+    private Goal _goal = new Goal.Rest();
+    private PlacementSearch? _search;
+    private long _searches;
+    private bool _capacityChangedMeanwhile;
+    private bool _launchHeard;
+    private int _tries;
+    private bool _leaving;
+
+    /// <param name="id">The microVM's id: the entity id of the shard.</param>
+    /// <param name="options">Of the node.</param>
+    /// <param name="placement">The node's <see cref="PlacementActor"/>.</param>
+    /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
+    public VmActor(string id, CellOptions options, IActorRef placement, IActorRef hosts)
+    {
+        _id = id;
+        _options = options;
+        _placement = placement;
+        _hosts = hosts;
+        _waiters = new VmWaiters(options.WaitersPerVm);
+    }
+
+    public override string PersistenceId => PersistenceIds.Vm(_id);
+
+    public ITimerScheduler Timers { get; set; } = null!;
+
+    /// <summary>No snapshots: a microVM has a handful of events, and asking for one is most of what starting a new actor costs.</summary>
+    public override Recovery Recovery => new(SnapshotSelectionCriteria.None);
+
+    private DateTimeOffset Now => _options.Clock.GetUtcNow();
+
+    private sealed class PursueAgain : INoSerializationVerificationNeeded
+    {
+        public static readonly PursueAgain Instance = new();
+    }
+
+    private sealed class SearchOverdue(long search) : INoSerializationVerificationNeeded
+    {
+        public long Search { get; } = search;
+    }
+
+    private sealed class Left : INoSerializationVerificationNeeded
+    {
+        public static readonly Left Instance = new();
+    }
+
+    private sealed class SettleWaiters : INoSerializationVerificationNeeded
+    {
+        public static readonly SettleWaiters Instance = new();
+    }
+
+    protected override void OnRecover(object message)
+    {
+        switch (message)
+        {
+            case IMessage stored:
+                _life = _life.Apply(stored);
+                break;
+            case RecoveryCompleted when _life.Record is { State: VmState.Deleted }:
+                Leave();
+                break;
+            case RecoveryCompleted when _life.Record is not null:
+                Pursue();
+                break;
+        }
+    }
+
+    protected override void OnCommand(object message)
+    {
+        switch (message)
+        {
+            case CreateVm create:
+                Carry(_life.Create(create.VmId, create.Spec ?? new VmSpec(), Now), Sender);
+                break;
+            case ReadVm:
+                Reply(Sender, Exists ? null : NotFound());
+                break;
+            case RequestStop stop:
+                Carry(_life.Stop(stop.GraceMs, Now), Sender);
+                break;
+            case RequestStart:
+                OnStart();
+                break;
+            case RequestDelete:
+                Carry(_life.Delete(Now), Sender);
+                break;
+            case AwaitVm wait:
+                OnAwait(wait);
+                break;
+            case HostsFound found when _search is not null && found.Search == _searches:
+                _search.Take(found.Advice);
+                AskNextHost();
+                break;
+            case RoomAnswer answer:
+                OnRoom(answer);
+                break;
+            case HostCommandAnswer answer:
+                OnCommandAnswer(answer);
+                break;
+            case HostReport report:
+                OnReport(report);
+                break;
+            case CheckPlacement check:
+                OnCheck(check);
+                break;
+            case CapacityChanged when _search is not null:
+                _capacityChangedMeanwhile = true;
+                break;
+            case CapacityChanged when _goal is Goal.FindPlace:
+                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, WakeSpread * Random.Shared.NextDouble());
+                break;
+            case SearchOverdue overdue when _search is not null && overdue.Search == _searches:
+                OnSearchOverdue();
+                break;
+            case PursueAgain:
+                Act();
+                break;
+            case Left:
+                OnLeft();
+                break;
+            case SettleWaiters:
+                if (_life.Record is { } record)
+                    Settle(record);
+                break;
+            case HostsFound or SearchOverdue or CapacityChanged:
+                break; // of a search that is over
+            default:
+                Unhandled(message);
+                break;
+        }
+    }
+
+    private bool Exists => _life.Record is { State: not VmState.Deleted };
+
+    private void OnStart()
+    {
+        var before = _life.Record;
+        var caller = Sender;
+        var decision = _life.Start(Now);
+        Store(decision, () =>
+        {
+            Reply(caller, decision.Problem);
+            // The next run may be elsewhere. If this word is lost, the old host asks by itself (CheckPlacement).
+            if (!decision.Events.IsEmpty && before is { Host.Length: > 0 })
+                TellVerdict(before.Host, before.Epoch, keep: false);
+        });
+    }
+
+    private void OnAwait(AwaitVm wait)
+    {
+        if (_life.Record is not { } record)
+        {
+            Reply(Sender, NotFound());
+            return;
+        }
+        if (!_waiters.TryAdd(Sender, wait.States, Now + TimeSpan.FromMilliseconds(wait.TimeoutMs)))
+        {
+            Reply(Sender, new CellProblem("unavailable", $"{_options.WaitersPerVm} callers wait for this microVM already; try again."));
+            return;
+        }
+        Settle(record);
+        if (!Exists)
+            Leave();
+    }
+
+    private void OnRoom(RoomAnswer answer)
+    {
+        var expected = _search is { } search && search.Asking == answer.HostId && search.Epoch == answer.Epoch;
+        if (answer.Rejection is { } rejection)
+        {
+            if (!expected)
+                return;
+            _search!.Refused(rejection);
+            AskNextHost();
+            return;
+        }
+        if (!expected)
+        {
+            // A late yes: good only if it is the placement that we have.
+            _ = _life.Check(answer.HostId, answer.Epoch, present: true, Now, out var keep);
+            if (!keep)
+                TellVerdict(answer.HostId, answer.Epoch, keep: false);
+            return;
+        }
+        EndSearch();
+        var decision = _life.Placed(answer.HostId, answer.Epoch, Now, out var wanted);
+        Store(decision, () =>
+        {
+            if (!wanted)
+                TellVerdict(answer.HostId, answer.Epoch, keep: false);
+        });
+    }
+
+    private void OnCommandAnswer(HostCommandAnswer answer)
+    {
+        if (_life.Record is not { } record || record.Host != answer.HostId || record.Epoch != answer.Epoch)
+            return;
+        var decision = answer.Outcome switch
+        {
+            HostCommandOutcome.Gone => _life.Gone(answer.HostId, answer.Epoch, Now),
+            HostCommandOutcome.NotConnected => _life.Reach(connected: false, Now),
+            HostCommandOutcome.Accepted => _life.Reach(connected: true, Now),
+            _ => Decision.Nothing,
+        };
+        Store(decision, static () => { });
+    }
+
+    private void OnReport(HostReport message)
+    {
+        var report = message.Report;
+        var host = Sender;
+        var decision = _life.Report(message.HostId, report, Now, out var stale);
+        if (!stale)
+            _launchHeard = true;
+        Store(decision, () => host.Tell(new HostReportAnswer
+        {
+            HostId = message.HostId,
+            VmId = _id,
+            Epoch = report.Epoch,
+            Sequence = report.Sequence,
+            Stale = stale,
+        }));
+        if (_life.Record is null)
+            Leave();
+    }
+
+    private void OnCheck(CheckPlacement check)
+    {
+        // Reserved, and the answer is on its way to us: nothing to say yet, the host asks again.
+        if (_search is { } search && search.Asking == check.HostId && search.Epoch == check.Epoch)
+            return;
+        var decision = _life.Check(check.HostId, check.Epoch, check.Present, Now, out var keep);
+        Store(decision, () =>
+        {
+            TellVerdict(check.HostId, check.Epoch, keep);
+            // It is back: what we want of it goes out now and not at the next repetition.
+            if (keep && _goal is Goal.Launch or Goal.Stop or Goal.Remove)
+            {
+                _tries = 0;
+                _launchHeard &= check.Present;
+                Act();
+            }
+        });
+        if (_life.Record is null)
+            Leave();
+    }
+
+    // --- store, answer, pursue ---
+
+    private void Carry(Decision decision, IActorRef caller) =>
+        Store(decision, () => Reply(caller, decision.Problem));
+
+    /// <summary>Stores the events, then runs <paramref name="then"/> (the answer), then pursues the goal of the new state.</summary>
+    private void Store(Decision decision, Action then)
+    {
+        if (decision.Events.IsEmpty)
+        {
+            then();
+            return;
+        }
+        var left = decision.Events.Length;
+        PersistAll(decision.Events, stored =>
+        {
+            _life = _life.Apply(stored);
+            if (--left > 0)
+                return;
+            then();
+            Settle(_life.Record!);
+            Pursue();
+            if (!Exists)
+                Leave();
+        });
+    }
+
+    private void Reply(IActorRef caller, CellProblem? problem)
+    {
+        caller.Tell(new VmReply
+        {
+            Vm = _life.Record,
+            Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
+        });
+        if (!Exists)
+            Leave();
+    }
+
+    private void Settle(VmRecord record)
+    {
+        _waiters.Settle(record, Now);
+        if (_waiters.IsEmpty)
+            Timers.Cancel(WaitTimer);
+        else if (!Timers.IsTimerActive(WaitTimer))
+            Timers.StartPeriodicTimer(WaitTimer, SettleWaiters.Instance, WaitGranularity);
+    }
+
+    /// <summary>Takes up the goal of the present state, if it is another one than before.</summary>
+    private void Pursue()
+    {
+        var goal = _life.Goal;
+        if (goal == _goal)
+            return;
+        var searched = _goal is Goal.FindPlace;
+        _goal = goal;
+        _tries = 0;
+        _launchHeard = false;
+        Timers.Cancel(GoalTimer);
+        EndSearch();
+        if (goal is Goal.FindPlace && !searched)
+            Context.System.EventStream.Subscribe(Self, typeof(CapacityChanged));
+        else if (goal is not Goal.FindPlace && searched)
+            Context.System.EventStream.Unsubscribe(Self, typeof(CapacityChanged));
+        Act();
+    }
+
+    /// <summary>Does what the goal wants, once, and sets the clock for the next time.</summary>
+    private void Act()
+    {
+        switch (_goal)
+        {
+            case Goal.FindPlace place:
+                Search(place.Epoch);
+                break;
+            case Goal.Launch launch when !_launchHeard:
+                Command(new CommandHost
+                {
+                    HostId = launch.Host,
+                    VmId = _id,
+                    Epoch = launch.Epoch,
+                    Launch = new LaunchVm { VmId = _id, Epoch = launch.Epoch, Spec = _life.Record!.Spec },
+                });
+                break;
+            case Goal.Stop stop:
+                Command(new CommandHost
+                {
+                    HostId = stop.Host,
+                    VmId = _id,
+                    Epoch = stop.Epoch,
+                    Stop = new StopVm { VmId = _id, Epoch = stop.Epoch, GraceMs = stop.GraceMs },
+                });
+                break;
+            case Goal.Remove remove:
+                Command(new CommandHost
+                {
+                    HostId = remove.Host,
+                    VmId = _id,
+                    Epoch = remove.Epoch,
+                    Remove = new RemoveVm { VmId = _id, Epoch = remove.Epoch },
+                });
+                break;
+        }
+    }
+
+    private void Command(CommandHost command)
+    {
+        _hosts.Tell(command);
+        var pause = _options.CommandRetryFirst * Math.Pow(2, Math.Min(_tries++, 10));
+        if (pause > _options.CommandRetryMost)
+            pause = _options.CommandRetryMost;
+        Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, pause * (0.75 + 0.5 * Random.Shared.NextDouble()));
+    }
+
+    // --- the search for a host ---
+
+    private void Search(ulong epoch)
+    {
+        if (_search is not null)
+            return;
+        _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch);
+        _capacityChangedMeanwhile = false;
+        AskIndex();
+    }
+
+    private void AskIndex()
+    {
+        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches));
+        Timers.StartSingleTimer(GoalTimer, new SearchOverdue(_searches), SearchPatience);
+    }
+
+    private void AskNextHost()
+    {
+        if (_search!.Next() is { } host)
+        {
+            _hosts.Tell(new ReserveRoom { HostId = host, VmId = _id, Epoch = _search.Epoch, Spec = _life.Record!.Spec });
+            Timers.StartSingleTimer(GoalTimer, new SearchOverdue(_searches), SearchPatience);
+            return;
+        }
+        if (_search.MaySearchOn)
+        {
+            AskIndex();
+            return;
+        }
+        var reason = _search.Explain();
+        var again = _capacityChangedMeanwhile;
+        EndSearch();
+        Store(_life.Unplaced(reason, Now), static () => { });
+        if (_goal is Goal.FindPlace)
+        {
+            Timers.StartSingleTimer(
+                GoalTimer,
+                PursueAgain.Instance,
+                again ? WakeSpread * Random.Shared.NextDouble() : _options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble()));
+        }
+    }
+
+    private void OnSearchOverdue()
+    {
+        if (_search!.Asking.Length == 0)
+        {
+            _log.Warning("Placement gave no answer for {VmId} within {Patience}", _id, SearchPatience);
+            EndSearch();
+            Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, _options.CommandRetryFirst);
+            return;
+        }
+        // If it said yes after all, the late answer is answered with "give it back".
+        _search.Refused(new Rejection { Reason = RejectionReason.Unreachable, Hosts = 1 });
+        AskNextHost();
+    }
+
+    private void EndSearch()
+    {
+        _search = null;
+        _searches++;
+    }
+
+    private void TellVerdict(string host, ulong epoch, bool keep) =>
+        _hosts.Tell(new PlacementVerdict { HostId = host, VmId = _id, Epoch = epoch, Keep = keep });
+
+    private CellProblem NotFound() => new("not_found", $"There is no microVM '{_id}'.");
+
+    /// <summary>Only a microVM that exists is remembered by its shard; what never was or is deleted leaves no actor.</summary>
+    private void Leave()
+    {
+        if (_leaving)
+            return;
+        _leaving = true;
+        Context.Parent.Tell(new Passivate(Left.Instance));
+    }
+
+    private void OnLeft()
+    {
+        // Created after all, by a message that overtook: the shard would forget it, unless a message waits for it there.
+        if (Exists)
+            Context.Parent.Tell(new ReadVm { VmId = _id }, ActorRefs.NoSender);
+        Context.Stop(Self);
+    }
+}

@@ -1,0 +1,268 @@
+using System.Collections.Immutable;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>What a microVM's actor pursues until something answers: a function of the state alone, so a restart takes it up again.</summary>
+public abstract record Goal
+{
+    private Goal()
+    {
+    }
+
+    /// <summary>Nothing to do.</summary>
+    public sealed record Rest : Goal;
+
+    /// <summary>A host must be found under this epoch.</summary>
+    public sealed record FindPlace(ulong Epoch) : Goal;
+
+    /// <summary>The host must launch it.</summary>
+    public sealed record Launch(string Host, ulong Epoch) : Goal;
+
+    /// <summary>The host must stop it within the grace (milliseconds; 0: at once).</summary>
+    public sealed record Stop(string Host, ulong Epoch, uint GraceMs) : Goal;
+
+    /// <summary>The host must keep nothing of it.</summary>
+    public sealed record Remove(string Host, ulong Epoch) : Goal;
+}
+
+/// <summary>What follows from a command: events to store, then what to answer.</summary>
+/// <param name="Events">In order; may be empty.</param>
+/// <param name="Problem">Why the command is refused; null when it is carried out or was already.</param>
+public readonly record struct Decision(ImmutableArray<IMessage> Events, CellProblem? Problem = null)
+{
+    public static readonly Decision Nothing = new([]);
+
+    public static Decision Of(params ReadOnlySpan<IMessage> events) => new([.. events]);
+
+    public static Decision Refuse(string code, string message) => new([], new CellProblem(code, message));
+}
+
+/// <summary>
+/// The life of one microVM as pure decisions: (state, command or report) to events, and state to goal. No clock, no actor.
+/// A report counts only from the host and under the epoch of the present placement; its states only ever lead forward, so
+/// duplicates and late copies change nothing.
+/// </summary>
+public sealed record VmLife
+{
+    public static readonly VmLife None = new();
+
+    private static readonly Goal Resting = new Goal.Rest();
+
+    /// <summary>Null: never created.</summary>
+    public VmRecord? Record { get; private init; }
+
+    /// <summary>Of the stop under way, milliseconds.</summary>
+    public uint StopGraceMs { get; private init; }
+
+    private VmState State => Record?.State ?? VmState.Unspecified;
+
+    public VmLife Apply(IMessage stored) => this with
+    {
+        Record = VmFold.Apply(Record, stored),
+        StopGraceMs = stored is VmStopRequested stop ? stop.GraceMs : StopGraceMs,
+    };
+
+    public Goal Goal => State switch
+    {
+        VmState.Pending or VmState.Unplaced => new Goal.FindPlace(Record!.Epoch + 1),
+        VmState.Starting => new Goal.Launch(Record!.Host, Record.Epoch),
+        VmState.Stopping => new Goal.Stop(Record!.Host, Record.Epoch, StopGraceMs),
+        VmState.Deleting => new Goal.Remove(Record!.Host, Record.Epoch),
+        _ => Resting,
+    };
+
+    public Decision Create(string id, VmSpec spec, DateTimeOffset now)
+    {
+        if (State == VmState.Deleted)
+            return NotFound(id);
+        // The caller chose the id, so a second create is a repeat whose answer got lost.
+        return Record is null ? Decision.Of(new VmCreated { At = At(now), Id = id, Spec = spec.Clone() }) : Decision.Nothing;
+    }
+
+    public Decision Stop(uint graceMs, DateTimeOffset now)
+    {
+        switch (State)
+        {
+            case VmState.Pending or VmState.Unplaced:
+                return Decision.Of(Ended(Record!.Epoch, null, StopRequested, now));
+            case VmState.Starting or VmState.Running:
+            // A second stop may shorten the grace of the first, never lengthen it.
+            case VmState.Stopping when graceMs < StopGraceMs:
+                return Decision.Of(new VmStopRequested { At = At(now), GraceMs = graceMs });
+            case VmState.Stopping or VmState.Stopped or VmState.Failed:
+                return Decision.Nothing;
+            case VmState.Deleting:
+                return Decision.Refuse("wrong_state", "The microVM is being deleted.");
+            default:
+                return NotFound(Record?.Id);
+        }
+    }
+
+    public Decision Start(DateTimeOffset now) => State switch
+    {
+        VmState.Stopped or VmState.Failed => Decision.Of(new VmStartRequested { At = At(now) }),
+        VmState.Unspecified or VmState.Deleted => NotFound(Record?.Id),
+        _ => Decision.Refuse("wrong_state", $"The microVM is {Name(State)}; only a stopped or failed one can be started."),
+    };
+
+    public Decision Delete(DateTimeOffset now)
+    {
+        switch (State)
+        {
+            case VmState.Unspecified or VmState.Deleted:
+                return NotFound(Record?.Id);
+            case VmState.Deleting:
+                return Decision.Nothing;
+        }
+        var requested = new VmDeleteRequested { At = At(now) };
+        return Record!.Host.Length == 0
+            ? Decision.Of(requested, new VmDeleted { At = At(now) })
+            : Decision.Of(requested);
+    }
+
+    /// <summary>A host reserved room. Not <paramref name="wanted"/> when the reservation must be given back.</summary>
+    public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted)
+    {
+        if (Goal is Goal.FindPlace place && place.Epoch == epoch)
+        {
+            wanted = true;
+            return Decision.Of(new VmPlaced { At = At(now), Host = host, Epoch = epoch });
+        }
+        wanted = IsPlacedOn(host, epoch);
+        return Decision.Nothing;
+    }
+
+    /// <summary>
+    /// No host took it. Stored when the reason is another one; the same reason with other numbers at most once in
+    /// <see cref="UnplacedRefresh"/>, or thousands of waiting microVMs would write at every change of capacity.
+    /// </summary>
+    public Decision Unplaced(Reason reason, DateTimeOffset now)
+    {
+        if (Goal is not Goal.FindPlace)
+            return Decision.Nothing;
+        if (State == VmState.Unplaced && Record!.Reason?.Code == reason.Code
+            && (reason.Equals(Record.Reason) || now - Record.ChangedAt.ToDateTimeOffset() < UnplacedRefresh))
+        {
+            return Decision.Nothing;
+        }
+        return Decision.Of(new VmUnplaced { At = At(now), Reason = reason });
+    }
+
+    public static readonly TimeSpan UnplacedRefresh = TimeSpan.FromSeconds(10);
+
+    /// <summary>What the host says of it. <paramref name="stale"/>: it is not placed there under this epoch, nothing of it may stay.</summary>
+    public Decision Report(string host, VmReport report, DateTimeOffset now, out bool stale)
+    {
+        var removed = report.State == HostVmState.Removed;
+        stale = !IsPlacedOn(host, report.Epoch) || (State == VmState.Deleted && !removed);
+        if (stale)
+            return Decision.Nothing;
+        switch (State)
+        {
+            case VmState.Starting when report.State == HostVmState.Running:
+                return Decision.Of(new VmRunning { At = At(now), Epoch = report.Epoch, Driver = report.Driver, VmmPid = report.VmmPid });
+            case VmState.Starting or VmState.Running or VmState.Stopping:
+                return report.State switch
+                {
+                    HostVmState.Ended => Decision.Of(Ended(report.Epoch, report.Exit, report.Reason ?? DefaultEnd(report), now)),
+                    HostVmState.Failed => Decision.Of(Failed(report.Epoch, report.Reason
+                        ?? Because("vmm_failed", "The host reported a failure without a reason."), now)),
+                    HostVmState.Removed => Decision.Of(Vanished("The host removed the microVM without having been asked.", now)),
+                    _ => Decision.Nothing,
+                };
+            case VmState.Deleting when removed:
+                return Decision.Of(new VmDeleted { At = At(now) });
+            default:
+                return Decision.Nothing;
+        }
+    }
+
+    /// <summary>The host has no reservation and no trace of it.</summary>
+    public Decision Gone(string host, ulong epoch, DateTimeOffset now)
+    {
+        if (!IsPlacedOn(host, epoch))
+            return Decision.Nothing;
+        return State switch
+        {
+            VmState.Starting => Decision.Of(Failed(epoch, Because("launch_failed", $"Host {host} holds no reservation for it."), now)),
+            VmState.Running or VmState.Stopping => Decision.Of(Vanished($"Host {host} knows nothing of it any more.", now)),
+            VmState.Deleting => Decision.Of(new VmDeleted { At = At(now) }),
+            _ => Decision.Nothing,
+        };
+    }
+
+    /// <summary>
+    /// The host asks whether it holds the reservation rightly, and says whether its agent knows the microVM (<paramref name="present"/>).
+    /// <paramref name="keep"/> false: the reservation is to be released and what there is removed.
+    /// </summary>
+    public Decision Check(string host, ulong epoch, bool present, DateTimeOffset now, out bool keep)
+    {
+        keep = IsPlacedOn(host, epoch) && State != VmState.Deleted;
+        if (!keep || present)
+            return Decision.Nothing;
+        switch (State)
+        {
+            case VmState.Running or VmState.Stopping:
+                // To launch it again would hide that it died, and could make a second copy of one that only the agent forgot.
+                keep = false;
+                return Decision.Of(Vanished($"Host {host} came back without it.", now));
+            case VmState.Stopped or VmState.Failed:
+                keep = false;
+                return Decision.Nothing;
+            default:
+                return Decision.Nothing;
+        }
+    }
+
+    /// <summary>The order under way can't reach its host, or can again.</summary>
+    public Decision Reach(bool connected, DateTimeOffset now)
+    {
+        if (Goal is not (Goal.Launch or Goal.Stop or Goal.Remove))
+            return Decision.Nothing;
+        var told = Record!.Reason?.Code == HostDisconnectedCode;
+        if (connected)
+            return told ? Decision.Of(new VmDelayed { At = At(now) }) : Decision.Nothing;
+        return told
+            ? Decision.Nothing
+            : Decision.Of(new VmDelayed
+            {
+                At = At(now),
+                Reason = Because(HostDisconnectedCode, $"Host {Record.Host} is not connected; this goes on as soon as its agent is back."),
+            });
+    }
+
+    public const string HostDisconnectedCode = "host_disconnected";
+
+    private static Reason StopRequested => Because("stop_requested", "Stopped by request.");
+
+    private bool IsPlacedOn(string host, ulong epoch) =>
+        Record is { Host.Length: > 0 } record && record.Host == host && record.Epoch == epoch;
+
+    // Nothing is left of it and nobody said how it ended: in order if we had asked for that.
+    private IMessage Vanished(string why, DateTimeOffset now) => State == VmState.Stopping
+        ? Ended(Record!.Epoch, null, StopRequested, now)
+        : Failed(Record!.Epoch, Because("vmm_killed", why), now);
+
+    private Reason DefaultEnd(VmReport report) => report.Exit is { } exit
+        ? Because("command_exited", $"The command ended with status {exit.Status}.")
+        : State == VmState.Stopping ? StopRequested : Because("guest_shutdown", "The guest shut down.");
+
+    private static VmEnded Ended(ulong epoch, GuestExit? exit, Reason reason, DateTimeOffset now) =>
+        new() { At = At(now), Epoch = epoch, Exit = exit?.Clone(), Reason = reason.Clone() };
+
+    private static VmFailed Failed(ulong epoch, Reason reason, DateTimeOffset now) =>
+        new() { At = At(now), Epoch = epoch, Reason = reason.Clone() };
+
+    private static Decision NotFound(string? id) => Decision.Refuse("not_found", $"There is no microVM '{id}'.");
+
+    private static Reason Because(string code, string message) => new() { Code = code, Message = message };
+
+    private static Timestamp At(DateTimeOffset now) => Timestamp.FromDateTimeOffset(now);
+
+    /// <summary>As docs/api.md spells it.</summary>
+    public static string Name(VmState state) => state.ToString().ToLowerInvariant();
+}

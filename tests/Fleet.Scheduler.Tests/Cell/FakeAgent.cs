@@ -1,0 +1,256 @@
+using System.Collections.Concurrent;
+using System.Threading.Channels;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Sessions;
+using Fleet.Shared.Contracts;
+using Grpc.Core;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>
+/// A host agent in memory that speaks the real service: it remembers its microVMs over streams as the real one does over restarts,
+/// repeats reports until they are acknowledged, and can be told to misbehave.
+/// </summary>
+internal sealed class FakeAgent(string hostId) : IAsyncDisposable
+{
+    private readonly ConcurrentDictionary<string, FakeVm> _vms = new(StringComparer.Ordinal);
+    private readonly ConcurrentQueue<SchedulerMessage> _received = new();
+    private Channel<HostMessage>? _toScheduler;
+    private CancellationTokenSource _stream = new();
+    private Task _running = Task.CompletedTask;
+    private volatile bool _welcomed;
+
+    public Inventory Inventory { get; set; } = Simulated(cpus: 8, memoryMib: 16_384);
+
+    /// <summary>What it does with an order; null: as a good agent does.</summary>
+    public Func<SchedulerMessage, bool>? Swallow { get; set; }
+
+    public TimeSpan Heartbeat { get; set; } = TimeSpan.FromMilliseconds(100);
+
+    public bool Beats { get; set; } = true;
+
+    public IReadOnlyCollection<SchedulerMessage> Received => _received;
+
+    public bool IsOpen => _welcomed && !_running.IsCompleted;
+
+    public Refusal? Refusal => _received.LastOrDefault(message => message.Refusal is not null)?.Refusal;
+
+    public FakeVm? Find(string vmId) => _vms.GetValueOrDefault(vmId);
+
+    public int VmCount => _vms.Count;
+
+    internal sealed class FakeVm
+    {
+        public required ulong Epoch { get; init; }
+        public HostVmState State { get; set; }
+        public ulong Sequence { get; set; }
+        public ulong Acknowledged { get; set; }
+        public int Launches { get; set; }
+        public VmReport? Last { get; set; }
+    }
+
+    public static Inventory Simulated(uint cpus, ulong memoryMib) => new()
+    {
+        Cpus = cpus,
+        MemoryMib = memoryMib,
+        AutoDriver = "qemu",
+        Kernel = "6.1.0",
+        Architecture = "x86_64",
+        Drivers =
+        {
+            new DriverStatus { Name = "qemu", Usable = true, StockKernels = true },
+            new DriverStatus { Name = "kvm", Usable = true, StockKernels = false },
+            new DriverStatus { Name = "simulated", Usable = true },
+        },
+    };
+
+    public Hello Hello()
+    {
+        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = "boot-1", AgentInstance = Guid.NewGuid().ToString("n") };
+        foreach (var vm in _vms.Values)
+        {
+            if (vm.Last is not null)
+                hello.Vms.Add(vm.Last.Clone());
+        }
+        return hello;
+    }
+
+    public async Task ConnectAsync(HostLinkService service)
+    {
+        Open(service);
+        Send(new HostMessage { Hello = Hello() });
+        await Eventually.TrueAsync(() => _welcomed, () => $"{hostId} was not welcomed: {Refusal}");
+    }
+
+    /// <summary>Opens the stream without saying anything.</summary>
+    public void Open(HostLinkService service)
+    {
+        _welcomed = false;
+        _stream = new CancellationTokenSource();
+        var toScheduler = Channel.CreateUnbounded<HostMessage>();
+        _toScheduler = toScheduler;
+        _running = RunAsync(service, toScheduler, _stream);
+    }
+
+    private async Task RunAsync(HostLinkService service, Channel<HostMessage> toScheduler, CancellationTokenSource stream)
+    {
+        using var beat = new Timer(_ => OnBeat(toScheduler), null, Heartbeat, Heartbeat);
+        try
+        {
+            await service.Connect(new Reader(toScheduler.Reader), new Writer(this, stream.Token), new FakeCallContext(stream.Token));
+        }
+        catch (Exception fault) when (fault is OperationCanceledException or RpcException)
+        {
+            // The stream ended, which IsOpen shows.
+        }
+    }
+
+    private void OnBeat(Channel<HostMessage> toScheduler)
+    {
+        if (!_welcomed || !Beats)
+            return;
+        toScheduler.Writer.TryWrite(new HostMessage { Heartbeat = new Heartbeat { Sequence = 1 } });
+        foreach (var vm in _vms.Values)
+        {
+            lock (vm)
+            {
+                if (vm.Last is { } last && vm.Acknowledged < vm.Sequence)
+                    toScheduler.Writer.TryWrite(new HostMessage { Report = last.Clone() });
+            }
+        }
+    }
+
+    public void Send(HostMessage message) => _toScheduler!.Writer.TryWrite(message);
+
+    /// <summary>Cuts the stream without a word.</summary>
+    public async Task CutAsync()
+    {
+        await _stream.CancelAsync();
+        await _running;
+        _welcomed = false;
+    }
+
+    public Task EndedAsync() => _running.WaitAsync(TimeSpan.FromSeconds(20));
+
+    public void Forget(string vmId) => _vms.TryRemove(vmId, out _);
+
+    public void Report(string vmId, HostVmState state, Reason? reason = null, GuestExit? exit = null)
+    {
+        var vm = _vms[vmId];
+        lock (vm)
+        {
+            vm.State = state;
+            vm.Last = new VmReport
+            {
+                VmId = vmId,
+                Epoch = vm.Epoch,
+                Sequence = ++vm.Sequence,
+                State = state,
+                Reason = reason,
+                Exit = exit,
+                Driver = "simulated",
+                VmmPid = state == HostVmState.Running ? 4711 : 0,
+            };
+            Send(new HostMessage { Report = vm.Last.Clone() });
+        }
+    }
+
+    private void OnMessage(SchedulerMessage message)
+    {
+        _received.Enqueue(message);
+        if (Swallow?.Invoke(message) == true)
+            return;
+        switch (message.BodyCase)
+        {
+            case SchedulerMessage.BodyOneofCase.Welcome:
+                foreach (var unknown in message.Welcome.Unknown)
+                    Remove(unknown.VmId, unknown.Epoch);
+                _welcomed = true;
+                break;
+            case SchedulerMessage.BodyOneofCase.Launch:
+                Launch(message.Launch);
+                break;
+            case SchedulerMessage.BodyOneofCase.Stop when Find(message.Stop.VmId) is { } vm && vm.Epoch == message.Stop.Epoch:
+                if (vm.State == HostVmState.Running)
+                    Report(message.Stop.VmId, HostVmState.Ended, new Reason { Code = "stop_requested", Message = "Stopped." });
+                break;
+            case SchedulerMessage.BodyOneofCase.Remove:
+                Remove(message.Remove.VmId, message.Remove.Epoch);
+                break;
+            case SchedulerMessage.BodyOneofCase.ReportAck when Find(message.ReportAck.VmId) is { } vm && vm.Epoch == message.ReportAck.Epoch:
+                lock (vm)
+                    vm.Acknowledged = Math.Max(vm.Acknowledged, message.ReportAck.Sequence);
+                if (vm.State == HostVmState.Removed)
+                    _vms.TryRemove(message.ReportAck.VmId, out _);
+                break;
+        }
+    }
+
+    private void Launch(LaunchVm launch)
+    {
+        var vm = _vms.GetOrAdd(launch.VmId, _ => new FakeVm { Epoch = launch.Epoch });
+        if (vm.Epoch != launch.Epoch)
+            throw new InvalidOperationException($"{launch.VmId} epoch {launch.Epoch} was launched beside epoch {vm.Epoch}.");
+        vm.Launches++;
+        if (vm.State is HostVmState.Unspecified)
+        {
+            Report(launch.VmId, HostVmState.Launching);
+            Report(launch.VmId, HostVmState.Running);
+        }
+    }
+
+    private void Remove(string vmId, ulong epoch)
+    {
+        if (Find(vmId) is { } vm && vm.Epoch == epoch)
+            Report(vmId, HostVmState.Removed);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await CutAsync();
+        _stream.Dispose();
+    }
+
+    private sealed class Reader(ChannelReader<HostMessage> messages) : IAsyncStreamReader<HostMessage>
+    {
+        public HostMessage Current { get; private set; } = new();
+
+        public async Task<bool> MoveNext(CancellationToken cancellationToken)
+        {
+            if (!await messages.WaitToReadAsync(cancellationToken))
+                return false;
+            Current = await messages.ReadAsync(cancellationToken);
+            return true;
+        }
+    }
+
+    private sealed class Writer(FakeAgent agent, CancellationToken stream) : IServerStreamWriter<SchedulerMessage>
+    {
+        public WriteOptions? WriteOptions { get; set; }
+
+        public Task WriteAsync(SchedulerMessage message)
+        {
+            stream.ThrowIfCancellationRequested();
+            agent.OnMessage(message);
+            return Task.CompletedTask;
+        }
+
+        public Task WriteAsync(SchedulerMessage message, CancellationToken cancellationToken) => WriteAsync(message);
+    }
+
+    private sealed class FakeCallContext(CancellationToken cancellation) : ServerCallContext
+    {
+        protected override string MethodCore => "Connect";
+        protected override string HostCore => "test";
+        protected override string PeerCore => "test";
+        protected override DateTime DeadlineCore => DateTime.MaxValue;
+        protected override Metadata RequestHeadersCore { get; } = [];
+        protected override CancellationToken CancellationTokenCore => cancellation;
+        protected override Metadata ResponseTrailersCore { get; } = [];
+        protected override Status StatusCore { get; set; }
+        protected override WriteOptions? WriteOptionsCore { get; set; }
+        protected override AuthContext AuthContextCore => new("", []);
+        protected override ContextPropagationToken CreatePropagationTokenCore(ContextPropagationOptions? options) => throw new NotSupportedException();
+        protected override Task WriteResponseHeadersAsyncCore(Metadata responseHeaders) => Task.CompletedTask;
+    }
+}
