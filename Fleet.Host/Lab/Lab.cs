@@ -208,7 +208,7 @@ public sealed class Lab
     {
         try
         {
-            return await FileLock.AcquireAsync(Path.Combine(_options.StateDirectory, "lock"), LockLimit, cancellation);
+            return await FileLock.AcquireAsync(Path.Combine(_options.StateDirectory, "lock"), LockLimit, _log, cancellation);
         }
         catch (DirectoryNotFoundException error)
         {

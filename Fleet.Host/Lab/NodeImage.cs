@@ -43,7 +43,7 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
         var image = new NodeImage(Path.Combine(finished, "kernel"), Path.Combine(finished, "initrd"));
         if (Directory.Exists(finished)) return image;
 
-        using var held = await FileLock.AcquireAsync(Path.Combine(images, "lock"), LockLimit, cancellation);
+        using var held = await FileLock.AcquireAsync(Path.Combine(images, "lock"), LockLimit, log, cancellation);
         if (Directory.Exists(finished)) return image;
         // The lock is held: whatever else lies here is a killed process's leftover or made of older packages.
         // A node that runs has read its image long since.
