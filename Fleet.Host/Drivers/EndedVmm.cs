@@ -34,7 +34,6 @@ internal sealed class EndedVmm : IVmm
 
     private static VmmEnd Judge(VmmLaunch launch, VmmAbsence absence, Func<VmmEnd?>? lastWords)
     {
-        if (absence == VmmAbsence.NeverStarted) return Failed("launch_failed", "The agent stopped before it had started the VMM.");
         var status = new StatusLog(Path.Combine(launch.Directory, VmmFiles.Status));
         try
         {

@@ -80,16 +80,17 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         }
     }
 
-    public Task<IVmm> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
+    public Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
         var process = VmmProcess.TryAdopt(launch.Directory, out var absence);
         if (process is null)
         {
-            return Task.FromResult<IVmm>(EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd()));
+            if (absence == VmmAbsence.NeverStarted) return Task.FromResult<IVmm?>(null);
+            return Task.FromResult<IVmm?>(EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd()));
         }
         var vmm = new KvmVmm(launch, process, options);
         vmm.Attend();
-        return Task.FromResult<IVmm>(vmm);
+        return Task.FromResult<IVmm?>(vmm);
     }
 
     private static void WriteConfiguration(VmmLaunch launch, BootFiles boot)

@@ -78,13 +78,14 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         }
     }
 
-    public Task<IVmm> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
+    public Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
         var process = VmmProcess.TryAdopt(launch.Directory, out var absence);
-        if (process is null) return Task.FromResult<IVmm>(EndedVmm.Of(launch, absence, options));
+        if (absence == VmmAbsence.NeverStarted) return Task.FromResult<IVmm?>(null);
+        if (process is null) return Task.FromResult<IVmm?>(EndedVmm.Of(launch, absence, options));
         var vmm = new QemuVmm(launch, process, options);
         vmm.Attend();
-        return Task.FromResult<IVmm>(vmm);
+        return Task.FromResult<IVmm?>(vmm);
     }
 
     private static List<string> Arguments(VmmLaunch launch, BootFiles boot, bool hardware)
