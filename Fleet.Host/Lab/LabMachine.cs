@@ -19,9 +19,6 @@ public sealed class LabMachine : IAsyncDisposable
     private static readonly string[] Causes = ["Kernel panic", "soft lockup", "FLEET-LAB failed"];
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(25);
 
-    /// <summary>For a command to be gone after its control group was killed.</summary>
-    private static readonly TimeSpan EndLimit = TimeSpan.FromSeconds(10);
-
     private readonly NodeProcess _process;
     private readonly bool _ownsFolder;
 
@@ -45,6 +42,9 @@ public sealed class LabMachine : IAsyncDisposable
     /// <summary>The kernel's console, of every boot attempt.</summary>
     public string SerialLog => Path.Combine(Folder, QemuCommand.SerialLog);
 
+    /// <summary>For a node to say that a command it was told to end is gone; one that takes longer has hung.</summary>
+    internal TimeSpan AnswerLimit { get; set; } = TimeSpan.FromSeconds(20);
+
     private string Exchange => Path.Combine(Folder, QemuCommand.Exchange);
 
     /// <summary>
@@ -58,6 +58,33 @@ public sealed class LabMachine : IAsyncDisposable
         var image = await NodeImage.GetAsync(options.CacheDirectory, log, cancellation);
         var name = $"node-{Guid.NewGuid().ToString("N")[..8]}";
         return await BootAsync(options, image, name, Path.Combine(options.StateDirectory, name), NodeLifetime.WithThisProcess, log, cancellation);
+    }
+
+    /// <summary>
+    /// Boots a node for one command and powers it off. An emulated machine that hangs under the command is powered off and
+    /// the command is run once more, in a new one.
+    /// </summary>
+    /// <param name="options">The node.</param>
+    /// <param name="command">May run twice.</param>
+    /// <param name="timeout">For the command alone.</param>
+    /// <param name="log">Told of a second try.</param>
+    /// <param name="cancellation">Ends command and node.</param>
+    public static async Task<LabResult> RunOnceAsync(
+        LabOptions options, LabCommand command, TimeSpan timeout, ILogger log, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(log);
+        for (var again = false; ; again = true)
+        {
+            await using var node = await StartAsync(options, log, cancellation);
+            try
+            {
+                return await node.RunAsync(command, timeout, cancellation);
+            }
+            catch (LabException stuck) when (stuck.Code == "node_stuck" && !again)
+            {
+                log.Warning("{Reason} The command is run again in a new node", stuck.Message);
+            }
+        }
     }
 
     /// <summary>A node that an earlier process booted.</summary>
@@ -98,7 +125,8 @@ public sealed class LabMachine : IAsyncDisposable
 
     /// <summary>
     /// Runs a command to its end. Throws <see cref="LabException"/>: <c>command_timeout</c> when it took longer than
-    /// <paramref name="timeout"/> (the command and all it started are killed), <c>node_off</c> when the node ended under it.
+    /// <paramref name="timeout"/> (the command and all it started are killed), <c>node_stuck</c> when even that got no answer,
+    /// <c>node_off</c> when the node ended under it.
     /// Cancellation kills the command too. What a command leaves running goes on until the node ends.
     /// </summary>
     public async Task<LabResult> RunAsync(LabCommand command, TimeSpan timeout, CancellationToken cancellation = default)
@@ -115,9 +143,12 @@ public sealed class LabMachine : IAsyncDisposable
             var status = await WaitForExitAsync(id, timeout, cancellation);
             if (status is null)
             {
-                await EndCommandAsync(id);
-                throw new LabException("command_timeout",
-                    $"'{Describe(command)}' in lab node {Name} did not end within {timeout.TotalSeconds:0.#} s and was killed. It said: {Tail(ReadOutput(id, "out"))} {Tail(ReadOutput(id, "err"))}");
+                var answered = await EndCommandAsync(id);
+                if (!answered) RequireRunning(null);
+                var said = $"{Tail(ReadOutput(id, "out"))} {Tail(ReadOutput(id, "err"))}";
+                throw answered
+                    ? new LabException("command_timeout", $"'{Describe(command)}' in lab node {Name} did not end within {timeout.TotalSeconds:0.#} s and was killed. It said: {said}")
+                    : new LabException("node_stuck", $"Lab node {Name} hung under '{Describe(command)}', which said: {said}. The node's console ended with: {LastWords()}");
             }
             return new LabResult(status.Value, ReadOutput(id, "out"), ReadOutput(id, "err"), since.Elapsed);
         }
@@ -196,12 +227,16 @@ public sealed class LabMachine : IAsyncDisposable
             throw new LabException("node_stuck", $"Lab node {Name} takes no more commands. Its console ended with: {LastWords()}");
     }
 
-    private async Task EndCommandAsync(string id)
+    /// <summary>Whether the node ended it.</summary>
+    private async Task<bool> EndCommandAsync(string id)
     {
-        if (!_process.IsRunning) return;
+        if (!_process.IsRunning) return false;
         Tell($"end {id}");
-        var since = Stopwatch.StartNew();
-        while (ExitStatus(id) is null && _process.IsRunning && since.Elapsed < EndLimit) await Task.Delay(Poll);
+        for (var since = Stopwatch.StartNew(); since.Elapsed < AnswerLimit && _process.IsRunning; await Task.Delay(Poll))
+        {
+            if (ExitStatus(id) is not null) return true;
+        }
+        return false;
     }
 
     private void RequireRunning(LabCommand? command)

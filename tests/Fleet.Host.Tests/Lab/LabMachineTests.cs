@@ -67,6 +67,17 @@ public sealed class LabMachineTests
     }
 
     [Fact]
+    public async Task Should_tell_a_node_that_hung_from_a_command_that_takes_long()
+    {
+        using var fake = new FakeEmulator("echo 1 >exchange/ready; echo 'soft lockup - CPU#1 stuck' >serial.log; exec 3<>control.in; " + FakeEmulator.Hangs);
+        await using var node = await fake.BootAsync(fake.Options);
+        node.AnswerLimit = TimeSpan.FromSeconds(0.3);
+        var error = await Assert.ThrowsAsync<LabException>(() => node.RunAsync(LabCommand.Shell(":"), TimeSpan.FromSeconds(0.2)));
+        Assert.Equal("node_stuck", error.Code);
+        Assert.Contains("soft lockup", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Should_say_that_the_node_ended_under_a_command()
     {
         using var fake = new FakeEmulator(FakeEmulator.Works);
