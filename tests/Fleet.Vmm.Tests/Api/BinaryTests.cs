@@ -183,8 +183,14 @@ public sealed class PublishedBinary : IDisposable
 
         var output = _directory.File("out");
         using var publish = Process.Start("dotnet", ["publish", System.IO.Path.Combine(root.FullName, "Fleet.Vmm"), "-c", "Release", "-o", output, "-v", "q", "-p:RunAnalyzers=false"]);
-        Assert.True(publish.WaitForExit(TimeSpan.FromMinutes(5)));
-        Assert.Equal(0, publish.ExitCode);
+        if (!publish.WaitForExit(TimeSpan.FromMinutes(5)) || publish.ExitCode != 0)
+        {
+            publish.Kill(entireProcessTree: true);
+            publish.WaitForExit();
+            _directory.Dispose();
+            throw new InvalidOperationException("dotnet publish of Fleet.Vmm failed; its output says why.");
+        }
+
         Path = System.IO.Path.Combine(output, "fleet-vmm");
     }
 
