@@ -131,7 +131,7 @@ public sealed partial class HostAgent : IAsyncDisposable
         return ConfigurationFactory.ParseString(reader.ReadToEnd());
     }
 
-    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,39}$", RegexOptions.CultureInvariant)]
+    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,39}\\z", RegexOptions.CultureInvariant)]
     private static partial Regex HostId();
 
     /// <summary>Carries between the link's tasks and the actor.</summary>

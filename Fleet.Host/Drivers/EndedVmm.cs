@@ -17,10 +17,11 @@ internal sealed class EndedVmm : IVmm
 
     public IReadOnlyList<int> VcpuThreads => [];
 
-    /// <summary>Says from a microVM's directory how its VMM ended.</summary>
+    /// <summary>Says from a microVM's directory how its VMM ended; null when none was ever started there.</summary>
     /// <param name="lastWords">What the VMM itself left behind of its end, if it does such a thing.</param>
-    public static EndedVmm Of(VmmLaunch launch, VmmAbsence absence, DriverOptions options, Func<VmmEnd?>? lastWords = null)
+    public static EndedVmm? Of(VmmLaunch launch, VmmAbsence absence, DriverOptions options, Func<VmmEnd?>? lastWords = null)
     {
+        if (absence == VmmAbsence.NeverStarted) return null;
         var end = Judge(launch, absence, lastWords);
         options.Log.Information("VMM of {Vm} had ended: {Code}: {Message}", launch.VmId, end.Reason.Code, end.Reason.Message);
         return new EndedVmm(end);

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Fleet.Host.Drivers.Processes;
 
 namespace Fleet.Host.Drivers;
 
@@ -127,20 +128,12 @@ internal sealed record KernelFile(KernelFormat Format, bool HasPvhEntry)
     {
         try
         {
-            if (Directory.Exists(path)) throw new IOException("it is a directory");
-            // A FIFO or a device would block or never end.
-            if (File.Exists(path) && (File.GetAttributes(path) & (FileAttributes.Device | FileAttributes.Normal)) == FileAttributes.Device)
-            {
-                throw new IOException("it is a device");
-            }
-            var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, bufferSize: 0);
-            if (file.CanSeek) return file;
-            file.Dispose();
-            throw new IOException("it is no ordinary file");
+            if (!Posix.IsRegularFile(path)) throw new IOException("it is no ordinary file");
+            return new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, bufferSize: 0);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
         {
-            string why = e is FileNotFoundException or DirectoryNotFoundException ? "there is no such file" : e.Message;
+            string why = e is DirectoryNotFoundException ? "there is no such file" : e.Message;
             throw new LaunchFailedException(code, $"The {what} {path} can't be read on this host: {why}.", e);
         }
     }

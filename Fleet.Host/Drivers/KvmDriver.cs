@@ -80,17 +80,13 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         }
     }
 
-    public Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
+    public async Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
-        var process = VmmProcess.TryAdopt(launch.Directory, out var absence);
-        if (process is null)
-        {
-            if (absence == VmmAbsence.NeverStarted) return Task.FromResult<IVmm?>(null);
-            return Task.FromResult<IVmm?>(EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd()));
-        }
+        var (process, absence) = await VmmProcess.AdoptAsync(launch.Directory, options.Clock, cancellation).ConfigureAwait(false);
+        if (process is null) return EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd());
         var vmm = new KvmVmm(launch, process, options);
         vmm.Attend();
-        return Task.FromResult<IVmm?>(vmm);
+        return vmm;
     }
 
     private static void WriteConfiguration(VmmLaunch launch, BootFiles boot)

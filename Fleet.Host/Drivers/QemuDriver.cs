@@ -78,14 +78,13 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         }
     }
 
-    public Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
+    public async Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
-        var process = VmmProcess.TryAdopt(launch.Directory, out var absence);
-        if (absence == VmmAbsence.NeverStarted) return Task.FromResult<IVmm?>(null);
-        if (process is null) return Task.FromResult<IVmm?>(EndedVmm.Of(launch, absence, options));
+        var (process, absence) = await VmmProcess.AdoptAsync(launch.Directory, options.Clock, cancellation).ConfigureAwait(false);
+        if (process is null) return EndedVmm.Of(launch, absence, options);
         var vmm = new QemuVmm(launch, process, options);
         vmm.Attend();
-        return Task.FromResult<IVmm?>(vmm);
+        return vmm;
     }
 
     private static List<string> Arguments(VmmLaunch launch, BootFiles boot, bool hardware)

@@ -146,7 +146,7 @@ public sealed partial class StateDirectory : IDisposable
         RandomAccess.FlushToDisk(handle);
     }
 
-    [GeneratedRegex("^vm-[0-9a-hjkmnp-tv-z]{26}$", RegexOptions.CultureInvariant)]
+    [GeneratedRegex("^vm-[0-9a-hjkmnp-tv-z]{26}\\z", RegexOptions.CultureInvariant)]
     private static partial Regex VmId();
 }
 

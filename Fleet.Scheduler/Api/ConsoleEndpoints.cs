@@ -52,7 +52,8 @@ internal sealed class ConsoleEndpoints(ApiContext api)
             rate.MinDataRate = null;
         http.Response.ContentType = "application/octet-stream";
         http.Response.Headers[Exchange.ConsoleOffsetHeader] = console.Offset.ToString(CultureInfo.InvariantCulture);
-        await http.Response.StartAsync(lifetime.Token);
+        // Starting alone leaves the headers in the buffer: a quiet guest would look like a server that does not answer.
+        await http.Response.BodyWriter.FlushAsync(lifetime.Token);
         try
         {
             // Each chunk is asked for only when the one before is on its way: a slow reader slows the host, not this process.

@@ -5,6 +5,9 @@ using Fleet.Vmm.Machines;
 
 namespace Fleet.Vmm.Api;
 
+/// <summary>Makes the machine factory; it calls <paramref name="endAtOnce"/> on the loop when a vCPU can't be stopped, and that does not return.</summary>
+internal delegate IMachineFactory MachineFactoryMaker(Action<string> endAtOnce);
+
 /// <summary>
 /// The process from its arguments to its exit code: log, signals, API socket, configuration file, event loop, and the
 /// clean end. All on the calling thread.
@@ -30,26 +33,27 @@ internal sealed partial class VmmProcess : IDisposable
     private readonly EventLoop _loop;
     private readonly VmmMetrics _metrics;
     private readonly Microvm _microvm;
+    private HttpServer? _server;
     private LoopTimer? _stopTimer;
     private ExitReport? _end;
 
-    private VmmProcess(CommandLine arguments, IMachineFactory factory, TimeProvider clock, VmmLog log, EventLoop loop, VmmMetrics metrics)
+    private VmmProcess(CommandLine arguments, MachineFactoryMaker makeFactory, TimeProvider clock, VmmLog log, EventLoop loop, VmmMetrics metrics)
     {
         _arguments = arguments;
         _clock = clock;
         _log = log;
         _loop = loop;
         _metrics = metrics;
-        _microvm = new Microvm(arguments.Id, factory, loop, log, metrics, clock);
+        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce), loop, log, metrics, clock);
         _microvm.Ended += end => End(ExitReport.Of(end));
     }
 
     /// <summary>Runs the VMM; returns the exit code. Never throws for what a caller, a file or a guest can cause.</summary>
     /// <param name="args">The command line.</param>
-    /// <param name="factory">Builds the machine.</param>
+    /// <param name="makeFactory">Makes what builds the machine.</param>
     /// <param name="clock">For log lines, metrics and durations.</param>
     /// <param name="openSignals">Gives the descriptor that <see cref="Signals.Next"/> reads; it is closed at the end.</param>
-    public static int Run(string[] args, IMachineFactory factory, TimeProvider clock, Func<int> openSignals)
+    public static int Run(string[] args, MachineFactoryMaker makeFactory, TimeProvider clock, Func<int> openSignals)
     {
         CommandLine arguments;
         try
@@ -75,7 +79,7 @@ internal sealed partial class VmmProcess : IDisposable
         }
 
         using var log = new VmmLog(arguments.Id, clock);
-        var end = RunLogged(arguments, factory, clock, log, openSignals);
+        var end = RunLogged(arguments, makeFactory, clock, log, openSignals);
         if (end.Code == ExitCode.Ok)
         {
             log.Info($"fleet-vmm ends, {end.Reason}: {end.Message} exit_code={end.Code}");
@@ -94,7 +98,7 @@ internal sealed partial class VmmProcess : IDisposable
         return end.Code;
     }
 
-    private static ExitReport RunLogged(CommandLine arguments, IMachineFactory factory, TimeProvider clock, VmmLog log, Func<int> openSignals)
+    private static ExitReport RunLogged(CommandLine arguments, MachineFactoryMaker makeFactory, TimeProvider clock, VmmLog log, Func<int> openSignals)
     {
         var level = arguments.Level is { } name ? LogLevels.Parse(name) : null;
         if (arguments.Level is not null && level is null)
@@ -115,14 +119,13 @@ internal sealed partial class VmmProcess : IDisposable
         log.Info($"Running fleet-vmm v{Version}");
         using var loop = new EventLoop();
         using var metrics = new VmmMetrics(arguments.Id, clock);
-        using var process = new VmmProcess(arguments, factory, clock, log, loop, metrics);
+        using var process = new VmmProcess(arguments, makeFactory, clock, log, loop, metrics);
         return process.Run(openSignals);
     }
 
     private ExitReport Run(Func<int> openSignals)
     {
         var signals = -1;
-        HttpServer? server = null;
         try
         {
             signals = openSignals();
@@ -133,7 +136,7 @@ internal sealed partial class VmmProcess : IDisposable
             }
 
             // The socket before the machine: a name that is taken must not cost a boot.
-            server = Listen();
+            _server = Listen();
             if (_arguments.ConfigFile is { } configFile)
             {
                 ConfigFile.Load(configFile).Apply(_microvm);
@@ -141,7 +144,7 @@ internal sealed partial class VmmProcess : IDisposable
                 _log.Info("Successfully started microvm that was configured from one single json");
             }
 
-            server?.Serve();
+            _server?.Serve();
             ReportStartup();
             _ = _loop.Run();
         }
@@ -162,7 +165,7 @@ internal sealed partial class VmmProcess : IDisposable
         }
 
         var end = _end ?? new(ExitCode.Unexpected, "vmm_failed", "The event loop ended without a reason.");
-        server?.Dispose();
+        _server?.Dispose();
         _microvm.FlushLastMetrics();
         if (signals >= 0)
         {
@@ -266,6 +269,20 @@ internal sealed partial class VmmProcess : IDisposable
     {
         _end ??= report;
         _loop.Exit(_end.Code);
+    }
+
+    /// <summary>A vCPU can't be stopped: nothing may be unmapped under it, so only what others see is put in order.</summary>
+    private void EndAtOnce(string why)
+    {
+        var report = new ExitReport(ExitCode.GenericError, StuckReason, $"{why}; the VMM ended at once.");
+        _log.Error(report.Message);
+        _server?.Dispose();
+        if (_arguments.ExitFile is { } path)
+        {
+            Tell(report, path, message => _log.Error(message));
+        }
+
+        ProcessEnd.Now(why);
     }
 
     private static void Tell(ExitReport report, string path, Action<string> onFailure)

@@ -15,7 +15,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private const int StopLimitMilliseconds = 2000;
 
     /// <summary>How often it is looked whether the guest has halted for good, and whether standard input has come back.</summary>
-    private static readonly TimeSpan WatchPeriod = TimeSpan.FromSeconds(1);
+    public static readonly TimeSpan DefaultWatchPeriod = TimeSpan.FromSeconds(1);
 
     private readonly EventLoop _loop;
     private readonly MachineParts _parts;
@@ -25,6 +25,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private readonly long[] _cpuTimes;
     private readonly int[] _threads;
     private readonly Action<string> _onStuck;
+    private readonly TimeSpan _watchPeriod;
     private ConsoleInput? _input;
     private LoopTimer? _watch;
     private MachineEnd? _end;
@@ -36,11 +37,13 @@ internal sealed class Machine : IMachine, IVcpuOwner
     /// <summary>Owns the parts from now on, except when it throws.</summary>
     /// <param name="loop">The process's loop.</param>
     /// <param name="parts">Everything but the vCPUs' threads.</param>
+    /// <param name="watchPeriod">See <see cref="DefaultWatchPeriod"/>.</param>
     /// <param name="onStuck">Ends the process: a vCPU did not stop in time.</param>
-    public Machine(EventLoop loop, MachineParts parts, Action<string> onStuck)
+    public Machine(EventLoop loop, MachineParts parts, TimeSpan watchPeriod, Action<string> onStuck)
     {
         _loop = loop;
         _parts = parts;
+        _watchPeriod = watchPeriod;
         _onStuck = onStuck;
         _vcpus = new Vcpu[parts.Vcpus.Length];
         _cpuTimes = new long[_vcpus.Length];
@@ -96,7 +99,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
             }
 
             _watch = new LoopTimer(_loop, OnWatch);
-            _watch.Start(WatchPeriod, WatchPeriod);
+            _watch.Start(_watchPeriod, _watchPeriod);
         }
         catch (Exception failure) when (failure is OutOfMemoryException or SystemCallException or ThreadStartException)
         {

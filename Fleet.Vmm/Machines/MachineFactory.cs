@@ -17,19 +17,21 @@ internal sealed class MachineFactory : IMachineFactory
     private readonly int _outputFd;
     private readonly string _kvmPath;
     private readonly Action<string> _onStuck;
+    private readonly TimeSpan _watchPeriod;
 
     public MachineFactory()
         : this(0, 1)
     {
     }
 
-    /// <summary>For tests: other descriptors, another device, another way to deal with a vCPU that can't be stopped.</summary>
-    internal MachineFactory(int inputFd, int outputFd, string kvmPath = "/dev/kvm", Action<string>? onStuck = null)
+    /// <summary>For tests: other descriptors, another device, another way to deal with a vCPU that can't be stopped, less patience.</summary>
+    internal MachineFactory(int inputFd, int outputFd, string kvmPath = "/dev/kvm", Action<string>? onStuck = null, TimeSpan? watchPeriod = null)
     {
         _inputFd = inputFd;
         _outputFd = outputFd;
         _kvmPath = kvmPath;
         _onStuck = onStuck ?? ProcessEnd.Now;
+        _watchPeriod = watchPeriod ?? Machine.DefaultWatchPeriod;
     }
 
     public IMachine Build(MachineSettings settings, EventLoop loop)
@@ -131,6 +133,7 @@ internal sealed class MachineFactory : IMachineFactory
                 StatusPort = statusPort,
                 StatusFile = statusFile,
             },
+            _watchPeriod,
             _onStuck);
     }
 

@@ -50,6 +50,26 @@ internal sealed record ProcessIdentity(int Pid, ulong StartTime, string BootId)
             : null;
     }
 
+    /// <summary>Whether any process has this directory as its working directory.</summary>
+    public static bool WorksIn(string directory)
+    {
+        string wanted = Path.GetFullPath(directory).TrimEnd('/');
+        foreach (string process in Directory.EnumerateDirectories("/proc"))
+        {
+            if (!char.IsAsciiDigit(process[^1])) continue;
+            try
+            {
+                if (File.ResolveLinkTarget(Path.Combine(process, "cwd"), returnFinalTarget: false)?.FullName == wanted) return true;
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                // Ended meanwhile, a kernel thread, or another user's: no VMM of ours.
+                continue;
+            }
+        }
+        return false;
+    }
+
     private static string[]? ReadStat(int pid)
     {
         string line;

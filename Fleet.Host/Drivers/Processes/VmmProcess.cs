@@ -36,6 +36,9 @@ internal sealed class VmmProcess
         exec "$@"
         """;
 
+    private static readonly TimeSpan NamingTimeout = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan NamingPause = TimeSpan.FromMilliseconds(20);
+
     private readonly SafeFileHandle _pidfd;
 
     private VmmProcess(int pid, SafeFileHandle pidfd)
@@ -93,6 +96,26 @@ internal sealed class VmmProcess
         if (identity.IsAlive()) return new VmmProcess(identity.Pid, pidfd);
         pidfd.Dispose();
         return null;
+    }
+
+    /// <summary>
+    /// The same, and certain of it: an agent may have been killed so shortly after it started a VMM that this has not
+    /// written down yet who it is. Such a one is waited for.
+    /// </summary>
+    public static async Task<(VmmProcess? Process, VmmAbsence Absence)> AdoptAsync(
+        string directory, TimeProvider clock, CancellationToken cancellation)
+    {
+        long began = clock.GetTimestamp();
+        while (true)
+        {
+            var process = TryAdopt(directory, out var absence);
+            if (process is not null || absence != VmmAbsence.NeverStarted || !ProcessIdentity.WorksIn(directory)) return (process, absence);
+            if (clock.GetElapsedTime(began) > NamingTimeout)
+            {
+                throw new IOException($"A process works in {directory} and does not write down in {VmmFiles.Pid} who it is; end it by hand");
+            }
+            await Task.Delay(NamingPause, clock, cancellation).ConfigureAwait(false);
+        }
     }
 
     /// <summary>Sends a signal; nothing when the VMM is gone.</summary>

@@ -85,6 +85,7 @@ public sealed class LinuxBootTests
         await first.DisposeAsync();
 
         await using var vmm = await new QemuDriver(Scratch.Options(images)).AdoptAsync(launch, default);
+        Assert.NotNull(vmm);
 
         Assert.Equal(first.Pid, vmm.Pid);
         using var stop = new CancellationTokenSource(Boot);

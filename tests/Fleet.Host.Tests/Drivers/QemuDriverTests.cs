@@ -132,6 +132,7 @@ public sealed class QemuDriverTests
         await first.DisposeAsync();
 
         await using var second = await new QemuDriver(Scratch.Options()).AdoptAsync(launch, default);
+        Assert.NotNull(second);
 
         Assert.Equal(first.Pid, second.Pid);
         await second.GuestReady.WaitAsync(Soon);
@@ -157,6 +158,7 @@ public sealed class QemuDriverTests
         }
 
         await using var second = await driver.AdoptAsync(launch, default);
+        Assert.NotNull(second);
 
         var end = await second.Completion.WaitAsync(Soon);
         Assert.Equal((true, "guest_shutdown"), (end.InOrder, end.Reason.Code));
@@ -173,6 +175,7 @@ public sealed class QemuDriverTests
         Kill(first.Pid);
         await Scratch.Until(() => !Directory.Exists($"/proc/{first.Pid}"), "QEMU's end");
         await using var second = await driver.AdoptAsync(launch, default);
+        Assert.NotNull(second);
         Assert.Equal((0, "vmm_killed"), (second.Pid, (await second.Completion).Reason.Code));
     }
 

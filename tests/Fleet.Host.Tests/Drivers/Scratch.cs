@@ -52,7 +52,7 @@ internal sealed class Scratch : IAsyncDisposable
         Directory.Delete(Folder, recursive: true);
     }
 
-    private sealed class NoImage : IImageSource
+    internal sealed class NoImage : IImageSource
     {
         public Task<BootImage> GetDefaultAsync(CancellationToken cancellation) =>
             throw new LaunchFailedException("image_unavailable", "no image in this test");

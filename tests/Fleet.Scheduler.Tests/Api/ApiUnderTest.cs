@@ -28,7 +28,9 @@ internal sealed class ApiUnderTest : IAsyncDisposable
         var gate = new CellGate(cell, _projection.Freshness, clock);
         var context = new ApiContext(gate, new VmAdmission(gate, _claims, clock), _claims, _projection,
             _ => Task.FromResult(NotReady), clock, Log);
-        _server = ApiServer.StartAsync(new(IPAddress.Loopback, 0), change?.Invoke(context) ?? context, Log, default).GetAwaiter().GetResult();
+        context = change?.Invoke(context) ?? context;
+        Long = context.Long;
+        _server = ApiServer.StartAsync(new(IPAddress.Loopback, 0), context, Log, default).GetAwaiter().GetResult();
         Http = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = new Uri($"http://{_server.Endpoint}"), Timeout = TimeSpan.FromSeconds(20) };
     }
 
@@ -36,6 +38,7 @@ internal sealed class ApiUnderTest : IAsyncDisposable
     public FakeCell Cell { get; }
     public HttpClient Http { get; }
     public IPEndPoint Endpoint => _server.Endpoint;
+    public LongRequests Long { get; private set; } = null!;
     public ClaimStore Claims => _claims;
     public ViewProjection Projection => _projection;
     public FaultLog Log { get; } = new();

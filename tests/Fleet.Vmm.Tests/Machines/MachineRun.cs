@@ -31,7 +31,8 @@ internal sealed class MachineRun : IDisposable
         var factory = new MachineFactory(
             (int)_input.ClientSafePipeHandle.DangerousGetHandle(),
             (int)_output.ClientSafePipeHandle.DangerousGetHandle(),
-            onStuck: _stuck.Add);
+            onStuck: _stuck.Add,
+            watchPeriod: TimeSpan.FromMilliseconds(100));
         Machine = factory.Build(
             new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath },
             Loop);
@@ -119,7 +120,9 @@ internal sealed class MachineRun : IDisposable
         }
 
         Loop.Dispose();
+        _input.DisposeLocalCopyOfClientHandle();
         _input.Dispose();
+        _output.DisposeLocalCopyOfClientHandle();
         _output.Dispose();
         Directory.Delete(_directory, recursive: true);
     }

@@ -92,7 +92,7 @@ public sealed class MachineTests
     public void Should_leave_an_idle_guest_alone()
     {
         using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Idle));
-        run.After(TimeSpan.FromSeconds(4), run.Machine.Stop);
+        run.After(TimeSpan.FromSeconds(1), run.Machine.Stop);
         Assert.Equal(MachineEndKind.Stopped, run.RunToEnd().Kind);
     }
 
@@ -101,7 +101,7 @@ public sealed class MachineTests
     {
         using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Halt));
         run.After(TimeSpan.FromMilliseconds(20), run.Machine.Pause);
-        run.After(TimeSpan.FromSeconds(3.5), run.Machine.Stop);
+        run.After(TimeSpan.FromSeconds(1), run.Machine.Stop);
         Assert.Equal(MachineEndKind.Stopped, run.RunToEnd().Kind);
     }
 
