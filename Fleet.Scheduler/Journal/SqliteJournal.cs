@@ -1,4 +1,5 @@
 using Akka.Persistence.Sql.Config;
+using Fleet.Scheduler.Cell;
 using LinqToDB;
 using LinqToDB.DataProvider.SQLite;
 using Microsoft.Data.Sqlite;
@@ -73,6 +74,3 @@ internal sealed class SqliteJournal
         SqliteConnection.ClearPool(connection);
     }
 }
-
-/// <summary>The cell can't start; the message says why and what to do.</summary>
-public sealed class CellStartException(string message, Exception? inner = null) : Exception(message, inner);
