@@ -287,7 +287,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     }
 
     /// <summary>Stores the events, then runs <paramref name="then"/>.</summary>
-    private void Store(IReadOnlyCollection<IMessage> events, Action then)
+    private void Store(List<IMessage> events, Action then)
     {
         if (events.Count == 0)
         {
