@@ -104,7 +104,7 @@ public sealed class CellSystem : IAsyncDisposable
             actors,
             journal,
             new CellClient(actors, vmRegion, hostRegion, options),
-            new JournalEventFeed(actors, options.Log),
+            new JournalEventFeed(actors, journal, options.Log),
             new HostLinkService(options, sessions));
     }
 

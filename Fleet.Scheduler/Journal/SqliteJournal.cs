@@ -73,6 +73,21 @@ internal sealed class SqliteJournal : IDisposable
         .UseConnectionString(ProviderName.SQLiteMS, _connectionString)
         .UseConnectionFactory(SQLiteTools.GetDataProvider(SQLiteProvider.Microsoft), _ => Connect()));
 
+    /// <summary>Number of the newest event of a microVM or a host; 0 when there is none. Walks back over what sharding stored for itself.</summary>
+    public async Task<long> EndAsync(CancellationToken cancellation)
+    {
+        await using var connection = Connect();
+        await connection.OpenAsync(cancellation).ConfigureAwait(false);
+        await using var command = connection.CreateCommand();
+        command.CommandText = "select count(*) from sqlite_master where name = 'journal'";
+        if (await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is 0L)
+            return 0;
+        command.CommandText = "select ordering from journal where substr(persistence_id, 1, 3) = @vm or substr(persistence_id, 1, 5) = @host order by ordering desc limit 1";
+        command.Parameters.AddWithValue("@vm", PersistenceIds.VmPrefix);
+        command.Parameters.AddWithValue("@host", PersistenceIds.HostPrefix);
+        return await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is long end ? end : 0;
+    }
+
     private GatedSqliteConnection Connect() => new(_connectionString, _gate);
 
     /// <summary>Closes the pooled connections, which checkpoints the log: the file alone is complete afterwards.</summary>

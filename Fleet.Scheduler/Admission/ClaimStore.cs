@@ -1,0 +1,339 @@
+using System.Runtime.InteropServices;
+using System.Threading.Channels;
+using Microsoft.Data.Sqlite;
+using Microsoft.Extensions.Logging;
+
+namespace Fleet.Scheduler.Admission;
+
+/// <summary>What became of a claim.</summary>
+internal abstract record Claim
+{
+    private Claim() { }
+
+    /// <summary>Name and key are ours: create this microVM.</summary>
+    public sealed record Granted(string VmId) : Claim;
+
+    /// <summary>The key came before with the same body: drive the same microVM's creation again.</summary>
+    public sealed record Repeated(string VmId) : Claim;
+
+    /// <summary>The key came before with another body.</summary>
+    public sealed record KeyReused : Claim;
+
+    /// <summary>Another microVM holds the name.</summary>
+    public sealed record NameHeld(string VmId, DateTimeOffset Since) : Claim;
+}
+
+/// <summary>What a create wants to claim.</summary>
+/// <param name="VmId">The id that was chosen for it.</param>
+/// <param name="Name">The name.</param>
+/// <param name="Key">The Idempotency-Key, if there is one.</param>
+/// <param name="BodyHash">What tells one body from another.</param>
+internal sealed record ClaimRequest(string VmId, string Name, string? Key, byte[] BodyHash);
+
+/// <summary>
+/// Names of microVMs and idempotency keys, each given out once. A claim is on disk before it is answered. One thread
+/// writes, and takes all that waits into one transaction: the disk is forced once for many claims.
+/// </summary>
+internal sealed class ClaimStore : IAsyncDisposable
+{
+    /// <summary>How long a key is remembered.</summary>
+    public static readonly TimeSpan KeyLifetime = TimeSpan.FromHours(24);
+
+    private const int MaxBatch = 256;
+    private const int MaxWaiting = 10_000;
+    private static readonly TimeSpan PurgeInterval = TimeSpan.FromMinutes(5);
+
+    private const string Create = """
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = FULL;
+        CREATE TABLE IF NOT EXISTS vm_names (
+            name TEXT PRIMARY KEY, vm_id TEXT NOT NULL, claimed_at INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE INDEX IF NOT EXISTS vm_names_by_vm ON vm_names (vm_id);
+        CREATE TABLE IF NOT EXISTS idempotency_keys (
+            key TEXT PRIMARY KEY, body_hash BLOB NOT NULL, vm_id TEXT NOT NULL, created_at INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE INDEX IF NOT EXISTS idempotency_keys_by_vm ON idempotency_keys (vm_id);
+        CREATE INDEX IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (created_at);
+        """;
+
+    private readonly SqliteConnection _connection;
+    private readonly string _connectionString;
+    private readonly TimeProvider _clock;
+    private readonly ILogger _log;
+    private readonly int _keysKept;
+    private readonly Channel<Work> _waiting = Channel.CreateBounded<Work>(new BoundedChannelOptions(MaxWaiting) { SingleReader = true });
+    private readonly Task _writing;
+    private readonly Dictionary<string, int> _driving = [];
+    private DateTimeOffset _nextPurge;
+
+    /// <param name="file">Path of the SQLite file. Unlike the view it can't be made again: it holds what was promised.</param>
+    /// <param name="clock">Ages claims and keys.</param>
+    /// <param name="log">Where trouble is told.</param>
+    /// <param name="keysKept">Keys that are remembered at most; beyond it the oldest go early.</param>
+    /// <exception cref="SqliteException">The file can't be opened or is not a database.</exception>
+    public ClaimStore(string file, TimeProvider clock, ILogger log, int keysKept = 1_000_000)
+    {
+        _clock = clock;
+        _log = log;
+        _keysKept = keysKept;
+        _connectionString = new SqliteConnectionStringBuilder { DataSource = file }.ToString();
+        _connection = new SqliteConnection(_connectionString);
+        try
+        {
+            _connection.Open();
+            using var command = new SqliteCommand(Create, _connection);
+            command.ExecuteNonQuery();
+        }
+        catch
+        {
+            _connection.Dispose();
+            throw;
+        }
+        _writing = Task.Factory.StartNew(Write, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+    }
+
+    /// <summary>
+    /// Claims name and key together, or neither. After <see cref="Claim.Granted"/> and <see cref="Claim.Repeated"/> the
+    /// caller drives the creation and must call <see cref="Driven"/> when it is through with it.
+    /// </summary>
+    /// <exception cref="ClaimsBusyException">Too much waits already.</exception>
+    public Task<Claim> ClaimAsync(ClaimRequest request) => SubmitAsync(transaction => Decide(request, transaction), StopDriving);
+
+    /// <summary>The caller of <see cref="ClaimAsync"/> no longer drives the creation of that microVM.</summary>
+    public void Driven(string vmId)
+    {
+        lock (_driving)
+        {
+            if (--CollectionsMarshal.GetValueRefOrNullRef(_driving, vmId) == 0)
+                _driving.Remove(vmId);
+        }
+    }
+
+    /// <summary>Takes back what a microVM holds: its creation was refused.</summary>
+    public Task WithdrawAsync(string vmId) => SubmitAsync(transaction => Withdraw(vmId, transaction));
+
+    /// <summary>
+    /// Takes back what a microVM holds that the cell does not know, unless somebody drives its creation just now; says
+    /// whether it did. Claims are decided one after the other, so that no driver can come in between.
+    /// </summary>
+    public Task<bool> WithdrawAbandonedAsync(string vmId) =>
+        SubmitAsync(transaction => !IsDriven(vmId) && Withdraw(vmId, transaction));
+
+    /// <summary>Frees the names of microVMs that are gone. Their keys stay, so that a repeat does not create anew.</summary>
+    public Task ReleaseNamesAsync(IReadOnlyList<string> vmIds) => SubmitAsync(transaction =>
+    {
+        foreach (var vmId in vmIds)
+            Run("DELETE FROM vm_names WHERE vm_id = @vm", transaction, ("@vm", vmId));
+        return true;
+    });
+
+    /// <summary>
+    /// Puts names back when there are none at all: the file was lost, the microVMs are not. Says how many it put back.
+    /// </summary>
+    public Task<int> AdoptAsync(IEnumerable<(string Name, string VmId)> names) => SubmitAsync(transaction =>
+    {
+        using (var any = Command("SELECT 1 FROM vm_names LIMIT 1", transaction))
+        {
+            if (any.ExecuteScalar() is not null)
+                return 0;
+        }
+        var adopted = 0;
+        foreach (var (name, vmId) in names)
+        {
+            Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now) ON CONFLICT (name) DO NOTHING", transaction,
+                ("@name", name), ("@vm", vmId), ("@now", _clock.GetUtcNow().ToUnixTimeMilliseconds()));
+            adopted++;
+        }
+        return adopted;
+    });
+
+    /// <summary>The microVM that holds a name, or null.</summary>
+    public string? Holder(string name)
+    {
+        using var connection = new SqliteConnection(_connectionString);
+        connection.Open();
+        using var command = new SqliteCommand("SELECT vm_id FROM vm_names WHERE name = @name", connection);
+        command.Parameters.AddWithValue("@name", name);
+        return command.ExecuteScalar() as string;
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        _waiting.Writer.TryComplete();
+        await _writing;
+        SqliteConnection.ClearPool(_connection);
+        await _connection.DisposeAsync();
+    }
+
+    private Claim Decide(ClaimRequest request, SqliteTransaction transaction)
+    {
+        var now = _clock.GetUtcNow();
+        if (request.Key is not null && FindKey(request.Key, now, transaction) is { } known)
+        {
+            if (!known.Hash.AsSpan().SequenceEqual(request.BodyHash))
+                return new Claim.KeyReused();
+            Drive(known.VmId);
+            return new Claim.Repeated(known.VmId);
+        }
+        using (var command = Command("SELECT vm_id, claimed_at FROM vm_names WHERE name = @name", transaction, ("@name", request.Name)))
+        using (var reader = command.ExecuteReader())
+        {
+            if (reader.Read())
+                return new Claim.NameHeld(reader.GetString(0), DateTimeOffset.FromUnixTimeMilliseconds(reader.GetInt64(1)));
+        }
+        Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now)", transaction,
+            ("@name", request.Name), ("@vm", request.VmId), ("@now", now.ToUnixTimeMilliseconds()));
+        if (request.Key is not null)
+            Run("""
+                INSERT INTO idempotency_keys (key, body_hash, vm_id, created_at) VALUES (@key, @hash, @vm, @now)
+                ON CONFLICT (key) DO UPDATE SET body_hash = excluded.body_hash, vm_id = excluded.vm_id, created_at = excluded.created_at
+                """, transaction,
+                ("@key", request.Key), ("@hash", request.BodyHash), ("@vm", request.VmId), ("@now", now.ToUnixTimeMilliseconds()));
+        Drive(request.VmId);
+        return new Claim.Granted(request.VmId);
+    }
+
+    private void Drive(string vmId)
+    {
+        lock (_driving)
+            CollectionsMarshal.GetValueRefOrAddDefault(_driving, vmId, out _)++;
+    }
+
+    private bool IsDriven(string vmId)
+    {
+        lock (_driving)
+            return _driving.ContainsKey(vmId);
+    }
+
+    private void StopDriving(Claim claim)
+    {
+        if (claim is Claim.Granted granted)
+            Driven(granted.VmId);
+        else if (claim is Claim.Repeated repeated)
+            Driven(repeated.VmId);
+    }
+
+    private (byte[] Hash, string VmId)? FindKey(string key, DateTimeOffset now, SqliteTransaction transaction)
+    {
+        using var command = Command("SELECT body_hash, vm_id FROM idempotency_keys WHERE key = @key AND created_at > @oldest", transaction,
+            ("@key", key), ("@oldest", (now - KeyLifetime).ToUnixTimeMilliseconds()));
+        using var reader = command.ExecuteReader();
+        return reader.Read() ? (reader.GetFieldValue<byte[]>(0), reader.GetString(1)) : null;
+    }
+
+    private bool Withdraw(string vmId, SqliteTransaction transaction)
+    {
+        Run("DELETE FROM vm_names WHERE vm_id = @vm", transaction, ("@vm", vmId));
+        Run("DELETE FROM idempotency_keys WHERE vm_id = @vm", transaction, ("@vm", vmId));
+        return true;
+    }
+
+    private void Purge(SqliteTransaction transaction)
+    {
+        var now = _clock.GetUtcNow();
+        if (now < _nextPurge)
+            return;
+        Run("DELETE FROM idempotency_keys WHERE created_at <= @oldest", transaction, ("@oldest", (now - KeyLifetime).ToUnixTimeMilliseconds()));
+        Run("""
+            DELETE FROM idempotency_keys WHERE created_at <=
+                (SELECT created_at FROM idempotency_keys ORDER BY created_at DESC LIMIT 1 OFFSET @kept)
+            """, transaction, ("@kept", _keysKept));
+        _nextPurge = now + PurgeInterval;
+    }
+
+    private Task<T> SubmitAsync<T>(Func<SqliteTransaction, T> work, Action<T>? undo = null)
+    {
+        var item = new Work<T>(work, undo);
+        return _waiting.Writer.TryWrite(item) ? item.Done : throw new ClaimsBusyException();
+    }
+
+    private void Write()
+    {
+        var batch = new List<Work>(MaxBatch);
+        while (_waiting.Reader.WaitToReadAsync().AsTask().GetAwaiter().GetResult())
+        {
+            batch.Clear();
+            while (batch.Count < MaxBatch && _waiting.Reader.TryRead(out var item))
+                batch.Add(item);
+            if (!TryCommit(batch))
+                foreach (var item in batch)
+                    TryCommit([item]);
+        }
+    }
+
+    /// <summary>True when the batch is on disk and answered, or when it is a single item and has failed.</summary>
+    private bool TryCommit(IReadOnlyList<Work> batch)
+    {
+        try
+        {
+            using var transaction = _connection.BeginTransaction(deferred: false);
+            Purge(transaction);
+            foreach (var item in batch)
+                item.Execute(transaction);
+            transaction.Commit();
+        }
+        catch (SqliteException fault)
+        {
+            foreach (var item in batch)
+                item.Undo();
+            if (batch.Count > 1)
+                return false;
+            _log.LogError(fault, "The file of names and idempotency keys can't be written");
+            batch[0].Fail(fault);
+            return true;
+        }
+        foreach (var item in batch)
+            item.Succeed();
+        return true;
+    }
+
+    private void Run(string sql, SqliteTransaction transaction, params ReadOnlySpan<(string, object)> values)
+    {
+        using var command = Command(sql, transaction, values);
+        command.ExecuteNonQuery();
+    }
+
+    private SqliteCommand Command(string sql, SqliteTransaction transaction, params ReadOnlySpan<(string Name, object Value)> values)
+    {
+        var command = new SqliteCommand(sql, _connection, transaction);
+        foreach (var (name, value) in values)
+            command.Parameters.AddWithValue(name, value);
+        return command;
+    }
+
+    private abstract class Work
+    {
+        public abstract void Execute(SqliteTransaction transaction);
+        public abstract void Undo();
+        public abstract void Succeed();
+        public abstract void Fail(Exception fault);
+    }
+
+    private sealed class Work<T>(Func<SqliteTransaction, T> work, Action<T>? undo) : Work
+    {
+        private readonly TaskCompletionSource<T> _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private T? _result;
+        private bool _executed;
+
+        public Task<T> Done => _done.Task;
+
+        public override void Execute(SqliteTransaction transaction)
+        {
+            _result = work(transaction);
+            _executed = true;
+        }
+
+        public override void Undo()
+        {
+            if (_executed)
+                undo?.Invoke(_result!);
+            _executed = false;
+        }
+
+        public override void Succeed() => _done.TrySetResult(_result!);
+
+        public override void Fail(Exception fault) => _done.TrySetException(fault);
+    }
+}
+
+/// <summary>More claims wait than the disk can take.</summary>
+internal sealed class ClaimsBusyException() : Exception("Too many microVMs are being created at once.");

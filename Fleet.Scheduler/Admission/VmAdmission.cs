@@ -1,0 +1,115 @@
+using Fleet.Scheduler.Api;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+
+namespace Fleet.Scheduler.Admission;
+
+/// <summary>
+/// Creates microVMs under names that are unique and keys that count once. First the claim is on disk, under an id chosen
+/// beforehand; then the cell creates that id. A process that ends between the two leaves a claim without a microVM:
+/// a repeat with the same key drives the same id again, and a create without one takes an abandoned name over.
+/// </summary>
+internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider clock)
+{
+    /// <summary>How long a claim may stand without its microVM before it counts as abandoned.</summary>
+    public static readonly TimeSpan AbandonedAfter = TimeSpan.FromSeconds(5);
+
+    // Each round meets another holder of the name, or another made-up name that is taken.
+    private const int Rounds = 4;
+
+    /// <summary>Creates a microVM, or answers with the one that the same key created before: as it was when it was made.</summary>
+    /// <param name="wanted">The spec, given the name to take when the user chose none.</param>
+    /// <param name="named">Whether the user chose the name.</param>
+    /// <param name="key">The Idempotency-Key, if there is one.</param>
+    /// <param name="bodyHash">What tells one body from another under the same key.</param>
+    /// <param name="cancellation">Ends the wait, not the creation.</param>
+    /// <exception cref="RequestRefused">A rule is broken, the name is taken, the key was used otherwise, or the cell does not answer.</exception>
+    public async Task<VmRecord> CreateAsync(Func<string, VmSpec> wanted, bool named, string? key, byte[] bodyHash, CancellationToken cancellation)
+    {
+        for (var round = 0; round < Rounds; round++)
+        {
+            var vmId = VmId.New(clock);
+            var spec = wanted(VmId.NameFor(vmId));
+            if (VmSpecRules.FirstProblem(spec) is { } problem)
+                throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
+            switch (await ClaimAsync(new(vmId, spec.Name, key, bodyHash)))
+            {
+                case Claim.Granted:
+                    return await DriveAsync(vmId, spec, isNew: true, cancellation);
+                case Claim.Repeated repeated:
+                    return await DriveAsync(repeated.VmId, wanted(VmId.NameFor(repeated.VmId)), isNew: false, cancellation);
+                case Claim.KeyReused:
+                    throw new RequestRefused(ErrorCodes.IdempotencyKeyReused,
+                        "This Idempotency-Key came before with another body. Send the same body again, or choose another key.");
+                case Claim.NameHeld held:
+                    if (!await FreeAsync(held, cancellation) && named)
+                        throw new RequestRefused(ErrorCodes.NameTaken,
+                            $"The name {spec.Name} belongs to the microVM {held.VmId}. Choose another, or delete that one first.", "name");
+                    break;
+            }
+        }
+        throw RequestRefused.Unavailable("The name changes hands too quickly. Try again.");
+    }
+
+    private async Task<VmRecord> DriveAsync(string vmId, VmSpec spec, bool isNew, CancellationToken cancellation)
+    {
+        try
+        {
+            var answer = await cell.CallAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c), CellGate.Patience, cancellation);
+            // A repeat may come when the microVM is deleted already; its answer is still the first one.
+            if (answer.Problem is { } problem && answer.Vm is not { State: VmState.Deleted })
+            {
+                if (isNew && problem.Code != ErrorCodes.Unavailable)
+                    await claims.WithdrawAsync(vmId);
+                throw RequestRefused.From(problem);
+            }
+            cell.Note(answer.Vm!);
+            return AsCreated(answer.Vm!);
+        }
+        finally
+        {
+            claims.Driven(vmId);
+        }
+    }
+
+    /// <summary>Frees the name when its holder is gone or never came to be.</summary>
+    private async Task<bool> FreeAsync(Claim.NameHeld held, CancellationToken cancellation)
+    {
+        var answer = await cell.CallAsync(c => cell.Cell.GetVmAsync(held.VmId, c), CellGate.Patience, cancellation);
+        if (answer.Vm is { State: VmState.Deleted })
+        {
+            await claims.ReleaseNamesAsync([held.VmId]);
+            return true;
+        }
+        if (answer.Problem is null)
+            return false;
+        if (answer.Problem.Code != ErrorCodes.NotFound)
+            throw RequestRefused.From(answer.Problem);
+        // The question went the same way as a creation would, behind it: whatever this node sent before has been dealt with.
+        return clock.GetUtcNow() - held.Since >= AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId);
+    }
+
+    private async Task<Claim> ClaimAsync(ClaimRequest request)
+    {
+        try
+        {
+            return await claims.ClaimAsync(request);
+        }
+        catch (ClaimsBusyException busy)
+        {
+            throw RequestRefused.Unavailable(busy.Message, busy);
+        }
+    }
+
+    // A repeat gets the very answer that the first request got, whatever has become of the microVM since.
+    private static VmRecord AsCreated(VmRecord vm) => new()
+    {
+        Id = vm.Id,
+        Spec = vm.Spec,
+        State = VmState.Pending,
+        CreatedAt = vm.CreatedAt,
+        ChangedAt = vm.CreatedAt,
+        Version = 1,
+    };
+}

@@ -1,0 +1,19 @@
+using Microsoft.Extensions.Logging;
+
+namespace Fleet.Scheduler.Api;
+
+/// <summary>What the API logs.</summary>
+internal static partial class ApiLog
+{
+    [LoggerMessage(Level = LogLevel.Information, Message = "{Method} {Path} answered {Status} in {Milliseconds} ms, request {RequestId}")]
+    public static partial void LogChanged(this ILogger log, string method, string path, int status, long milliseconds, string requestId);
+
+    [LoggerMessage(Level = LogLevel.Debug, Message = "{Method} {Path} answered {Status} in {Milliseconds} ms, request {RequestId}")]
+    public static partial void LogRead(this ILogger log, string method, string path, int status, long milliseconds, string requestId);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "{Method} {Path} failed, request {RequestId}")]
+    public static partial void LogFault(this ILogger log, Exception fault, string method, string path, string requestId);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "The console of {VmId} broke off: {Code}, {Detail}")]
+    public static partial void LogConsoleLost(this ILogger log, string vmId, string code, string detail);
+}

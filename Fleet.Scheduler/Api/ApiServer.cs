@@ -1,0 +1,111 @@
+using System.Net;
+using System.Reflection;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Hosting.Server;
+using Microsoft.AspNetCore.Hosting.Server.Features;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+
+namespace Fleet.Scheduler.Api;
+
+/// <summary>The HTTP API on its own port. Disposing it cuts the streams and waits at most <see cref="StopBound"/>.</summary>
+internal sealed class ApiServer : IAsyncDisposable
+{
+    /// <summary>Requests under way have this long to end.</summary>
+    public static readonly TimeSpan StopBound = TimeSpan.FromSeconds(1);
+
+    // A body above the API's own bound is refused by us with a problem; this is where the server itself hangs up.
+    private const int ServerMaxBody = 2 * Exchange.MaxBody;
+    private const int MaxConnections = 4096;
+
+    private readonly WebApplication _web;
+    private readonly CancellationTokenSource _stopping;
+
+    private ApiServer(WebApplication web, CancellationTokenSource stopping)
+    {
+        _web = web;
+        _stopping = stopping;
+    }
+
+    /// <summary>Version of the program, as health tells it.</summary>
+    public static string Version { get; } =
+        typeof(ApiServer).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+')[0];
+
+    /// <summary>Where it really listens.</summary>
+    public IPEndPoint Endpoint { get; private set; } = new(IPAddress.None, 0);
+
+    /// <exception cref="IOException">The port is in use.</exception>
+    public static async Task<ApiServer> StartAsync(IPEndPoint endpoint, ApiContext context, ILoggerFactory log, CancellationToken cancellation)
+    {
+        var stopping = new CancellationTokenSource();
+        var api = context with { Stopping = stopping.Token };
+        var builder = WebApplication.CreateSlimBuilder(new WebApplicationOptions { ApplicationName = "fleet" });
+        builder.Configuration.Sources.Clear();
+        builder.Services.AddSingleton(log);
+        builder.Services.Configure<HostOptions>(o => o.ShutdownTimeout = StopBound);
+        builder.Services.AddRouting();
+        ApiDescription.Add(builder.Services);
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel => Limit(kestrel, endpoint));
+        var web = builder.Build();
+        var server = new ApiServer(web, stopping);
+        try
+        {
+            var pipeline = new ApiPipeline(api, IPAddress.IsLoopback(endpoint.Address));
+            web.Use(pipeline.InvokeAsync);
+            web.UseRouting();
+            new VmEndpoints(api).Map(web);
+            new ConsoleEndpoints(api).Map(web);
+            new HostEndpoints(api).Map(web);
+            new ChangeEndpoints(api).Map(web);
+            web.MapGroup("").WithTags("health").MapGet("/v1/health", (Delegate)(Func<HttpContext, Task>)(http => HealthAsync(http, api))).Describe(new("health", "Says whether the node is ready")
+            {
+                Answer = typeof(HealthBody),
+            });
+            web.MapOpenApi("/openapi/v1.json");
+            await web.StartAsync(cancellation);
+            server.Endpoint = IPEndPoint.Parse(new Uri(web.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single()).Authority);
+            return server;
+        }
+        catch
+        {
+            await server.DisposeAsync();
+            throw;
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        if (_stopping.IsCancellationRequested)
+            return;
+        await _stopping.CancelAsync();
+        await _web.StopAsync(CancellationToken.None);
+        await _web.DisposeAsync();
+    }
+
+    private static void Limit(KestrelServerOptions kestrel, IPEndPoint endpoint)
+    {
+        kestrel.AddServerHeader = false;
+        kestrel.Listen(endpoint, listen => listen.Protocols = HttpProtocols.Http1);
+        kestrel.Limits.MaxConcurrentConnections = MaxConnections;
+        kestrel.Limits.MaxRequestBodySize = ServerMaxBody;
+        kestrel.Limits.MaxRequestHeaderCount = 64;
+        kestrel.Limits.MaxRequestHeadersTotalSize = 16 * 1024;
+        kestrel.Limits.MaxRequestLineSize = 8 * 1024;
+        kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15);
+        kestrel.Limits.KeepAliveTimeout = TimeSpan.FromMinutes(2);
+        kestrel.Limits.MinRequestBodyDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(5));
+        kestrel.Limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(10));
+    }
+
+    private static async Task HealthAsync(HttpContext http, ApiContext api)
+    {
+        _ = new Query(http);
+        if (await api.Ready(http.RequestAborted) is { } reason)
+            throw RequestRefused.Unavailable(reason);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, new HealthBody("ok", Version), ApiJson.Wire.HealthBody);
+    }
+}

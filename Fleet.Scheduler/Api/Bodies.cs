@@ -1,0 +1,183 @@
+using System.ComponentModel;
+using System.ComponentModel.DataAnnotations;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using Fleet.Shared.Vms;
+
+namespace Fleet.Scheduler.Api;
+
+// The shapes of docs/api.md. Members are written in snake_case; a null in a request is the same as an absent member.
+// Attributes feed the OpenAPI document; VmSpecRules enforces the same bounds.
+
+/// <summary>The body of a create.</summary>
+internal sealed record CreateVmBody
+{
+    [Description("Unique among the microVMs that exist; made up when absent"), RegularExpression("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    public string? Name { get; init; }
+
+    [Range(1, VmLimits.MaxCpus), DefaultValue(1L)]
+    public long? Cpus { get; init; }
+
+    [Description("Default 256 with the default image, else 128"), Range(VmLimits.MinMemoryMib, VmLimits.MaxMemoryMib)]
+    public long? MemoryMib { get; init; }
+
+    [Description("The program and its arguments, run as given; absent or empty: a shell on the console; at most 64 KiB together"), MaxLength(VmLimits.MaxCommandArguments)]
+    public IReadOnlyList<string>? Command { get; init; }
+
+    [Description("Variables of the command's environment; at most 32 KiB together")]
+    public IReadOnlyDictionary<string, string>? Env { get; init; }
+
+    [Description("auto, kvm, qemu or simulated"), DefaultValue("auto"), AllowedValues("auto", "kvm", "qemu", "simulated")]
+    public string? Driver { get; init; }
+
+    [Description("A kernel of your own; absent: the default image")]
+    public BootBody? Boot { get; init; }
+
+    [Description("0: never given up. Default 120 with the default image, else 0"), Range(0, VmLimits.MaxBootTimeoutSeconds)]
+    public long? BootTimeoutSeconds { get; init; }
+
+    [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]
+    public IReadOnlyDictionary<string, string>? Labels { get; init; }
+
+    [Description("Only this host may carry it"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
+    public string? Host { get; init; }
+
+    [Description("Only with the driver simulated")]
+    public SimulatedBody? Simulated { get; init; }
+}
+
+/// <summary>A kernel by absolute paths on the host.</summary>
+internal sealed record BootBody
+{
+    [Required, RegularExpression("^/"), MaxLength(VmLimits.MaxPathBytes)]
+    public string? KernelPath { get; init; }
+
+    [RegularExpression("^/"), MaxLength(VmLimits.MaxPathBytes)]
+    public string? InitrdPath { get; init; }
+
+    [MaxLength(VmLimits.MaxBootArgsLength)]
+    public string? BootArgs { get; init; }
+}
+
+/// <summary>The script of a guest that does not exist.</summary>
+internal sealed record SimulatedBody
+{
+    [Range(0, VmLimits.MaxSimulatedMs), DefaultValue(0L)]
+    public long? BootMs { get; init; }
+
+    [Description("0: runs until it is stopped"), Range(0, VmLimits.MaxSimulatedMs), DefaultValue(0L)]
+    public long? RunMs { get; init; }
+
+    [Range(0, 255), DefaultValue(0L)]
+    public long? ExitStatus { get; init; }
+
+    [AllowedValues("launch_fails", "never_boots", "vmm_dies")]
+    public string? Fault { get; init; }
+}
+
+/// <summary>The body of a stop.</summary>
+internal sealed record StopVmBody
+{
+    [Range(0, VmLimits.MaxGraceSeconds), DefaultValue((long)VmLimits.DefaultGraceSeconds)]
+    public long? GraceSeconds { get; init; }
+}
+
+internal sealed record ReasonBody(string Code, string Message);
+
+/// <summary>A microVM.</summary>
+internal sealed record VmBody(
+    string Id,
+    string Name,
+    string State,
+    ReasonBody? Reason,
+    int? ExitStatus,
+    string? Host,
+    ulong Epoch,
+    string? Driver,
+    int? VmmPid,
+    string CreatedAt,
+    string ChangedAt,
+    ulong Version,
+    VmSpecBody Spec);
+
+/// <summary>What was wanted, with every default filled in.</summary>
+internal sealed record VmSpecBody(
+    string Name,
+    uint Cpus,
+    uint MemoryMib,
+    IReadOnlyList<string> Command,
+    IReadOnlyDictionary<string, string> Env,
+    string Driver,
+    BootBody? Boot,
+    uint BootTimeoutSeconds,
+    IReadOnlyDictionary<string, string> Labels,
+    string? Host,
+    SimulatedBody? Simulated);
+
+internal sealed record DriverBody(
+    string Name, bool Usable, bool StockKernels, string Detail);
+
+/// <summary>A host.</summary>
+internal sealed record HostBody(
+    string Id,
+    string State,
+    uint Cpus,
+    ulong MemoryMib,
+    uint ReservedCpus,
+    ulong ReservedMemoryMib,
+    uint Vms,
+    IReadOnlyList<DriverBody> Drivers,
+    string? AutoDriver,
+    string Kernel,
+    string Architecture,
+    string AgentVersion,
+    string? ConnectedAt,
+    IReadOnlyDictionary<string, string> Labels);
+
+internal sealed record VmListBody(IReadOnlyList<VmBody> Items, string? NextPageToken);
+
+internal sealed record HostListBody(IReadOnlyList<HostBody> Items, string? NextPageToken);
+
+/// <summary>One change; of <c>vm</c> and <c>host</c> exactly one is the object, by its kind.</summary>
+[JsonConverter(typeof(ChangeBodyConverter))]
+internal sealed record ChangeBody(long Index, string Kind, string Id, string State, VmBody? Vm, HostBody? Host);
+
+internal sealed record ChangesBody(long Index, IReadOnlyList<ChangeBody> Changes);
+
+internal sealed record HealthBody(string Status, string Version);
+
+/// <summary>RFC 9457.</summary>
+internal sealed record ProblemBody(
+    string Type,
+    string Title,
+    int Status,
+    string Detail,
+    string Code,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Field,
+    string RequestId);
+
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
+[JsonSerializable(typeof(CreateVmBody))]
+[JsonSerializable(typeof(StopVmBody))]
+[JsonSerializable(typeof(VmBody))]
+[JsonSerializable(typeof(VmListBody))]
+[JsonSerializable(typeof(HostBody))]
+[JsonSerializable(typeof(HostListBody))]
+[JsonSerializable(typeof(ChangeBody))]
+[JsonSerializable(typeof(ChangesBody))]
+[JsonSerializable(typeof(HealthBody))]
+[JsonSerializable(typeof(ProblemBody))]
+internal sealed partial class ApiJson : JsonSerializerContext
+{
+    /// <summary>
+    /// The JSON of the API. Text stays readable: what escapes for HTML is of no use in answers that say what they are
+    /// (<c>application/json</c>, <c>nosniff</c>).
+    /// </summary>
+    public static ApiJson Wire { get; } = new(new JsonSerializerOptions
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+        NumberHandling = JsonNumberHandling.Strict,
+    });
+}

@@ -1,0 +1,122 @@
+using System.Globalization;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Projection;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Api;
+
+/// <summary>Between records and the shapes of the API.</summary>
+internal static class BodyMapping
+{
+    /// <summary>The complete spec of a body: defaults filled in, rules not yet checked.</summary>
+    /// <exception cref="RequestRefused"><c>missing_field</c>, or <c>invalid_field</c> for a number that its type can't hold.</exception>
+    public static VmSpec ToSpec(CreateVmBody body, string nameIfNone)
+    {
+        var ownKernel = body.Boot is not null || body.Driver == "simulated";
+        var spec = new VmSpec
+        {
+            Name = body.Name ?? nameIfNone,
+            Cpus = (uint)InRange("cpus", body.Cpus ?? 1, 1, VmLimits.MaxCpus),
+            MemoryMib = (uint)InRange("memory_mib", body.MemoryMib ?? (ownKernel ? VmLimits.DefaultMemoryMib : VmLimits.DefaultImageMemoryMib),
+                VmLimits.MinMemoryMib, VmLimits.MaxMemoryMib),
+            Driver = body.Driver ?? "auto",
+            BootTimeoutSeconds = (uint)InRange("boot_timeout_seconds",
+                body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
+            Host = body.Host ?? "",
+        };
+        spec.Command.Add(body.Command ?? []);
+        foreach (var (name, value) in body.Env ?? Empty)
+            spec.Env.Add(name, value);
+        foreach (var (key, value) in body.Labels ?? Empty)
+            spec.Labels.Add(key, value);
+        if (body.Host is "")
+            throw new RequestRefused(ErrorCodes.InvalidField, "host is empty; leave it out to allow every host.", "host");
+        if (body.Boot is { } boot)
+        {
+            spec.Boot = new BootSource
+            {
+                KernelPath = boot.KernelPath ?? throw new RequestRefused(ErrorCodes.MissingField, "boot needs kernel_path, an absolute path on the host.", "boot.kernel_path"),
+                InitrdPath = boot.InitrdPath ?? "",
+                BootArgs = boot.BootArgs ?? "",
+            };
+        }
+        if (body.Simulated is { } simulated)
+        {
+            spec.Simulated = new SimulatedGuest
+            {
+                BootMs = (uint)InRange("simulated.boot_ms", simulated.BootMs ?? 0, 0, VmLimits.MaxSimulatedMs),
+                RunMs = (uint)InRange("simulated.run_ms", simulated.RunMs ?? 0, 0, VmLimits.MaxSimulatedMs),
+                ExitStatus = (int)InRange("simulated.exit_status", simulated.ExitStatus ?? 0, 0, 255),
+                Fault = simulated.Fault ?? "",
+            };
+        }
+        return spec;
+    }
+
+    public static VmBody ToBody(VmRecord vm) => new(
+        vm.Id,
+        vm.Spec.Name,
+        Name(vm.State),
+        vm.Reason is { } reason ? new ReasonBody(reason.Code, reason.Message) : null,
+        vm.Exit?.Status,
+        OrNull(vm.Host),
+        vm.Epoch,
+        OrNull(vm.Driver),
+        vm.VmmPid == 0 ? null : vm.VmmPid,
+        Text(vm.CreatedAt),
+        Text(vm.ChangedAt),
+        vm.Version,
+        new VmSpecBody(
+            vm.Spec.Name, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Spec.Command, Sorted(vm.Spec.Env), vm.Spec.Driver,
+            vm.Spec.Boot is { } boot
+                ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
+                : null,
+            vm.Spec.BootTimeoutSeconds, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.Simulated is { } guest
+                ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
+                : null));
+
+    public static HostBody ToBody(HostRecord host)
+    {
+        var inventory = host.Inventory ?? new Inventory();
+        return new(
+            host.Id, Name(host.State), inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
+            [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
+            OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,
+            host.ConnectedAt is null ? null : Text(host.ConnectedAt), Sorted(inventory.Labels));
+    }
+
+    public static ChangeBody ToBody(Change change) => change.Vm is { } vm
+        ? new(change.Index, "vm", change.Id, Name(vm.State), ToBody(vm), null)
+        : new(change.Index, "host", change.Id, Name(change.Host!.State), null, ToBody(change.Host));
+
+    /// <summary>A state as the API writes it.</summary>
+    public static string Name<T>(T state) where T : struct, System.Enum => state.ToString()!.ToLowerInvariant();
+
+    /// <summary>The state of that name, or null.</summary>
+    public static VmState? StateOf(string name) =>
+        States.TryGetValue(name, out var state) ? state : null;
+
+    /// <summary>Every state's name, in the order of a life.</summary>
+    public static IEnumerable<string> StateNames => States.Keys;
+
+    private static readonly Dictionary<string, VmState> States =
+        System.Enum.GetValues<VmState>().Where(s => s != VmState.Unspecified).ToDictionary(Name, s => s);
+
+    private static readonly Dictionary<string, string> Empty = [];
+
+    private static long InRange(string field, long value, long least, long most) =>
+        VmSpecRules.Range(field, value, least, most) is { } problem
+            ? throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field)
+            : value;
+
+    private static string Text(Timestamp? at) =>
+        (at?.ToDateTime() ?? DateTime.UnixEpoch).ToString("yyyy-MM-dd'T'HH:mm:ss.fff'Z'", CultureInfo.InvariantCulture);
+
+    private static string? OrNull(string text) => text.Length == 0 ? null : text;
+
+    // Maps have no order of their own; equal microVMs should read equal.
+    private static SortedDictionary<string, string> Sorted(IDictionary<string, string> map) => new(map, StringComparer.Ordinal);
+}

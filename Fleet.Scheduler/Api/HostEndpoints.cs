@@ -1,0 +1,69 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Vms;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
+
+namespace Fleet.Scheduler.Api;
+
+/// <summary>The hosts of the cell.</summary>
+internal sealed class HostEndpoints(ApiContext api)
+{
+    public void Map(IEndpointRouteBuilder all)
+    {
+        var routes = all.MapGroup("").WithTags("hosts");
+        routes.MapGet("/v1/hosts", (Delegate)ListAsync).Describe(new("list_hosts", "Lists hosts in the order of their ids")
+        {
+            Query = Paging.Parameters,
+            Answer = typeof(HostListBody),
+            AnswerHeaders = [new(Exchange.IndexHeader, "How much of the change log the list has seen")],
+        });
+        routes.MapGet("/v1/hosts/{id}", (Delegate)ShowAsync).Describe(new("show_host", "Shows a host")
+        {
+            Answer = typeof(HostBody),
+            Errors = [ErrorCodes.NotFound],
+        });
+        routes.MapDelete("/v1/hosts/{id}", (Delegate)RemoveAsync).Describe(new("remove_host", "Forgets a host that is gone")
+        {
+            Status = 204,
+            Errors = [ErrorCodes.NotFound, ErrorCodes.HostConnected, ErrorCodes.HostInUse],
+        });
+    }
+
+    private async Task ListAsync(HttpContext http)
+    {
+        var (after, size) = Paging.Of(new Query(http));
+        await api.FreshViewAsync(http.RequestAborted);
+        var page = api.Projection.Reader.ListHosts(after, size);
+        Paging.WriteIndex(http, page.Index);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK,
+            new HostListBody([.. page.Items.Select(BodyMapping.ToBody)], Paging.Token(page.NextAfter)), ApiJson.Wire.HostListBody);
+    }
+
+    private async Task ShowAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var id = Id(http);
+        var host = await api.Gate.HostAsync(c => api.Gate.Cell.GetHostAsync(id, c), http.RequestAborted);
+        if (host.State == HostState.Removed)
+            throw NotFound(id);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, BodyMapping.ToBody(host), ApiJson.Wire.HostBody);
+    }
+
+    private async Task RemoveAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var id = Id(http);
+        await api.Gate.HostAsync(c => api.Gate.Cell.RemoveHostAsync(id, c), http.RequestAborted);
+        http.Response.StatusCode = StatusCodes.Status204NoContent;
+    }
+
+    private static string Id(HttpContext http)
+    {
+        var id = (string)http.Request.RouteValues["id"]!;
+        return VmSpecRules.IsHostId(id) ? id : throw NotFound(id);
+    }
+
+    private static RequestRefused NotFound(string id) => new(ErrorCodes.NotFound,
+        $"There is no host {(id.Length <= 80 ? id : id[..80] + "…")}. GET /v1/hosts lists those that there are.");
+}

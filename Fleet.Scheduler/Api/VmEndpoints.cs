@@ -1,0 +1,237 @@
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+using Fleet.Scheduler.Admission;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Projection;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
+using Microsoft.OpenApi;
+
+namespace Fleet.Scheduler.Api;
+
+/// <summary>Create, list, show, stop, start, delete and wait.</summary>
+internal sealed class VmEndpoints(ApiContext api)
+{
+    private const int MaxKeyLength = 128;
+
+    private static readonly string AllStates = string.Join(", ", BodyMapping.StateNames);
+
+    public void Map(IEndpointRouteBuilder all)
+    {
+        var routes = all.MapGroup("").WithTags("microVMs");
+        routes.MapPost("/v1/vms", (Delegate)CreateAsync).Describe(new("create_vm", "Creates a microVM")
+        {
+            Body = typeof(CreateVmBody),
+            Headers = [new(Exchange.IdempotencyHeader, "1 to 128 printable characters. The same key with the same body gives the same answer for 24 hours")],
+            Status = 201,
+            Answer = typeof(VmBody),
+            AnswerHeaders = [new("Location", "The microVM's path"), new("ETag", "The microVM's version")],
+            Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.MissingField, ErrorCodes.NameTaken,
+                ErrorCodes.PayloadTooLarge, ErrorCodes.UnsupportedMediaType, ErrorCodes.IdempotencyKeyReused],
+        });
+        routes.MapGet("/v1/vms", (Delegate)ListAsync).Describe(new("list_vms", "Lists microVMs in the order they were created")
+        {
+            Query = [
+                new("state", "One or more states, with commas in between: " + AllStates, JsonSchemaType.String),
+                new("host", "The host that carries it", JsonSchemaType.String),
+                new("label.", "The value of a label: label.KEY=VALUE, as often as wanted", JsonSchemaType.String) { IsPrefix = true },
+                .. Paging.Parameters],
+            Answer = typeof(VmListBody),
+            AnswerHeaders = [new(Exchange.IndexHeader, "How much of the change log the list has seen")],
+        });
+        routes.MapGet("/v1/vms/{id}", (Delegate)ShowAsync).Describe(new("show_vm", "Shows a microVM")
+        {
+            Answer = typeof(VmBody),
+            AnswerHeaders = [new("ETag", "The microVM's version")],
+            Errors = [ErrorCodes.NotFound],
+        });
+        routes.MapPost("/v1/vms/{id}/stop", (Delegate)StopAsync).Describe(new("stop_vm", "Stops a microVM, by force when the grace is over")
+        {
+            Body = typeof(StopVmBody),
+            BodyOptional = true,
+            Status = 202,
+            Answer = typeof(VmBody),
+            Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.NotFound, ErrorCodes.WrongState,
+                ErrorCodes.PayloadTooLarge, ErrorCodes.UnsupportedMediaType],
+        });
+        routes.MapPost("/v1/vms/{id}/start", (Delegate)StartAsync).Describe(new("start_vm", "Starts a stopped or failed microVM under a new epoch")
+        {
+            Status = 202,
+            Answer = typeof(VmBody),
+            Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState],
+        });
+        routes.MapDelete("/v1/vms/{id}", (Delegate)DeleteAsync).Describe(new("delete_vm", "Stops a microVM at once and leaves nothing of it")
+        {
+            Status = 202,
+            Answer = typeof(VmBody),
+            Errors = [ErrorCodes.NotFound],
+        });
+        routes.MapGet("/v1/vms/{id}/wait", (Delegate)WaitAsync).Describe(new("wait_vm", "Answers as soon as a microVM is in one of the states")
+        {
+            Query = [
+                new("state", "One or more states, with commas in between: " + AllStates, JsonSchemaType.String) { Required = true },
+                new("timeout", "Seconds", JsonSchemaType.Integer) { Maximum = 600, Default = 60 }],
+            Answer = typeof(VmBody),
+            AnswerHeaders = [new("ETag", "The microVM's version")],
+            Errors = [ErrorCodes.NotFound, ErrorCodes.Timeout],
+        });
+    }
+
+    private async Task CreateAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var key = IdempotencyKey(http);
+        var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
+        var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(body, name), body.Name is not null, key, Hash(body), http.RequestAborted);
+        http.Response.Headers.Location = $"/v1/vms/{vm.Id}";
+        await Exchange.WriteVmAsync(http, StatusCodes.Status201Created, vm);
+    }
+
+    private async Task ListAsync(HttpContext http)
+    {
+        var query = new Query(http);
+        var labels = query.Family("label.");
+        if (labels.Count > VmLimits.MaxLabels)
+            throw RequestRefused.InvalidQuery("label.", $"At most {VmLimits.MaxLabels} labels can be asked for at once.");
+        if (labels.FirstOrDefault(l => !VmSpecRules.IsLabelKey(l.Key)) is { Key: { } wrong })
+            throw RequestRefused.InvalidQuery("label.", wrong.Length == 0 ? "label. needs a key: label.KEY=VALUE." : "No label can have that key.");
+        var filter = new VmFilter(query.Items("state", BodyMapping.StateOf, AllStates), query.Text("host"), labels);
+        var (after, size) = Paging.Of(query);
+        await api.FreshViewAsync(http.RequestAborted);
+        var page = api.Projection.Reader.ListVms(filter, after, size);
+        Paging.WriteIndex(http, page.Index);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK,
+            new VmListBody([.. page.Items.Select(BodyMapping.ToBody)], Paging.Token(page.NextAfter)), ApiJson.Wire.VmListBody);
+    }
+
+    private async Task ShowAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status200OK, await FindAsync(http));
+    }
+
+    private async Task StopAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var body = await Exchange.ReadJsonAsync(http, ApiJson.Wire.StopVmBody, optional: true);
+        var grace = body?.GraceSeconds ?? VmLimits.DefaultGraceSeconds;
+        if (VmSpecRules.Range("grace_seconds", grace, 0, VmLimits.MaxGraceSeconds) is { } problem)
+            throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
+        var id = Resolve(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
+            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StopVmAsync(id, TimeSpan.FromSeconds(grace), c), http.RequestAborted), id));
+    }
+
+    private async Task StartAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var id = Resolve(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
+            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StartVmAsync(id, c), http.RequestAborted), id));
+    }
+
+    private async Task DeleteAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var id = Resolve(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
+            await api.Gate.VmAsync(c => api.Gate.Cell.DeleteVmAsync(id, c), http.RequestAborted));
+    }
+
+    private async Task WaitAsync(HttpContext http)
+    {
+        var query = new Query(http);
+        var states = query.Items("state", BodyMapping.StateOf, AllStates).ToHashSet();
+        var timeout = TimeSpan.FromSeconds(query.Number("timeout")!.Value);
+        var id = Resolve(http);
+        using var place = api.Long.Enter();
+        using var lifetime = api.Lifetime(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status200OK,
+            await api.Gate.VmAsync(c => api.Gate.Cell.WaitVmAsync(id, states, timeout, c), lifetime.Token, extra: timeout));
+    }
+
+    /// <summary>The microVM that the path names, as its actor knows it.</summary>
+    private async Task<VmRecord> FindAsync(HttpContext http)
+    {
+        var id = Resolve(http);
+        return Existing(await api.Gate.VmAsync(c => api.Gate.Cell.GetVmAsync(id, c), http.RequestAborted), id);
+    }
+
+    private string Resolve(HttpContext http) => VmNames.Resolve(api.Claims, (string)http.Request.RouteValues["id"]!);
+
+    private static VmRecord Existing(VmRecord vm, string id) =>
+        vm.State == VmState.Deleted ? throw VmNames.NotFound(id) : vm;
+
+    private static string? IdempotencyKey(HttpContext http)
+    {
+        var values = http.Request.Headers[Exchange.IdempotencyHeader];
+        if (values.Count == 0)
+            return null;
+        return values is [{ Length: >= 1 and <= MaxKeyLength } key] && key.All(c => c is >= ' ' and <= '~')
+            ? key
+            : throw new RequestRefused(ErrorCodes.InvalidField, $"{Exchange.IdempotencyHeader} must be given once, with 1 to {MaxKeyLength} printable ASCII characters.", Exchange.IdempotencyHeader);
+    }
+
+    // Of the members as they were read, so that space and order don't count, and in the order of keys.
+    private static byte[] Hash(CreateVmBody body) => SHA256.HashData(JsonSerializer.SerializeToUtf8Bytes(body with
+    {
+        Env = body.Env is null ? null : new SortedDictionary<string, string>(body.Env.ToDictionary(), StringComparer.Ordinal),
+        Labels = body.Labels is null ? null : new SortedDictionary<string, string>(body.Labels.ToDictionary(), StringComparer.Ordinal),
+    }, ApiJson.Wire.CreateVmBody));
+}
+
+/// <summary>Paths take a microVM's id or its name.</summary>
+internal static class VmNames
+{
+    /// <summary>The id; a name is looked up.</summary>
+    /// <exception cref="RequestRefused"><c>not_found</c></exception>
+    public static string Resolve(ClaimStore claims, string idOrName)
+    {
+        if (VmId.IsValid(idOrName))
+            return idOrName;
+        return (VmSpecRules.IsName(idOrName) ? claims.Holder(idOrName) : null) ?? throw NotFound(idOrName);
+    }
+
+    public static RequestRefused NotFound(string idOrName) => new(ErrorCodes.NotFound,
+        $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")}. GET /v1/vms lists those that there are.");
+}
+
+/// <summary>Pages of lists, in the order of ids.</summary>
+internal static class Paging
+{
+    private const int DefaultSize = 100;
+    private const int MaxSize = 1000;
+    private const int MaxTokenLength = 128;
+
+    public static readonly IReadOnlyList<QueryParameter> Parameters = [
+        new("page_size", "Items of a page", JsonSchemaType.Integer) { Minimum = 1, Maximum = MaxSize, Default = DefaultSize },
+        new("page_token", "next_page_token of the page before", JsonSchemaType.String)];
+
+    /// <exception cref="RequestRefused"><c>invalid_query</c></exception>
+    public static (string After, int Size) Of(Query query)
+    {
+        var size = (int)query.Number("page_size")!.Value;
+        if (query.Text("page_token") is not { } token)
+            return ("", size);
+        try
+        {
+            if (token.Length <= MaxTokenLength && Microsoft.AspNetCore.WebUtilities.WebEncoders.Base64UrlDecode(token) is { Length: > 0 } bytes)
+                return (Encoding.ASCII.GetString(bytes), size);
+        }
+        catch (FormatException)
+        {
+            // Falls to the same refusal as a token of the wrong length.
+        }
+        throw RequestRefused.InvalidQuery("page_token", "page_token is none that this API gave out. Begin again without it.");
+    }
+
+    public static string? Token(string? nextAfter) =>
+        nextAfter is null ? null : Microsoft.AspNetCore.WebUtilities.WebEncoders.Base64UrlEncode(Encoding.ASCII.GetBytes(nextAfter));
+
+    public static void WriteIndex(HttpContext http, long index) =>
+        http.Response.Headers[Exchange.IndexHeader] = index.ToString(System.Globalization.CultureInfo.InvariantCulture);
+}

@@ -1,0 +1,103 @@
+using System.Data;
+using Fleet.Scheduler.Cell;
+using Google.Protobuf;
+using Microsoft.Data.Sqlite;
+
+namespace Fleet.Scheduler.Projection;
+
+/// <summary>Reads the view: one consistent picture per call. Thread-safe; every call takes a pooled connection.</summary>
+internal sealed class ViewReader(string connectionString)
+{
+    /// <summary>One page of microVMs whose ids are above <paramref name="after"/>.</summary>
+    public Page<VmRecord> ListVms(VmFilter filter, string after, int size) =>
+        List(ViewSchema.ListVms(filter.States.Count, filter.Host is not null, filter.Labels.Count), after, size, VmRecord.Parser, command =>
+        {
+            for (var i = 0; i < filter.States.Count; i++)
+                command.Parameters.AddWithValue($"@state{i}", (int)filter.States[i]);
+            if (filter.Host is not null)
+                command.Parameters.AddWithValue("@host", filter.Host);
+            for (var i = 0; i < filter.Labels.Count; i++)
+            {
+                command.Parameters.AddWithValue($"@label{i}", filter.Labels[i].Key);
+                command.Parameters.AddWithValue($"@value{i}", filter.Labels[i].Value);
+            }
+        });
+
+    /// <summary>One page of hosts whose ids are above <paramref name="after"/>; removed hosts are left out.</summary>
+    public Page<HostRecord> ListHosts(string after, int size) =>
+        List(ViewSchema.ListHosts, after, size, HostRecord.Parser,
+            command => command.Parameters.AddWithValue("@removed", (int)HostState.Removed));
+
+    /// <summary>The change log above <paramref name="after"/>, at most <paramref name="limit"/> entries; null means from the oldest that is kept.</summary>
+    public ChangeSlice Changes(long? after, int limit)
+    {
+        using var connection = Open();
+        using var transaction = connection.BeginTransaction(IsolationLevel.Serializable, deferred: true);
+        var index = Meta(connection, transaction, "offset");
+        var compacted = Meta(connection, transaction, "compacted");
+        var from = after ?? compacted;
+        if (from < compacted || from > index)
+            return new([], index, compacted, Outside: true);
+        using var command = new SqliteCommand(ViewSchema.ReadChanges, connection, transaction);
+        command.Parameters.AddWithValue("@after", from);
+        command.Parameters.AddWithValue("@limit", limit);
+        using var reader = command.ExecuteReader();
+        var changes = new List<Change>();
+        while (reader.Read())
+        {
+            var kind = (ChangeKind)reader.GetInt32(1);
+            var record = reader.GetFieldValue<byte[]>(3);
+            changes.Add(new(reader.GetInt64(0), kind, reader.GetString(2),
+                kind == ChangeKind.Vm ? VmRecord.Parser.ParseFrom(record) : null,
+                kind == ChangeKind.Host ? HostRecord.Parser.ParseFrom(record) : null));
+        }
+        return new(changes, changes.Count == limit ? changes[^1].Index : index, compacted, Outside: false);
+    }
+
+    /// <summary>The names of all microVMs that exist, read as they are asked for.</summary>
+    public IEnumerable<(string Name, string VmId)> Names()
+    {
+        using var connection = Open();
+        using var command = new SqliteCommand(ViewSchema.ListNames, connection);
+        using var reader = command.ExecuteReader();
+        while (reader.Read())
+            yield return (reader.GetString(0), reader.GetString(1));
+    }
+
+    private Page<T> List<T>(string sql, string after, int size, MessageParser<T> parser, Action<SqliteCommand> bind)
+        where T : IMessage<T>
+    {
+        using var connection = Open();
+        using var transaction = connection.BeginTransaction(IsolationLevel.Serializable, deferred: true);
+        var index = Meta(connection, transaction, "offset");
+        using var command = new SqliteCommand(sql, connection, transaction);
+        command.Parameters.AddWithValue("@after", after);
+        command.Parameters.AddWithValue("@limit", size + 1);
+        bind(command);
+        using var reader = command.ExecuteReader();
+        var items = new List<T>();
+        string? last = null;
+        while (reader.Read())
+        {
+            if (items.Count == size)
+                return new(items, last, index);
+            items.Add(parser.ParseFrom(reader.GetFieldValue<byte[]>(1)));
+            last = reader.GetString(0);
+        }
+        return new(items, null, index);
+    }
+
+    private SqliteConnection Open()
+    {
+        var connection = new SqliteConnection(connectionString);
+        connection.Open();
+        return connection;
+    }
+
+    private static long Meta(SqliteConnection connection, SqliteTransaction transaction, string name)
+    {
+        using var command = new SqliteCommand(ViewSchema.ReadMeta, connection, transaction);
+        command.Parameters.AddWithValue("@name", name);
+        return command.ExecuteScalar() is long value ? value : 0;
+    }
+}

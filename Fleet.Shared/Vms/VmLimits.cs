@@ -1,0 +1,68 @@
+namespace Fleet.Shared.Vms;
+
+/// <summary>
+/// Bounds of a microVM's spec. Together they keep a spec below 150,000 bytes, so that every
+/// message and every stored event that carries one stays small.
+/// </summary>
+public static class VmLimits
+{
+    /// <summary>What fleet-vmm gives one guest.</summary>
+    public const int MaxCpus = 32;
+
+    /// <summary>Less than this and no Linux kernel gets to its first line.</summary>
+    public const int MinMemoryMib = 32;
+
+    /// <summary>1 TiB: above any machine this runs on, far below where sums of MiB overflow.</summary>
+    public const int MaxMemoryMib = 1_048_576;
+
+    /// <summary>Memory of a microVM with the default image that asks for none.</summary>
+    public const int DefaultImageMemoryMib = 256;
+
+    /// <summary>Memory of a microVM with a kernel of its own, or a simulated one, that asks for none.</summary>
+    public const int DefaultMemoryMib = 128;
+
+    /// <summary>UTF-8 bytes of all arguments, with one for the end of each.</summary>
+    public const int MaxCommandBytes = 64 * 1024;
+
+    /// <summary>Arguments of the command.</summary>
+    public const int MaxCommandArguments = 1024;
+
+    /// <summary>UTF-8 bytes of all names and values, with two for each pair.</summary>
+    public const int MaxEnvBytes = 32 * 1024;
+
+    /// <summary>Variables of the environment.</summary>
+    public const int MaxEnvVariables = 1024;
+
+    /// <summary>Length of one environment variable's name.</summary>
+    public const int MaxEnvNameLength = 128;
+
+    /// <summary>Labels of one microVM.</summary>
+    public const int MaxLabels = 64;
+
+    /// <summary>Length of a label's key.</summary>
+    public const int MaxLabelKeyLength = 63;
+
+    /// <summary>Length of a label's value.</summary>
+    public const int MaxLabelValueLength = 63;
+
+    /// <summary>UTF-8 bytes of a path: one less than Linux's PATH_MAX, which counts the final zero.</summary>
+    public const int MaxPathBytes = 4095;
+
+    /// <summary>x86 Linux keeps 2048 bytes of command line, of which the host needs some for its own part.</summary>
+    public const int MaxBootArgsLength = 1536;
+
+    /// <summary>An hour: emulated guests are slow, but not that slow.</summary>
+    public const int MaxBootTimeoutSeconds = 3600;
+
+    /// <summary>Boot time-out with the default image, whose init reports that it is ready.</summary>
+    public const int DefaultBootTimeoutSeconds = 120;
+
+    /// <summary>Longest boot or run of a simulated guest: 30 days.</summary>
+    public const uint MaxSimulatedMs = 30u * 24 * 3600 * 1000;
+
+    /// <summary>Longest grace that a stop may ask for.</summary>
+    public const int MaxGraceSeconds = 300;
+
+    /// <summary>Grace of a stop that names none.</summary>
+    public const int DefaultGraceSeconds = 10;
+}

@@ -1,0 +1,311 @@
+using System.Runtime.CompilerServices;
+using System.Threading.Channels;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Vms;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Tests.Api;
+
+/// <summary>A cell in memory: one journal, the real folds, no actors. Nothing happens in it but what the test asks for.</summary>
+internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
+{
+    private readonly Lock _lock = new();
+    private readonly List<JournalEvent> _journal = [];
+    private readonly Dictionary<string, VmRecord> _vms = [];
+    private readonly Dictionary<string, HostRecord> _hosts = [];
+    private readonly Dictionary<string, long> _sequence = [];
+    private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    /// <summary>While set, no call is answered.</summary>
+    public bool Silent { get; set; }
+
+    /// <summary>While set, every call is refused with it.</summary>
+    public CellProblem? Refuses { get; set; }
+
+    /// <summary>While set, every call throws it.</summary>
+    public Exception? Throws { get; set; }
+
+    /// <summary>While set, the feed holds events back.</summary>
+    public bool FeedHeld { get; set; }
+
+    public int Creates;
+
+    public Dictionary<string, FakeConsole> Consoles { get; } = [];
+
+    public List<byte> Input { get; } = [];
+
+    public IReadOnlyList<JournalEvent> Journal
+    {
+        get
+        {
+            lock (_lock)
+                return [.. _journal];
+        }
+    }
+
+    private static CellProblem NotFound => new("not_found", "No such microVM.");
+
+    private Timestamp Now => clock.GetUtcNow().ToTimestamp();
+
+    public void Vm(string vmId, IMessage stored)
+    {
+        lock (_lock)
+        {
+            _vms[vmId] = VmFold.Apply(_vms.GetValueOrDefault(vmId), stored);
+            Store("vm/" + vmId, stored);
+        }
+    }
+
+    public void Host(string hostId, IMessage stored)
+    {
+        lock (_lock)
+        {
+            _hosts[hostId] = HostFold.Apply(_hosts.GetValueOrDefault(hostId), stored);
+            Store("host/" + hostId, stored);
+        }
+    }
+
+    public void Connect(string hostId, uint cpus = 2, ulong memory = 4096) => Host(hostId, new HostConnected
+    {
+        At = Now, Id = hostId, AgentVersion = "0.1.0",
+        Inventory = new Inventory
+        {
+            Cpus = cpus, MemoryMib = memory, AutoDriver = "qemu", Kernel = "6.1.0", Architecture = "x86_64",
+            Drivers = { new DriverStatus { Name = "qemu", Usable = true, StockKernels = true, Detail = "emulation" } },
+        },
+    });
+
+    public void Run(string vmId, string host = "rack1-7")
+    {
+        Vm(vmId, new VmPlaced { At = Now, Host = host, Epoch = 1 });
+        Vm(vmId, new VmRunning { At = Now, Epoch = 1, Driver = "qemu", VmmPid = 4711 });
+    }
+
+    public void End(string vmId, int status) => Vm(vmId, new VmEnded
+    {
+        At = Now, Epoch = 1, Exit = new GuestExit { Status = status },
+        Reason = new Reason { Code = "command_exited", Message = $"The command ended with status {status}." },
+    });
+
+    public void Gone(string vmId) => Vm(vmId, new VmDeleted { At = Now });
+
+    public void ReleaseFeed()
+    {
+        lock (_lock)
+        {
+            FeedHeld = false;
+            Signal();
+        }
+    }
+
+    public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation) => AnswerAsync(() =>
+    {
+        Interlocked.Increment(ref Creates);
+        if (!_vms.ContainsKey(vmId))
+            Vm(vmId, new VmCreated { At = Now, Id = vmId, Spec = spec });
+        return _vms[vmId].State == VmState.Deleted ? new VmAnswer(_vms[vmId].Clone(), NotFound) : new(_vms[vmId].Clone(), null);
+    }, p => new(null, p), cancellation);
+
+    public Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, _ => null, cancellation);
+
+    public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    {
+        if (vm.State is VmState.Deleting)
+            return new("wrong_state", "It is being deleted.");
+        Vm(vmId, new VmStopRequested { At = Now, GraceMs = (uint)grace.TotalMilliseconds });
+        return null;
+    }, cancellation);
+
+    public Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    {
+        if (vm.State is not (VmState.Stopped or VmState.Failed))
+            return new("wrong_state", "It is neither stopped nor failed.");
+        Vm(vmId, new VmStartRequested { At = Now });
+        return null;
+    }, cancellation);
+
+    public Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    {
+        if (vm.State != VmState.Deleting)
+            Vm(vmId, new VmDeleteRequested { At = Now });
+        return null;
+    }, cancellation);
+
+    public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)
+    {
+        var until = clock.GetUtcNow() + timeout;
+        while (true)
+        {
+            Task changed;
+            lock (_lock)
+            {
+                if (!_vms.TryGetValue(vmId, out var vm))
+                    return new(null, NotFound);
+                if (states.Contains(vm.State))
+                    return new(vm.Clone(), null);
+                if (clock.GetUtcNow() >= until)
+                    return new(vm.Clone(), new("timeout", "It is still in another state."));
+                changed = _changed.Task;
+            }
+            try
+            {
+                await changed.WaitAsync(until - clock.GetUtcNow(), clock, cancellation);
+            }
+            catch (TimeoutException)
+            {
+                continue;
+            }
+        }
+    }
+
+    public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>
+        _hosts.TryGetValue(hostId, out var host) ? new HostAnswer(host.Clone(), null) : new(null, new("not_found", "No such host.")),
+        p => new(null, p), cancellation);
+
+    public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>
+    {
+        if (!_hosts.TryGetValue(hostId, out var host))
+            return new HostAnswer(null, new("not_found", "No such host."));
+        if (host.State == HostState.Connected)
+            return new(host.Clone(), new("host_connected", "Its agent is connected."));
+        if (host.Vms > 0)
+            return new(host.Clone(), new("host_in_use", "It carries microVMs."));
+        Host(hostId, new HostRemoved { At = Now });
+        return new(_hosts[hostId].Clone(), null);
+    }, p => new(null, p), cancellation);
+
+    public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
+    {
+        await FindAsync(vmId, cancellation);
+        return Consoles.TryGetValue(vmId, out var console)
+            ? console.Open(offset ?? 0)
+            : throw new CellException("wrong_state", "It was never placed.");
+    }
+
+    public async Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)
+    {
+        await FindAsync(vmId, cancellation);
+        if (!Consoles.ContainsKey(vmId))
+            throw new CellException("wrong_state", "It was never placed.");
+        Input.AddRange(data.Span);
+    }
+
+    private async Task FindAsync(string vmId, CancellationToken cancellation)
+    {
+        if ((await GetVmAsync(vmId, cancellation)).Problem is { } problem)
+            throw new CellException(problem.Code, problem.Message);
+    }
+
+    public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
+    {
+        var at = 0;
+        while (true)
+        {
+            Task changed;
+            List<JournalEvent> read;
+            lock (_lock)
+            {
+                changed = _changed.Task;
+                read = FeedHeld ? [] : [.. _journal.Skip(at)];
+                at += read.Count;
+            }
+            foreach (var entry in read.Where(e => e.Offset > after))
+                yield return entry;
+            await changed.WaitAsync(cancellation);
+        }
+    }
+
+    public Task<long> EndAsync(CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult(_journal.Count == 0 ? 0 : _journal[^1].Offset);
+    }
+
+    private Task<VmAnswer> VmAsync(string vmId, Func<VmRecord, CellProblem?> change, CancellationToken cancellation) => AnswerAsync(() =>
+    {
+        if (!_vms.TryGetValue(vmId, out var vm))
+            return new VmAnswer(null, NotFound);
+        if (vm.State == VmState.Deleted)
+            return new(vm.Clone(), NotFound);
+        return change(vm) is { } problem ? new(vm.Clone(), problem) : new(_vms[vmId].Clone(), null);
+    }, p => new(null, p), cancellation);
+
+    private async Task<T> AnswerAsync<T>(Func<T> answer, Func<CellProblem, T> refuse, CancellationToken cancellation)
+    {
+        await Task.Yield();
+        if (Throws is { } fault)
+            throw fault;
+        if (Silent)
+            await Task.Delay(Timeout.Infinite, cancellation);
+        if (Refuses is { } problem)
+            return refuse(problem);
+        lock (_lock)
+            return answer();
+    }
+
+    // Offsets have gaps, as in a journal that other things are stored in too.
+    private void Store(string persistenceId, IMessage stored)
+    {
+        _sequence[persistenceId] = _sequence.GetValueOrDefault(persistenceId) + 1;
+        _journal.Add(new((_journal.LastOrDefault()?.Offset ?? 0) + 1 + _journal.Count % 3, persistenceId, _sequence[persistenceId], stored));
+        Signal();
+    }
+
+    private void Signal() => Interlocked.Exchange(ref _changed, new(TaskCreationOptions.RunContinuationsAsynchronously)).TrySetResult();
+}
+
+/// <summary>A console that the test writes into.</summary>
+internal sealed class FakeConsole
+{
+    private readonly Channel<byte[]> _output = Channel.CreateUnbounded<byte[]>();
+
+    public int Taken;
+    public int Closed;
+
+    public ulong First { get; set; }
+
+    /// <summary>Thrown to the reader after what was written.</summary>
+    public void Break(CellException fault) => _output.Writer.Complete(fault);
+
+    public void Write(byte[] output) => _output.Writer.TryWrite(output);
+
+    public void End() => _output.Writer.Complete();
+
+    public IConsoleStream Open(ulong offset) => new Stream(this, Math.Max(offset, First));
+
+    private sealed class Stream(FakeConsole console, ulong offset) : IConsoleStream
+    {
+        public ulong Offset => offset;
+
+        public async IAsyncEnumerable<ReadOnlyMemory<byte>> ReadAsync([EnumeratorCancellation] CancellationToken cancellation)
+        {
+            while (true)
+            {
+                byte[] chunk;
+                try
+                {
+                    chunk = await console._output.Reader.ReadAsync(cancellation);
+                }
+                catch (ChannelClosedException end) when (end.InnerException is CellException fault)
+                {
+                    throw fault;
+                }
+                catch (ChannelClosedException)
+                {
+                    yield break;
+                }
+                Interlocked.Increment(ref console.Taken);
+                yield return chunk;
+            }
+        }
+
+        public ValueTask DisposeAsync()
+        {
+            Interlocked.Increment(ref console.Closed);
+            return ValueTask.CompletedTask;
+        }
+    }
+}

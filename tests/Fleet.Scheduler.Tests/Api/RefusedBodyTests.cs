@@ -1,0 +1,173 @@
+using System.Text.Json;
+using CsCheck;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Api;
+
+public sealed class RefusedBodyTests : IAsyncLifetime
+{
+    private readonly ApiUnderTest _api = ApiUnderTest.Start();
+
+    public Task InitializeAsync() => Task.CompletedTask;
+
+    public async Task DisposeAsync() => await _api.DisposeAsync();
+
+    [Theory]
+    [InlineData("""{"cpus": 0}""", "invalid_field", "cpus")]
+    [InlineData("""{"cpus": 33}""", "invalid_field", "cpus")]
+    [InlineData("""{"cpus": -1}""", "invalid_field", "cpus")]
+    [InlineData("""{"cpus": "2"}""", "invalid_field", "cpus")]
+    [InlineData("""{"cpus": 1.5}""", "invalid_field", "cpus")]
+    [InlineData("""{"cpus": true}""", "invalid_field", "cpus")]
+    [InlineData("""{"cpus": 1e99}""", "invalid_field", "cpus")]
+    [InlineData("""{"memory_mib": 0}""", "invalid_field", "memory_mib")]
+    [InlineData("""{"memory_mib": -1}""", "invalid_field", "memory_mib")]
+    [InlineData("""{"memory_mib": 31}""", "invalid_field", "memory_mib")]
+    [InlineData("""{"memory_mib": 1000000000}""", "invalid_field", "memory_mib")]
+    [InlineData("""{"memory_mib": 99999999999999999999}""", "invalid_field", "memory_mib")]
+    [InlineData("""{"memory": 128}""", "unknown_field", "memory")]
+    [InlineData("""{"Cpus": 1}""", "unknown_field", "Cpus")]
+    [InlineData("""{"boot": {"kernel": "/k"}}""", "unknown_field", "boot.kernel")]
+    [InlineData("""{"boot": {"kernel_path": 1}}""", "invalid_field", "boot.kernel_path")]
+    [InlineData("""{"boot": {"kernel_path": "k"}}""", "invalid_field", "boot.kernel_path")]
+    [InlineData("""{"boot": {"kernel_path": ""}}""", "invalid_field", "boot.kernel_path")]
+    [InlineData("""{"boot": {"kernel_path": "/a\u0000b"}}""", "invalid_field", "boot.kernel_path")]
+    [InlineData("""{"boot": {"kernel_path": "/k", "initrd_path": "i"}}""", "invalid_field", "boot.initrd_path")]
+    [InlineData("""{"boot": {"kernel_path": "/k", "boot_args": "a\nb"}}""", "invalid_field", "boot.boot_args")]
+    [InlineData("""{"boot": {}}""", "missing_field", "boot.kernel_path")]
+    [InlineData("""{"boot": "/k"}""", "invalid_field", "boot")]
+    [InlineData("""{"boot": []}""", "invalid_field", "boot")]
+    [InlineData("""{"name": ""}""", "invalid_field", "name")]
+    [InlineData("""{"name": "Hello"}""", "invalid_field", "name")]
+    [InlineData("""{"name": "-a"}""", "invalid_field", "name")]
+    [InlineData("""{"name": "a-"}""", "invalid_field", "name")]
+    [InlineData("""{"name": "a/b"}""", "invalid_field", "name")]
+    [InlineData("""{"name": 7}""", "invalid_field", "name")]
+    [InlineData("""{"name": "vm-01jd8mbr4v3s6q8k2n0x5t7w9z"}""", "invalid_field", "name")]
+    [InlineData("""{"command": "sh"}""", "invalid_field", "command")]
+    [InlineData("""{"command": ["sh", 1]}""", "invalid_field", "command[1]")]
+    [InlineData("""{"command": ["sh", null]}""", "invalid_field", "command[1]")]
+    [InlineData("""{"command": ["sh", "a\u0000b"]}""", "invalid_field", "command[1]")]
+    [InlineData("""{"command": [""]}""", "invalid_field", "command[0]")]
+    [InlineData("""{"env": []}""", "invalid_field", "env")]
+    [InlineData("""{"env": {"A": null}}""", "invalid_field", "env.A")]
+    [InlineData("""{"env": {"1A": "x"}}""", "invalid_field", "env.1A")]
+    [InlineData("""{"env": {"A=B": "x"}}""", "invalid_field", "env.A=B")]
+    [InlineData("""{"env": {"": "x"}}""", "invalid_field", "env.")]
+    [InlineData("""{"env": {"A": "x\u0000"}}""", "invalid_field", "env.A")]
+    [InlineData("""{"labels": {"A": "x"}}""", "invalid_field", "labels.A")]
+    [InlineData("""{"labels": {"a": 1}}""", "invalid_field", "labels.a")]
+    [InlineData("""{"driver": "xen"}""", "invalid_field", "driver")]
+    [InlineData("""{"host": ""}""", "invalid_field", "host")]
+    [InlineData("""{"host": "A"}""", "invalid_field", "host")]
+    [InlineData("""{"boot_timeout_seconds": 3601}""", "invalid_field", "boot_timeout_seconds")]
+    [InlineData("""{"boot_timeout_seconds": -1}""", "invalid_field", "boot_timeout_seconds")]
+    [InlineData("""{"simulated": {}}""", "invalid_field", "simulated")]
+    [InlineData("""{"driver": "simulated", "simulated": {"exit_status": 256}}""", "invalid_field", "simulated.exit_status")]
+    [InlineData("""{"driver": "simulated", "simulated": {"boot_ms": -1}}""", "invalid_field", "simulated.boot_ms")]
+    [InlineData("""{"driver": "simulated", "simulated": {"fault": "explodes"}}""", "invalid_field", "simulated.fault")]
+    [InlineData("", "invalid_json", null)]
+    [InlineData("{", "invalid_json", null)]
+    [InlineData("{} {}", "invalid_json", null)]
+    [InlineData("null", "invalid_json", null)]
+    [InlineData("[]", "invalid_json", null)]
+    [InlineData("\"x\"", "invalid_json", null)]
+    [InlineData("""{"cpus": 1,}""", "invalid_json", null)]
+    [InlineData("""{"cpus": 1, "cpus": 2}""", "invalid_json", null)]
+    [InlineData("""{"cpus": 1, "\u0063pus": 2}""", "invalid_json", null)]
+    [InlineData("""{"name": "\ud800"}""", "invalid_json", null)]
+    [InlineData("""{"\ud800": 1}""", "invalid_json", null)]
+    [InlineData("""{"env": {"\ud800": "x"}}""", "invalid_json", null)]
+    [InlineData("""// comment""", "invalid_json", null)]
+    public async Task Wrong_bodies_are_refused_and_leave_nothing(string body, string code, string? field)
+    {
+        (await _api.PostAsync("/v1/vms", body, key: "k")).Problem(400, code, field);
+        Assert.Empty(_api.Cell.Journal);
+        // Neither the name nor the key is used up.
+        Assert.Equal(201, (await _api.PostAsync("/v1/vms", """{"name": "hello"}""", key: "k")).Status);
+    }
+
+    [Fact]
+    public async Task A_range_error_names_the_range()
+    {
+        Assert.Equal("memory_mib must be from 32 to 1048576, and is 1000000000.",
+            (await _api.PostAsync("/v1/vms", """{"memory_mib": 1000000000}""")).Problem(400, "invalid_field", "memory_mib"));
+        Assert.Equal("cpus must be a whole number, and is a string.",
+            (await _api.PostAsync("/v1/vms", """{"cpus": "2"}""")).Problem(400, "invalid_field", "cpus"));
+    }
+
+    [Fact]
+    public async Task Sizes_are_bounded()
+    {
+        (await _api.PostAsync("/v1/vms", Json(new { command = new[] { new string('x', 65_536) } }))).Problem(400, "invalid_field", "command");
+        Assert.Equal(201, (await _api.PostAsync("/v1/vms", Json(new { command = new[] { new string('x', 65_535) } }))).Status);
+        (await _api.PostAsync("/v1/vms", Json(new { command = Enumerable.Repeat("x", 1025) }))).Problem(400, "invalid_field", "command");
+        (await _api.PostAsync("/v1/vms", Json(new { env = new { A = new string('x', 32_768) } }))).Problem(400, "invalid_field", "env");
+        (await _api.PostAsync("/v1/vms", Json(new { labels = Enumerable.Range(0, 65).ToDictionary(i => $"l{i}", _ => "") }))).Problem(400, "invalid_field", "labels");
+        (await _api.PostAsync("/v1/vms", Json(new { name = new string('a', 64) }))).Problem(400, "invalid_field", "name");
+        (await _api.PostAsync("/v1/vms", Json(new { boot = new { kernel_path = "/" + new string('ü', 2048) } }))).Problem(400, "invalid_field", "boot.kernel_path");
+        (await _api.PostAsync("/v1/vms", string.Concat(Enumerable.Repeat("""{"boot":""", 100)) + new string('}', 100))).Problem(400, "invalid_json");
+    }
+
+    [Fact]
+    public async Task A_body_above_one_MiB_is_too_large()
+    {
+        (await _api.PostAsync("/v1/vms", new string(' ', 1024 * 1024 - 2) + "{}")).Problem201();
+        (await _api.PostAsync("/v1/vms", new string(' ', 1024 * 1024 - 1) + "{}")).Problem(413, "payload_too_large");
+        using var chunked = new HttpRequestMessage(HttpMethod.Post, "/v1/vms") { Content = new StringContent(new string(' ', 1_200_000), null, "application/json") };
+        chunked.Headers.TransferEncodingChunked = true;
+        (await _api.SendAsync(chunked)).Problem(413, "payload_too_large");
+        // Far above, the server may hang up while the client still sends; it must not take it in.
+        using var huge = new HttpRequestMessage(HttpMethod.Post, "/v1/vms") { Content = new StringContent(new string(' ', 20_000_000), null, "application/json") };
+        huge.Headers.ExpectContinue = true;
+        (await _api.SendAsync(huge)).Problem(413, "payload_too_large");
+        Assert.Equal(1, _api.Cell.Creates);
+    }
+
+    [Theory]
+    [InlineData("text/plain")]
+    [InlineData("application/x-www-form-urlencoded")]
+    [InlineData("application/json; charset=latin1")]
+    public async Task Another_content_type_is_refused(string contentType)
+    {
+        (await _api.SendAsync(HttpMethod.Post, "/v1/vms", "{}", contentType: contentType)).Problem(415, "unsupported_media_type");
+        var id = await _api.CreateAsync("hello");
+        (await _api.SendAsync(HttpMethod.Post, $"/v1/vms/{id}/stop", "{}", contentType: contentType)).Problem(415, "unsupported_media_type");
+    }
+
+    /// <summary>Whatever bytes come: an answer below 500, and a problem unless it was created.</summary>
+    [Fact]
+    public void Any_body_gets_a_clean_answer()
+    {
+        var text = Gen.OneOf(Gen.String[0, 12], Gen.OneOf("/boot/vmlinuz", "hello", "auto", "simulated", "\\ud800", "\u0000", "vm_dies"));
+        var names = Gen.OneOf("name", "cpus", "memory_mib", "command", "env", "driver", "boot", "kernel_path", "initrd_path", "boot_args",
+            "boot_timeout_seconds", "labels", "host", "simulated", "boot_ms", "fault", "", "x", "NAME");
+        var number = Gen.OneOf(Gen.Long.Select(n => n.ToString(System.Globalization.CultureInfo.InvariantCulture)),
+            Gen.Int[-1, 300].Select(n => n.ToString(System.Globalization.CultureInfo.InvariantCulture)),
+            Gen.OneOf("1e5", "-0", "0.5", "1E400", "00", "NaN", "18446744073709551616"));
+        var value = Gen.Recursive<string>((depth, inner) => depth > 3
+            ? number
+            : Gen.OneOf(
+                number,
+                Gen.OneOf("true", "false", "null", "", "{", "]"),
+                text.Select(t => JsonSerializer.Serialize(t)),
+                inner.Array[0, 4].Select(items => $"[{string.Join(",", items)}]"),
+                Gen.Select(names, inner).Array[0, 5].Select(pairs => "{" + string.Join(",", pairs.Select(p => $"\"{p.Item1}\":{p.Item2}")) + "}")));
+        Gen.OneOf(value, Gen.String, Gen.Select(names, value).Array[0, 6].Select(pairs => "{" + string.Join(",", pairs.Select(p => $"\"{p.Item1}\":{p.Item2}")) + "}"))
+            .Sample(body =>
+            {
+                var answer = _api.PostAsync("/v1/vms", body).GetAwaiter().GetResult();
+                if (answer.Status is 201 or 409)
+                    return;
+                Assert.InRange(answer.Status, 400, 499);
+                answer.Problem(answer.Status, (string)answer.Json["code"]!, (string?)answer.Json["field"]);
+            }, iter: 2000, threads: 2);
+    }
+
+    private static string Json(object body) => JsonSerializer.Serialize(body);
+}
+
+internal static class CreatedAnswers
+{
+    public static void Problem201(this Answer answer) => Assert.True(answer.Status == 201, answer.Text);
+}
