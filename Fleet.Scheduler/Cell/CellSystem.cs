@@ -5,6 +5,7 @@ using Akka.Actor.Setup;
 using Akka.Cluster.Sharding;
 using Akka.Cluster.Tools.PublishSubscribe;
 using Akka.Configuration;
+using Akka.Persistence;
 using Akka.Persistence.Sql;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Journal;
@@ -73,6 +74,8 @@ public sealed class CellSystem : IAsyncDisposable
     private static async Task<CellSystem> StartAsync(
         ActorSystem actors, SqliteJournal journal, CellOptions options, CancellationToken cancellation)
     {
+        // The journal makes its tables while the cell forms.
+        _ = Persistence.Instance.Apply(actors);
         await JoinAsync(actors, options, cancellation).ConfigureAwait(false);
 
         var listening = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);

@@ -1,0 +1,93 @@
+using CsCheck;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Hosts;
+
+public sealed class CapacityLedgerTests
+{
+    private static readonly Inventory Host = new() { Cpus = 4, MemoryMib = 4096 };
+    private static readonly CapacityCaps Caps = new(CpuRatio: 4.0, MemoryRatio: 1.0);
+
+    private static Demand Wanting(uint cpus, ulong memoryMib) => new(cpus, memoryMib, Demand.AutoDriver, OwnKernel: false, Host: "");
+
+    [Fact]
+    public void Should_never_promise_more_than_its_caps_nor_lose_count()
+    {
+        // Each step: which microVM, what happens to it, how large it would be.
+        Gen.Select(Gen.Int[0, 9], Gen.Int[0, 2], Gen.UInt[1, 8], Gen.ULong[1, 2048]).Array[0, 200].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                HostRecord record = HostFold.Apply(null, new HostConnected { Id = "a", Inventory = Host });
+                var model = new Dictionary<string, (uint Cpus, ulong Memory, bool Vacated)>();
+                foreach (var (vm, what, cpus, memory) in steps)
+                {
+                    var id = $"vm-{vm}";
+                    if (Step(id, what, cpus, memory, ledger, model) is not { } stored)
+                        continue;
+                    ledger.Apply(stored);
+                    record = HostFold.Apply(record, stored);
+                    var promised = model.Values.Where(held => !held.Vacated).ToList();
+                    Assert.Equal((ulong)promised.Sum(held => held.Cpus), ledger.ReservedCpus);
+                    Assert.Equal((ulong)promised.Sum(held => (long)held.Memory), ledger.ReservedMemoryMib);
+                    Assert.Equal((record.ReservedCpus, record.ReservedMemoryMib, (int)record.Vms), ((uint)ledger.ReservedCpus, ledger.ReservedMemoryMib, promised.Count));
+                    Assert.InRange(ledger.ReservedCpus, 0UL, 16UL);
+                    Assert.InRange(ledger.ReservedMemoryMib, 0UL, 4096UL);
+                    Assert.Equal(model.Count, ledger.Reservations.Count);
+                }
+            },
+            iter: 1000);
+    }
+
+    private static IMessage? Step(
+        string id, int what, uint cpus, ulong memory, CapacityLedger ledger, Dictionary<string, (uint Cpus, ulong Memory, bool Vacated)> model)
+    {
+        switch (what)
+        {
+            case 0 when !model.ContainsKey(id) && ledger.Check(Wanting(cpus, memory), Host, Caps) is null:
+                model[id] = (cpus, memory, false);
+                return new HostReserved { VmId = id, Epoch = 1, Cpus = cpus, MemoryMib = memory };
+            case 1 when model.TryGetValue(id, out var held) && !held.Vacated:
+                model[id] = held with { Vacated = true };
+                return new HostVacated { VmId = id, Epoch = 1, Cpus = held.Cpus, MemoryMib = held.Memory };
+            case 2 when model.Remove(id, out var gone):
+                return new HostReleased { VmId = id, Epoch = 1, WasReserved = !gone.Vacated, Cpus = gone.Cpus, MemoryMib = gone.Memory };
+            default:
+                return null;
+        }
+    }
+
+    [Fact]
+    public void Should_fill_to_the_last_unit_and_then_say_what_is_short()
+    {
+        var ledger = new CapacityLedger();
+        Assert.Null(ledger.Check(Wanting(16, 4096), Host, Caps));
+        ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1, Cpus = 15, MemoryMib = 4000 });
+        Assert.Null(ledger.Check(Wanting(1, 96), Host, Caps));
+        Assert.Equal(new Rejection { Reason = "cpus", Hosts = 1, Wanted = 2, MostFree = 1 }, ledger.Check(Wanting(2, 1), Host, Caps));
+        Assert.Equal(new Rejection { Reason = "memory", Hosts = 1, Wanted = 97, MostFree = 96 }, ledger.Check(Wanting(1, 97), Host, Caps));
+    }
+
+    [Fact]
+    public void Should_have_nothing_free_when_the_host_came_back_smaller()
+    {
+        var ledger = new CapacityLedger();
+        ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1, Cpus = 8, MemoryMib = 4000 });
+        var smaller = new Inventory { Cpus = 1, MemoryMib = 1024 };
+        Assert.Equal(0UL, ledger.Check(Wanting(1, 1), smaller, Caps)?.MostFree);
+    }
+
+    [Fact]
+    public void Should_refuse_events_that_do_not_add_up()
+    {
+        var ledger = new CapacityLedger();
+        ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 1 });
+        Assert.Throws<InvalidOperationException>(() => ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1 }));
+        Assert.Throws<InvalidOperationException>(() => ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 2 }));
+    }
+}

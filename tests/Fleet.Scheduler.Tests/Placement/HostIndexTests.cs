@@ -1,0 +1,149 @@
+using CsCheck;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Placement;
+
+public sealed class HostIndexTests
+{
+    private static readonly DateTimeOffset Now = new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
+    private static readonly HashSet<string> Nobody = [];
+
+    private static HostView View(
+        string id, uint cpus = 8, ulong memoryMib = 8192, uint usedCpus = 0, ulong usedMemory = 0, bool connected = true,
+        ulong version = 1, string autoDriver = "qemu") => new()
+        {
+            HostId = id,
+            Connected = connected,
+            ReservedCpus = usedCpus,
+            ReservedMemoryMib = usedMemory,
+            Version = version,
+            CpuRatio = 1,
+            MemoryRatio = 1,
+            Inventory = new Inventory
+            {
+                Cpus = cpus,
+                MemoryMib = memoryMib,
+                AutoDriver = autoDriver,
+                Drivers =
+                {
+                    new DriverStatus { Name = "qemu", Usable = autoDriver.Length > 0, StockKernels = true },
+                    new DriverStatus { Name = "kvm", Usable = true, StockKernels = false },
+                },
+            },
+        };
+
+    private static Demand Wanting(uint cpus = 1, ulong memoryMib = 128, string driver = "auto", bool ownKernel = false, string host = "") =>
+        new(cpus, memoryMib, driver, ownKernel, host);
+
+    private static HostIndex Of(params HostView[] views)
+    {
+        var index = new HostIndex();
+        foreach (var view in views)
+            index.Update(view, Now);
+        return index;
+    }
+
+    [Fact]
+    public void Should_choose_the_fullest_host_that_fits()
+    {
+        var index = Of(View("empty"), View("half", usedCpus: 4, usedMemory: 4096), View("full", usedCpus: 8), View("nearly", usedCpus: 7, usedMemory: 7000));
+        Assert.Equal(["nearly", "half", "empty"], index.Find(Wanting(), Nobody).Hosts);
+        Assert.Equal(["half", "empty"], index.Find(Wanting(cpus: 2), Nobody).Hosts);
+    }
+
+    [Fact]
+    public void Should_name_at_most_three_and_the_best_three()
+    {
+        Gen.UInt[0, 7].Array[0, 30].Sample(used =>
+        {
+            var index = Of([.. used.Select((cpus, at) => View($"h{at:d2}", usedCpus: cpus))]);
+            var expected = used.Select((cpus, at) => (cpus, $"h{at:d2}")).OrderByDescending(h => h.cpus).ThenBy(h => h.Item2, StringComparer.Ordinal).Take(3).Select(h => h.Item2);
+            Assert.Equal(expected, index.Find(Wanting(), Nobody).Hosts);
+        });
+    }
+
+    [Fact]
+    public void Should_leave_out_those_that_said_no()
+    {
+        var index = Of(View("a"), View("b"));
+        Assert.Equal(["b"], index.Find(Wanting(), new HashSet<string> { "a" }).Hosts);
+    }
+
+    [Theory]
+    [InlineData("auto", false, "qemu", true)]
+    [InlineData("auto", false, "", false)]
+    [InlineData("kvm", false, "qemu", false)]
+    [InlineData("kvm", true, "qemu", true)]
+    [InlineData("qemu", false, "qemu", true)]
+    [InlineData("simulated", false, "qemu", false)]
+    public void Should_know_which_driver_boots_which_kernel(string driver, bool ownKernel, string autoDriver, bool fits)
+    {
+        var advice = Of(View("a", autoDriver: autoDriver)).Find(Wanting(driver: driver, ownKernel: ownKernel), Nobody);
+        Assert.Equal(fits, advice.Hosts.Count == 1);
+        Assert.Equal(fits ? null : "driver", advice.Rejections.SingleOrDefault()?.Reason);
+    }
+
+    [Fact]
+    public void Should_keep_the_newer_view_when_the_older_comes_late()
+    {
+        var index = Of(View("a", usedCpus: 8, version: 5));
+        Assert.False(index.Update(View("a", version: 4), Now));
+        Assert.Empty(index.Find(Wanting(), Nobody).Hosts);
+    }
+
+    [Fact]
+    public void Should_wake_waiting_microVMs_only_when_there_is_more_room()
+    {
+        var index = new HostIndex();
+        Assert.True(index.Update(View("a", usedCpus: 4), Now));
+        Assert.False(index.Update(View("a", usedCpus: 5, version: 2), Now));
+        Assert.True(index.Update(View("a", usedCpus: 4, version: 3), Now));
+        Assert.False(index.Update(View("a", connected: false, version: 4), Now));
+        Assert.True(index.Update(View("a", usedCpus: 4, version: 5), Now));
+    }
+
+    [Fact]
+    public void Should_forget_hosts_that_say_nothing()
+    {
+        var index = Of(View("a"));
+        index.Update(View("b"), Now + TimeSpan.FromSeconds(30));
+        Assert.Equal(1, index.DropSilent(Now + TimeSpan.FromSeconds(10)));
+        Assert.Equal(["b"], index.Find(Wanting(), Nobody).Hosts);
+    }
+
+    [Fact]
+    public void Should_explain_a_full_cell_with_numbers()
+    {
+        var demand = Wanting(cpus: 2, memoryMib: 4096);
+        var index = Of(View("a", usedMemory: 7168), View("b", usedMemory: 6144), View("c", usedCpus: 7), View("d", connected: false), View("e", autoDriver: ""));
+        var reason = Explain(index, demand);
+        Assert.Equal("no_capacity", reason.Code);
+        Assert.Contains("2 vCPUs and 4096 MiB", reason.Message, StringComparison.Ordinal);
+        Assert.Contains("2 hosts short of memory (wanted 4096 MiB, most free 2048 MiB)", reason.Message, StringComparison.Ordinal);
+        Assert.Contains("1 host short of vCPUs (wanted 2, most free 1)", reason.Message, StringComparison.Ordinal);
+        Assert.Contains("1 host not connected", reason.Message, StringComparison.Ordinal);
+        Assert.Contains("1 host without the driver", reason.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("", "auto", "no_hosts")]
+    [InlineData("d", "auto", "host_not_found")]
+    [InlineData("nobody", "auto", "host_not_found")]
+    public void Should_tell_an_empty_cell_from_a_full_one(string host, string driver, string code) =>
+        Assert.Equal(code, Explain(Of(View("d", connected: false)), Wanting(host: host, driver: driver)).Code);
+
+    [Fact]
+    public void Should_say_when_it_is_the_driver_that_is_missing() =>
+        Assert.Equal("no_driver", Explain(Of(View("a"), View("b", connected: false)), Wanting(driver: "kvm")).Code);
+
+    private static Reason Explain(HostIndex index, Demand demand)
+    {
+        var tally = new RejectionTally();
+        foreach (var rejection in index.Find(demand, Nobody).Rejections)
+            tally.Add(rejection);
+        return tally.Explain(demand);
+    }
+}

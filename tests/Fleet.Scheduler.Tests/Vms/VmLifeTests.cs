@@ -1,0 +1,278 @@
+using CsCheck;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Vms;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Vms;
+
+public sealed class VmLifeTests
+{
+    private static readonly DateTimeOffset Start = new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
+    private const string Id = "vm-00000000000000000000000001";
+
+    private static Gen<T> Any<T>(params T[] values) => Gen.Int[0, values.Length - 1].Select(at => values[at]);
+
+    // --- what a life is made of, for random walks ---
+
+    private abstract record Step;
+
+    private sealed record Ask(int What, uint Grace) : Step;
+
+    private sealed record Room(string Host, ulong EpochFromNext) : Step;
+
+    private sealed record NoRoom(string Code) : Step;
+
+    private sealed record Said(string Host, long EpochOffset, HostVmState State, ulong Sequence) : Step;
+
+    private sealed record HostGone(string Host, long EpochOffset) : Step;
+
+    private sealed record HostCheck(string Host, long EpochOffset, bool Present) : Step;
+
+    private sealed record Reached(bool Connected) : Step;
+
+    private static readonly Gen<string> Host = Any("a", "b");
+
+    private static readonly Gen<HostVmState> HostState = Any(
+        HostVmState.Launching, HostVmState.Running, HostVmState.Ended, HostVmState.Failed, HostVmState.Removed);
+
+    private static readonly Gen<Step> AnyStep = Gen.Frequency(
+        (4, Gen.Select(Gen.Int[0, 3], Gen.UInt[0, 3], (what, grace) => (Step)new Ask(what, grace * 1000))),
+        (4, Gen.Select(Host, Gen.ULong[0, 1], (host, offset) => (Step)new Room(host, offset))),
+        (1, Any("no_capacity", "no_hosts").Select(code => (Step)new NoRoom(code))),
+        (6, Gen.Select(Host, Gen.Long[-1, 1], HostState, Gen.ULong[1, 9], (host, epoch, state, sequence) => (Step)new Said(host, epoch, state, sequence))),
+        (1, Gen.Select(Host, Gen.Long[-1, 1], (host, epoch) => (Step)new HostGone(host, epoch))),
+        (1, Gen.Select(Host, Gen.Long[-1, 1], Gen.Bool, (host, epoch, present) => (Step)new HostCheck(host, epoch, present))),
+        (1, Gen.Bool.Select(connected => (Step)new Reached(connected))));
+
+    private static Decision Decide(VmLife life, Step step, DateTimeOffset now)
+    {
+        var epoch = life.Record?.Epoch ?? 0;
+        return step switch
+        {
+            Ask { What: 0 } => life.Create(Id, new VmSpec { Name = "one" }, now),
+            Ask { What: 1 } ask => life.Stop(ask.Grace, now),
+            Ask { What: 2 } => life.Start(now),
+            Ask => life.Delete(now),
+            Room room => life.Placed(room.Host, epoch + 1 - room.EpochFromNext, now, out _),
+            NoRoom none => life.Unplaced(new Reason { Code = none.Code }, now),
+            Said said => life.Report(said.Host, ReportOf(At(epoch, said.EpochOffset), said.State, said.Sequence), now, out _),
+            HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
+            HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
+            Reached reached => life.Reach(reached.Connected, now),
+            _ => throw new InvalidOperationException(),
+        };
+    }
+
+    private static ulong At(ulong epoch, long offset) => (ulong)Math.Max(0, (long)epoch + offset);
+
+    private static VmReport ReportOf(ulong epoch, HostVmState state, ulong sequence = 1) => new()
+    {
+        VmId = Id,
+        Epoch = epoch,
+        State = state,
+        Sequence = sequence,
+        Driver = "qemu",
+        VmmPid = 4711,
+    };
+
+    private static VmLife Apply(VmLife life, Decision decision) => decision.Events.Aggregate(life, (state, stored) => state.Apply(stored));
+
+    private static VmLife Created() => Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1 }, Start));
+
+    private static VmLife PlacedOn(string host) => Apply(Created(), Created().Placed(host, 1, Start, out _));
+
+    private static VmLife Say(VmLife life, HostVmState state, string host = "a") =>
+        Apply(life, life.Report(host, ReportOf(life.Record!.Epoch, state), Start, out _));
+
+    private static VmLife RunningOn(string host) => Say(PlacedOn(host), HostVmState.Running, host);
+
+    [Fact]
+    public void Should_keep_its_invariants_on_every_walk()
+    {
+        AnyStep.Array[0, 40].Sample(
+            steps =>
+            {
+                var life = VmLife.None;
+                var now = Start;
+                foreach (var step in steps)
+                {
+                    now += TimeSpan.FromSeconds(1);
+                    var before = life;
+                    var decision = Decide(life, step, now);
+                    life = Apply(life, decision);
+                    if (before.Record is { } old && life.Record is { } record)
+                    {
+                        Assert.True(record.Epoch >= old.Epoch, "an epoch never falls");
+                        Assert.True(record.Epoch <= old.Epoch + 1, "an epoch rises by one");
+                        Assert.True(old.State != VmState.Deleted || record.Equals(old), "deleted is for ever");
+                        Assert.True(old.State != VmState.Deleting || record.State is VmState.Deleting or VmState.Deleted, "deleting leads to deleted only");
+                        Assert.Equal(old.Version + (ulong)decision.Events.Length, record.Version);
+                        Assert.True(decision.Problem is null || decision.Events.IsEmpty, "a refusal changes nothing");
+                        if (record.State is VmState.Starting or VmState.Running or VmState.Stopping)
+                            Assert.True(record.Host.Length > 0 && record.Epoch > 0, "what runs is placed");
+                        if (record.State is VmState.Pending or VmState.Unplaced)
+                            Assert.True(record.Host.Length == 0, "what waits for a host has none");
+                    }
+                }
+            },
+            iter: 3000);
+    }
+
+    [Fact]
+    public void Should_change_nothing_when_the_same_step_comes_twice()
+    {
+        AnyStep.Array[0, 25].Select(AnyStep).Sample(
+            (steps, last) =>
+            {
+                var life = steps.Aggregate(VmLife.None, (state, step) => Apply(state, Decide(state, step, Start)));
+                // A start after a stop is two wishes, not one that came twice.
+                if (last is Ask { What: 2 } or Room)
+                    return;
+                var once = Apply(life, Decide(life, last, Start));
+                var epochChanged = once.Record?.Epoch != life.Record?.Epoch;
+                if (epochChanged)
+                    return;
+                var again = Decide(once, last, Start);
+                Assert.Empty(again.Events);
+            },
+            iter: 3000);
+    }
+
+    [Fact]
+    public void Should_ignore_reports_of_other_hosts_and_epochs()
+    {
+        Gen.Select(AnyStep.Array[0, 25], Host, Gen.Long[-2, 2], HostState).Sample(
+            (steps, host, offset, state) =>
+            {
+                var life = steps.Aggregate(VmLife.None, (sum, step) => Apply(sum, Decide(sum, step, Start)));
+                var epoch = At(life.Record?.Epoch ?? 0, offset);
+                if (life.Record is { } record && record.Host == host && record.Epoch == epoch)
+                    return;
+                var decision = life.Report(host, ReportOf(epoch, state), Start, out var stale);
+                Assert.True(stale);
+                Assert.Empty(decision.Events);
+            },
+            iter: 3000);
+    }
+
+    [Fact]
+    public void Should_come_to_the_same_end_in_whatever_order_and_number_reports_arrive()
+    {
+        HostVmState[] facts = [HostVmState.Launching, HostVmState.Running, HostVmState.Ended];
+        Any(facts).Array[0, 12].Select(Gen.Shuffle(facts)).Sample((noise, order) =>
+        {
+            var life = PlacedOn("a");
+            foreach (var fact in order.Concat(noise))
+                life = Say(life, fact);
+            Assert.Equal(VmState.Stopped, life.Record!.State);
+        });
+    }
+
+    [Fact]
+    public void Should_give_the_same_record_when_replayed()
+    {
+        AnyStep.Array[0, 40].Sample(steps =>
+        {
+            var life = VmLife.None;
+            var journal = new List<byte[]>();
+            var replayed = VmLife.None;
+            foreach (var step in steps)
+            {
+                foreach (var stored in Decide(life, step, Start).Events)
+                {
+                    life = life.Apply(stored);
+                    replayed = replayed.Apply(stored.Descriptor.Parser.ParseFrom(Google.Protobuf.MessageExtensions.ToByteArray(stored)));
+                }
+            }
+            Assert.Equal(life.Record, replayed.Record);
+            Assert.Equal(life.Goal, replayed.Goal);
+        });
+    }
+
+    [Fact]
+    public void Should_stop_without_a_host_when_it_was_never_placed()
+    {
+        var created = Created();
+        var stopped = Apply(created, created.Stop(10_000, Start));
+        Assert.Equal((VmState.Stopped, "stop_requested", ""), (stopped.Record!.State, stopped.Record.Reason.Code, stopped.Record.Host));
+        Assert.IsType<Goal.Rest>(stopped.Goal);
+    }
+
+    [Fact]
+    public void Should_let_a_second_stop_shorten_the_grace_but_never_lengthen_it()
+    {
+        var running = RunningOn("a");
+        var stopping = Apply(running, running.Stop(10_000, Start));
+        Assert.Empty(stopping.Stop(20_000, Start).Events);
+        var shorter = Apply(stopping, stopping.Stop(0, Start));
+        Assert.Equal(new Goal.Stop("a", 1, 0), shorter.Goal);
+    }
+
+    [Fact]
+    public void Should_delete_only_when_its_host_has_nothing_left()
+    {
+        var running = RunningOn("a");
+        var deleting = Apply(running, running.Delete(Start));
+        Assert.Equal(new Goal.Remove("a", 1), deleting.Goal);
+        deleting = Say(deleting, HostVmState.Ended);
+        Assert.Equal(VmState.Deleting, deleting.Record!.State);
+        Assert.Equal(VmState.Deleted, Say(deleting, HostVmState.Removed).Record!.State);
+    }
+
+    [Fact]
+    public void Should_be_placed_anew_under_the_next_epoch_after_a_start()
+    {
+        var stopped = Say(RunningOn("a"), HostVmState.Ended);
+        var pending = Apply(stopped, stopped.Start(Start));
+        Assert.Equal(new Goal.FindPlace(2), pending.Goal);
+        Assert.True(pending.Report("a", ReportOf(1, HostVmState.Running), Start, out var stale).Events.IsEmpty && stale);
+    }
+
+    [Theory]
+    [InlineData(HostVmState.Running, false, VmState.Failed, "vmm_killed")]
+    [InlineData(HostVmState.Launching, true, VmState.Starting, null)]
+    public void Should_not_run_again_silently_what_its_host_lost(HostVmState said, bool keeps, VmState then, string? reason)
+    {
+        var life = Say(PlacedOn("a"), said);
+        var after = Apply(life, life.Check("a", 1, present: false, Start, out var keep));
+        Assert.Equal((keeps, then, reason), (keep, after.Record!.State, after.Record.Reason?.Code));
+    }
+
+    [Fact]
+    public void Should_say_that_it_waits_for_its_host_and_when_it_no_longer_does()
+    {
+        var running = RunningOn("a");
+        var deleting = Apply(running, running.Delete(Start));
+        var waiting = Apply(deleting, deleting.Reach(connected: false, Start));
+        Assert.Equal("host_disconnected", waiting.Record!.Reason.Code);
+        Assert.Empty(waiting.Reach(connected: false, Start).Events);
+        Assert.Null(Apply(waiting, waiting.Reach(connected: true, Start)).Record!.Reason);
+    }
+
+    [Fact]
+    public void Should_write_a_changed_number_of_the_same_reason_only_now_and_then()
+    {
+        var created = Created();
+        var unplaced = Apply(created, created.Unplaced(new Reason { Code = "no_capacity", Message = "1 free" }, Start));
+        var other = new Reason { Code = "no_capacity", Message = "2 free" };
+        Assert.Empty(unplaced.Unplaced(other, Start + TimeSpan.FromSeconds(1)).Events);
+        Assert.Single(unplaced.Unplaced(other, Start + VmLife.UnplacedRefresh).Events);
+        Assert.Single(unplaced.Unplaced(new Reason { Code = "no_hosts" }, Start).Events);
+    }
+
+    [Theory]
+    [InlineData(VmState.Pending)]
+    [InlineData(VmState.Running)]
+    [InlineData(VmState.Deleting)]
+    public void Should_refuse_to_start_what_has_not_ended(VmState state)
+    {
+        var life = state switch
+        {
+            VmState.Pending => Created(),
+            VmState.Running => RunningOn("a"),
+            _ => Apply(RunningOn("a"), RunningOn("a").Delete(Start)),
+        };
+        Assert.Equal("wrong_state", life.Start(Start).Problem?.Code);
+    }
+}
