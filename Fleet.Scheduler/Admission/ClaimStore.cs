@@ -85,7 +85,9 @@ internal sealed class ClaimStore : IAsyncDisposable
         }
         catch
         {
+            // The pool would keep the broken file open.
             _connection.Dispose();
+            SqliteConnection.ClearPool(_connection);
             throw;
         }
         _writing = Task.Factory.StartNew(Write, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
