@@ -14,17 +14,20 @@ internal static class CommandContext
         Description = "Address of the HTTP API (or FLEET_API)",
         Recursive = true,
         DefaultValueFactory = _ => new Uri(Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : "http://127.0.0.1:7070"),
-        CustomParser = result =>
-        {
-            var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
-            if (Uri.TryCreate(text, UriKind.Absolute, out var uri) && uri.Scheme is "http" or "https")
-                return uri;
-            result.AddError($"--api wants an address such as http://127.0.0.1:7070, not '{text}'.");
-            return null;
-        },
+        CustomParser = result => Address(result, "--api", "http://127.0.0.1:7070"),
     };
 
     public static readonly Option<bool> Json = new("--json") { Description = "Print JSON for programs", Recursive = true };
+
+    /// <summary>An http address out of an option's word.</summary>
+    public static Uri? Address(System.CommandLine.Parsing.ArgumentResult result, string option, string example)
+    {
+        var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
+        if (Uri.TryCreate(text, UriKind.Absolute, out var uri) && uri.Scheme is "http" or "https")
+            return uri;
+        result.AddError($"{option} wants an address such as {example}, not '{text}'.");
+        return null;
+    }
 
     /// <summary>Makes <paramref name="command"/> call the API, with failures told on standard error.</summary>
     public static Command Calls(this Command command, Func<ApiClient, ParseResult, CancellationToken, Task<int>> action, Func<string, int>? exitCode = null)
@@ -61,6 +64,6 @@ internal static class CommandContext
             return;
         }
 
-        parsed.InvocationConfiguration.Error.WriteLine($"fleet: {Render.Printable(message)} ({code})");
+        parsed.InvocationConfiguration.Error.WriteLine($"fleet: {string.Join('\n', message.Split('\n').Select(Render.Printable))} ({code})");
     }
 }

@@ -175,7 +175,12 @@ internal static class LabCommands
             }
 
             if (TimeProvider.System.GetElapsedTime(since) > AgentPatience)
-                throw new LabException("node_not_joined", $"Node {node.Name} runs, but its agent did not join within {AgentPatience.TotalMinutes} minutes; see {node.AgentLog}.");
+            {
+                // The log goes with the node, so its end is told here.
+                var tail = File.Exists(node.AgentLog) ? string.Join('\n', File.ReadLines(node.AgentLog).TakeLast(12)) : "(it wrote no log)";
+                throw new LabException("node_not_joined", $"Node {node.Name} runs, but its agent did not join within {AgentPatience.TotalMinutes} minutes. It said last:\n{tail}");
+            }
+
             await Task.Delay(250, cancellation);
         }
     }

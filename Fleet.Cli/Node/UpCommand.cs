@@ -81,7 +81,11 @@ internal static class HostCommand
     public static Command Create()
     {
         var data = DataDirectory.Option();
-        var join = new Option<Uri?>("--join") { Description = "Link address of the scheduler, for example http://10.0.0.1:7071" };
+        var join = new Option<Uri?>("--join")
+        {
+            Description = "Link address of the scheduler, for example http://10.0.0.1:7071",
+            CustomParser = result => CommandContext.Address(result, "--join", "http://10.0.0.1:7071"),
+        };
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
