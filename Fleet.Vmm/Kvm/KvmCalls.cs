@@ -31,6 +31,7 @@ internal static unsafe partial class KvmCalls
     public const uint SetCpuid2 = 0x4008ae90;
     public const uint GetMpState = 0x8004ae98;
     public const uint GetVcpuEvents = 0x8040ae9f;
+    public const uint KvmClockControl = 0xaead;
 
     public const uint CapabilityIrqChip = 0;
     public const uint CapabilityUserMemory = 3;

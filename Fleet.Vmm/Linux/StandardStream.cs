@@ -26,6 +26,8 @@ internal enum StreamKind
 /// </summary>
 internal sealed unsafe partial class StandardStream : IDisposable
 {
+    private const int GetDescriptorFlags = 1;
+    private const int PathOnly = 0x200000;
     private const int GetFlags = 3;
     private const int SetFlags = 4;
     private const int NonBlocking = 0x800;
@@ -56,6 +58,22 @@ internal sealed unsafe partial class StandardStream : IDisposable
             if (flags >= 0 && (flags & NonBlocking) == 0 && fcntl(fd, SetFlags, flags | NonBlocking) >= 0)
             {
                 _flagsBefore = flags;
+            }
+        }
+    }
+
+    /// <summary>
+    /// Occupies those of the descriptors 0 to 2 that the process was started without. Otherwise the next file it opens would
+    /// get the number, and the guest's console would be written into that file. To be called before anything is opened.
+    /// </summary>
+    public static void OccupyMissing()
+    {
+        for (var fd = 0; fd <= 2; fd++)
+        {
+            // The lowest free number is the one that was found missing. A path descriptor can't be read or written.
+            if (fcntl(fd, GetDescriptorFlags, 0) < 0 && open("/", PathOnly, 0) != fd)
+            {
+                throw SystemCallException.Last("open");
             }
         }
     }
@@ -136,6 +154,9 @@ internal sealed unsafe partial class StandardStream : IDisposable
             _ => isatty(fd) == 1 && tcgetpgrp(fd) == getpgrp() ? StreamKind.Terminal : StreamKind.Other,
         };
     }
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int open(string path, int flags, uint mode);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fstat(int fd, byte* status);

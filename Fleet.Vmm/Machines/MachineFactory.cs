@@ -6,7 +6,7 @@ using Fleet.Vmm.Memory;
 
 namespace Fleet.Vmm.Machines;
 
-/// <summary>Builds machines on /dev/kvm, with the process's standard input and output as console.</summary>
+/// <summary>Builds machines on /dev/kvm.</summary>
 internal sealed class MachineFactory : IMachineFactory
 {
     private const int MaxVcpus = 32;
@@ -19,18 +19,17 @@ internal sealed class MachineFactory : IMachineFactory
     private readonly Action<string> _onStuck;
     private readonly TimeSpan _watchPeriod;
 
-    public MachineFactory()
-        : this(0, 1)
-    {
-    }
-
-    /// <summary>For tests: other descriptors, another device, another way to deal with a vCPU that can't be stopped, less patience.</summary>
-    internal MachineFactory(int inputFd, int outputFd, string kvmPath = "/dev/kvm", Action<string>? onStuck = null, TimeSpan? watchPeriod = null)
+    /// <param name="inputFd">What the guest's console reads, when it is a pipe, a FIFO or our terminal.</param>
+    /// <param name="outputFd">What the guest's console writes to. Whatever has this number gets the guest's bytes: see <see cref="StandardStream.OccupyMissing"/>.</param>
+    /// <param name="onStuck">Ends the process, because a vCPU did not leave the guest in time. Only a test's may return.</param>
+    /// <param name="kvmPath">KVM's device.</param>
+    /// <param name="watchPeriod">How often a sleeping guest is looked at; a test has less patience.</param>
+    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null)
     {
         _inputFd = inputFd;
         _outputFd = outputFd;
         _kvmPath = kvmPath;
-        _onStuck = onStuck ?? ProcessEnd.Now;
+        _onStuck = onStuck;
         _watchPeriod = watchPeriod ?? Machine.DefaultWatchPeriod;
     }
 

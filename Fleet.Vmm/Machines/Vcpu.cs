@@ -174,6 +174,10 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, EventCo
                         {
                             Volatile.Write(ref _activity, (int)Inspect());
                         }
+                        else if (order == VcpuOrder.Park)
+                        {
+                            kvm.NoteStopped();
+                        }
 
                         Volatile.Write(ref _parked, true);
                         moved.Signal();

@@ -166,6 +166,7 @@ public sealed unsafe class KvmLayoutTests
         Value("KVM_SET_CPUID2", KvmCalls.SetCpuid2);
         Value("KVM_GET_MP_STATE", KvmCalls.GetMpState);
         Value("KVM_GET_VCPU_EVENTS", KvmCalls.GetVcpuEvents);
+        Value("KVM_KVMCLOCK_CTRL", KvmCalls.KvmClockControl);
         Value("KVM_CAP_IRQCHIP", KvmCalls.CapabilityIrqChip);
         Value("KVM_CAP_USER_MEMORY", KvmCalls.CapabilityUserMemory);
         Value("KVM_CAP_SET_TSS_ADDR", KvmCalls.CapabilitySetTssAddress);

@@ -24,7 +24,7 @@ public sealed class MachineTests
     public void Should_append_the_second_serial_port_to_the_status_file()
     {
         using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.HelloOnCom2), statusPort: true);
-        File.WriteAllText(run.StatusPath!, "before ");
+        File.AppendAllText(run.StatusPath!, "before ");
         Assert.Equal(MachineEndKind.GuestShutdown, run.RunToEnd().Kind);
         Assert.Equal("before hello", File.ReadAllText(run.StatusPath!));
         Assert.Equal("", run.Console());
