@@ -85,7 +85,9 @@ internal sealed class ClaimStore : IAsyncDisposable
         }
         catch
         {
+            // The pool would keep the broken file open.
             _connection.Dispose();
+            SqliteConnection.ClearPool(_connection);
             throw;
         }
         _writing = Task.Factory.StartNew(Write, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
@@ -124,6 +126,26 @@ internal sealed class ClaimStore : IAsyncDisposable
         foreach (var vmId in vmIds)
             Run("DELETE FROM vm_names WHERE vm_id = @vm", transaction, ("@vm", vmId));
         return true;
+    });
+
+    /// <summary>
+    /// Puts names back when there are none at all: the file was lost, the microVMs are not. Says how many it put back.
+    /// </summary>
+    public Task<int> AdoptAsync(IEnumerable<(string Name, string VmId)> names) => SubmitAsync(transaction =>
+    {
+        using (var any = Command("SELECT 1 FROM vm_names LIMIT 1", transaction))
+        {
+            if (any.ExecuteScalar() is not null)
+                return 0;
+        }
+        var adopted = 0;
+        foreach (var (name, vmId) in names)
+        {
+            Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now) ON CONFLICT (name) DO NOTHING", transaction,
+                ("@name", name), ("@vm", vmId), ("@now", _clock.GetUtcNow().ToUnixTimeMilliseconds()));
+            adopted++;
+        }
+        return adopted;
     });
 
     /// <summary>The microVM that holds a name, or null.</summary>

@@ -23,6 +23,21 @@ internal sealed record ApiContext(
     /// <summary>Bounds the long requests.</summary>
     public LongRequests Long { get; init; } = new(1024);
 
+    /// <summary>Waits until the view shows what this node told its clients before; refuses while it is still behind from before the start.</summary>
+    /// <exception cref="RequestRefused"><c>unavailable</c></exception>
+    public Task FreshViewAsync(CancellationToken cancellation)
+    {
+        RequireCaughtUp();
+        return Projection.Freshness.WaitAsync(cancellation);
+    }
+
+    /// <exception cref="RequestRefused"><c>unavailable</c>: an answer now would leave out what was acknowledged earlier.</exception>
+    public void RequireCaughtUp()
+    {
+        if (!Projection.CaughtUp.IsCompleted)
+            throw RequestRefused.Unavailable($"The view is still being read from the journal: {Projection.Index} of {Projection.Target}. Single microVMs can be asked for already.");
+    }
+
     /// <summary>Ends when the client is gone or the node stops. Dispose it.</summary>
     public CancellationTokenSource Lifetime(HttpContext http) =>
         CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted, Stopping);

@@ -100,6 +100,7 @@ internal sealed class ChangeEndpoints(ApiContext api)
 
     private ChangeSlice Read(long? after)
     {
+        api.RequireCaughtUp();
         var slice = api.Projection.Reader.Changes(after, MaxChanges);
         if (!slice.Outside)
             return slice;

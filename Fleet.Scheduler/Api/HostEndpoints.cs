@@ -33,7 +33,7 @@ internal sealed class HostEndpoints(ApiContext api)
     private async Task ListAsync(HttpContext http)
     {
         var (after, size) = Paging.Of(new Query(http));
-        await api.Projection.Freshness.WaitAsync(http.RequestAborted);
+        await api.FreshViewAsync(http.RequestAborted);
         var page = api.Projection.Reader.ListHosts(after, size);
         Paging.WriteIndex(http, page.Index);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK,

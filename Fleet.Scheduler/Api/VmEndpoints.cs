@@ -101,7 +101,7 @@ internal sealed class VmEndpoints(ApiContext api)
             throw RequestRefused.InvalidQuery("label.", wrong.Length == 0 ? "label. needs a key: label.KEY=VALUE." : "No label can have that key.");
         var filter = new VmFilter(query.Items("state", BodyMapping.StateOf, AllStates), query.Text("host"), labels);
         var (after, size) = Paging.Of(query);
-        await api.Projection.Freshness.WaitAsync(http.RequestAborted);
+        await api.FreshViewAsync(http.RequestAborted);
         var page = api.Projection.Reader.ListVms(filter, after, size);
         Paging.WriteIndex(http, page.Index);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK,

@@ -66,7 +66,7 @@ public sealed class CellSystem : IAsyncDisposable
         catch
         {
             await actors.Terminate().ConfigureAwait(false);
-            journal.Close();
+            journal.Dispose();
             throw;
         }
     }
@@ -104,7 +104,7 @@ public sealed class CellSystem : IAsyncDisposable
             actors,
             journal,
             new CellClient(actors, vmRegion, hostRegion, options),
-            new JournalEventFeed(actors, options.Log),
+            new JournalEventFeed(actors, journal, options.Log),
             new HostLinkService(options, sessions));
     }
 
@@ -185,6 +185,6 @@ public sealed class CellSystem : IAsyncDisposable
             // What was acknowledged is stored already; nothing is lost by not waiting longer.
             await ActorSystem.Terminate().ConfigureAwait(false);
         }
-        _journal.Close();
+        _journal.Dispose();
     }
 }

@@ -65,6 +65,9 @@ public interface IEventFeed
 {
     /// <summary>Events with an offset above <paramref name="after"/>, then new ones as they come; never skips one.</summary>
     IAsyncEnumerable<JournalEvent> ReadAsync(long after, CancellationToken cancellation);
+
+    /// <summary>Offset of the newest event that is stored; 0 when there is none. Who has read up to here has missed nothing so far.</summary>
+    Task<long> EndAsync(CancellationToken cancellation);
 }
 
 /// <summary>One stored event.</summary>

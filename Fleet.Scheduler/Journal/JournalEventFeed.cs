@@ -17,7 +17,7 @@ namespace Fleet.Scheduler.Journal;
 /// The order is that of commits: one writer stores one batch after the other, and SQLite numbers rows in that order, so no event can
 /// appear below one that was read. (With several writers the read journal waits for gaps to close.) What sharding stores for itself is left out.
 /// </remarks>
-internal sealed class JournalEventFeed(ActorSystem system, Serilog.ILogger log) : IEventFeed
+internal sealed class JournalEventFeed(ActorSystem system, SqliteJournal file, Serilog.ILogger log) : IEventFeed
 {
     private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(100);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
@@ -50,6 +50,8 @@ internal sealed class JournalEventFeed(ActorSystem system, Serilog.ILogger log) 
         }
         cancellation.ThrowIfCancellationRequested();
     }
+
+    public Task<long> EndAsync(CancellationToken cancellation) => file.EndAsync(cancellation);
 
     /// <summary>Null when the read broke off.</summary>
     private async Task<EventEnvelope?> NextAsync(IAsyncEnumerator<EventEnvelope> events, CancellationToken cancellation)

@@ -23,6 +23,7 @@ internal sealed class ViewProjection : IAsyncDisposable
     private readonly ILogger _log;
     private readonly string _connectionString;
     private readonly CancellationTokenSource _stop = new();
+    private readonly TaskCompletionSource _caughtUp = NewSignal();
     private TaskCompletionSource _changed = NewSignal();
     private Task _running = Task.CompletedTask;
     private volatile string? _trouble;
@@ -60,10 +61,19 @@ internal sealed class ViewProjection : IAsyncDisposable
     /// <summary>Completes at the next change of the view. Take it before reading, so that nothing falls in between.</summary>
     public Task NextChange => Volatile.Read(ref _changed).Task;
 
-    public void Start()
+    /// <summary>Completes when the view shows everything that was stored when the projection started.</summary>
+    public Task CaughtUp => _caughtUp.Task;
+
+    /// <summary>What <see cref="CaughtUp"/> waits for.</summary>
+    public long Target { get; private set; }
+
+    public async Task StartAsync(CancellationToken cancellation)
     {
+        Target = await _feed.EndAsync(cancellation);
         Volatile.Write(ref _index, _writer.Offset);
-        _running = Task.Run(RunAsync);
+        if (_writer.Offset >= Target)
+            _caughtUp.TrySetResult();
+        _running = Task.Run(RunAsync, CancellationToken.None);
     }
 
     public async ValueTask DisposeAsync()
@@ -153,6 +163,8 @@ internal sealed class ViewProjection : IAsyncDisposable
         _trouble = null;
         Freshness.Shown(applied.Vms);
         Interlocked.Exchange(ref _changed, NewSignal()).TrySetResult();
+        if (applied.Index >= Target)
+            _caughtUp.TrySetResult();
         if (applied.Deleted.Count == 0)
             return;
         try

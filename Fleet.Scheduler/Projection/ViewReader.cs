@@ -54,6 +54,16 @@ internal sealed class ViewReader(string connectionString)
         return new(changes, changes.Count == limit ? changes[^1].Index : index, compacted, Outside: false);
     }
 
+    /// <summary>The names of all microVMs that exist, read as they are asked for.</summary>
+    public IEnumerable<(string Name, string VmId)> Names()
+    {
+        using var connection = Open();
+        using var command = new SqliteCommand(ViewSchema.ListNames, connection);
+        using var reader = command.ExecuteReader();
+        while (reader.Read())
+            yield return (reader.GetString(0), reader.GetString(1));
+    }
+
     private Page<T> List<T>(string sql, string after, int size, MessageParser<T> parser, Action<SqliteCommand> bind)
         where T : IMessage<T>
     {

@@ -64,6 +64,8 @@ internal static class ViewSchema
     public const string ReadChanges =
         "SELECT position, kind, id, record FROM changes WHERE position > @after ORDER BY position LIMIT @limit";
 
+    public const string ListNames = "SELECT name, id FROM vms";
+
     public const string ListHosts =
         "SELECT id, record FROM hosts WHERE id > @after AND state <> @removed ORDER BY id LIMIT @limit";
 

@@ -50,7 +50,9 @@ internal sealed class ViewWriter : IDisposable
         }
         catch
         {
+            // The pool would keep the broken file open.
             _connection.Dispose();
+            SqliteConnection.ClearPool(_connection);
             throw;
         }
     }

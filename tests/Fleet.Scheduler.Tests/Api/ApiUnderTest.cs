@@ -24,7 +24,7 @@ internal sealed class ApiUnderTest : IAsyncDisposable
         _claims = new ClaimStore(Path.Combine(_folder.FullName, "claims.db"), clock, Log);
         _projection = new ViewProjection(new(Path.Combine(_folder.FullName, "view.db"), changesKept), cell,
             (gone, _) => _claims.ReleaseNamesAsync(gone), TimeProvider.System, Log);
-        _projection.Start();
+        _projection.StartAsync(default).GetAwaiter().GetResult();
         var gate = new CellGate(cell, _projection.Freshness, clock);
         var context = new ApiContext(gate, new VmAdmission(gate, _claims, clock), _claims, _projection,
             _ => Task.FromResult(NotReady), clock, Log);

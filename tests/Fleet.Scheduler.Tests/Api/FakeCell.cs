@@ -218,6 +218,12 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         }
     }
 
+    public Task<long> EndAsync(CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult(_journal.Count == 0 ? 0 : _journal[^1].Offset);
+    }
+
     private Task<VmAnswer> VmAsync(string vmId, Func<VmRecord, CellProblem?> change, CancellationToken cancellation) => AnswerAsync(() =>
     {
         if (!_vms.TryGetValue(vmId, out var vm))

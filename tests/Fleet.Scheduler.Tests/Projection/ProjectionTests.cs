@@ -77,14 +77,14 @@ public sealed class ProjectionTests : IDisposable
     {
         var journal = Journal([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]);
         var feed = new ListFeed(journal.Take(3));
-        await using (var projection = Start(feed, "restart"))
+        await using (var projection = await StartAsync(feed, "restart"))
             await ApiUnderTest.UntilAsync(() => projection.Index == journal[2].Offset);
         Assert.Equal([0L], feed.Starts);
 
         feed.Add(journal.Skip(3));
-        await using (var projection = Start(feed, "restart"))
+        await using (var projection = await StartAsync(feed, "restart"))
         {
-            Assert.Equal(journal[2].Offset, projection.Index);
+            Assert.InRange(projection.Index, journal[2].Offset, journal[^1].Offset);
             await ApiUnderTest.UntilAsync(() => projection.Index == journal[^1].Offset);
             Assert.Equal(2, projection.Reader.ListVms(VmFilter.None, "", 10).Items.Count);
         }
@@ -96,12 +96,24 @@ public sealed class ProjectionTests : IDisposable
     {
         var journal = Journal([(0, 0), (0, 1), (0, 2)]);
         var feed = new ListFeed(journal) { FailsAfter = 1 };
-        await using var projection = Start(feed, "fails");
+        await using var projection = await StartAsync(feed, "fails");
         await ApiUnderTest.UntilAsync(() => projection.Trouble == "The feed broke.");
         Assert.Equal(journal[0].Offset, projection.Index);
         feed.FailsAfter = int.MaxValue;
         await ApiUnderTest.UntilAsync(() => projection.Index == journal[^1].Offset);
         Assert.Null(projection.Trouble);
+    }
+
+    [Fact]
+    public async Task A_view_that_was_behind_at_its_start_says_when_it_has_caught_up()
+    {
+        var journal = Journal([(0, 0), (0, 1), (0, 2)]);
+        var feed = new ListFeed(journal) { FailsAfter = 1 };
+        await using var projection = await StartAsync(feed, "behind");
+        Assert.False(projection.CaughtUp.IsCompleted);
+        feed.FailsAfter = int.MaxValue;
+        await projection.CaughtUp.WaitAsync(TimeSpan.FromSeconds(10));
+        Assert.Equal(journal[^1].Offset, projection.Index);
     }
 
     [Fact]
@@ -114,7 +126,7 @@ public sealed class ProjectionTests : IDisposable
             gone.AddRange(ids);
             throw new InvalidOperationException("The store is full.");
         }, TimeProvider.System, NullLogger.Instance);
-        projection.Start();
+        await projection.StartAsync(default);
         await ApiUnderTest.UntilAsync(() => projection.Index == journal[^1].Offset);
         Assert.Equal(["vm-0"], gone);
         Assert.Null(projection.Trouble);
@@ -212,10 +224,10 @@ public sealed class ProjectionTests : IDisposable
 
     private ViewWriter Open(string name) => new(Connection(name), ChangesKept, NullLogger.Instance);
 
-    private ViewProjection Start(IEventFeed feed, string name)
+    private async Task<ViewProjection> StartAsync(IEventFeed feed, string name)
     {
         var projection = new ViewProjection(new(File(name)), feed, (_, _) => Task.CompletedTask, TimeProvider.System, NullLogger.Instance);
-        projection.Start();
+        await projection.StartAsync(default);
         return projection;
     }
 
@@ -228,6 +240,8 @@ public sealed class ProjectionTests : IDisposable
         public int FailsAfter { get; set; } = int.MaxValue;
 
         public void Add(IEnumerable<JournalEvent> more) => _events.AddRange(more);
+
+        public Task<long> EndAsync(CancellationToken cancellation) => Task.FromResult(_events.Count == 0 ? 0 : _events[^1].Offset);
 
         public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
         {

@@ -1,0 +1,40 @@
+using Akka.Actor;
+using Akka.Cluster;
+using Akka.Cluster.Sharding;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Projection;
+
+namespace Fleet.Scheduler.Node;
+
+/// <summary>Whether the node can do its work: a member of the cell, both kinds of actors reachable, the view up to date.</summary>
+internal sealed class NodeHealth(CellSystem cell, ViewProjection projection)
+{
+    private static readonly TimeSpan RegionPatience = TimeSpan.FromSeconds(2);
+
+    /// <summary>Why the node is not ready, or null when it is.</summary>
+    public async Task<string?> TroubleAsync(CancellationToken cancellation)
+    {
+        if (cell.ActorSystem.WhenTerminated.IsCompleted)
+            return "The actor system has ended. The process must be started again.";
+        var member = Cluster.Get(cell.ActorSystem).SelfMember.Status;
+        if (member != MemberStatus.Up)
+            return $"This node is {member.ToString().ToLowerInvariant()} in its cell.";
+        if (projection.Trouble is { } trouble)
+            return $"The view does not follow the journal: {trouble}";
+        if (!projection.CaughtUp.IsCompleted)
+            return $"The view is being read from the journal: {projection.Index} of {projection.Target}.";
+        foreach (var kind in new[] { ShardRegions.Vms, ShardRegions.Hosts })
+        {
+            try
+            {
+                await ClusterSharding.Get(cell.ActorSystem).ShardRegion(kind)
+                    .Ask<ShardRegionStats>(GetShardRegionStats.Instance, RegionPatience, cancellation);
+            }
+            catch (AskTimeoutException)
+            {
+                return $"The shard region {kind} gives no answer.";
+            }
+        }
+        return null;
+    }
+}

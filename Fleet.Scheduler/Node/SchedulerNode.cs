@@ -1,0 +1,158 @@
+using System.Net;
+using System.Net.Sockets;
+using Fleet.Scheduler.Admission;
+using Fleet.Scheduler.Api;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Projection;
+using Microsoft.Data.Sqlite;
+using Microsoft.Extensions.Logging;
+using Serilog.Extensions.Logging;
+
+namespace Fleet.Scheduler.Node;
+
+/// <summary>One node of the control plane, whole: actors, view, API and the port for agents.</summary>
+public sealed class SchedulerNode : IAsyncDisposable
+{
+    // A view that is only a little behind is worth waiting for; one that is built anew is not.
+    private static readonly TimeSpan CatchUpPatience = TimeSpan.FromSeconds(10);
+
+    private readonly Stack<Func<ValueTask>> _parts = [];
+
+    private SchedulerNode()
+    {
+    }
+
+    /// <summary>Where the HTTP API listens.</summary>
+    public IPEndPoint ApiEndpoint { get; private set; } = new(IPAddress.None, 0);
+
+    /// <summary>Where agents dial in.</summary>
+    public IPEndPoint LinkEndpoint { get; private set; } = new(IPAddress.None, 0);
+
+    /// <summary>Starts everything and answers when microVMs can be created. Leaves nothing running when it fails.</summary>
+    /// <exception cref="SchedulerStartException">It can't start; the message says why and what to do.</exception>
+    /// <exception cref="CellStartException">The actors or their journal can't start.</exception>
+    public static async Task<SchedulerNode> StartAsync(SchedulerOptions options, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        // Ports first: a taken one is found before seconds go into starting the actors.
+        ProbePort(options.ApiEndpoint, "API");
+        ProbePort(options.LinkEndpoint, "port for agents");
+        var node = new SchedulerNode();
+        try
+        {
+            await node.ComposeAsync(options, cancellation);
+            return node;
+        }
+        catch
+        {
+            await node.DisposeAsync();
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Stops in order, within about 3 s: requests under way end, streams are cut, agents are let go, the actors hand over.
+    /// microVMs go on; nothing that was acknowledged is lost by any other way of ending the process either.
+    /// </summary>
+    public async ValueTask DisposeAsync()
+    {
+        while (_parts.TryPop(out var part))
+            await part();
+    }
+
+    private async Task ComposeAsync(SchedulerOptions options, CancellationToken cancellation)
+    {
+        var folder = DataDirectory.Take(options.DataDirectory);
+        Own(() =>
+        {
+            folder.Dispose();
+            return ValueTask.CompletedTask;
+        });
+        // Not owned: disposing it would close the caller's log.
+        var log = new SerilogLoggerFactory(options.Log);
+
+        var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
+        var cell = await CellSystem.StartAsync(options.Cell?.Invoke(cellOptions) ?? cellOptions, cancellation);
+        Own(cell.DisposeAsync);
+        var claims = Open(folder.File("claims.db"), file => new ClaimStore(file, options.Clock, log.CreateLogger<ClaimStore>()));
+        Own(claims.DisposeAsync);
+        var projection = Open(folder.File("view.db"), file => new ViewProjection(
+            new(file, options.ChangesKept), cell.Events, (gone, _) => claims.ReleaseNamesAsync(gone), options.Clock, log.CreateLogger<ViewProjection>()));
+        Own(projection.DisposeAsync);
+        await projection.StartAsync(cancellation);
+        await CatchUpAsync(projection, claims, options, cancellation);
+
+        var gate = new CellGate(cell.Cell, projection.Freshness, options.Clock);
+        var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
+            new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
+        {
+            Long = new LongRequests(options.LongRequests),
+        };
+        var link = await ListenAsync(options.LinkEndpoint, "port for agents", () => LinkServer.StartAsync(options.LinkEndpoint, cell.HostLink, log, cancellation));
+        Own(link.DisposeAsync);
+        var api = await ListenAsync(options.ApiEndpoint, "API", () => ApiServer.StartAsync(options.ApiEndpoint, context, log, cancellation));
+        Own(api.DisposeAsync);
+        LinkEndpoint = link.Endpoint;
+        ApiEndpoint = api.Endpoint;
+        options.Log.Information("The API listens on {ApiEndpoint}, agents dial {LinkEndpoint}, data is in {DataDirectory}", ApiEndpoint, LinkEndpoint, folder.Path);
+    }
+
+    private void Own(Func<ValueTask> part) => _parts.Push(part);
+
+    private static async Task CatchUpAsync(ViewProjection projection, ClaimStore claims, SchedulerOptions options, CancellationToken cancellation)
+    {
+        try
+        {
+            await projection.CaughtUp.WaitAsync(CatchUpPatience, cancellation);
+        }
+        catch (TimeoutException)
+        {
+            options.Log.Warning("The view is at {Index} of {Target}; lists answer when it is there", projection.Index, projection.Target);
+            return;
+        }
+        if (await claims.AdoptAsync(projection.Reader.Names()) is > 0 and var adopted)
+            options.Log.Warning("claims.db was empty; the names of {Count} microVMs were put back into it", adopted);
+    }
+
+    private static T Open<T>(string file, Func<string, T> open)
+    {
+        try
+        {
+            return open(file);
+        }
+        catch (SqliteException fault)
+        {
+            throw new SchedulerStartException($"{file} can't be opened: {fault.Message} Check that it can be written and that the disk is not full.", fault);
+        }
+    }
+
+    private static async Task<T> ListenAsync<T>(IPEndPoint endpoint, string what, Func<Task<T>> listen)
+    {
+        try
+        {
+            return await listen();
+        }
+        catch (Exception fault) when (fault is IOException or SocketException)
+        {
+            throw CantListen(endpoint, what, fault);
+        }
+    }
+
+    private static void ProbePort(IPEndPoint endpoint, string what)
+    {
+        if (endpoint.Port == 0)
+            return;
+        try
+        {
+            using var probe = new TcpListener(endpoint);
+            probe.Start();
+        }
+        catch (SocketException fault)
+        {
+            throw CantListen(endpoint, what, fault);
+        }
+    }
+
+    private static SchedulerStartException CantListen(IPEndPoint endpoint, string what, Exception fault) => new(
+        $"The {what} can't listen on {endpoint}: {fault.Message}. Another Fleet may be running there; stop it, or choose another address.", fault);
+}

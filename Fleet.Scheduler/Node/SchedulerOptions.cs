@@ -1,0 +1,44 @@
+using System.Net;
+using Fleet.Scheduler.Cell;
+
+namespace Fleet.Scheduler.Node;
+
+/// <summary>How a control-plane node runs.</summary>
+public sealed record SchedulerOptions
+{
+    /// <summary>Default port of the HTTP API.</summary>
+    public const int ApiPort = 7070;
+
+    /// <summary>Default port that agents dial.</summary>
+    public const int LinkPort = 7071;
+
+    /// <summary>
+    /// Folder of what the node keeps; made when it is not there. <c>journal.db</c> and <c>claims.db</c> hold what was promised,
+    /// <c>view.db</c> can be deleted while the node is down and is then built anew.
+    /// </summary>
+    public required string DataDirectory { get; init; }
+
+    /// <summary>Where the HTTP API listens; port 0 takes any free one.</summary>
+    public IPEndPoint ApiEndpoint { get; init; } = new(IPAddress.Loopback, ApiPort);
+
+    /// <summary>Where agents dial in: HTTP/2 in clear text; port 0 takes any free one.</summary>
+    public IPEndPoint LinkEndpoint { get; init; } = new(IPAddress.Loopback, LinkPort);
+
+    /// <summary>The time by which everything is measured.</summary>
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
+    /// <summary>Where the node logs to.</summary>
+    public Serilog.ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    /// <summary>Entries of the change log that are kept; who asks for older ones gets <c>compacted</c>.</summary>
+    public int ChangesKept { get; init; } = 100_000;
+
+    /// <summary>Waits, watches and consoles that are open at once at most.</summary>
+    public int LongRequests { get; init; } = 1024;
+
+    /// <summary>Changes the settings of the actors, after data directory, clock and log are set.</summary>
+    public Func<CellOptions, CellOptions>? Cell { get; init; }
+}
+
+/// <summary>The node can't start; the message says why and what to do.</summary>
+public sealed class SchedulerStartException(string message, Exception? inner = null) : Exception(message, inner);
