@@ -69,13 +69,16 @@ public sealed class LabMachine : IAsyncDisposable
     /// <param name="timeout">For the command alone.</param>
     /// <param name="log">Told of a second try.</param>
     /// <param name="cancellation">Ends command and node.</param>
-    public static async Task<LabResult> RunOnceAsync(
-        LabOptions options, LabCommand command, TimeSpan timeout, ILogger log, CancellationToken cancellation)
+    public static Task<LabResult> RunOnceAsync(
+        LabOptions options, LabCommand command, TimeSpan timeout, ILogger log, CancellationToken cancellation) =>
+        RunOnceAsync(() => StartAsync(options, log, cancellation), command, timeout, log, cancellation);
+
+    internal static async Task<LabResult> RunOnceAsync(
+        Func<Task<LabMachine>> start, LabCommand command, TimeSpan timeout, ILogger log, CancellationToken cancellation)
     {
-        ArgumentNullException.ThrowIfNull(log);
         for (var again = false; ; again = true)
         {
-            await using var node = await StartAsync(options, log, cancellation);
+            await using var node = await start();
             try
             {
                 return await node.RunAsync(command, timeout, cancellation);

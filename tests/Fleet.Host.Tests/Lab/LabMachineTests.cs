@@ -1,5 +1,5 @@
 using Fleet.Host.Lab;
-using Xunit;
+using Serilog.Core;
 
 namespace Fleet.Host.Tests.Lab;
 
@@ -12,7 +12,7 @@ public sealed class LabMachineTests
     public async Task Should_start_a_node_again_that_hangs()
     {
         using var fake = new FakeEmulator($"if [ -e tried ]; then {FakeEmulator.Works}\nfi; touch tried; {FakeEmulator.Hangs}");
-        await using var node = await fake.BootAsync(fake.Options with { BootTimeout = TimeSpan.FromSeconds(1) });
+        await using var node = await fake.BootAsync(fake.Options with { BootTimeout = TimeSpan.FromSeconds(2), BootAttempts = 5 });
         Assert.True(node.IsOn);
         Assert.True(File.Exists(Path.Combine(node.Folder, "tried")));
         Assert.Single(fake.Processes());
@@ -75,6 +75,28 @@ public sealed class LabMachineTests
         var error = await Assert.ThrowsAsync<LabException>(() => node.RunAsync(LabCommand.Shell(":"), TimeSpan.FromSeconds(0.2)));
         Assert.Equal("node_stuck", error.Code);
         Assert.Contains("soft lockup", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(1, "done\n")]
+    [InlineData(2, null)]
+    public async Task Should_run_a_command_again_when_its_node_hung_but_only_once(int hangs, string? output)
+    {
+        using var fake = new FakeEmulator($"echo >>../boots; if [ $(wc -l <../boots) -gt {hangs} ]; then {FakeEmulator.Works}\nfi; echo 1 >exchange/ready; exec 3<>control.in; {FakeEmulator.Hangs}");
+        var once = LabMachine.RunOnceAsync(
+            async () =>
+            {
+                var node = await fake.BootAsync(fake.Options);
+                node.AnswerLimit = TimeSpan.FromSeconds(0.2);
+                return node;
+            },
+            LabCommand.Shell("echo done"), TimeSpan.FromSeconds(4), Logger.None, default);
+        if (output is null)
+            Assert.Equal("node_stuck", (await Assert.ThrowsAsync<LabException>(() => once)).Code);
+        else
+            Assert.Equal(output, (await once).Output);
+        Assert.Empty(fake.Processes());
+        Assert.Equal(2, File.ReadAllLines(Path.Combine(fake.Options.StateDirectory, "boots")).Length);
     }
 
     [Fact]
