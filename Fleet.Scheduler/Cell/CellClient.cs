@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Scheduler.Sessions;
+using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 
@@ -35,6 +36,8 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)
     {
+        if (!CellIds.IsVmId(vmId))
+            return NoSuchVm(vmId);
         var until = options.Clock.GetUtcNow() + timeout;
         while (true)
         {
@@ -42,11 +45,11 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             var slice = left < WaitSlice ? left : WaitSlice;
             var wait = new AwaitVm { VmId = vmId, TimeoutMs = (uint)Math.Max(0, slice.TotalMilliseconds) };
             wait.States.AddRange(states);
-            var answer = await AskVmAsync(vmId, wait, cancellation, slice).ConfigureAwait(false);
+            var reply = await AskAsync<VmReply>(vms, wait, options.AskTimeout + slice, cancellation).ConfigureAwait(false);
             // A silence is a microVM on its way to another node: the wait goes on until its own time is over.
-            var goesOn = answer.Problem?.Code is "timeout" or "unavailable" && options.Clock.GetUtcNow() < until;
+            var goesOn = reply is null or { Problem.Code: "timeout" } && options.Clock.GetUtcNow() < until;
             if (!goesOn)
-                return answer;
+                return ToAnswer(vmId, reply);
         }
     }
 
@@ -58,7 +61,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
     {
-        var host = await HostOfAsync(vmId, cancellation).ConfigureAwait(false);
+        var host = (await PlacedAsync(vmId, cancellation).ConfigureAwait(false)).Host;
         // The oldest byte that is kept is what an agent answers when offset 0 is gone.
         var request = new ConsoleRequest { HostId = host, VmId = vmId, Offset = offset ?? 0, Follow = follow };
         return await ConsoleStream.OpenAsync(system, hosts, request, options.AskTimeout, cancellation).ConfigureAwait(false);
@@ -66,7 +69,10 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     public async Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)
     {
-        var host = await HostOfAsync(vmId, cancellation).ConfigureAwait(false);
+        var record = await PlacedAsync(vmId, cancellation).ConfigureAwait(false);
+        if (record.State is not (VmState.Running or VmState.Stopping))
+            throw new CellException("wrong_state", $"The microVM '{vmId}' is {VmLife.Name(record.State)}: nobody reads its console's input.");
+        var host = record.Host;
         var write = new ConsoleWrite { HostId = host, VmId = vmId, Data = UnsafeByteOperations.UnsafeWrap(data) };
         var answer = await AskAsync<IMessage>(hosts, write, options.AskTimeout, cancellation).ConfigureAwait(false);
         switch (answer)
@@ -80,25 +86,25 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         }
     }
 
-    private async Task<string> HostOfAsync(string vmId, CancellationToken cancellation)
+    private async Task<VmRecord> PlacedAsync(string vmId, CancellationToken cancellation)
     {
         var answer = await GetVmAsync(vmId, cancellation).ConfigureAwait(false);
         if (answer.Problem is { } problem)
             throw new CellException(problem.Code, problem.Message);
         return answer.Vm is { Host.Length: > 0 } record
-            ? record.Host
+            ? record
             : throw new CellException("wrong_state", $"The microVM '{vmId}' has no console yet: it is not placed on a host.");
     }
 
-    private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation, TimeSpan more = default)
-    {
-        if (!CellIds.IsVmId(vmId))
-            return new VmAnswer(null, new CellProblem("not_found", $"There is no microVM '{vmId}'."));
-        var reply = await AskAsync<VmReply>(vms, question, options.AskTimeout + more, cancellation).ConfigureAwait(false);
-        return reply is null
-            ? new VmAnswer(null, new CellProblem("unavailable", NoAnswer($"microVM '{vmId}'")))
-            : new VmAnswer(reply.Vm, ProblemOf(reply.Problem));
-    }
+    private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation) => CellIds.IsVmId(vmId)
+        ? ToAnswer(vmId, await AskAsync<VmReply>(vms, question, options.AskTimeout, cancellation).ConfigureAwait(false))
+        : NoSuchVm(vmId);
+
+    private VmAnswer ToAnswer(string vmId, VmReply? reply) => reply is null
+        ? new VmAnswer(null, new CellProblem("unavailable", NoAnswer($"microVM '{vmId}'")))
+        : new VmAnswer(reply.Vm, ProblemOf(reply.Problem));
+
+    private static VmAnswer NoSuchVm(string vmId) => new(null, new CellProblem("not_found", $"There is no microVM '{vmId}'."));
 
     private async Task<HostAnswer> AskHostAsync(string hostId, IMessage question, CancellationToken cancellation)
     {

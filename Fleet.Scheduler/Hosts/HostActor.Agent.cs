@@ -125,7 +125,7 @@ internal sealed partial class HostActor
                 Send(new SchedulerMessage { Stop = command.Stop });
                 break;
             case CommandHost.CommandOneofCase.Remove when !_presence.IsAbsent(command.VmId, command.Epoch):
-                Send(new SchedulerMessage { Remove = command.Remove });
+                SendRemove(command.VmId, command.Epoch);
                 break;
             default:
                 // Never launched, or the agent said Hello without it: there is nothing to stop or to remove.
@@ -202,7 +202,13 @@ internal sealed partial class HostActor
         if (_presence.IsAbsent(held.VmId, held.Epoch))
             Release(held, static () => { });
         else
-            Send(new SchedulerMessage { Remove = new RemoveVm { VmId = held.VmId, Epoch = held.Epoch } });
+            SendRemove(held.VmId, held.Epoch);
+    }
+
+    private void SendRemove(string vmId, ulong epoch)
+    {
+        _presence.RemoveSent(vmId, epoch);
+        Send(new SchedulerMessage { Remove = new RemoveVm { VmId = vmId, Epoch = epoch } });
     }
 
     /// <summary>Nothing of it is here any more.</summary>
@@ -238,18 +244,23 @@ internal sealed partial class HostActor
         var held = _ledger.Find(report.VmId, report.Epoch);
         switch (report.State)
         {
-            case HostVmState.Removed:
-                if (held is not null)
-                    Release(held, () => Relay(report));
-                else
-                    Relay(report);
-                break;
             case var _ when held is null:
                 // Not promised here: it may not stay, whoever started it. The microVM itself is not asked; a host speaks of its own only.
                 Acknowledge(report.VmId, report.Epoch, report.Sequence);
-                Send(new SchedulerMessage { Remove = new RemoveVm { VmId = report.VmId, Epoch = report.Epoch } });
+                if (report.State != HostVmState.Removed)
+                    Send(new SchedulerMessage { Remove = new RemoveVm { VmId = report.VmId, Epoch = report.Epoch } });
+                break;
+            case HostVmState.Removed when _presence.WasRemoveSent(report.VmId, report.Epoch):
+                // Room first, then the word. If we die in between, whoever asked for the removal asks again and hears that it is gone.
+                Release(held, () => Relay(report));
+                break;
+            case HostVmState.Removed:
+                // Nobody asked, so nobody would ask again: the reservation stays until the microVM has stored what happened.
+                _presence.Removed(report.VmId, report.Epoch);
+                Relay(report);
                 break;
             case HostVmState.Ended or HostVmState.Failed when !held.Vacated:
+                _presence.Seen(report.VmId, report.Epoch);
                 var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.Cpus, MemoryMib = held.MemoryMib };
                 Store([vacated], () =>
                 {
@@ -258,6 +269,7 @@ internal sealed partial class HostActor
                 });
                 break;
             default:
+                _presence.Seen(report.VmId, report.Epoch);
                 Relay(report);
                 break;
         }
@@ -268,12 +280,20 @@ internal sealed partial class HostActor
 
     private void OnReportAnswer(HostReportAnswer answer)
     {
-        Acknowledge(answer.VmId, answer.Epoch, answer.Sequence);
-        if (answer.Stale && _ledger.Find(answer.VmId, answer.Epoch) is { } held)
+        if (_ledger.Find(answer.VmId, answer.Epoch) is { } held && Connected)
         {
-            _presence.Unwanted(held.VmId, held.Epoch);
-            Discard(held);
+            if (_presence.IsAbsent(held.VmId, held.Epoch))
+            {
+                Release(held, () => Acknowledge(answer.VmId, answer.Epoch, answer.Sequence));
+                return;
+            }
+            if (answer.Stale)
+            {
+                _presence.Unwanted(held.VmId, held.Epoch);
+                Discard(held);
+            }
         }
+        Acknowledge(answer.VmId, answer.Epoch, answer.Sequence);
     }
 
     private void Acknowledge(string vmId, ulong epoch, ulong sequence) =>

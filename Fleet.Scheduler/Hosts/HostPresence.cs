@@ -10,6 +10,7 @@ internal sealed class HostPresence
     private readonly HashSet<(string VmId, ulong Epoch)> _confirmed = [];
     private readonly Dictionary<(string VmId, ulong Epoch), DateTimeOffset> _reservedAt = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _unwanted = [];
+    private readonly HashSet<(string VmId, ulong Epoch)> _removeSent = [];
     private bool _heard;
 
     /// <summary>A stream opened: the agent has exactly these.</summary>
@@ -44,6 +45,17 @@ internal sealed class HostPresence
 
     public bool IsUnwanted(string vmId, ulong epoch) => _unwanted.Contains((vmId, epoch));
 
+    /// <summary>The agent was told to remove it, and whoever wanted that asks again until it is gone.</summary>
+    public void RemoveSent(string vmId, ulong epoch) => _removeSent.Add((vmId, epoch));
+
+    public bool WasRemoveSent(string vmId, ulong epoch) => _removeSent.Contains((vmId, epoch));
+
+    /// <summary>The agent speaks of it, though its Hello may have been written before it came.</summary>
+    public void Seen(string vmId, ulong epoch) => _there.Add((vmId, epoch));
+
+    /// <summary>The agent says that nothing of it is left.</summary>
+    public void Removed(string vmId, ulong epoch) => _there.Remove((vmId, epoch));
+
     /// <summary>The agent certainly has nothing of it.</summary>
     public bool IsAbsent(string vmId, ulong epoch) => _heard && !_there.Contains((vmId, epoch));
 
@@ -58,5 +70,6 @@ internal sealed class HostPresence
         _confirmed.Remove((vmId, epoch));
         _reservedAt.Remove((vmId, epoch));
         _unwanted.Remove((vmId, epoch));
+        _removeSent.Remove((vmId, epoch));
     }
 }

@@ -73,6 +73,7 @@ public sealed class HostLinkService : HostLink.HostLinkBase
             while (await fromAgent.MoveNext(end).ConfigureAwait(false))
             {
                 var message = fromAgent.Current;
+                HostMessageRules.Shorten(message);
                 if (HostMessageRules.Check(message) is { } wrong)
                 {
                     session.Tell(new SessionEnded { Problem = new Problem { Code = "invalid_message", Message = wrong } });

@@ -6,7 +6,8 @@ namespace Fleet.Scheduler.Sessions;
 
 /// <summary>
 /// What an agent may send. It runs beside strangers' code, so every length and every name is looked at before anything else sees it;
-/// the first thing that is wrong ends the stream.
+/// the first thing that is wrong ends the stream. Sentences for people are cut to size instead: the words of a fault come
+/// from whatever failed, and a long one must not cost the host its connection again and again.
 /// </summary>
 internal static partial class HostMessageRules
 {
@@ -29,14 +30,44 @@ internal static partial class HostMessageRules
 
     public static bool IsHostId(string id) => HostIdForm().IsMatch(id);
 
+    /// <summary>Cuts sentences for people to <see cref="MostText"/> characters.</summary>
+    public static void Shorten(HostMessage message)
+    {
+        switch (message.BodyCase)
+        {
+            case HostMessage.BodyOneofCase.Hello:
+                foreach (var report in message.Hello.Vms)
+                    Shorten(report.Reason);
+                foreach (var driver in message.Hello.Inventory?.Drivers ?? [])
+                    driver.Detail = Short(driver.Detail);
+                break;
+            case HostMessage.BodyOneofCase.Report:
+                Shorten(message.Report.Reason);
+                break;
+            case HostMessage.BodyOneofCase.Console:
+                Shorten(message.Console.Error);
+                break;
+            case HostMessage.BodyOneofCase.Goodbye:
+                message.Goodbye.Reason = Short(message.Goodbye.Reason);
+                break;
+        }
+    }
+
+    private static void Shorten(Reason? reason)
+    {
+        if (reason is not null)
+            reason.Message = Short(reason.Message);
+    }
+
+    private static string Short(string text) => text.Length <= MostText ? text : string.Concat(text.AsSpan(0, MostText - 1), "…");
+
     /// <summary>What is wrong with the message; null: nothing.</summary>
     public static string? Check(HostMessage message) => message.BodyCase switch
     {
         HostMessage.BodyOneofCase.Hello => Check(message.Hello),
         HostMessage.BodyOneofCase.Report => Check(message.Report),
         HostMessage.BodyOneofCase.Console => Check(message.Console),
-        HostMessage.BodyOneofCase.Heartbeat => null,
-        HostMessage.BodyOneofCase.Goodbye => TooLong(message.Goodbye.Reason, MostText, "goodbye.reason"),
+        HostMessage.BodyOneofCase.Heartbeat or HostMessage.BodyOneofCase.Goodbye => null,
         _ => "The message has no body that this version knows.",
     };
 
@@ -74,7 +105,7 @@ internal static partial class HostMessageRules
             return $"inventory.labels has {inventory.Labels.Count} entries; at most {MostLabels} are taken.";
         foreach (var driver in inventory.Drivers)
         {
-            if ((TooLong(driver.Name, MostName, "driver.name") ?? TooLong(driver.Detail, MostText, "driver.detail")) is { } wrong)
+            if (TooLong(driver.Name, MostName, "driver.name") is { } wrong)
                 return wrong;
         }
         foreach (var (key, value) in inventory.Labels)
@@ -99,14 +130,12 @@ internal static partial class HostMessageRules
             return $"report of {report.VmId}: exit status {report.Exit.Status} is not within 0 to 255.";
         if (report.Reason is { } reason && !CodeForm().IsMatch(reason.Code))
             return $"report of {report.VmId}: reason.code must match [a-z0-9_]{{1,64}}.";
-        return TooLong(report.Reason?.Message ?? "", MostText, "report.reason.message")
-            ?? TooLong(report.Driver, MostName, "report.driver");
+        return TooLong(report.Driver, MostName, "report.driver");
     }
 
     private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes
         ? $"console.data has {chunk.Data.Length} bytes; at most {MostConsoleBytes} are taken."
-        : TooLong(chunk.Error?.Code ?? "", MostName, "console.error.code")
-            ?? TooLong(chunk.Error?.Message ?? "", MostText, "console.error.message");
+        : TooLong(chunk.Error?.Code ?? "", MostName, "console.error.code");
 
     private static string? TooLong(string text, int most, string field) => text.Length > most
         ? $"{field} has {text.Length} characters; at most {most} are taken."

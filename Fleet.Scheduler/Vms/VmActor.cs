@@ -17,6 +17,7 @@ namespace Fleet.Scheduler.Vms;
 internal sealed class VmActor : UntypedPersistentActor, IWithTimers
 {
     private const string GoalTimer = "goal";
+    private const string WakeTimer = "wake";
     private const string WaitTimer = "wait";
     private const string LeaveTimer = "leave";
 
@@ -150,7 +151,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                 _capacityChangedMeanwhile = true;
                 break;
             case CapacityChanged when _goal is Goal.FindPlace:
-                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, WakeSpread * Random.Shared.NextDouble());
+                // Not anew when it is set: where capacity changes all the time it would never fire.
+                if (!Timers.IsTimerActive(WakeTimer))
+                    Timers.StartSingleTimer(WakeTimer, PursueAgain.Instance, WakeSpread * Random.Shared.NextDouble());
                 break;
             case SearchOverdue overdue when _search is not null && overdue.Search == _searches:
                 OnSearchOverdue();
@@ -266,7 +269,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             Sequence = report.Sequence,
             Stale = stale,
         }));
-        if (_life.Record is null)
+        if (!Exists)
             LeaveSoon();
     }
 
@@ -287,7 +290,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                 Act();
             }
         });
-        if (_life.Record is null)
+        if (!Exists)
             LeaveSoon();
     }
 
@@ -349,6 +352,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         _tries = 0;
         _launchHeard = false;
         Timers.Cancel(GoalTimer);
+        Timers.Cancel(WakeTimer);
         EndSearch();
         if (goal is Goal.FindPlace && !searched)
             Context.System.EventStream.Subscribe(Self, typeof(CapacityChanged));

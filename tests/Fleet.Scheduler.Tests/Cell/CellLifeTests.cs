@@ -213,6 +213,20 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
     }
 
     [Fact]
+    public async Task Should_believe_a_host_that_removed_its_own_microVM_unasked()
+    {
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+        agent.Report(id, HostVmState.Removed);
+        Assert.Equal("vmm_killed", (await Cell.WaitAsync(id, VmState.Failed)).Reason.Code);
+        await Eventually.TrueAsync(() => agent.VmCount == 0);
+        Assert.Equal(0U, (await Cell.HostAsync(agent.HostId)).Vms);
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await Cell.WaitAsync(id, VmState.Deleted);
+    }
+
+    [Fact]
     public async Task Should_have_strangers_removed_and_never_believe_a_host_about_them()
     {
         await using var agent = await shared.JoinAsync();

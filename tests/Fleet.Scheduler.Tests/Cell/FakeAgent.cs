@@ -190,6 +190,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     private void Launch(LaunchVm launch)
     {
+        // Its remains are gone; only the word of it may still be on its way.
+        if (Find(launch.VmId) is { State: HostVmState.Removed })
+            _vms.TryRemove(launch.VmId, out _);
         var vm = _vms.GetOrAdd(launch.VmId, _ => new FakeVm { Epoch = launch.Epoch });
         if (vm.Epoch != launch.Epoch)
             throw new InvalidOperationException($"{launch.VmId} epoch {launch.Epoch} was launched beside epoch {vm.Epoch}.");

@@ -47,7 +47,6 @@ public sealed class HostMessageRulesTests
         { "cpus", Hello(hello => hello.Inventory.Cpus = uint.MaxValue) },
         { "memory", Hello(hello => hello.Inventory.MemoryMib = ulong.MaxValue) },
         { "drivers", Hello(hello => hello.Inventory.Drivers.AddRange(Enumerable.Range(0, 20).Select(_ => new DriverStatus()))) },
-        { "driver.detail", Hello(hello => hello.Inventory.Drivers[0].Detail = new string('x', 2000)) },
         { "label", Hello(hello => hello.Inventory.Labels["a"] = new string('x', 300)) },
         { "twice", Hello(hello => hello.Vms.AddRange([Report(), Report()])) },
         { "vms", Hello(hello => hello.Vms.AddRange(Enumerable.Range(0, 5000).Select(_ => Report()))) },
@@ -59,9 +58,7 @@ public sealed class HostMessageRulesTests
         { "state", new HostMessage { Report = Report(report => report.State = (HostVmState)77) } },
         { "exit", new HostMessage { Report = Report(report => report.Exit = new GuestExit { Status = 256 }) } },
         { "reason.code", new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "Not A Code" }) } },
-        { "reason.message", new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "a", Message = new string('x', 2000) }) } },
         { "console", new HostMessage { Console = new ConsoleChunk { StreamId = 1, Data = ByteString.CopyFrom(new byte[65537]) } } },
-        { "goodbye", new HostMessage { Goodbye = new Goodbye { Reason = new string('x', 2000) } } },
     };
 
     [Theory]
@@ -70,13 +67,39 @@ public sealed class HostMessageRulesTests
         Assert.Contains(names, HostMessageRules.Check(message) ?? "nothing", StringComparison.Ordinal);
 
     [Fact]
+    public void Should_cut_long_sentences_instead_of_the_stream()
+    {
+        var text = new string('x', 5000);
+        var hello = Hello(hello =>
+        {
+            hello.Inventory.Drivers[0].Detail = text;
+            hello.Vms.Add(Report(report => report.Reason = new Reason { Code = "a", Message = text }));
+        });
+        HostMessageRules.Shorten(hello);
+        Assert.Null(HostMessageRules.Check(hello));
+        Assert.Equal((1024, 1024), (hello.Hello.Inventory.Drivers[0].Detail.Length, hello.Hello.Vms[0].Reason.Message.Length));
+        foreach (var message in new[]
+        {
+            new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "a", Message = text }) },
+            new HostMessage { Console = new ConsoleChunk { Error = new Reason { Code = "a", Message = text } } },
+            new HostMessage { Goodbye = new Goodbye { Reason = text } },
+        })
+        {
+            HostMessageRules.Shorten(message);
+            Assert.InRange(message.CalculateSize(), 1024, 1200);
+        }
+    }
+
+    [Fact]
     public void Should_stand_any_bytes() =>
         Gen.Byte.Array[0, 200].Sample(
             bytes =>
             {
                 try
                 {
-                    _ = HostMessageRules.Check(HostMessage.Parser.ParseFrom(bytes));
+                    var message = HostMessage.Parser.ParseFrom(bytes);
+                    HostMessageRules.Shorten(message);
+                    _ = HostMessageRules.Check(message);
                 }
                 catch (InvalidProtocolBufferException)
                 {
