@@ -1,1 +1,20 @@
-return 0;
+using System.CommandLine;
+using Fleet.Cli;
+using Fleet.Cli.Doctor;
+using Fleet.Cli.Hosts;
+using Fleet.Cli.Lab;
+using Fleet.Cli.Node;
+using Fleet.Cli.Vms;
+
+var host = HostCommand.Create();
+HostCommands.AddTo(host);
+
+var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
+{
+    UpCommand.Create(), DownCommand.Create(), SchedulerCommand.Create(), host,
+    VmCommands.Create(), DoctorCommand.Create(), LabCommands.Create(),
+    CommandContext.Api, CommandContext.Json,
+};
+
+// Long enough for an orderly end of scheduler and agent, and of what `vm run` started; a second Ctrl-C does not wait.
+return await root.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(40) });

@@ -1,1 +1,10 @@
-return 0;
+using Fleet.Guest;
+using Fleet.Guest.Linux;
+
+if (Libc.getpid() != 1)
+{
+    Files.WriteAll(2, "fleet-init: runs as PID 1 of a microVM and does nothing else\n"u8);
+    return 64;
+}
+GuestInit.Run();
+return 1;

@@ -19,9 +19,10 @@ public interface IVmmDriver
 
     /// <summary>
     /// Takes over a VMM that an earlier agent started, from what stands in its directory. The VMM may have ended
-    /// meanwhile: then <see cref="IVmm.Completion"/> is complete and tells how.
+    /// meanwhile: then <see cref="IVmm.Completion"/> is complete and tells how. Null when no guest was ever started there,
+    /// and then nothing of it runs: the launch may be done anew.
     /// </summary>
-    Task<IVmm> AdoptAsync(VmmLaunch launch, CancellationToken cancellation);
+    Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation);
 }
 
 /// <summary>A VMM that runs one microVM, or has run it.</summary>

@@ -66,7 +66,7 @@ public sealed class CellSystem : IAsyncDisposable
         catch
         {
             await actors.Terminate().ConfigureAwait(false);
-            journal.Close();
+            journal.Dispose();
             throw;
         }
     }
@@ -185,6 +185,6 @@ public sealed class CellSystem : IAsyncDisposable
             // What was acknowledged is stored already; nothing is lost by not waiting longer.
             await ActorSystem.Terminate().ConfigureAwait(false);
         }
-        _journal.Close();
+        _journal.Dispose();
     }
 }

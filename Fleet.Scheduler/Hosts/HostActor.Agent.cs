@@ -81,7 +81,7 @@ internal sealed partial class HostActor
         // This actor moved or restarted and knows nothing of the stream: the agent dials again and says Hello anew.
         Sender.Tell(Ended("reconnect", "The control plane moved this host to another node; dial again."));
         if (!Exists)
-            Leave();
+            LeaveSoon();
     }
 
     private void OnSessionLost(string detail)
@@ -107,7 +107,7 @@ internal sealed partial class HostActor
         {
             Answer(caller, command, HostCommandOutcome.Gone);
             if (!Exists)
-                Leave();
+                LeaveSoon();
             return;
         }
         _presence.Confirm(command.VmId, command.Epoch);
@@ -295,6 +295,6 @@ internal sealed partial class HostActor
                 : new Problem { Code = "not_found", Message = $"There is no host '{_id}'." },
         });
         if (!Exists)
-            Leave();
+            LeaveSoon();
     }
 }

@@ -18,6 +18,8 @@ namespace Fleet.Scheduler.Hosts;
 /// </summary>
 internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
 {
+    private static readonly TimeSpan LeavePause = TimeSpan.FromSeconds(1);
+
     private readonly string _id;
     private readonly CellOptions _options;
     private readonly LateRegion _vms;
@@ -30,7 +32,6 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     private HostRecord? _record;
     private IActorRef? _session;
     private int _eventsSinceSnapshot;
-    private bool _leaving;
 
     /// <param name="id">The host's id: the entity id of the shard.</param>
     /// <param name="options">Of the node.</param>
@@ -63,6 +64,11 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         public static readonly Announce Instance = new();
     }
 
+    private sealed class LeaveIfIdle : INoSerializationVerificationNeeded
+    {
+        public static readonly LeaveIfIdle Instance = new();
+    }
+
     private sealed class Left : INoSerializationVerificationNeeded
     {
         public static readonly Left Instance = new();
@@ -92,7 +98,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             return; // The first message decides whether there is such a host.
         if (!Exists)
         {
-            Leave();
+            LeaveSoon();
             return;
         }
         // The stream ended with the actor before: there is none until the agent dials again.
@@ -158,6 +164,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case Announce:
                 PublishView();
                 break;
+            case LeaveIfIdle:
+                OnLeaveIfIdle();
+                break;
             case Left:
                 OnLeft();
                 break;
@@ -191,7 +200,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         {
             AnswerRoom(caller, reserve, refusal);
             if (!Exists)
-                Leave();
+                LeaveSoon();
             return;
         }
         var reserved = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib };
@@ -264,7 +273,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
         });
         if (!Exists)
-            Leave();
+            LeaveSoon();
     }
 
     private CellProblem NotFound() => new("not_found", $"There is no host '{_id}'.");
@@ -278,7 +287,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     }
 
     /// <summary>Stores the events, then runs <paramref name="then"/>.</summary>
-    private void Store(IReadOnlyCollection<IMessage> events, Action then)
+    private void Store(List<IMessage> events, Action then)
     {
         if (events.Count == 0)
         {
@@ -331,13 +340,13 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         }));
     }
 
-    /// <summary>A host that never was or is removed leaves no actor behind and is not remembered.</summary>
-    private void Leave()
+    /// <summary>A host that never was or is removed leaves no actor behind and is not remembered. Not at once: its agent may be dialling.</summary>
+    private void LeaveSoon() => Timers.StartSingleTimer(LeaveIfIdle.Instance, LeaveIfIdle.Instance, LeavePause);
+
+    private void OnLeaveIfIdle()
     {
-        if (_leaving)
-            return;
-        _leaving = true;
-        Context.Parent.Tell(new Passivate(Left.Instance));
+        if (!Exists)
+            Context.Parent.Tell(new Passivate(Left.Instance));
     }
 
     private void OnLeft()

@@ -7,7 +7,7 @@ using Microsoft.Data.Sqlite;
 namespace Fleet.Scheduler.Journal;
 
 /// <summary>The journal's file: where it is, how it is opened, what makes a commit durable.</summary>
-internal sealed class SqliteJournal
+internal sealed class SqliteJournal : IDisposable
 {
     /// <summary>
     /// FULL: an acknowledged event is on the disk, not only with the kernel, so it survives a power cut too. With the gate a commit
@@ -15,6 +15,8 @@ internal sealed class SqliteJournal
     /// busy_timeout is for a second process on the file (a backup, an operator's shell): SQLite then waits by itself.
     /// </summary>
     internal const string ConnectionPragmas = "pragma synchronous = full; pragma busy_timeout = 5000;";
+
+    private static readonly TimeSpan LastWritePatience = TimeSpan.FromSeconds(5);
 
     private readonly string _connectionString;
     private readonly SemaphoreSlim _gate = new(1, 1);
@@ -37,10 +39,10 @@ internal sealed class SqliteJournal
     public static SqliteJournal Open(string dataDirectory)
     {
         var path = Path.Combine(Path.GetFullPath(dataDirectory), "journal.db");
+        var journal = new SqliteJournal(path);
         try
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            var journal = new SqliteJournal(path);
             using var connection = journal.Connect();
             connection.Open();
             using var command = connection.CreateCommand();
@@ -53,8 +55,14 @@ internal sealed class SqliteJournal
             }
             return journal;
         }
+        catch (CellStartException)
+        {
+            journal.Dispose();
+            throw;
+        }
         catch (Exception fault) when (fault is IOException or UnauthorizedAccessException or SqliteException)
         {
+            journal.Dispose();
             throw new CellStartException(
                 $"The journal {path} can't be opened: {fault.Message} Check that the data directory can be written and that the file is Fleet's.", fault);
         }
@@ -83,12 +91,12 @@ internal sealed class SqliteJournal
     private GatedSqliteConnection Connect() => new(_connectionString, _gate);
 
     /// <summary>Closes the pooled connections, which checkpoints the log: the file alone is complete afterwards.</summary>
-    public void Close()
+    public void Dispose()
     {
-        using var connection = new SqliteConnection(_connectionString);
-        SqliteConnection.ClearPool(connection);
+        // A write that is still under way has the gate; what comes after it finds the gate gone and fails, as on a stopped node it must.
+        _gate.Wait(LastWritePatience);
+        using (var connection = new SqliteConnection(_connectionString))
+            SqliteConnection.ClearPool(connection);
+        _gate.Dispose();
     }
 }
-
-/// <summary>The cell can't start; the message says why and what to do.</summary>
-public sealed class CellStartException(string message, Exception? inner = null) : Exception(message, inner);

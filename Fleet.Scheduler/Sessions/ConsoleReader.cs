@@ -37,6 +37,7 @@ internal sealed class ConsoleReaderActor(
             case ConsoleClosed:
                 if (_streamId != 0)
                     _session.Tell(new ConsoleDone { StreamId = _streamId });
+                chunks.TryComplete();
                 Context.Stop(Self);
                 break;
             default:

@@ -21,10 +21,10 @@ internal static partial class HostMessageRules
     private const int MostText = 1024;
     private const int MostName = 64;
 
-    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,39}$")]
+    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,39}\\z")]
     private static partial Regex HostIdForm();
 
-    [GeneratedRegex("^[a-z0-9_]{1,64}$")]
+    [GeneratedRegex("^[a-z0-9_]{1,64}\\z")]
     private static partial Regex CodeForm();
 
     public static bool IsHostId(string id) => HostIdForm().IsMatch(id);

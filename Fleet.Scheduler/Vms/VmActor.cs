@@ -18,12 +18,15 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
 {
     private const string GoalTimer = "goal";
     private const string WaitTimer = "wait";
+    private const string LeaveTimer = "leave";
 
     /// <summary>An answer from the node's placement or from a host is late after this; the search then goes on without it.</summary>
     private static readonly TimeSpan SearchPatience = TimeSpan.FromSeconds(5);
 
     /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once.</summary>
     private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
+
+    private static readonly TimeSpan LeavePause = TimeSpan.FromSeconds(1);
 
     private static readonly TimeSpan WaitGranularity = TimeSpan.FromMilliseconds(100);
 
@@ -41,7 +44,6 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     private bool _capacityChangedMeanwhile;
     private bool _launchHeard;
     private int _tries;
-    private bool _leaving;
 
     /// <param name="id">The microVM's id: the entity id of the shard.</param>
     /// <param name="options">Of the node.</param>
@@ -75,6 +77,11 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         public long Search { get; } = search;
     }
 
+    private sealed class LeaveIfIdle : INoSerializationVerificationNeeded
+    {
+        public static readonly LeaveIfIdle Instance = new();
+    }
+
     private sealed class Left : INoSerializationVerificationNeeded
     {
         public static readonly Left Instance = new();
@@ -93,7 +100,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                 _life = _life.Apply(stored);
                 break;
             case RecoveryCompleted when _life.Record is { State: VmState.Deleted }:
-                Leave();
+                LeaveSoon();
                 break;
             case RecoveryCompleted when _life.Record is not null:
                 Pursue();
@@ -151,6 +158,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case PursueAgain:
                 Act();
                 break;
+            case LeaveIfIdle:
+                OnLeaveIfIdle();
+                break;
             case Left:
                 OnLeft();
                 break;
@@ -196,7 +206,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         }
         Settle(record);
         if (!Exists)
-            Leave();
+            LeaveSoon();
     }
 
     private void OnRoom(RoomAnswer answer)
@@ -257,7 +267,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             Stale = stale,
         }));
         if (_life.Record is null)
-            Leave();
+            LeaveSoon();
     }
 
     private void OnCheck(CheckPlacement check)
@@ -278,7 +288,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             }
         });
         if (_life.Record is null)
-            Leave();
+            LeaveSoon();
     }
 
     // --- store, answer, pursue ---
@@ -304,7 +314,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             Settle(_life.Record!);
             Pursue();
             if (!Exists)
-                Leave();
+                LeaveSoon();
         });
     }
 
@@ -316,7 +326,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
         });
         if (!Exists)
-            Leave();
+            LeaveSoon();
     }
 
     private void Settle(VmRecord record)
@@ -462,13 +472,16 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
 
     private CellProblem NotFound() => new("not_found", $"There is no microVM '{_id}'.");
 
-    /// <summary>Only a microVM that exists is remembered by its shard; what never was or is deleted leaves no actor.</summary>
-    private void Leave()
+    /// <summary>
+    /// Only a microVM that exists is remembered by its shard; what never was or is deleted leaves no actor. Not at once: who asked
+    /// once often asks again, and a message that is on its way would only wake it anew.
+    /// </summary>
+    private void LeaveSoon() => Timers.StartSingleTimer(LeaveTimer, LeaveIfIdle.Instance, LeavePause);
+
+    private void OnLeaveIfIdle()
     {
-        if (_leaving)
-            return;
-        _leaving = true;
-        Context.Parent.Tell(new Passivate(Left.Instance));
+        if (!Exists)
+            Context.Parent.Tell(new Passivate(Left.Instance));
     }
 
     private void OnLeft()

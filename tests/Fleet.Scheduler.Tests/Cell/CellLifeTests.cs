@@ -4,35 +4,275 @@ using Xunit;
 
 namespace Fleet.Scheduler.Tests.Cell;
 
-public sealed class CellLifeTests
+/// <summary>microVMs between the API and a host, through the real actors, journal and service.</summary>
+public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
 {
+    private TestCell Cell => shared.Cell;
+
     [Fact]
     public async Task Should_take_a_microVM_from_create_to_delete()
     {
-        await using var cell = await TestCell.StartAsync();
-        await using var agent = new FakeAgent("rack1-7");
-        await agent.ConnectAsync(cell.System.HostLink);
-
-        var id = await cell.CreateAsync(TestCell.Spec(cpus: 2, memoryMib: 256));
-        var running = await cell.WaitAsync(id, VmState.Running);
-        Assert.Equal(("rack1-7", 1UL, "simulated", 4711), (running.Host, running.Epoch, running.Driver, running.VmmPid));
-        var host = await cell.HostAsync("rack1-7");
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent, cpus: 2, memoryMib: 256));
+        var running = await Cell.WaitAsync(id, VmState.Running);
+        Assert.Equal((agent.HostId, 1UL, "simulated", 4711), (running.Host, running.Epoch, running.Driver, running.VmmPid));
+        var host = await Cell.HostAsync(agent.HostId);
         Assert.Equal((2U, 256UL, 1U), (host.ReservedCpus, host.ReservedMemoryMib, host.Vms));
 
         agent.Report(id, HostVmState.Ended, new Reason { Code = "command_exited", Message = "7" }, new GuestExit { Status = 7 });
-        var stopped = await cell.WaitAsync(id, VmState.Stopped);
+        var stopped = await Cell.WaitAsync(id, VmState.Stopped);
         Assert.Equal((7, "command_exited", 0), (stopped.Exit.Status, stopped.Reason.Code, stopped.VmmPid));
-        Assert.Equal(0U, (await cell.HostAsync("rack1-7")).Vms);
+        Assert.Equal(0U, (await Cell.HostAsync(agent.HostId)).Vms);
 
-        Assert.Null((await cell.Cell.StartVmAsync(id, CancellationToken.None)).Problem);
-        var again = await cell.WaitAsync(id, VmState.Running);
-        Assert.Equal(2UL, again.Epoch);
+        // The fake agent fails the test if a new epoch is launched while the old one is still there.
+        Assert.Null((await Cell.Cell.StartVmAsync(id, CancellationToken.None)).Problem);
+        Assert.Equal(2UL, (await Cell.WaitAsync(id, VmState.Running)).Epoch);
 
-        Assert.Null((await cell.Cell.DeleteVmAsync(id, CancellationToken.None)).Problem);
-        await cell.WaitAsync(id, VmState.Deleted);
-        Assert.Equal("not_found", (await cell.Cell.GetVmAsync(id, CancellationToken.None)).Problem?.Code);
+        Assert.Null((await Cell.Cell.DeleteVmAsync(id, CancellationToken.None)).Problem);
+        await Cell.WaitAsync(id, VmState.Deleted);
+        Assert.Equal("not_found", (await Cell.Cell.GetVmAsync(id, CancellationToken.None)).Problem?.Code);
+        Assert.Equal("not_found", (await Cell.Cell.DeleteVmAsync(id, CancellationToken.None)).Problem?.Code);
+        Assert.Equal("not_found", (await Cell.Cell.CreateVmAsync(id, TestCell.Spec(), CancellationToken.None)).Problem?.Code);
         await Eventually.TrueAsync(() => agent.VmCount == 0);
-        host = await cell.HostAsync("rack1-7");
+        host = await Cell.HostAsync(agent.HostId);
         Assert.Equal((0U, 0UL, 0U), (host.ReservedCpus, host.ReservedMemoryMib, host.Vms));
     }
+
+    [Fact]
+    public async Task Should_answer_a_repeated_create_with_the_same_microVM()
+    {
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        var again = await Cell.Cell.CreateVmAsync(id, TestCell.Spec("other"), CancellationToken.None);
+        Assert.Null(again.Problem);
+        Assert.Equal("one", again.Vm!.Spec.Name);
+    }
+
+    [Fact]
+    public async Task Should_wait_for_room_with_the_numbers_and_take_it_when_it_comes()
+    {
+        await using var agent = await shared.JoinAsync(cpus: 1, memoryMib: 1024);
+        var first = await Cell.CreateAsync(SharedCell.On(agent, memoryMib: 1000));
+        await Cell.WaitAsync(first, VmState.Running);
+        var second = await Cell.CreateAsync(SharedCell.On(agent, memoryMib: 512));
+        var unplaced = await Cell.WaitAsync(second, VmState.Unplaced);
+        Assert.Equal("no_capacity", unplaced.Reason.Code);
+        Assert.Contains("wanted 512 MiB, most free 24 MiB", unplaced.Reason.Message, StringComparison.Ordinal);
+
+        await Cell.Cell.DeleteVmAsync(first, CancellationToken.None);
+        Assert.Equal(agent.HostId, (await Cell.WaitAsync(second, VmState.Running)).Host);
+    }
+
+    [Fact]
+    public async Task Should_give_the_last_room_to_exactly_one_of_many()
+    {
+        await using var agent = await shared.JoinAsync(cpus: 1, memoryMib: 128);
+        var ids = await Task.WhenAll(Enumerable.Range(0, 8).Select(_ => Cell.CreateAsync(SharedCell.On(agent))));
+        var settled = await Task.WhenAll(ids.Select(id => Cell.WaitAsync(id, VmState.Running, VmState.Unplaced)));
+        await Eventually.TrueAsync(async () =>
+            (await Task.WhenAll(ids.Select(Cell.GetAsync))).Count(vm => vm.State == VmState.Running) == 1);
+        Assert.Equal(128UL, (await Cell.HostAsync(agent.HostId)).ReservedMemoryMib);
+        Assert.Equal(1, agent.VmCount);
+        Assert.Equal(8, settled.Length);
+    }
+
+    [Fact]
+    public async Task Should_place_when_the_named_host_joins()
+    {
+        await using var agent = SharedCell.NewAgent();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        Assert.Equal("host_not_found", (await Cell.WaitAsync(id, VmState.Unplaced)).Reason.Code);
+        await agent.ConnectAsync(Cell.System.HostLink);
+        await Cell.WaitAsync(id, VmState.Running);
+    }
+
+    [Fact]
+    public async Task Should_say_when_no_host_has_the_driver()
+    {
+        await using var agent = await shared.JoinAsync();
+        var spec = SharedCell.On(agent);
+        spec.Driver = "kvm";
+        var id = await Cell.CreateAsync(spec);
+        Assert.Equal("no_driver", (await Cell.WaitAsync(id, VmState.Unplaced)).Reason.Code);
+    }
+
+    [Fact]
+    public async Task Should_stop_and_delete_what_was_never_placed()
+    {
+        var spec = TestCell.Spec();
+        spec.Host = "nobody";
+        var id = await Cell.CreateAsync(spec);
+        await Cell.Cell.StopVmAsync(id, TimeSpan.Zero, CancellationToken.None);
+        Assert.Equal("stop_requested", (await Cell.WaitAsync(id, VmState.Stopped)).Reason.Code);
+        var deleted = await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        Assert.Equal(VmState.Deleted, deleted.Vm!.State);
+    }
+
+    [Fact]
+    public async Task Should_stop_and_refuse_verbs_that_do_not_fit()
+    {
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+        Assert.Equal("wrong_state", (await Cell.Cell.StartVmAsync(id, CancellationToken.None)).Problem?.Code);
+        Assert.Equal(VmState.Stopping, (await Cell.Cell.StopVmAsync(id, TimeSpan.FromSeconds(3), CancellationToken.None)).Vm!.State);
+        Assert.Equal("stop_requested", (await Cell.WaitAsync(id, VmState.Stopped)).Reason.Code);
+        Assert.Equal(3000U, agent.Received.First(message => message.Stop is not null).Stop.GraceMs);
+    }
+
+    [Fact]
+    public async Task Should_say_that_a_delete_waits_for_its_host_and_finish_when_it_is_back()
+    {
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+        await agent.CutAsync();
+        await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).State == HostState.Disconnected);
+        Assert.Equal(VmState.Running, (await Cell.GetAsync(id)).State);
+
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await Eventually.TrueAsync(async () => (await Cell.GetAsync(id)).Reason?.Code == "host_disconnected");
+        Assert.Equal("host_in_use", (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem?.Code);
+
+        await agent.ConnectAsync(Cell.System.HostLink);
+        await Cell.WaitAsync(id, VmState.Deleted);
+        Assert.Equal("host_connected", (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem?.Code);
+        await agent.CutAsync();
+        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
+        Assert.Equal("not_found", (await Cell.Cell.GetHostAsync(agent.HostId, CancellationToken.None)).Problem?.Code);
+
+        // A removed host may join again.
+        await agent.ConnectAsync(Cell.System.HostLink);
+        await Cell.WaitAsync(await Cell.CreateAsync(SharedCell.On(agent)), VmState.Running);
+    }
+
+    [Fact]
+    public async Task Should_forget_what_an_ended_microVM_left_on_a_host_that_is_removed()
+    {
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+        agent.Report(id, HostVmState.Ended, new Reason { Code = "guest_shutdown" });
+        await Cell.WaitAsync(id, VmState.Stopped);
+        await agent.CutAsync();
+        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await Cell.WaitAsync(id, VmState.Deleted);
+
+        await agent.ConnectAsync(Cell.System.HostLink);
+        await Eventually.TrueAsync(() => agent.VmCount == 0);
+    }
+
+    [Fact]
+    public async Task Should_repeat_an_order_until_a_report_answers_it()
+    {
+        await using var agent = await shared.JoinAsync();
+        var dropped = 0;
+        agent.Swallow = message => message.Launch is not null && Interlocked.Increment(ref dropped) <= 3;
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+        Assert.Equal(1, agent.Find(id)!.Starts);
+
+        dropped = 0;
+        agent.Swallow = message => message.Remove is not null && Interlocked.Increment(ref dropped) <= 3;
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await Cell.WaitAsync(id, VmState.Deleted);
+    }
+
+    [Fact]
+    public async Task Should_not_stop_what_never_reached_its_host()
+    {
+        await using var agent = await shared.JoinAsync();
+        agent.Swallow = message => message.Launch is not null;
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Starting);
+        await Eventually.TrueAsync(() => agent.Received.Any(message => message.Launch?.VmId == id));
+        await agent.CutAsync();
+        await agent.ConnectAsync(Cell.System.HostLink);
+        await Cell.Cell.StopVmAsync(id, TimeSpan.Zero, CancellationToken.None);
+        // The agent knows nothing of it and never answers; its Hello without the microVM was answer enough, or the repeated launch's loss.
+        await agent.CutAsync();
+        await agent.ConnectAsync(Cell.System.HostLink);
+        await Cell.WaitAsync(id, VmState.Stopped);
+        await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).Vms == 0);
+    }
+
+    [Fact]
+    public async Task Should_fail_what_its_host_lost()
+    {
+        await using var agent = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+        await agent.CutAsync();
+        agent.Forget(id);
+        await agent.ConnectAsync(Cell.System.HostLink);
+        Assert.Equal("vmm_killed", (await Cell.WaitAsync(id, VmState.Failed)).Reason.Code);
+        await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).Vms == 0);
+        await Cell.Cell.StartVmAsync(id, CancellationToken.None);
+        Assert.Equal(2UL, (await Cell.WaitAsync(id, VmState.Running)).Epoch);
+    }
+
+    [Fact]
+    public async Task Should_have_strangers_removed_and_never_believe_a_host_about_them()
+    {
+        await using var agent = await shared.JoinAsync();
+        await using var liar = await shared.JoinAsync();
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Running);
+
+        liar.Send(new HostMessage { Report = new VmReport { VmId = id, Epoch = 1, Sequence = 99, State = HostVmState.Ended, Reason = new Reason { Code = "lies" } } });
+        await Eventually.TrueAsync(() => liar.Received.Any(message => message.Remove?.VmId == id));
+        liar.Send(new HostMessage { Report = new VmReport { VmId = id, Epoch = 1, Sequence = 100, State = HostVmState.Removed } });
+        await Eventually.TrueAsync(() => liar.Received.Any(message => message.ReportAck?.Sequence == 100));
+        Assert.Equal(VmState.Running, (await Cell.GetAsync(id)).State);
+    }
+
+    [Fact]
+    public async Task Should_release_a_reservation_that_no_microVM_wants()
+    {
+        await using var agent = await shared.JoinAsync();
+        var answer = await Akka.Actor.Futures.Ask<RoomAnswer>(
+            Akka.Cluster.Sharding.ClusterSharding.Get(Cell.System.ActorSystem).ShardRegion(ShardRegions.Hosts),
+            new ReserveRoom { HostId = agent.HostId, VmId = TestCell.NewVmId(), Epoch = 1, Spec = SharedCell.On(agent) },
+            Eventually.Bound);
+        Assert.Null(answer.Rejection);
+        Assert.Equal(1U, (await Cell.HostAsync(agent.HostId)).Vms);
+        await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).Vms == 0);
+    }
+
+    [Fact]
+    public async Task Should_answer_waits_with_the_state_the_timeout_or_the_end()
+    {
+        await using var agent = await shared.JoinAsync();
+        agent.Swallow = message => message.Launch is not null;
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        var running = Cell.Cell.WaitVmAsync(id, new HashSet<VmState> { VmState.Running }, Eventually.Bound, CancellationToken.None);
+        var late = await Cell.Cell.WaitVmAsync(id, new HashSet<VmState> { VmState.Stopped }, TimeSpan.FromMilliseconds(50), CancellationToken.None);
+        Assert.Equal(("timeout", id), (late.Problem?.Code, late.Vm?.Id));
+        agent.Swallow = null;
+        Assert.Equal(VmState.Running, (await running).Vm?.State);
+
+        var never = Cell.Cell.WaitVmAsync(id, new HashSet<VmState> { VmState.Failed }, Eventually.Bound, CancellationToken.None);
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        Assert.Equal("not_found", (await never).Problem?.Code);
+        Assert.Equal("not_found", (await Cell.Cell.WaitVmAsync("no id", new HashSet<VmState>(), TimeSpan.Zero, CancellationToken.None)).Problem?.Code);
+        Assert.Equal("not_found", (await Cell.Cell.WaitVmAsync(TestCell.NewVmId(), new HashSet<VmState>(), TimeSpan.Zero, CancellationToken.None)).Problem?.Code);
+    }
+
+    [Fact]
+    public async Task Should_bound_the_callers_that_wait_for_one_microVM()
+    {
+        var spec = TestCell.Spec();
+        spec.Host = "nobody";
+        var id = await Cell.CreateAsync(spec);
+        var waits = Enumerable.Range(0, 80)
+            .Select(_ => Cell.Cell.WaitVmAsync(id, new HashSet<VmState> { VmState.Running }, TimeSpan.FromMilliseconds(500), CancellationToken.None))
+            .ToList();
+        var answers = await Task.WhenAll(waits);
+        Assert.All(answers, answer => Assert.Contains(answer.Problem?.Code, new[] { "timeout", "unavailable" }));
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+    }
+
+    [Fact]
+    public void Should_have_sent_nothing_without_protobuf() => Assert.Empty(AkkaOnlySerializer.Refused);
 }

@@ -20,6 +20,8 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     private Task _running = Task.CompletedTask;
     private volatile bool _welcomed;
 
+    public string HostId => hostId;
+
     public Inventory Inventory { get; set; } = Simulated(cpus: 8, memoryMib: 16_384);
 
     /// <summary>What it does with an order; null: as a good agent does.</summary>
@@ -45,7 +47,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         public HostVmState State { get; set; }
         public ulong Sequence { get; set; }
         public ulong Acknowledged { get; set; }
-        public int Launches { get; set; }
+        public int Starts { get; set; }
         public VmReport? Last { get; set; }
     }
 
@@ -191,9 +193,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         var vm = _vms.GetOrAdd(launch.VmId, _ => new FakeVm { Epoch = launch.Epoch });
         if (vm.Epoch != launch.Epoch)
             throw new InvalidOperationException($"{launch.VmId} epoch {launch.Epoch} was launched beside epoch {vm.Epoch}.");
-        vm.Launches++;
         if (vm.State is HostVmState.Unspecified)
         {
+            vm.Starts++;
             Report(launch.VmId, HostVmState.Launching);
             Report(launch.VmId, HostVmState.Running);
         }

@@ -57,11 +57,11 @@ internal sealed class TestCell : IAsyncDisposable
     }
 
     /// <summary>Ends the node as a kill does: nothing is handed over, nothing said goodbye; then starts it on the same file.</summary>
-    public async Task CrashAndRestartAsync(Func<CellOptions, CellOptions>? change = null)
+    public async Task CrashAndRestartAsync(bool alreadyDown = false)
     {
-        await CrashAsync();
-        var options = Options(Folder);
-        System = await CellSystem.StartAsync(change?.Invoke(options) ?? options, CancellationToken.None);
+        if (!alreadyDown)
+            await CrashAsync();
+        System = await CellSystem.StartAsync(Options(Folder), CancellationToken.None);
     }
 
     public async Task CrashAsync()

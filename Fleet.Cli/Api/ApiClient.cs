@@ -1,0 +1,150 @@
+using System.Net;
+using System.Net.Http.Headers;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+
+namespace Fleet.Cli.Api;
+
+/// <summary>The HTTP API as the command line uses it: JSON in, JSON out, every problem an <see cref="ApiException"/>.</summary>
+internal sealed class ApiClient : IDisposable
+{
+    /// <summary>Longest the client waits for headers, on top of what a request itself asks the server to wait.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+
+    private readonly HttpClient _http;
+
+    public ApiClient(Uri endpoint)
+    {
+        Endpoint = endpoint;
+        _http = new HttpClient(new SocketsHttpHandler { UseProxy = false, ConnectTimeout = TimeSpan.FromSeconds(5) })
+        {
+            BaseAddress = endpoint,
+            Timeout = Timeout.InfiniteTimeSpan,
+        };
+    }
+
+    public Uri Endpoint { get; }
+
+    public Task<JsonElement> GetAsync(string path, CancellationToken cancellation, TimeSpan serverWaits = default) =>
+        SendAsync(HttpMethod.Get, path, null, null, cancellation, serverWaits);
+
+    public Task<JsonElement> PostAsync(string path, JsonObject? body, CancellationToken cancellation, string? idempotencyKey = null) =>
+        SendAsync(HttpMethod.Post, path, body is null ? null : new StringContent(body.ToJsonString(), Encoding.UTF8, "application/json"), idempotencyKey, cancellation);
+
+    public Task<JsonElement> PostBytesAsync(string path, ReadOnlyMemory<byte> bytes, CancellationToken cancellation)
+    {
+        var content = new ReadOnlyMemoryContent(bytes);
+        content.Headers.ContentType = new MediaTypeHeaderValue("application/octet-stream");
+        return SendAsync(HttpMethod.Post, path, content, null, cancellation);
+    }
+
+    public Task<JsonElement> DeleteAsync(string path, CancellationToken cancellation) =>
+        SendAsync(HttpMethod.Delete, path, null, null, cancellation);
+
+    /// <summary>Every item of a paged list.</summary>
+    public async Task<JsonArray> ListAsync(string path, CancellationToken cancellation)
+    {
+        var items = new JsonArray();
+        string? token = null;
+        do
+        {
+            var separator = path.Contains('?') ? '&' : '?';
+            var page = await GetAsync(token is null ? path : $"{path}{separator}page_token={Uri.EscapeDataString(token)}", cancellation);
+            foreach (var item in page.GetProperty("items").EnumerateArray())
+                items.Add(JsonNode.Parse(item.GetRawText()));
+            token = page.GetProperty("next_page_token").GetString();
+        }
+        while (token is not null);
+        return items;
+    }
+
+    /// <summary>An open response body and the offset of its first byte. The caller disposes it.</summary>
+    public async Task<HttpResponseMessage> OpenConsoleAsync(string name, ulong? offset, bool follow, CancellationToken cancellation)
+    {
+        var path = $"v1/vms/{Uri.EscapeDataString(name)}/console?follow={(follow ? "true" : "false")}" + (offset is null ? "" : $"&offset={offset}");
+        using var request = new HttpRequestMessage(HttpMethod.Get, path);
+        var response = await SendRawAsync(request, cancellation);
+        if (response.IsSuccessStatusCode)
+            return response;
+        using (response)
+            throw await ProblemAsync(response, cancellation);
+    }
+
+    public void Dispose() => _http.Dispose();
+
+    private async Task<JsonElement> SendAsync(
+        HttpMethod method, string path, HttpContent? content, string? idempotencyKey, CancellationToken cancellation, TimeSpan serverWaits = default)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        patience.CancelAfter(Patience + serverWaits);
+        using var request = new HttpRequestMessage(method, path) { Content = content };
+        if (idempotencyKey is not null)
+            request.Headers.Add("Idempotency-Key", idempotencyKey);
+        try
+        {
+            using var response = await SendRawAsync(request, patience.Token);
+            if (!response.IsSuccessStatusCode)
+                throw await ProblemAsync(response, patience.Token);
+            if (response.StatusCode == HttpStatusCode.NoContent)
+                return default;
+            await using var stream = await response.Content.ReadAsStreamAsync(patience.Token);
+            using var document = await JsonDocument.ParseAsync(stream, cancellationToken: patience.Token);
+            return document.RootElement.Clone();
+        }
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
+        {
+            throw new ApiException(ApiException.Unreachable, $"{Endpoint} did not answer within {Patience + serverWaits}.");
+        }
+        catch (JsonException broken)
+        {
+            throw new ApiException(ApiException.Unreachable, $"{Endpoint} answered with something that is not JSON ({broken.Message}): is it Fleet?");
+        }
+    }
+
+    private async Task<HttpResponseMessage> SendRawAsync(HttpRequestMessage request, CancellationToken cancellation)
+    {
+        try
+        {
+            return await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancellation);
+        }
+        catch (HttpRequestException failed)
+        {
+            throw new ApiException(
+                ApiException.Unreachable,
+                $"No Fleet API at {Endpoint} ({failed.InnerException?.Message ?? failed.Message}). Start one with: fleet up --detach");
+        }
+    }
+
+    private static async Task<ApiException> ProblemAsync(HttpResponseMessage response, CancellationToken cancellation)
+    {
+        var text = await response.Content.ReadAsStringAsync(cancellation);
+        try
+        {
+            using var document = JsonDocument.Parse(text);
+            var root = document.RootElement;
+            var code = root.TryGetProperty("code", out var c) ? c.GetString() : null;
+            var detail = root.TryGetProperty("detail", out var d) ? d.GetString() : null;
+            if (code is not null)
+                return new ApiException(code, detail ?? code) { Problem = root.Clone() };
+        }
+        catch (JsonException)
+        {
+            // Not problem+json: something between us and Fleet answered. Its status is all there is to say.
+        }
+
+        return new ApiException(ApiException.Unreachable, $"The API answered {(int)response.StatusCode} {response.ReasonPhrase} without a problem document.");
+    }
+}
+
+/// <summary>A refusal by the API, or no API at all. <see cref="Code"/> is a code of docs/api.md.</summary>
+internal sealed class ApiException(string code, string message) : Exception(message)
+{
+    /// <summary>The code when there was no usable answer; never sent by the server.</summary>
+    public const string Unreachable = "unreachable";
+
+    public string Code { get; } = code;
+
+    /// <summary>The whole problem document, when there was one.</summary>
+    public JsonElement? Problem { get; init; }
+}

@@ -1,0 +1,37 @@
+using System.CommandLine;
+
+namespace Fleet.Cli.Node;
+
+/// <summary>Where a node keeps what must outlive it, and the folders below that.</summary>
+internal sealed record DataDirectory(string Root)
+{
+    public static Option<DirectoryInfo> Option() => new("--data")
+    {
+        Description = "Where Fleet keeps its state (or FLEET_DATA)",
+        DefaultValueFactory = _ => new DirectoryInfo(Default()),
+    };
+
+    public string Scheduler => Path.Combine(Root, "scheduler");
+
+    public string Host => Path.Combine(Root, "host");
+
+    public string Cache => Path.Combine(Root, "cache");
+
+    public string Lab => Path.Combine(Root, "lab");
+
+    public string Log => Path.Combine(Root, "log");
+
+    /// <summary>Held by the one process that runs on this directory; names it.</summary>
+    public string Lock => Path.Combine(Root, "fleet.lock");
+
+    public static DataDirectory Of(DirectoryInfo chosen) => new(chosen.FullName);
+
+    private static string Default()
+    {
+        if (Environment.GetEnvironmentVariable("FLEET_DATA") is { Length: > 0 } set)
+            return set;
+        return Environment.UserName == "root"
+            ? "/var/lib/fleet"
+            : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.LocalApplicationData, Environment.SpecialFolderOption.DoNotVerify), "fleet");
+    }
+}

@@ -1,0 +1,72 @@
+using System.CommandLine;
+using System.Diagnostics;
+using System.Text.Json;
+using Fleet.Cli.Api;
+using Fleet.Cli.Output;
+
+namespace Fleet.Cli.Node;
+
+/// <summary><c>fleet up --detach</c>: starts the node in a session of its own and returns when it takes requests.</summary>
+internal static class Detached
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(90);
+
+    public static async Task<int> StartAsync(
+        ParseResult parsed, DataDirectory data, Uri api, IReadOnlyList<string> arguments, bool withHost, CancellationToken cancellation)
+    {
+        if (NodeLock.IsHeld(data))
+        {
+            CommandContext.Tell(parsed, "already_running", $"Fleet already runs on {data.Root}; fleet down ends it.");
+            return ExitCodes.Conflict;
+        }
+
+        Directory.CreateDirectory(data.Log);
+        var console = Path.Combine(data.Log, "up.out");
+
+        // setsid: a Ctrl-C or the end of this terminal must not reach it. Words are passed as words, never through the shell's parser.
+        using var node = Process.Start(new ProcessStartInfo("sh", ["-c", "out=$1; shift; exec setsid \"$@\" </dev/null >\"$out\" 2>&1", "sh", console, Environment.ProcessPath!, Programs.Cli, .. arguments]))!;
+        using var client = new ApiClient(api);
+        var clock = Stopwatch.StartNew();
+        while (clock.Elapsed < Patience)
+        {
+            if (node.HasExited)
+            {
+                CommandContext.Tell(parsed, "start_failed", $"Fleet ended with status {node.ExitCode} while starting: {Tail(console)}\nThe log is in {data.Log}.");
+                return ExitCodes.Failed;
+            }
+
+            if (await IsReadyAsync(client, withHost, cancellation))
+            {
+                if (parsed.GetValue(CommandContext.Json))
+                    Render.Json(parsed.InvocationConfiguration.Output, new System.Text.Json.Nodes.JsonObject { ["api"] = api.ToString(), ["pid"] = node.Id, ["data"] = data.Root });
+                else
+                    parsed.InvocationConfiguration.Output.WriteLine($"Fleet is up: API {api}, state in {data.Root}, pid {node.Id}. fleet down ends it.");
+                return ExitCodes.Ok;
+            }
+
+            await Task.Delay(100, cancellation);
+        }
+
+        CommandContext.Tell(parsed, "start_failed", $"Fleet was not ready within {Patience.TotalSeconds} s; it still tries. The log is in {data.Log}.");
+        return ExitCodes.Timeout;
+    }
+
+    private static async Task<bool> IsReadyAsync(ApiClient client, bool withHost, CancellationToken cancellation)
+    {
+        try
+        {
+            await client.GetAsync("v1/health", cancellation);
+            if (!withHost)
+                return true;
+            var hosts = await client.ListAsync("v1/hosts", cancellation);
+            return hosts.Any(host => JsonSerializer.SerializeToElement(host).Text("state") == "connected");
+        }
+        catch (ApiException notYet) when (notYet.Code is ApiException.Unreachable or "unavailable")
+        {
+            return false;
+        }
+    }
+
+    private static string Tail(string file) =>
+        string.Join('\n', File.ReadLines(file).Where(line => line.Length > 0).TakeLast(5)) is { Length: > 0 } text ? text : "it said nothing.";
+}

@@ -1,0 +1,62 @@
+using System.CommandLine;
+using System.Text.Json;
+using Fleet.Cli.Api;
+using Fleet.Cli.Output;
+using Fleet.Cli.Vms;
+
+namespace Fleet.Cli.Node;
+
+/// <summary><c>fleet down</c>: ends the node that runs on this data directory. MicroVMs go on, unless told otherwise.</summary>
+internal static class DownCommand
+{
+    public static Command Create()
+    {
+        var data = DataDirectory.Option();
+        var withVms = new Option<bool>("--vms") { Description = "Delete every microVM of this fleet first" };
+        return new Command("down", "End what fleet up started; microVMs go on and are found again by the next fleet up") { data, withVms }.Calls(async (api, parsed, cancellation) =>
+        {
+            var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
+            if (!NodeLock.IsHeld(directory))
+            {
+                CommandContext.Tell(parsed, "not_running", $"No Fleet runs on {directory.Root}.");
+                return ExitCodes.NotFound;
+            }
+
+            if (parsed.GetValue(withVms))
+                await DeleteAllAsync(api, cancellation);
+            if (!await NodeLock.EndHolderAsync(directory, TimeSpan.FromSeconds(30), cancellation))
+            {
+                CommandContext.Tell(parsed, "still_running", $"The process on {directory.Root} did not end; its pid is in {directory.Root}/fleet.pid.");
+                return ExitCodes.Failed;
+            }
+
+            var left = Left(directory);
+            if (!parsed.GetValue(CommandContext.Json))
+            {
+                var goOn = left == 0 ? "" : $" {left} microVM{(left == 1 ? "" : "s")} stay on this host; fleet up finds them again.";
+                parsed.InvocationConfiguration.Output.WriteLine("Fleet is down." + goOn);
+            }
+            else
+            {
+                Render.Json(parsed.InvocationConfiguration.Output, new System.Text.Json.Nodes.JsonObject { ["vms_left"] = left });
+            }
+
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static int Left(DataDirectory data)
+    {
+        var vms = Path.Combine(data.Host, "vms");
+        return Directory.Exists(vms) ? Directory.GetDirectories(vms).Length : 0;
+    }
+
+    private static async Task DeleteAllAsync(ApiClient api, CancellationToken cancellation)
+    {
+        var vms = (await api.ListAsync("v1/vms", cancellation)).Select(node => JsonSerializer.SerializeToElement(node)).ToArray();
+        foreach (var vm in vms)
+            await api.DeleteAsync(VmCommands.PathOf(vm.Text("id")), cancellation);
+        foreach (var vm in vms)
+            await VmCommands.DeletedAsync(api, vm, cancellation);
+    }
+}

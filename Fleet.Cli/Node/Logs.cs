@@ -1,0 +1,29 @@
+using System.Globalization;
+using Serilog;
+using Serilog.Events;
+
+namespace Fleet.Cli.Node;
+
+/// <summary>Where this program's log goes.</summary>
+internal static class Logs
+{
+    private const string Form = "{Timestamp:HH:mm:ss.fff} {Level:u3} {Message:lj}{NewLine}{Exception}";
+
+    /// <summary>Warnings and what long work is at, for somebody who waits in front of a terminal.</summary>
+    public static ILogger ToStandardError() => new LoggerConfiguration()
+        .MinimumLevel.Information()
+        .WriteTo.Console(standardErrorFromLevel: LogEventLevel.Verbose, outputTemplate: "fleet: {Message:lj}{NewLine}", formatProvider: CultureInfo.InvariantCulture)
+        .CreateLogger();
+
+    /// <summary>A node's log: on standard output, and in files that are rolled and bounded (8 of 16 MiB).</summary>
+    public static Serilog.Core.Logger OfNode(DataDirectory data) => new LoggerConfiguration()
+        .MinimumLevel.Information()
+        .MinimumLevel.Override("Microsoft", LogEventLevel.Warning)
+        .MinimumLevel.Override("Grpc", LogEventLevel.Warning)
+        .MinimumLevel.Override("Akka", LogEventLevel.Warning)
+        .WriteTo.Console(outputTemplate: Form, formatProvider: CultureInfo.InvariantCulture)
+        .WriteTo.File(
+            Path.Combine(data.Log, "fleet.log"), outputTemplate: "{Timestamp:O} {Level:u3} {SourceContext} {Message:lj}{NewLine}{Exception}",
+            formatProvider: CultureInfo.InvariantCulture, fileSizeLimitBytes: 16 << 20, rollOnFileSizeLimit: true, retainedFileCountLimit: 8)
+        .CreateLogger();
+}

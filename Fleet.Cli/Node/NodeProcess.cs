@@ -1,0 +1,115 @@
+using System.CommandLine;
+using System.Net;
+using System.Reflection;
+using Fleet.Cli.Output;
+using Fleet.Host.Agent;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Simulated;
+using Fleet.Host.Images;
+using Fleet.Scheduler.Node;
+using Serilog;
+
+namespace Fleet.Cli.Node;
+
+/// <summary>What one process is: scheduler, host, or both.</summary>
+internal sealed record NodeRoles
+{
+    public required DataDirectory Data { get; init; }
+
+    /// <summary>Null: no scheduler here.</summary>
+    public IPEndPoint? Api { get; init; }
+
+    public IPEndPoint? Link { get; init; }
+
+    /// <summary>Null: no host here.</summary>
+    public HostRole? Host { get; init; }
+}
+
+/// <summary>The host's half: its id, whom it dials, and what of the machine it offers.</summary>
+internal sealed record HostRole(string Id, Uri Scheduler, int? Cpus, int? MemoryMib);
+
+/// <summary>Runs a node until it is told to end: composition of scheduler and agent.</summary>
+internal static class NodeProcess
+{
+    public static async Task<int> RunAsync(ParseResult parsed, NodeRoles roles, CancellationToken cancellation)
+    {
+        using var held = NodeLock.TryTake(roles.Data);
+        if (held is null)
+        {
+            CommandContext.Tell(parsed, "already_running", $"Another Fleet runs on {roles.Data.Root}; end it with fleet down, or choose another --data.");
+            return ExitCodes.Conflict;
+        }
+
+        await using var log = Logs.OfNode(roles.Data);
+        try
+        {
+            await using var scheduler = roles is { Api: { } api, Link: { } link }
+                ? await SchedulerNode.StartAsync(new SchedulerOptions { DataDirectory = roles.Data.Scheduler, ApiEndpoint = api, LinkEndpoint = link, Log = log }, cancellation)
+                : null;
+            using var images = new DefaultImageStore(new ImageOptions(roles.Data.Cache, Programs.Init), log);
+            await using var agent = roles.Host is { } host ? await HostAgent.StartAsync(AgentOptions(roles.Data, host, images, log), cancellation) : null;
+            if (roles.Host is not null)
+                _ = WarmAsync(images, log, cancellation);
+            log.Information("Fleet is up{Api}; Ctrl-C ends it, microVMs go on", roles.Api is null ? "" : $" on http://{roles.Api}");
+            await UntilCancelledAsync(cancellation);
+            log.Information("Fleet ends");
+            return ExitCodes.Ok;
+        }
+        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        {
+            return ExitCodes.Ok;
+        }
+        catch (Exception failed) when (failed is not OutOfMemoryException)
+        {
+            log.Fatal(failed, "Fleet can't run");
+            CommandContext.Tell(parsed, "start_failed", failed.Message);
+            return ExitCodes.Failed;
+        }
+    }
+
+    /// <summary>The drivers of this machine, the ones that <c>fleet doctor</c> explains.</summary>
+    public static IReadOnlyList<IVmmDriver> Drivers(IImageSource images, string directory, ILogger log)
+    {
+        var options = new DriverOptions(Programs.Vmm, Programs.Qemu, images) { Log = log };
+        return [new KvmDriver(options), new QemuDriver(options), new SimulatedDriver(TimeProvider.System)];
+    }
+
+    private static HostAgentOptions AgentOptions(DataDirectory data, HostRole host, IImageSource images, ILogger log) => new()
+    {
+        HostId = host.Id,
+        StateDirectory = data.Host,
+        SchedulerAddress = host.Scheduler,
+        Cpus = host.Cpus,
+        MemoryMib = host.MemoryMib,
+        Drivers = Drivers(images, data.Host, log),
+        AutoDriver = DriverChoice.Auto,
+        AgentVersion = Version,
+        Log = log,
+    };
+
+    private static string Version => typeof(NodeProcess).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+')[0] ?? "0";
+
+    /// <summary>Makes the default image before the first microVM asks for it; one that can't be made now is tried again then.</summary>
+    private static async Task WarmAsync(DefaultImageStore images, ILogger log, CancellationToken cancellation)
+    {
+        try
+        {
+            await images.GetDefaultAsync(cancellation);
+        }
+        catch (LaunchFailedException failed)
+        {
+            log.Warning("No default image yet, the first microVM will try again: {Reason}", failed.Message);
+        }
+        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        {
+            // The node ends; the next one goes on.
+        }
+    }
+
+    private static async Task UntilCancelledAsync(CancellationToken cancellation)
+    {
+        var ended = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        await using var registration = cancellation.Register(ended.SetResult);
+        await ended.Task;
+    }
+}

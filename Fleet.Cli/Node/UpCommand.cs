@@ -1,0 +1,147 @@
+using System.CommandLine;
+using System.Net;
+using Fleet.Cli.Output;
+
+namespace Fleet.Cli.Node;
+
+/// <summary><c>fleet up</c>: scheduler and host in one process, SQLite, nothing else needed.</summary>
+internal static class UpCommand
+{
+    public static Command Create()
+    {
+        var data = DataDirectory.Option();
+        var link = NodeOptions.Link();
+        var hostId = NodeOptions.HostId();
+        var cpus = NodeOptions.Cpus();
+        var memory = NodeOptions.Memory();
+        var detach = new Option<bool>("--detach", "-d") { Description = "Return when the fleet is ready; fleet down ends it" };
+        var noHost = new Option<bool>("--no-host") { Description = "Scheduler only: this machine carries no microVMs" };
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, detach, noHost };
+        up.SetAction(async (parsed, cancellation) =>
+        {
+            var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
+            var api = parsed.GetRequiredValue(CommandContext.Api);
+            if (parsed.GetValue(detach))
+                return await Detached.StartAsync(parsed, directory, api, Arguments(parsed), !parsed.GetValue(noHost), cancellation);
+            var roles = new NodeRoles
+            {
+                Data = directory,
+                Api = NodeOptions.EndPoint(api),
+                Link = parsed.GetRequiredValue(link),
+                Host = parsed.GetValue(noHost) ? null : new HostRole(
+                    parsed.GetRequiredValue(hostId), new Uri($"http://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory)),
+            };
+            return await NodeProcess.RunAsync(parsed, roles, cancellation);
+        });
+        return up;
+
+        // The same words for the process that stays, less the one that makes it stay.
+        string[] Arguments(ParseResult parsed)
+        {
+            List<string> words =
+            [
+                "up", "--api", parsed.GetRequiredValue(CommandContext.Api).ToString(), "--data", parsed.GetRequiredValue(data).FullName,
+                "--link", parsed.GetRequiredValue(link).ToString(), "--id", parsed.GetRequiredValue(hostId),
+            ];
+            if (parsed.GetValue(cpus) is { } c)
+                words.AddRange(["--cpus", $"{c}"]);
+            if (parsed.GetValue(memory) is { } m)
+                words.AddRange(["--memory", $"{m}"]);
+            if (parsed.GetValue(noHost))
+                words.Add("--no-host");
+            return [.. words];
+        }
+    }
+}
+
+/// <summary><c>fleet scheduler</c>: a control-plane node alone.</summary>
+internal static class SchedulerCommand
+{
+    public static Command Create()
+    {
+        var data = DataDirectory.Option();
+        var link = NodeOptions.Link();
+        var scheduler = new Command("scheduler", "Run the control plane alone") { data, link };
+        scheduler.SetAction((parsed, cancellation) => NodeProcess.RunAsync(
+            parsed,
+            new NodeRoles
+            {
+                Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
+                Api = NodeOptions.EndPoint(parsed.GetRequiredValue(CommandContext.Api)),
+                Link = parsed.GetRequiredValue(link),
+            },
+            cancellation));
+        return scheduler;
+    }
+}
+
+/// <summary><c>fleet host --join</c>: a host agent alone. Also the noun of <c>fleet host list</c>.</summary>
+internal static class HostCommand
+{
+    public static Command Create()
+    {
+        var data = DataDirectory.Option();
+        var join = new Option<Uri?>("--join") { Description = "Link address of the scheduler, for example http://10.0.0.1:7071" };
+        var hostId = NodeOptions.HostId();
+        var cpus = NodeOptions.Cpus();
+        var memory = NodeOptions.Memory();
+        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { data, join, hostId, cpus, memory };
+        host.SetAction(async (parsed, cancellation) =>
+        {
+            if (parsed.GetValue(join) is not { } scheduler)
+            {
+                CommandContext.Tell(parsed, "invalid_field", "fleet host runs an agent with --join http://SCHEDULER:7071; to look at hosts: fleet host list");
+                return ExitCodes.Usage;
+            }
+
+            return await NodeProcess.RunAsync(
+                parsed,
+                new NodeRoles
+                {
+                    Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
+                    Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory)),
+                },
+                cancellation);
+        });
+        return host;
+    }
+}
+
+/// <summary>Options that several ways to run a node share.</summary>
+internal static class NodeOptions
+{
+    public static Option<IPEndPoint> Link() => new("--link")
+    {
+        Description = "Address that host agents dial",
+        DefaultValueFactory = _ => new IPEndPoint(IPAddress.Loopback, 7071),
+        CustomParser = result =>
+        {
+            var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
+            if (IPEndPoint.TryParse(text, out var point))
+                return point;
+            result.AddError($"--link wants ADDRESS:PORT such as 127.0.0.1:7071, not '{text}'.");
+            return null;
+        },
+    };
+
+    public static Option<string> HostId() => new("--id")
+    {
+        Description = "Id of this host in the fleet",
+        DefaultValueFactory = _ => IdFrom(Environment.MachineName),
+    };
+
+    public static Option<int?> Cpus() => new("--cpus") { Description = "CPUs that microVMs may use (default: all)" };
+
+    public static Option<int?> Memory() => new("--memory") { Description = "MiB that microVMs may use (default: all but a reserve)" };
+
+    public static IPEndPoint EndPoint(Uri api) =>
+        new(IPAddress.TryParse(api.Host, out var address) ? address : IPAddress.Loopback, api.Port);
+
+    /// <summary>A machine's name in the alphabet of host ids.</summary>
+    public static string IdFrom(string machineName)
+    {
+        var letters = machineName.ToLowerInvariant().Split('.')[0].Select(c => char.IsAsciiLetterLower(c) || char.IsAsciiDigit(c) ? c : '-');
+        var id = new string([.. letters]).Trim('-');
+        return id.Length == 0 ? "host" : id[..Math.Min(40, id.Length)];
+    }
+}

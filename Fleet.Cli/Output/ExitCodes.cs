@@ -1,0 +1,39 @@
+namespace Fleet.Cli.Output;
+
+/// <summary>What the program's exit status tells a script. <c>vm run</c> gives the command's own status instead, and 125 for every failure of Fleet's.</summary>
+internal static class ExitCodes
+{
+    public const int Ok = 0;
+
+    /// <summary>The request was refused or failed.</summary>
+    public const int Failed = 1;
+
+    /// <summary>Wrong usage; also what the command-line parser returns.</summary>
+    public const int Usage = 2;
+
+    public const int NotFound = 3;
+
+    /// <summary>The verb does not fit the state, or a name is taken.</summary>
+    public const int Conflict = 4;
+
+    /// <summary>No API there, or it is not ready.</summary>
+    public const int Unreachable = 5;
+
+    public const int Timeout = 6;
+
+    /// <summary><c>vm run</c>: Fleet failed, not the command.</summary>
+    public const int RunFailed = 125;
+
+    /// <summary>Ended by Ctrl-C.</summary>
+    public const int Interrupted = 130;
+
+    public static int Of(string code) => code switch
+    {
+        "not_found" => NotFound,
+        "name_taken" or "wrong_state" or "host_connected" or "host_in_use" or "request_in_progress" or "idempotency_key_reused" => Conflict,
+        "unavailable" or Api.ApiException.Unreachable => Unreachable,
+        "timeout" => Timeout,
+        "invalid_json" or "unknown_field" or "invalid_field" or "missing_field" or "invalid_query" => Usage,
+        _ => Failed,
+    };
+}

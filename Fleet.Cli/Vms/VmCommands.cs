@@ -1,0 +1,204 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Fleet.Cli.Api;
+using Fleet.Cli.Output;
+
+namespace Fleet.Cli.Vms;
+
+/// <summary><c>fleet vm list | show | stop | start | delete | wait</c>.</summary>
+internal static class VmCommands
+{
+    private const int WaitSeconds = 120;
+
+    public static Command Create()
+    {
+        var vm = new Command("vm", "MicroVMs: run, look at, stop, delete");
+        vm.Subcommands.Add(RunCommand.Create());
+        vm.Subcommands.Add(List());
+        vm.Subcommands.Add(Show());
+        vm.Subcommands.Add(ConsoleCommand.Create());
+        vm.Subcommands.Add(Stop());
+        vm.Subcommands.Add(Start());
+        vm.Subcommands.Add(Delete());
+        vm.Subcommands.Add(Wait());
+        return vm;
+    }
+
+    public static Argument<string> NameArgument() => new("vm") { Description = "Name or id of the microVM" };
+
+    public static string PathOf(string nameOrId) => "v1/vms/" + Uri.EscapeDataString(nameOrId);
+
+    /// <summary>Waits as long as asked, in requests no longer than the API takes; the microVM as it then is.</summary>
+    public static Task<JsonElement> WaitAsync(ApiClient api, string nameOrId, string states, TimeSpan timeout, CancellationToken cancellation)
+    {
+        var seconds = timeout.TotalSeconds.ToString("0.###", CultureInfo.InvariantCulture);
+        return api.GetAsync($"{PathOf(nameOrId)}/wait?state={states}&timeout={seconds}", cancellation, timeout);
+    }
+
+    private static Command List()
+    {
+        var state = new Option<string?>("--state") { Description = "Only microVMs in this state" };
+        var host = new Option<string?>("--host") { Description = "Only microVMs on this host" };
+        var label = new Option<string[]>("--label") { Description = "Only microVMs with this label, KEY=VALUE" };
+        return new Command("list", "List microVMs") { state, host, label }.Calls(async (api, parsed, cancellation) =>
+        {
+            var query = new List<string>();
+            if (parsed.GetValue(state) is { } wantedState)
+                query.Add("state=" + Uri.EscapeDataString(wantedState));
+            if (parsed.GetValue(host) is { } wantedHost)
+                query.Add("host=" + Uri.EscapeDataString(wantedHost));
+            foreach (var pair in parsed.GetValue(label) ?? [])
+            {
+                if (KeyValue.Parse(pair) is not { } wanted)
+                {
+                    CommandContext.Tell(parsed, "invalid_query", $"--label wants KEY=VALUE, not '{pair}'.");
+                    return ExitCodes.Usage;
+                }
+
+                query.Add($"label.{Uri.EscapeDataString(wanted.Key)}={Uri.EscapeDataString(wanted.Value)}");
+            }
+
+            var vms = await api.ListAsync("v1/vms" + (query.Count == 0 ? "" : "?" + string.Join('&', query)), cancellation);
+            var output = parsed.InvocationConfiguration.Output;
+            if (parsed.GetValue(CommandContext.Json))
+            {
+                Render.Json(output, vms);
+                return ExitCodes.Ok;
+            }
+
+            var now = TimeProvider.System.GetUtcNow();
+            var rows = vms.Select(node => JsonSerializer.SerializeToElement(node)).Select(one => (IReadOnlyList<string>)
+            [
+                one.Text("name"), StateText(one), one.GetProperty("spec").Text("cpus"), one.GetProperty("spec").Text("memory_mib"),
+                one.Text("host"), one.Text("driver"), Render.Age(one.Text("created_at"), now), ReasonText(one),
+            ]);
+            Render.Table(output, ["NAME", "STATE", "CPUS", "MiB", "HOST", "DRIVER", "AGE", "REASON"], rows);
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static Command Show()
+    {
+        var name = NameArgument();
+        return new Command("show", "Show one microVM") { name }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await api.GetAsync(PathOf(parsed.GetRequiredValue(name)), cancellation);
+            Print(parsed, vm);
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static Command Stop()
+    {
+        var name = NameArgument();
+        var grace = new Option<int>("--grace") { Description = "Seconds the guest may take to shut down", DefaultValueFactory = _ => 10 };
+        var noWait = NoWait();
+        return new Command("stop", "Stop a microVM; its record stays") { name, grace, noWait }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/stop", new JsonObject { ["grace_seconds"] = parsed.GetValue(grace) }, cancellation);
+            if (!parsed.GetValue(noWait))
+                vm = await WaitAsync(api, vm.Text("id"), "stopped,failed", TimeSpan.FromSeconds(parsed.GetValue(grace) + WaitSeconds), cancellation);
+            Say(parsed, vm);
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static Command Start()
+    {
+        var name = NameArgument();
+        var noWait = NoWait();
+        return new Command("start", "Place and boot a stopped or failed microVM again") { name, noWait }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/start", null, cancellation);
+            if (!parsed.GetValue(noWait))
+                vm = await WaitAsync(api, vm.Text("id"), "running,stopped,failed", TimeSpan.FromSeconds(WaitSeconds), cancellation);
+            Say(parsed, vm);
+            return vm.Text("state") == "failed" ? ExitCodes.Failed : ExitCodes.Ok;
+        });
+    }
+
+    private static Command Delete()
+    {
+        var name = NameArgument();
+        var noWait = NoWait();
+        return new Command("delete", "Stop a microVM if need be and forget it") { name, noWait }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await api.DeleteAsync(PathOf(parsed.GetRequiredValue(name)), cancellation);
+            if (!parsed.GetValue(noWait))
+                vm = await DeletedAsync(api, vm, cancellation);
+            Say(parsed, vm);
+            return ExitCodes.Ok;
+        });
+    }
+
+    /// <summary>Waits until a microVM that is being deleted is gone; gone already is as good.</summary>
+    public static async Task<JsonElement> DeletedAsync(ApiClient api, JsonElement vm, CancellationToken cancellation)
+    {
+        try
+        {
+            return await WaitAsync(api, vm.Text("id"), "deleted", TimeSpan.FromSeconds(WaitSeconds), cancellation);
+        }
+        catch (ApiException gone) when (gone.Code == "not_found")
+        {
+            return vm;
+        }
+    }
+
+    private static Command Wait()
+    {
+        var name = NameArgument();
+        var state = new Option<string>("--state") { Description = "States to wait for, by commas", DefaultValueFactory = _ => "running,stopped,failed" };
+        var timeout = new Option<int>("--timeout") { Description = "Seconds, at most 600", DefaultValueFactory = _ => 60 };
+        return new Command("wait", "Wait until a microVM is in a state") { name, state, timeout }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await WaitAsync(api, parsed.GetRequiredValue(name), Uri.EscapeDataString(parsed.GetRequiredValue(state)), TimeSpan.FromSeconds(parsed.GetValue(timeout)), cancellation);
+            Say(parsed, vm);
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static Option<bool> NoWait() => new("--no-wait") { Description = "Return when the request is accepted" };
+
+    /// <summary>One line on what became of a microVM, or the whole of it with --json.</summary>
+    public static void Say(ParseResult parsed, JsonElement vm)
+    {
+        var output = parsed.InvocationConfiguration.Output;
+        if (parsed.GetValue(CommandContext.Json))
+            Render.Json(output, vm);
+        else
+            output.WriteLine($"{vm.Text("name")}: {StateText(vm)}" + (ReasonText(vm) is { Length: > 1 } reason ? $" - {reason}" : ""));
+    }
+
+    private static void Print(ParseResult parsed, JsonElement vm)
+    {
+        var output = parsed.InvocationConfiguration.Output;
+        if (parsed.GetValue(CommandContext.Json))
+        {
+            Render.Json(output, vm);
+            return;
+        }
+
+        var spec = vm.GetProperty("spec");
+        output.WriteLine($"name     {vm.Text("name")}");
+        output.WriteLine($"id       {vm.Text("id")}");
+        output.WriteLine($"state    {StateText(vm)}");
+        if (ReasonText(vm) is { Length: > 1 } reason)
+            output.WriteLine($"reason   {reason} ({vm.GetProperty("reason").Text("code")})");
+        output.WriteLine($"host     {vm.Text("host")}, epoch {vm.Text("epoch")}, driver {vm.Text("driver")}, VMM pid {vm.Text("vmm_pid")}");
+        output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB");
+        output.WriteLine($"command  {Render.Printable(string.Join(' ', spec.GetProperty("command").EnumerateArray().Select(word => Quote(word.GetString() ?? ""))))}");
+        output.WriteLine($"created  {vm.Text("created_at")}");
+        output.WriteLine($"changed  {vm.Text("changed_at")}");
+    }
+
+    private static string StateText(JsonElement vm) =>
+        vm.Text("exit_status") is var status and not "-" ? $"{vm.Text("state")} ({status})" : vm.Text("state");
+
+    private static string ReasonText(JsonElement vm) =>
+        vm.TryGetProperty("reason", out var reason) && reason.ValueKind == JsonValueKind.Object ? Render.Printable(reason.Text("message")) : "";
+
+    private static string Quote(string word) =>
+        word.Length > 0 && word.All(c => char.IsLetterOrDigit(c) || "-_./=:,+@%".Contains(c)) ? word : "'" + word.Replace("'", "'\\''") + "'";
+}

@@ -1,0 +1,99 @@
+using System.Text;
+using System.Text.Json;
+
+namespace Fleet.Guest.Configuration;
+
+/// <summary>What this microVM is to run: <c>/fleet/run.json</c> (docs/guest-protocol.md).</summary>
+/// <param name="Argv">Program and arguments; empty means a shell on the console.</param>
+/// <param name="Env">Added to the image's environment, name and value.</param>
+/// <param name="Hostname">Empty leaves the kernel's.</param>
+internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyList<KeyValuePair<string, string>> Env, string Hostname)
+{
+    public const string Path = "/fleet/run.json";
+
+    /// <summary>The file is written by the host from an API request of at most 1 MiB; JSON may escape each byte as six.</summary>
+    public const int LargestFile = 8 << 20;
+
+    /// <summary>The kernel's __NEW_UTS_LEN.</summary>
+    private const int LongestHostname = 64;
+
+    /// <summary>
+    /// Reads the file's bytes. Anything that is not exactly the contract is a <see cref="BadConfigurationException"/>:
+    /// an unknown or repeated member, a wrong type, a NUL, invalid UTF-8.
+    /// </summary>
+    public static RunConfiguration Parse(ReadOnlySpan<byte> json)
+    {
+        try
+        {
+            return ParseObject(json);
+        }
+        catch (Exception error) when (error is JsonException or InvalidOperationException)
+        {
+            // InvalidOperationException: a string that is not valid UTF-8 or UTF-16.
+            throw new BadConfigurationException("run.json is not valid JSON in UTF-8");
+        }
+    }
+
+    private static RunConfiguration ParseObject(ReadOnlySpan<byte> json)
+    {
+        var reader = new Utf8JsonReader(json, new JsonReaderOptions { MaxDepth = 4 });
+        List<string>? argv = null;
+        List<KeyValuePair<string, string>>? env = null;
+        string? hostname = null;
+        if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
+            throw new BadConfigurationException("run.json is not an object");
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            var member = reader.GetString()!;
+            reader.Read();
+            switch (member)
+            {
+                case "argv" when argv is null: argv = ReadArgv(ref reader); break;
+                case "env" when env is null: env = ReadEnv(ref reader); break;
+                case "hostname" when hostname is null: hostname = ReadString(ref reader, member); break;
+                case "argv" or "env" or "hostname": throw new BadConfigurationException($"run.json has '{member}' twice");
+                default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
+            }
+        }
+        if (reader.Read()) throw new BadConfigurationException("run.json goes on after its object");
+        if (argv is null) throw new BadConfigurationException("run.json has no 'argv'");
+        if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
+        if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
+            throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
+        return new RunConfiguration(argv, env ?? [], hostname ?? "");
+    }
+
+    private static List<string> ReadArgv(ref Utf8JsonReader reader)
+    {
+        if (reader.TokenType != JsonTokenType.StartArray) throw new BadConfigurationException("'argv' is not an array");
+        var argv = new List<string>();
+        while (reader.Read() && reader.TokenType != JsonTokenType.EndArray) argv.Add(ReadString(ref reader, "argv"));
+        return argv;
+    }
+
+    private static List<KeyValuePair<string, string>> ReadEnv(ref Utf8JsonReader reader)
+    {
+        if (reader.TokenType != JsonTokenType.StartObject) throw new BadConfigurationException("'env' is not an object");
+        var env = new List<KeyValuePair<string, string>>();
+        var seen = new HashSet<string>(StringComparer.Ordinal);
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            var name = reader.GetString()!;
+            if (name.Length == 0 || name.Contains('=') || name.Contains('\0') || !seen.Add(name))
+                throw new BadConfigurationException("'env' has a name that is empty, repeated, or contains '=' or NUL");
+            reader.Read();
+            env.Add(new(name, ReadString(ref reader, "env")));
+        }
+        return env;
+    }
+
+    private static string ReadString(ref Utf8JsonReader reader, string member)
+    {
+        if (reader.TokenType != JsonTokenType.String) throw new BadConfigurationException($"'{member}' holds something that is not a string");
+        var text = reader.GetString()!;
+        return text.Contains('\0') ? throw new BadConfigurationException($"'{member}' holds a string with a NUL") : text;
+    }
+}
+
+/// <summary>fleet-init was told something it can't follow; reported as <c>bad_config</c>.</summary>
+internal sealed class BadConfigurationException(string message) : Exception(message);

@@ -1,0 +1,118 @@
+using System.Runtime.InteropServices;
+using System.Text;
+using Fleet.Guest.Configuration;
+using Fleet.Guest.Linux;
+using Fleet.Guest.Machine;
+using Fleet.Guest.Processes;
+using Fleet.Guest.Reporting;
+
+namespace Fleet.Guest;
+
+/// <summary>The life of one guest, from the first mount to the reset (docs/guest-protocol.md).</summary>
+internal sealed class GuestInit
+{
+    private readonly StatusPort _status;
+    private readonly int _console;
+
+    private GuestInit(StatusPort status, int console)
+    {
+        _status = status;
+        _console = console;
+    }
+
+    /// <summary>Runs as PID 1 and does not come back: the machine is gone first.</summary>
+    public static void Run()
+    {
+        var complaints = FileSystems.MountForKernel();
+        Kernel.KeepMessagesOffConsole();
+        Kernel.DeliverCtrlAltDel();
+        // As the leader of a session without a terminal, the first one opened becomes its controlling terminal.
+        Libc.setsid();
+        var console = Files.Open("/dev/ttyS0", Libc.O_RDWR, out _);
+        if (console < 0) console = Files.Open("/dev/console", Libc.O_RDWR, out _);
+        Terminal.SetSize(console);
+        var init = new GuestInit(StatusPort.Open(), console);
+        try
+        {
+            complaints.ForEach(init.Complain);
+            init.RunCommand();
+        }
+        catch (BadConfigurationException error)
+        {
+            init.Fail("bad_config", error.Message);
+        }
+        catch (Exception error)
+        {
+            // Whatever it is, the machine must end and the host must hear why; a dead PID 1 would be a kernel panic.
+            init.Fail("internal", error.Message);
+        }
+        init.End();
+    }
+
+    private void RunCommand()
+    {
+        FileSystems.MountForPrograms(Complain);
+        var configuration = ReadConfiguration();
+        Network.SetHostname(configuration.Hostname, Complain);
+        Network.BringLoopbackUp(Complain);
+        var nullDevice = Files.Open("/dev/null", Libc.O_RDWR, out _);
+        VirtioDrivers.Load(nullDevice, Complain);
+
+        var command = CommandLine.From(configuration, CommandLine.Probe);
+        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice);
+        void OnStop(PosixSignalContext context)
+        {
+            context.Cancel = true;
+            supervisor.Stop();
+        }
+        using var ctrlAltDel = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnStop);
+        using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnStop);
+
+        _status.Ready();
+        var error = command.Path is null ? Libc.ENOENT : supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell);
+        if (error == 0)
+        {
+            var status = supervisor.WaitForCommand();
+            Supervisor.EndLeftovers();
+            Terminal.Drain(_console);
+            _status.Exit(status);
+        }
+        else if (CommandLine.Refusal(command.Argv[0], error) is { } refusal)
+        {
+            Complain(refusal.Message);
+            Terminal.Drain(_console);
+            _status.Exit(refusal.Status);
+        }
+        else
+        {
+            Fail("exec_failed", $"{command.Argv[0]}: {Files.Describe(error)}");
+        }
+    }
+
+    private static RunConfiguration ReadConfiguration()
+    {
+        var json = Files.Read(RunConfiguration.Path, RunConfiguration.LargestFile, out var error);
+        if (json is null)
+            throw new BadConfigurationException($"{RunConfiguration.Path} can't be read: {(error == 0 ? "too large" : Files.Describe(error))}");
+        return RunConfiguration.Parse(json);
+    }
+
+    private void Fail(string code, string message)
+    {
+        Complain(message);
+        _status.Error(code, message);
+    }
+
+    private void End()
+    {
+        Terminal.Drain(_console);
+        _status.Drain();
+        var error = Kernel.PowerDown();
+        Complain($"the kernel does not restart the machine: {Files.Describe(error)}");
+    }
+
+    private void Complain(string message)
+    {
+        if (_console >= 0) Files.WriteAll(_console, Encoding.UTF8.GetBytes($"fleet-init: {message}\n"));
+    }
+}

@@ -1,0 +1,104 @@
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Fleet.Guest.Linux;
+
+/// <summary>
+/// Files by plain system calls. The base library's own file types would make the binary larger, and every byte of it is
+/// unpacked at each boot.
+/// </summary>
+internal static unsafe class Files
+{
+    /// <summary>A descriptor, or -1 with <paramref name="error"/> set. It is not inherited by programs that are started.</summary>
+    public static int Open(string path, int flags, out int error, uint mode = 0)
+    {
+        using var strings = new NativeStrings();
+        int fd;
+        do
+        {
+            fd = Libc.open(strings.Add(path), flags | Libc.O_CLOEXEC, mode);
+            error = fd < 0 ? Marshal.GetLastPInvokeError() : 0;
+        }
+        while (error == Libc.EINTR);
+        return fd;
+    }
+
+    /// <summary>A file's bytes, or null with <paramref name="error"/> set (0: larger than <paramref name="limit"/>).</summary>
+    public static byte[]? Read(string path, int limit, out int error)
+    {
+        var fd = Open(path, Libc.O_RDONLY, out error);
+        if (fd < 0) return null;
+        var bytes = new byte[Math.Min(limit + 1, 4096)];
+        var length = 0;
+        try
+        {
+            while (true)
+            {
+                if (length == bytes.Length)
+                {
+                    if (length > limit) return null;
+                    Array.Resize(ref bytes, Math.Min(limit + 1, length * 2));
+                }
+                nint read;
+                // SAFETY: length < bytes.Length, and the array is pinned during the call.
+                fixed (byte* start = bytes) read = Libc.read(fd, start + length, (nuint)(bytes.Length - length));
+                if (read == 0) break;
+                if (read < 0)
+                {
+                    error = Marshal.GetLastPInvokeError();
+                    if (error == Libc.EINTR) continue;
+                    return null;
+                }
+                length += (int)read;
+            }
+        }
+        finally
+        {
+            Libc.close(fd);
+        }
+        error = 0;
+        return length > limit ? null : bytes[..length];
+    }
+
+    /// <summary>Writes all bytes; false when the descriptor does not take them.</summary>
+    public static bool WriteAll(int fd, ReadOnlySpan<byte> bytes)
+    {
+        while (bytes.Length > 0)
+        {
+            nint written;
+            // SAFETY: the span is pinned during the call and its own length is given.
+            fixed (byte* start = bytes) written = Libc.write(fd, start, (nuint)bytes.Length);
+            if (written < 0 && Marshal.GetLastPInvokeError() == Libc.EINTR) continue;
+            if (written <= 0) return false;
+            bytes = bytes[(int)written..];
+        }
+        return true;
+    }
+
+    /// <summary>Replaces a small file's content, as a setting in /proc/sys takes it. False when it can't be written.</summary>
+    public static bool Write(string path, ReadOnlySpan<byte> bytes)
+    {
+        var fd = Open(path, Libc.O_WRONLY, out _);
+        if (fd < 0) return false;
+        var written = WriteAll(fd, bytes);
+        Libc.close(fd);
+        return written;
+    }
+
+    /// <summary>The names in a directory; empty when it can't be read.</summary>
+    public static IReadOnlyList<string> List(string path)
+    {
+        if (!System.IO.Directory.Exists(path)) return [];
+        var names = new List<string>();
+        foreach (var entry in System.IO.Directory.EnumerateFileSystemEntries(path)) names.Add(System.IO.Path.GetFileName(entry));
+        return names;
+    }
+
+    /// <summary>The C library's words for an error number.</summary>
+    public static string Describe(int error)
+    {
+        var text = Libc.strerror(error);
+        // SAFETY: strerror gives a string that ends with NUL; it is copied before any other call.
+        return text is null ? $"error {error}" : Encoding.UTF8.GetString(MemoryMarshal.CreateReadOnlySpanFromNullTerminated(text));
+    }
+}

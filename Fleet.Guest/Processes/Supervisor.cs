@@ -1,0 +1,117 @@
+using System.Runtime.InteropServices;
+using Fleet.Guest.Linux;
+
+namespace Fleet.Guest.Processes;
+
+/// <summary>
+/// Runs the command as PID 1 must: passes a wish to end on to it, collects every orphan, and says how it ended.
+/// </summary>
+/// <param name="console">
+/// Descriptor of the console. It must be the controlling terminal of this process, not of the command: the kernel throws
+/// unsent output away when a terminal's session leader ends, so the command must not be that.
+/// </param>
+internal sealed unsafe class Supervisor(int console)
+{
+    /// <summary>How long a command may take to end once asked, before it is killed.</summary>
+    private static readonly TimeSpan StopGrace = TimeSpan.FromSeconds(8);
+
+    /// <summary>How long killed left-overs may take to go away; longer only in an uninterruptible wait.</summary>
+    private static readonly TimeSpan CleanUpLimit = TimeSpan.FromSeconds(2);
+
+    private readonly object _gate = new();
+    private bool _ended;
+    private int _command;
+    private bool _isShell;
+    private bool _stopping;
+
+    /// <summary>
+    /// Starts the command. Gives 0, or the errno that kept it from running. A script without an interpreter line is given to
+    /// the shell, as a shell would.
+    /// </summary>
+    public int Start(string path, IReadOnlyList<string> argv, IReadOnlyList<string> environment, bool isShell)
+    {
+        lock (_gate)
+        {
+            _isShell = isShell;
+            var foreground = Terminal.IsControlling(console);
+            var error = Spawner.Start(path, argv, environment, console, foreground, out _command);
+            if (error == Libc.ENOEXEC)
+                error = Spawner.Start("/bin/sh", ["sh", path, .. argv.Skip(1)], environment, console, foreground, out _command);
+            if (error != 0) _command = 0;
+            else if (_stopping) AskToEnd();
+            return error;
+        }
+    }
+
+    /// <summary>
+    /// Asks the command to end, and kills everything when it has not within <see cref="StopGrace"/>. May be called from any
+    /// thread, any number of times, before or after <see cref="Start"/>.
+    /// </summary>
+    public void Stop()
+    {
+        lock (_gate)
+        {
+            if (_stopping) return;
+            _stopping = true;
+            if (_command != 0) AskToEnd();
+            var asked = Environment.TickCount64;
+            while (!_ended)
+            {
+                var left = (int)StopGrace.TotalMilliseconds - (int)(Environment.TickCount64 - asked);
+                if (left > 0 && Monitor.Wait(_gate, left)) continue;
+                Libc.kill(-1, Libc.SIGKILL);
+                return;
+            }
+        }
+    }
+
+    /// <summary>Collects children until the command has ended; its exit status.</summary>
+    public int WaitForCommand()
+    {
+        while (true)
+        {
+            int status;
+            var pid = Libc.waitpid(-1, &status, Libc.WUNTRACED);
+            if (pid < 0)
+            {
+                if (Marshal.GetLastPInvokeError() == Libc.EINTR) continue;
+                throw new InvalidOperationException($"waiting for the command failed: {Files.Describe(Marshal.GetLastPInvokeError())}");
+            }
+            if (pid != _command) continue;
+            if (ExitStatus.IsStopped(status))
+            {
+                // Ctrl-Z with no shell above the command to continue it: nobody else ever would.
+                Libc.kill(-pid, Libc.SIGCONT);
+                continue;
+            }
+            lock (_gate)
+            {
+                _ended = true;
+                Monitor.PulseAll(_gate);
+            }
+            return ExitStatus.Of(status);
+        }
+    }
+
+    /// <summary>Kills what the command left behind, so that nothing writes to the console any more.</summary>
+    public static void EndLeftovers()
+    {
+        var started = Environment.TickCount64;
+        Libc.kill(-1, Libc.SIGKILL);
+        while (Environment.TickCount64 - started < CleanUpLimit.TotalMilliseconds)
+        {
+            int status;
+            var pid = Libc.waitpid(-1, &status, Libc.WNOHANG);
+            if (pid < 0 && Marshal.GetLastPInvokeError() != Libc.EINTR) return;
+            if (pid == 0) Thread.Sleep(1);
+        }
+    }
+
+    private void AskToEnd()
+    {
+        Libc.kill(-_command, Libc.SIGTERM);
+        // An interactive shell ignores SIGTERM; losing its terminal is what ends it.
+        if (_isShell) Libc.kill(-_command, Libc.SIGHUP);
+        Libc.kill(-_command, Libc.SIGCONT);
+    }
+}

@@ -1,0 +1,93 @@
+using System.Globalization;
+using Akka.Actor;
+
+namespace Fleet.Host.Agent;
+
+/// <summary>What a vCPU's thread has used so far.</summary>
+/// <param name="Index">The vCPU.</param>
+/// <param name="Run">Time on a CPU.</param>
+/// <param name="Wait">Time runnable and waiting for a CPU: the host's contention as this vCPU feels it.</param>
+/// <param name="At">When it was read.</param>
+public sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, DateTimeOffset At);
+
+/// <summary>One vCPU: knows its thread and reads what it used from the kernel's scheduler statistics.</summary>
+internal sealed class VcpuActor : UntypedActor, IWithTimers
+{
+    /// <summary>Usage is a slow figure; predictors fold it to minutes. Per vCPU and host this costs one small read.</summary>
+    private static readonly TimeSpan Period = TimeSpan.FromSeconds(10);
+
+    private readonly int _index;
+    private readonly string _schedstat;
+    private readonly TimeProvider _clock;
+    private VcpuUsage _last;
+
+    public VcpuActor(int index, int pid, int thread, TimeProvider clock)
+    {
+        _index = index;
+        _clock = clock;
+        _schedstat = string.Create(CultureInfo.InvariantCulture, $"/proc/{pid}/task/{thread}/schedstat");
+        _last = new VcpuUsage(index, TimeSpan.Zero, TimeSpan.Zero, clock.GetUtcNow());
+    }
+
+    public ITimerScheduler Timers { get; set; } = null!;
+
+    /// <summary>Ask for the newest <see cref="VcpuUsage"/>.</summary>
+    public sealed class GetUsage : INoSerializationVerificationNeeded
+    {
+        public static readonly GetUsage Instance = new();
+    }
+
+    /// <summary>Parses "run_ns wait_ns slices" (kernel: Documentation/scheduler/sched-stats.rst); null when it is anything else.</summary>
+    public static (TimeSpan Run, TimeSpan Wait)? Parse(string schedstat)
+    {
+        var words = schedstat.Split((char[])[' ', '\n'], StringSplitOptions.RemoveEmptyEntries);
+        return words.Length >= 2
+            && ulong.TryParse(words[0], NumberStyles.None, CultureInfo.InvariantCulture, out var run)
+            && ulong.TryParse(words[1], NumberStyles.None, CultureInfo.InvariantCulture, out var wait)
+            && run / 100 <= long.MaxValue && wait / 100 <= long.MaxValue
+            ? (TimeSpan.FromTicks((long)(run / 100)), TimeSpan.FromTicks((long)(wait / 100)))
+            : null;
+    }
+
+    protected override void PreStart()
+    {
+        Read();
+        Timers.StartPeriodicTimer("read", Tick.Instance, Period);
+    }
+
+    protected override void OnReceive(object message)
+    {
+        switch (message)
+        {
+            case Tick:
+                Read();
+                break;
+            case GetUsage:
+                Read();
+                Sender.Tell(_last);
+                break;
+            default:
+                Unhandled(message);
+                break;
+        }
+    }
+
+    private void Read()
+    {
+        try
+        {
+            if (Parse(File.ReadAllText(_schedstat)) is { } read)
+                _last = new VcpuUsage(_index, read.Run, read.Wait, _clock.GetUtcNow());
+        }
+        catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
+        {
+            // The thread has ended, and with it the microVM: its actor will hear of that and stop this one. ESRCH comes as IOException.
+            Context.Stop(Self);
+        }
+    }
+
+    private sealed class Tick : INoSerializationVerificationNeeded
+    {
+        public static readonly Tick Instance = new();
+    }
+}

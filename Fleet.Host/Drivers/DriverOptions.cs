@@ -1,0 +1,23 @@
+using Fleet.Host.Images;
+using Serilog;
+
+namespace Fleet.Host.Drivers;
+
+/// <summary>What the drivers <c>kvm</c> and <c>qemu</c> need to know of this host.</summary>
+/// <param name="VmmPath">The program <c>fleet-vmm</c>: an absolute path.</param>
+/// <param name="QemuPath">QEMU's program for this architecture: an absolute path, or a name that is looked up in PATH.</param>
+/// <param name="Images">Where the default image comes from.</param>
+public sealed record DriverOptions(string VmmPath, string QemuPath, IImageSource Images)
+{
+    /// <summary>QEMU's program as Debian's package qemu-system-x86 installs it.</summary>
+    public const string DefaultQemu = "qemu-system-x86_64";
+
+    /// <summary>The clock that time-outs and polls go by.</summary>
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
+    /// <summary>Where drivers tell what they do.</summary>
+    public ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    /// <summary>How long a VMM may take from its start until it answers on its socket.</summary>
+    public TimeSpan StartTimeout { get; init; } = TimeSpan.FromSeconds(30);
+}

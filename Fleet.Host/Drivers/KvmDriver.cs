@@ -1,0 +1,119 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Host.Drivers;
+
+/// <summary>microVMs under fleet-vmm, Fleet's own monitor, on this machine's KVM.</summary>
+public sealed class KvmDriver(DriverOptions options) : IVmmDriver
+{
+    private static readonly TimeSpan GivingUp = TimeSpan.FromSeconds(1);
+
+    private readonly KvmProbe _kvm = new();
+
+    public string Name => "kvm";
+
+    public Task<DriverStatus> ProbeAsync(CancellationToken cancellation)
+    {
+        var finding = _kvm.Look();
+        var status = new DriverStatus { Name = Name, Detail = finding.Detail };
+        if (!File.Exists(options.VmmPath))
+        {
+            status.Detail = $"{options.VmmPath} is missing; build it with: ./fleet build";
+            return Task.FromResult(status);
+        }
+        status.Usable = finding.Kind != KvmKind.None;
+        status.StockKernels = finding.Kind == KvmKind.Hardware;
+        return Task.FromResult(status);
+    }
+
+    public async Task<IVmm> LaunchAsync(VmmLaunch launch, CancellationToken cancellation)
+    {
+        var finding = _kvm.Look();
+        if (finding.Kind == KvmKind.None) throw Unusable(finding.Detail);
+        if (!File.Exists(options.VmmPath)) throw Unusable($"{options.VmmPath} is missing; build it with: ./fleet build");
+        if (launch.Spec.Boot is null && finding.Kind == KvmKind.Interpreting)
+        {
+            throw Unusable($"the default image has a stock kernel, and this is {finding.Detail}. Use the driver qemu");
+        }
+
+        VmmDirectory.Prepare(launch.Directory);
+        var boot = await BootFiles.PrepareAsync(launch, options.Images, "", cancellation).ConfigureAwait(false);
+        WriteConfiguration(launch, boot);
+        cancellation.ThrowIfCancellationRequested();
+        // A file and not requests: the guest runs as soon as the process can, and an agent that dies here has left
+        // nothing half done.
+        var process = VmmProcess.Start(launch.Directory, options.VmmPath,
+        [
+            "--id", launch.VmId,
+            "--api-sock", VmmFiles.ApiSocket,
+            "--config-file", VmmFiles.Configuration,
+            "--exit-file", VmmFiles.Exit,
+        ]);
+        var vmm = new KvmVmm(launch, process, options);
+        try
+        {
+            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+            limit.CancelAfter(options.StartTimeout);
+            if (await vmm.BeginAsync(limit.Token).ConfigureAwait(false)) return vmm;
+            throw EndedAtOnce(launch);
+        }
+        catch (Exception e)
+        {
+            // A VMM that gives up closes its socket a little before it is gone.
+            if (e is HttpRequestException or IOException)
+            {
+                await process.Gone.WaitAsync(GivingUp, options.Clock, CancellationToken.None).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+            bool ended = process.Ended.IsCompleted;
+            // A guest that was over before it could be asked for has run all the same.
+            if (ended && FleetVmmExit.Read(launch.Directory) is { GuestEnded: true })
+            {
+                vmm.Attend();
+                return vmm;
+            }
+            await vmm.DestroyAsync().ConfigureAwait(false);
+            if (e is LaunchFailedException || cancellation.IsCancellationRequested) throw;
+            if (ended) throw EndedAtOnce(launch);
+            throw new LaunchFailedException("vmm_failed", $"fleet-vmm started but could not be spoken to: {e.Message}", e);
+        }
+    }
+
+    public async Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
+    {
+        var (process, absence) = await VmmProcess.AdoptAsync(launch.Directory, options.Clock, cancellation).ConfigureAwait(false);
+        if (process is null) return EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd());
+        var vmm = new KvmVmm(launch, process, options);
+        vmm.Attend();
+        return vmm;
+    }
+
+    private static void WriteConfiguration(VmmLaunch launch, BootFiles boot)
+    {
+        var source = new JsonObject { ["kernel_image_path"] = boot.KernelPath, ["boot_args"] = boot.Arguments };
+        if (boot.InitrdPath.Length > 0) source["initrd_path"] = boot.InitrdPath;
+        var configuration = new JsonObject
+        {
+            ["boot-source"] = source,
+            ["machine-config"] = new JsonObject { ["vcpu_count"] = launch.Spec.Cpus, ["mem_size_mib"] = launch.Spec.MemoryMib },
+            ["fleet-status-port"] = new JsonObject { ["output_path"] = VmmFiles.Status },
+        };
+        try
+        {
+            File.WriteAllText(Path.Combine(launch.Directory, VmmFiles.Configuration), configuration.ToJsonString());
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new LaunchFailedException("launch_failed", $"The directory {launch.Directory} can't be written: {e.Message}", e);
+        }
+    }
+
+    private static LaunchFailedException EndedAtOnce(VmmLaunch launch) =>
+        FleetVmmExit.Read(launch.Directory) is { } exit
+            ? new LaunchFailedException(exit.Code, exit.Message)
+            : VmmDirectory.EndedAtOnce("fleet-vmm", launch.Directory);
+
+    private static LaunchFailedException Unusable(string why) =>
+        new("driver_unusable", $"The driver kvm can't be used on this host: {why}.");
+}

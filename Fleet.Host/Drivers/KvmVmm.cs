@@ -1,0 +1,113 @@
+using System.Net;
+using System.Net.Http.Headers;
+using System.Net.Sockets;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Fleet.Host.Drivers.Processes;
+
+namespace Fleet.Host.Drivers;
+
+/// <summary>A microVM under fleet-vmm, which speaks Firecracker's API and writes down how it ended.</summary>
+internal sealed class KvmVmm : RunningVmm
+{
+    private const int MaxAnswer = 64 * 1024;
+    private static readonly TimeSpan RetryEvery = TimeSpan.FromSeconds(1);
+
+    private readonly HttpClient _api;
+    private Task _learning = Task.CompletedTask;
+
+    public KvmVmm(VmmLaunch launch, VmmProcess process, DriverOptions options) : base(launch, process, options)
+    {
+        _api = new HttpClient(new SocketsHttpHandler
+        {
+            ConnectCallback = async (_, cancellation) => new NetworkStream(
+                await VmmSocket.ConnectAsync(launch.Directory, VmmFiles.ApiSocket, cancellation).ConfigureAwait(false), ownsSocket: true),
+            UseProxy = false,
+            // The VMM takes few connections; none is kept for a request that may never come.
+            MaxConnectionsPerServer = 1,
+            PooledConnectionIdleTimeout = TimeSpan.FromSeconds(2),
+        })
+        {
+            BaseAddress = new Uri("http://fleet-vmm/"),
+            MaxResponseContentBufferSize = MaxAnswer,
+            Timeout = TimeSpan.FromSeconds(10),
+        };
+    }
+
+    /// <summary>Waits until the guest was started; false when fleet-vmm ended instead.</summary>
+    public async Task<bool> BeginAsync(CancellationToken cancellation)
+    {
+        var socket = await VmmSocket.ConnectAsync(Launch.Directory, VmmFiles.ApiSocket, Process, Clock, cancellation).ConfigureAwait(false);
+        if (socket is null) return false;
+        socket.Dispose();
+        // Answered only when the machine was built and started: the socket listens before, but is not served.
+        await LearnThreadsAsync(cancellation).ConfigureAwait(false);
+        Keep();
+        return true;
+    }
+
+    /// <summary>Keeps a VMM that runs already.</summary>
+    public void Attend()
+    {
+        Keep();
+        _learning = KeepLearningAsync();
+    }
+
+    protected override Task AskGuestAsync(CancellationToken cancellation) =>
+        PutAsync("actions", new JsonObject { ["action_type"] = "SendCtrlAltDel" }, cancellation);
+
+    protected override Task QuitAsync(CancellationToken cancellation)
+    {
+        Process.Signal(Posix.SigTerm);
+        return Task.CompletedTask;
+    }
+
+    protected override VmmEnd Explain(ProcessEnd end) => FleetVmmExit.Read(Launch.Directory)?.AsEnd() ?? Unexplained(end);
+
+    protected override async ValueTask ReleaseAsync()
+    {
+        await _learning.ConfigureAwait(false);
+        _api.Dispose();
+    }
+
+    private async Task LearnThreadsAsync(CancellationToken cancellation)
+    {
+        using var answer = await _api.GetAsync(new Uri("fleet/vcpus", UriKind.Relative), cancellation).ConfigureAwait(false);
+        var body = await ReadAsync(answer, cancellation).ConfigureAwait(false);
+        VcpuThreads = body["threads"] is JsonArray threads ? [.. threads.Select(t => t?.GetValue<int>() ?? 0)] : [];
+    }
+
+    private async Task KeepLearningAsync()
+    {
+        while (!Detached.IsCancellationRequested && !Process.Ended.IsCompleted)
+        {
+            try
+            {
+                await LearnThreadsAsync(Detached).ConfigureAwait(false);
+                return;
+            }
+            catch (Exception e) when (e is HttpRequestException or IOException or JsonException or InvalidOperationException
+                or OperationCanceledException or VmmRefusedException)
+            {
+                if (!Detached.IsCancellationRequested) Log.Warning("fleet-vmm {Pid} does not tell its vCPUs: {Why}", Pid, e.Message);
+            }
+            await Task.Delay(RetryEvery, Clock, Detached).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+    }
+
+    private async Task PutAsync(string path, JsonObject body, CancellationToken cancellation)
+    {
+        using var content = new ByteArrayContent(Encoding.UTF8.GetBytes(body.ToJsonString()));
+        content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
+        using var answer = await _api.PutAsync(new Uri(path, UriKind.Relative), content, cancellation).ConfigureAwait(false);
+        if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
+    }
+
+    private static async Task<JsonObject> ReadAsync(HttpResponseMessage answer, CancellationToken cancellation)
+    {
+        var bytes = await answer.Content.ReadAsByteArrayAsync(cancellation).ConfigureAwait(false);
+        var body = bytes.Length > 0 ? JsonNode.Parse(bytes) as JsonObject ?? [] : [];
+        return answer.IsSuccessStatusCode ? body : throw new VmmRefusedException($"fleet-vmm answered {(int)answer.StatusCode}: {body["fault_message"]}");
+    }
+}

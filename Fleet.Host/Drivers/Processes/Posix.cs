@@ -1,0 +1,147 @@
+using System.ComponentModel;
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+
+namespace Fleet.Host.Drivers.Processes;
+
+/// <summary>The few system calls that .NET has no words for. Numbers are Linux's, the same on x86-64 and arm64.</summary>
+internal static partial class Posix
+{
+    public const int SigKill = 9;
+    public const int SigTerm = 15;
+
+    private const int Eintr = 4;
+    private const int Eagain = 11;
+    private const int Enxio = 6;
+    private const int Esrch = 3;
+    private const int Enoent = 2;
+    private const int Enotdir = 20;
+    private const int CurrentDirectory = -100;
+    private const uint StatxType = 1;
+    private const int TypeMask = 0xf000;
+    private const int RegularType = 0x8000;
+    private const int Epipe = 32;
+    private const int OpenPathDirectory = 0x200000 | DirectoryFlag | CloseOnExec;
+    private const int OpenWriteNonblocking = 0x1 | 0x800 | CloseOnExec;
+    private const int CloseOnExec = 0x80000;
+    // O_DIRECTORY is one of the few flags whose value differs.
+    private static readonly bool Arm64 = RuntimeInformation.ProcessArchitecture == Architecture.Arm64;
+    private const int DirectoryFlag = 0x10000;
+    private const int DirectoryFlagArm64 = 0x4000;
+    private const int RlimitFsize = 1;
+    private const long SysPidfdSendSignal = 424;
+    private const long SysPidfdOpen = 434;
+
+    /// <summary>Makes a FIFO (mode 0600).</summary>
+    public static void MakeFifo(string path)
+    {
+        if (Mkfifo(path, 0x180) != 0) throw Failure("mkfifo " + path);
+    }
+
+    /// <summary>Whether a path leads to an ordinary file: opening a FIFO would wait, a device never ends.</summary>
+    /// <exception cref="FileNotFoundException">There is nothing.</exception>
+    public static unsafe bool IsRegularFile(string path)
+    {
+        // struct statx has 256 bytes on every architecture, stx_mode stands at 28. Safe: the buffer lives through the call.
+        var status = stackalloc byte[256];
+        if (Statx(CurrentDirectory, path, 0, StatxType, status) != 0)
+        {
+            int error = Marshal.GetLastPInvokeError();
+            if (error is Enoent or Enotdir) throw new FileNotFoundException("there is no such file", path);
+            throw Failure("statx " + path);
+        }
+        return (*(ushort*)(status + 28) & TypeMask) == RegularType;
+    }
+
+    /// <summary>A handle that stands for a directory however long its path is; /proc/self/fd/N is its short name.</summary>
+    public static SafeFileHandle OpenDirectory(string path)
+    {
+        int flags = Arm64 ? OpenPathDirectory & ~DirectoryFlag | DirectoryFlagArm64 : OpenPathDirectory;
+        int fd = Open(path, flags);
+        return fd >= 0 ? new SafeFileHandle(fd, ownsHandle: true) : throw Failure("open " + path);
+    }
+
+    /// <summary>Opens the writing end of a FIFO without waiting; null when nobody reads it.</summary>
+    public static SafeFileHandle? TryOpenFifoWriter(string path)
+    {
+        int fd = Open(path, OpenWriteNonblocking);
+        if (fd >= 0) return new SafeFileHandle(fd, ownsHandle: true);
+        return Marshal.GetLastPInvokeError() == Enxio ? null : throw Failure("open " + path);
+    }
+
+    /// <summary>Writes what fits without waiting; the number of bytes taken, 0 when the pipe is full or nobody reads.</summary>
+    public static int WriteNonblocking(SafeFileHandle pipe, ReadOnlySpan<byte> bytes)
+    {
+        while (true)
+        {
+            nint written = Write(pipe, bytes, (nuint)bytes.Length);
+            if (written >= 0) return (int)written;
+            int error = Marshal.GetLastPInvokeError();
+            if (error == Eintr) continue;
+            return error is Eagain or Epipe ? 0 : throw Failure("write");
+        }
+    }
+
+    /// <summary>A descriptor that stands for the process and no later one of the same id; null when there is none.</summary>
+    public static SafeFileHandle? TryOpenPidfd(int pid)
+    {
+        long fd = Syscall(SysPidfdOpen, pid, 0, 0, 0);
+        if (fd >= 0) return new SafeFileHandle((nint)fd, ownsHandle: true);
+        return Marshal.GetLastPInvokeError() == Esrch ? null : throw Failure("pidfd_open");
+    }
+
+    /// <summary>Sends a signal; nothing when the process is gone.</summary>
+    public static void Signal(SafeFileHandle pidfd, int signal)
+    {
+        bool held = false;
+        try
+        {
+            pidfd.DangerousAddRef(ref held);
+            if (Syscall(SysPidfdSendSignal, pidfd.DangerousGetHandle(), signal, 0, 0) != 0
+                && Marshal.GetLastPInvokeError() != Esrch)
+            {
+                throw Failure("pidfd_send_signal");
+            }
+        }
+        finally
+        {
+            if (held) pidfd.DangerousRelease();
+        }
+    }
+
+    /// <summary>Sets a process's soft limit on file sizes, in bytes; false when it is gone.</summary>
+    public static unsafe bool SetFileSizeLimit(int pid, ulong bytes)
+    {
+        // Two rlim_t, soft and hard. Safe: both pointers are to locals that live through the call.
+        var old = stackalloc ulong[2];
+        if (Prlimit(pid, RlimitFsize, null, old) != 0) return Gone("prlimit");
+        var limit = stackalloc ulong[2] { Math.Min(bytes, old[1]), old[1] };
+        return limit[0] == old[0] || Prlimit(pid, RlimitFsize, limit, null) == 0 || Gone("prlimit");
+    }
+
+    private static bool Gone(string what) => Marshal.GetLastPInvokeError() == Esrch ? false : throw Failure(what);
+
+    private static IOException Failure(string what)
+    {
+        var error = new Win32Exception(Marshal.GetLastPInvokeError());
+        return new IOException($"{what}: {error.Message}", error);
+    }
+
+    [LibraryImport("libc", EntryPoint = "mkfifo", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int Mkfifo(string path, uint mode);
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int Open(string path, int flags);
+
+    [LibraryImport("libc", EntryPoint = "statx", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static unsafe partial int Statx(int directory, string path, int flags, uint mask, byte* status);
+
+    [LibraryImport("libc", EntryPoint = "write", SetLastError = true)]
+    private static partial nint Write(SafeFileHandle file, ReadOnlySpan<byte> bytes, nuint count);
+
+    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    private static partial long Syscall(long number, long a, long b, long c, long d);
+
+    [LibraryImport("libc", EntryPoint = "prlimit", SetLastError = true)]
+    private static unsafe partial int Prlimit(int pid, int resource, ulong* limit, ulong* old);
+}

@@ -1,0 +1,96 @@
+using System.Globalization;
+
+namespace Fleet.Host.Drivers.Processes;
+
+/// <summary>
+/// A process that no other can be mistaken for: its id, when it started (clock ticks since boot) and which boot that was.
+/// </summary>
+internal sealed record ProcessIdentity(int Pid, ulong StartTime, string BootId)
+{
+    // Fields of /proc/PID/stat, counted from the one behind the command's name, which itself may hold blanks and brackets.
+    private const int StateField = 0;
+    private const int UserTimeField = 11;
+    private const int SystemTimeField = 12;
+    private const int StartTimeField = 19;
+
+    /// <summary>The running machine's boot.</summary>
+    public static string CurrentBoot() => File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim();
+
+    /// <summary>Reads what a process wrote of itself: the boot id, then its line of /proc/PID/stat; null when cut short.</summary>
+    public static ProcessIdentity? Parse(string text)
+    {
+        var lines = text.Split('\n');
+        if (lines.Length < 3 || lines[0].Length == 0) return null;
+        int blank = lines[1].IndexOf(' ', StringComparison.Ordinal);
+        var fields = FieldsOf(lines[1]);
+        if (blank <= 0 || fields.Length <= StartTimeField) return null;
+        return int.TryParse(lines[1].AsSpan(0, blank), CultureInfo.InvariantCulture, out int pid) && pid > 0
+            && ulong.TryParse(fields[StartTimeField], CultureInfo.InvariantCulture, out ulong start)
+            ? new ProcessIdentity(pid, start, lines[0])
+            : null;
+    }
+
+    /// <summary>Whether the process of this id is this one and not yet dead.</summary>
+    public bool IsAlive()
+    {
+        var fields = ReadStat(Pid);
+        return fields is not null
+            && ulong.TryParse(fields[StartTimeField], CultureInfo.InvariantCulture, out ulong start) && start == StartTime
+            && fields[StateField] is not ("Z" or "X");
+    }
+
+    /// <summary>CPU time that a process has used, in clock ticks; null when it is gone.</summary>
+    public static ulong? CpuTicks(int pid)
+    {
+        var fields = ReadStat(pid);
+        return fields is not null
+            && ulong.TryParse(fields[UserTimeField], CultureInfo.InvariantCulture, out ulong user)
+            && ulong.TryParse(fields[SystemTimeField], CultureInfo.InvariantCulture, out ulong system)
+            ? user + system
+            : null;
+    }
+
+    /// <summary>Whether any process has this directory as its working directory.</summary>
+    public static bool WorksIn(string directory)
+    {
+        string wanted = Path.GetFullPath(directory).TrimEnd('/');
+        foreach (string process in Directory.EnumerateDirectories("/proc"))
+        {
+            if (!char.IsAsciiDigit(process[^1])) continue;
+            try
+            {
+                if (File.ResolveLinkTarget(Path.Combine(process, "cwd"), returnFinalTarget: false)?.FullName == wanted) return true;
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                // Ended meanwhile, a kernel thread, or another user's: no VMM of ours.
+                continue;
+            }
+        }
+        return false;
+    }
+
+    private static string[]? ReadStat(int pid)
+    {
+        string line;
+        try
+        {
+            line = File.ReadAllText($"/proc/{pid}/stat");
+        }
+        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException || IsNoSuchProcess(e))
+        {
+            return null;
+        }
+        var fields = FieldsOf(line);
+        return fields.Length > StartTimeField ? fields : null;
+    }
+
+    // A process that ends between open and read makes the read fail with ESRCH.
+    private static bool IsNoSuchProcess(Exception e) => e is IOException && e.HResult == 3;
+
+    private static string[] FieldsOf(string stat)
+    {
+        int name = stat.LastIndexOf(')');
+        return name < 0 || name + 2 > stat.Length ? [] : stat[(name + 2)..].Split(' ');
+    }
+}

@@ -1,0 +1,157 @@
+using System.Text;
+using Fleet.Host.Consoles;
+using Microsoft.Win32.SafeHandles;
+
+namespace Fleet.Host.Drivers.Processes;
+
+/// <summary>Why there is no VMM to take over.</summary>
+internal enum VmmAbsence
+{
+    /// <summary>None was ever started in the directory.</summary>
+    NeverStarted,
+
+    /// <summary>It ended while nobody watched.</summary>
+    Gone,
+
+    /// <summary>The machine was started anew since.</summary>
+    MachineRebooted,
+}
+
+/// <summary>
+/// One VMM as a process. It outlives the agent: it leads its own session, its streams are files in the microVM's
+/// directory, and it wrote down who it is before it became the VMM, so that there is no moment at which it runs and a
+/// restarted agent could miss it.
+/// </summary>
+internal sealed class VmmProcess
+{
+    // $0 names the launcher in error messages; $1 is the file size limit in blocks of 512 bytes, the rest the VMM and its
+    // arguments, which the shell passes on and never reads. Signals ignored and limits survive exec.
+    private const string Launcher = """
+        trap '' XFSZ
+        ulimit -S -f "$1" || exit 125
+        shift
+        read -r boot </proc/sys/kernel/random/boot_id || exit 125
+        read -r stat </proc/$$/stat || exit 125
+        printf '%s\n%s\n' "$boot" "$stat" >vmm.pid || exit 125
+        exec "$@"
+        """;
+
+    private static readonly TimeSpan NamingTimeout = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan NamingPause = TimeSpan.FromMilliseconds(20);
+
+    private readonly SafeFileHandle _pidfd;
+
+    private VmmProcess(int pid, SafeFileHandle pidfd)
+    {
+        Pid = pid;
+        _pidfd = pidfd;
+        Ended = ProcessWatch.WhenEnded(pidfd);
+    }
+
+    public int Pid { get; }
+
+    /// <summary>Completes when the process is gone; never faults.</summary>
+    public Task<ProcessEnd> Ended { get; }
+
+    /// <summary>The same, for those who only wait.</summary>
+    public Task Gone => Ended;
+
+    /// <summary>Starts a VMM with the microVM's directory as its working directory.</summary>
+    /// <param name="program">Absolute path.</param>
+    /// <exception cref="LaunchFailedException"><c>vmm_failed</c>: not even the launcher could be started.</exception>
+    public static VmmProcess Start(string directory, string program, IReadOnlyList<string> arguments)
+    {
+        try
+        {
+            string input = Path.Combine(directory, VmmFiles.ConsoleInput);
+            File.Delete(input);
+            Posix.MakeFifo(input);
+            string blocks = (ConsoleLog.Limit / 512).ToString(System.Globalization.CultureInfo.InvariantCulture);
+            int pid = Spawn.Start(
+                directory, "/bin/sh", ["-c", Launcher, "fleet-launch", blocks, program, .. arguments],
+                new SpawnStreams(VmmFiles.ConsoleInput, ConsoleLog.FileName, VmmFiles.Log));
+            // A child that has ended stays a zombie until it is reaped, so its pid can't be another's yet.
+            return Posix.TryOpenPidfd(pid) is { } pidfd
+                ? new VmmProcess(pid, pidfd)
+                : throw new IOException($"the VMM's process {pid} vanished; is SIGCHLD ignored?");
+        }
+        catch (IOException e)
+        {
+            throw new LaunchFailedException("vmm_failed", $"The VMM could not be started in {directory}: {e.Message}.", e);
+        }
+    }
+
+    /// <summary>Finds the VMM that was started in a directory; null when it does not run, and why.</summary>
+    public static VmmProcess? TryAdopt(string directory, out VmmAbsence absence)
+    {
+        absence = VmmAbsence.NeverStarted;
+        string path = Path.Combine(directory, VmmFiles.Pid);
+        if (!File.Exists(path)) return null;
+        if (ProcessIdentity.Parse(File.ReadAllText(path, Encoding.Latin1)) is not { } identity) return null;
+        absence = VmmAbsence.MachineRebooted;
+        if (identity.BootId != ProcessIdentity.CurrentBoot()) return null;
+        absence = VmmAbsence.Gone;
+        if (Posix.TryOpenPidfd(identity.Pid) is not { } pidfd) return null;
+        // Asked only now: the pidfd holds on to one process, and this tells whether it is the right one.
+        if (identity.IsAlive()) return new VmmProcess(identity.Pid, pidfd);
+        pidfd.Dispose();
+        return null;
+    }
+
+    /// <summary>
+    /// The same, and certain of it: an agent may have been killed so shortly after it started a VMM that this has not
+    /// written down yet who it is. Such a one is waited for.
+    /// </summary>
+    public static async Task<(VmmProcess? Process, VmmAbsence Absence)> AdoptAsync(
+        string directory, TimeProvider clock, CancellationToken cancellation)
+    {
+        long began = clock.GetTimestamp();
+        while (true)
+        {
+            var process = TryAdopt(directory, out var absence);
+            if (process is not null || absence != VmmAbsence.NeverStarted || !ProcessIdentity.WorksIn(directory)) return (process, absence);
+            if (clock.GetElapsedTime(began) > NamingTimeout)
+            {
+                throw new IOException($"A process works in {directory} and does not write down in {VmmFiles.Pid} who it is; end it by hand");
+            }
+            await Task.Delay(NamingPause, clock, cancellation).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>Sends a signal; nothing when the VMM is gone.</summary>
+    public void Signal(int signal)
+    {
+        try
+        {
+            Posix.Signal(_pidfd, signal);
+        }
+        catch (ObjectDisposedException)
+        {
+            // Gone and reaped: the handle is closed with that.
+            return;
+        }
+    }
+
+    /// <summary>Lets the VMM write its files up to <paramref name="bytes"/>; nothing when it is gone.</summary>
+    public void LimitFileSize(ulong bytes)
+    {
+        // The pid is still this VMM's unless it ended in this very moment; a stranger's soft limit would then be lowered
+        // only within what it may raise again itself. Asked for only when the console was trimmed.
+        if (!Ended.IsCompleted) Posix.SetFileSizeLimit(Pid, bytes);
+    }
+
+    /// <summary>The last line of what the VMM said on standard error, at most 300 characters; null when it said nothing.</summary>
+    public static string? LastWords(string directory)
+    {
+        string path = Path.Combine(directory, VmmFiles.Log);
+        if (!File.Exists(path)) return null;
+        using var file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+        long length = RandomAccess.GetLength(file);
+        var tail = new byte[(int)Math.Min(length, 4096)];
+        int read = RandomAccess.Read(file, tail, length - tail.Length);
+        var line = Encoding.UTF8.GetString(tail, 0, read).Split('\n').LastOrDefault(l => !string.IsNullOrWhiteSpace(l))?.Trim();
+        if (line is null) return null;
+        var printable = string.Concat(line.Select(c => char.IsControl(c) ? '?' : c));
+        return printable.Length <= 300 ? printable : printable[..300];
+    }
+}

@@ -1,0 +1,293 @@
+using System.Net.Sockets;
+using System.Text.Json;
+using Fleet.Host.Consoles;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Contracts;
+using Serilog;
+
+namespace Fleet.Host.Drivers;
+
+/// <summary>
+/// What every VMM that is a process has in common: its status port and console are kept, its end is noticed whoever its
+/// parent is, and stopping it is bounded in time. A driver adds how to talk to its VMM.
+/// </summary>
+internal abstract class RunningVmm : IVmm
+{
+    // Until the guest is ready somebody waits for it; afterwards only files must not grow.
+    private static readonly TimeSpan EagerPoll = TimeSpan.FromMilliseconds(50);
+    private static readonly TimeSpan LazyPoll = TimeSpan.FromMilliseconds(500);
+
+    // After its last word fleet-init only syncs and powers down. A guest that takes longer is helped along.
+    private static readonly TimeSpan Farewell = TimeSpan.FromSeconds(20);
+
+    // Parts of the five seconds that a stop may take beyond its grace.
+    private static readonly TimeSpan QuitTimeout = TimeSpan.FromSeconds(2);
+    private static readonly TimeSpan KillTimeout = TimeSpan.FromSeconds(2);
+
+    private const long MaxLogBytes = 1 << 20;
+
+    private readonly StatusLog _status;
+    private readonly ConsoleLog _console;
+    private readonly TaskCompletionSource<VmmEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly CancellationTokenSource _detached = new();
+    private readonly Lock _gate = new();
+    private Task? _keeping;
+    private Task? _stopping;
+    private VmmEnd? _verdict;
+    private ConsoleExtent _kept;
+
+    protected RunningVmm(VmmLaunch launch, VmmProcess process, DriverOptions options)
+    {
+        Launch = launch;
+        Process = process;
+        Clock = options.Clock;
+        Log = options.Log.ForContext("vm", launch.VmId);
+        _status = new StatusLog(Path.Combine(launch.Directory, VmmFiles.Status));
+        _console = new ConsoleLog(launch.Directory, options.Clock);
+    }
+
+    public int Pid => Process.Pid;
+
+    public Task<VmmEnd> Completion => _completion.Task;
+
+    public Task GuestReady => _ready.Task;
+
+    public IReadOnlyList<int> VcpuThreads { get; protected set; } = [];
+
+    protected VmmLaunch Launch { get; }
+
+    protected VmmProcess Process { get; }
+
+    protected TimeProvider Clock { get; }
+
+    protected ILogger Log { get; }
+
+    /// <summary>Cancelled when the VMM is let go or gone.</summary>
+    protected CancellationToken Detached => _detached.Token;
+
+    /// <summary>Begins to keep the VMM; to be called once, when it runs.</summary>
+    public void Keep() => _keeping = KeepAsync();
+
+    public Task StopAsync(TimeSpan grace)
+    {
+        lock (_gate)
+        {
+            // A second call joins the first, unless it is in a greater hurry.
+            if (_stopping is null) return _stopping = StopOnceAsync(grace);
+            return grace > TimeSpan.Zero ? _stopping : StopOnceAsync(grace);
+        }
+    }
+
+    public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
+    {
+        cancellation.ThrowIfCancellationRequested();
+        string path = Path.Combine(Launch.Directory, VmmFiles.ConsoleInput);
+        if (input.IsEmpty || Completion.IsCompleted || !File.Exists(path)) return ValueTask.CompletedTask;
+        using var pipe = Posix.TryOpenFifoWriter(path);
+        if (pipe is not null) Posix.WriteNonblocking(pipe, input.Span);
+        return ValueTask.CompletedTask;
+    }
+
+    /// <summary>Lets go of the VMM, which runs on.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        await _detached.CancelAsync().ConfigureAwait(false);
+        if (_keeping is not null) await _keeping.ConfigureAwait(false);
+        await ReleaseAsync().ConfigureAwait(false);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Ends the VMM at once and waits until it is gone.</summary>
+    internal async Task DestroyAsync()
+    {
+        Process.Signal(Posix.SigKill);
+        await Process.Gone.WaitAsync(KillTimeout, TimeProvider.System).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await DisposeAsync().ConfigureAwait(false);
+    }
+
+    /// <summary>Asks the guest to power down. Called again each second until the guest is ready to hear it.</summary>
+    protected abstract Task AskGuestAsync(CancellationToken cancellation);
+
+    /// <summary>Asks the VMM to end now.</summary>
+    protected abstract Task QuitAsync(CancellationToken cancellation);
+
+    /// <summary>Says how the VMM ended when neither a request nor the guest's status explains it.</summary>
+    protected abstract VmmEnd Explain(ProcessEnd end);
+
+    /// <summary>Gives back what the driver holds of the VMM: connections, not the process.</summary>
+    protected abstract ValueTask ReleaseAsync();
+
+    /// <summary>Notes why the VMM is about to end; the first reason counts.</summary>
+    protected void Decide(VmmEnd verdict)
+    {
+        lock (_gate) _verdict ??= verdict;
+    }
+
+    /// <summary>Asks the VMM to end, and kills it when it does not.</summary>
+    protected async Task FinishAsync()
+    {
+        using (var limit = new CancellationTokenSource(QuitTimeout, Clock))
+        {
+            await AttemptAsync(QuitAsync, "quit", limit.Token).ConfigureAwait(false);
+            await Process.Gone.WaitAsync(limit.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+        if (Process.Ended.IsCompleted) return;
+        await AttemptAsync(_ => { Process.Signal(Posix.SigKill); return Task.CompletedTask; }, "kill", CancellationToken.None)
+            .ConfigureAwait(false);
+        await Process.Gone.WaitAsync(KillTimeout, Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (!Process.Ended.IsCompleted) Log.Error("VMM {Pid} does not end after SIGKILL; look for it in state D", Pid);
+    }
+
+    /// <summary>An end without a word, told by signal or exit code and the VMM's last line.</summary>
+    protected VmmEnd Unexplained(ProcessEnd end)
+    {
+        string? words = VmmProcess.LastWords(Launch.Directory);
+        string tail = words is null ? "" : $" Its last line: {words}";
+        return end switch
+        {
+            { Signal: { } signal } => Failed("vmm_killed", $"The VMM (pid {Pid}) was ended by signal {signal}.{tail}"),
+            { ExitCode: { } code and not 0 } => Failed("vmm_failed", $"The VMM (pid {Pid}) stopped with exit code {code}.{tail}"),
+            _ => Failed("vmm_killed", $"The VMM (pid {Pid}) ended without a word.{tail}"),
+        };
+    }
+
+    protected static VmmEnd Failed(string code, string message) =>
+        new(false, null, new Reason { Code = code, Message = message });
+
+    protected static VmmEnd InOrder(string code, string message) =>
+        new(true, null, new Reason { Code = code, Message = message });
+
+    private async Task StopOnceAsync(TimeSpan grace)
+    {
+        Decide(InOrder("stop_requested", "Stopped on request."));
+        await Task.Yield();
+        if (grace > TimeSpan.Zero && !Process.Ended.IsCompleted)
+        {
+            using var limit = new CancellationTokenSource(grace, Clock);
+            bool heard;
+            do
+            {
+                heard = GuestReady.IsCompletedSuccessfully;
+                await AttemptAsync(AskGuestAsync, "ask the guest to power down", limit.Token).ConfigureAwait(false);
+                var patience = heard ? Timeout.InfiniteTimeSpan : TimeSpan.FromSeconds(1);
+                await Process.Gone.WaitAsync(patience, Clock, limit.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+            while (!heard && !Process.Ended.IsCompleted && !limit.IsCancellationRequested);
+        }
+        if (!Process.Ended.IsCompleted) await FinishAsync().ConfigureAwait(false);
+        // The keeper may have been let go; the VMM is gone all the same.
+        if (_keeping is not null) await _keeping.ConfigureAwait(false);
+    }
+
+    private async Task AttemptAsync(Func<CancellationToken, Task> action, string what, CancellationToken cancellation)
+    {
+        try
+        {
+            await action(cancellation).ConfigureAwait(false);
+        }
+        catch (Exception e) when (e is IOException or SocketException or TimeoutException or OperationCanceledException
+            or HttpRequestException or JsonException or ObjectDisposedException or VmmRefusedException)
+        {
+            Log.Warning("VMM {Pid}: could not {What}: {Why}", Pid, what, e.Message);
+        }
+    }
+
+    private async Task KeepAsync()
+    {
+        await Task.Yield();
+        long? farewell = null;
+        while (!Process.Ended.IsCompleted && !Detached.IsCancellationRequested)
+        {
+            LookAtFiles();
+            if (_status.Exit is not null || _status.Error is not null)
+            {
+                farewell ??= Clock.GetTimestamp();
+                if (Clock.GetElapsedTime(farewell.Value) > Farewell)
+                {
+                    Log.Warning("Guest of VMM {Pid} said its last word but does not power down; ending it", Pid);
+                    await FinishAsync().ConfigureAwait(false);
+                }
+            }
+            using var wake = CancellationTokenSource.CreateLinkedTokenSource(Detached);
+            var pause = Task.Delay(GuestReady.IsCompleted ? LazyPoll : EagerPoll, Clock, wake.Token);
+            await Task.WhenAny(pause, Process.Ended).ConfigureAwait(false);
+            await wake.CancelAsync().ConfigureAwait(false);
+        }
+        if (!Process.Ended.IsCompleted)
+        {
+            _ready.TrySetCanceled(Detached);
+            return;
+        }
+        LookAtFiles();
+        VmmEnd end;
+        try
+        {
+            end = Judge(await Process.Ended.ConfigureAwait(false));
+        }
+        catch (Exception e)
+        {
+            // Completion must complete whatever the directory looks like by now.
+            Log.Error(e, "The end of VMM {Pid} could not be explained", Pid);
+            end = Failed("vmm_failed", $"The VMM (pid {Pid}) ended and its files could not be read: {e.Message}");
+        }
+        Log.Information("VMM {Pid} ended: {Code}: {Message}", Pid, end.Reason.Code, end.Reason.Message);
+        _completion.TrySetResult(end);
+        _ready.TrySetCanceled(CancellationToken.None);
+        await _detached.CancelAsync().ConfigureAwait(false);
+        await ReleaseAsync().ConfigureAwait(false);
+    }
+
+    private VmmEnd Judge(ProcessEnd end)
+    {
+        VmmEnd? verdict;
+        lock (_gate) verdict = _verdict;
+        if (_status.Exit is { } exit)
+        {
+            return verdict is { InOrder: true, Reason.Code: "stop_requested" }
+                ? verdict with { Exit = exit }
+                : new VmmEnd(true, exit, new Reason { Code = "command_exited", Message = $"The command ended with status {exit.Status}." });
+        }
+        if (verdict is { Reason.Code: "stop_requested" }) return verdict;
+        if (_status.Error is { } error)
+        {
+            return Failed("launch_failed", $"fleet-init could not go on: {error.Code}: {error.Message}");
+        }
+        return verdict ?? Explain(end);
+    }
+
+    private void LookAtFiles()
+    {
+        try
+        {
+            _status.Poll();
+            if (_status.Ready && _ready.TrySetResult()) File.Delete(Path.Combine(Launch.Directory, VmmFiles.Initrd));
+            var extent = _console.Trim();
+            if (extent.Start != _kept.Start)
+            {
+                _kept = extent;
+                Process.LimitFileSize(extent.Start + (ulong)ConsoleLog.Limit);
+            }
+            // What was said last is still to be read.
+            if (Process.Ended.IsCompleted) return;
+            Shorten(VmmFiles.Log);
+            Shorten(VmmFiles.ResetLog);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or System.ComponentModel.Win32Exception)
+        {
+            Log.Warning("Files of VMM {Pid} in {Directory} can't be looked after: {Why}", Pid, Launch.Directory, e.Message);
+        }
+    }
+
+    // What a hostile guest makes its VMM say is not worth keeping. The VMM appends, so it goes on at the new end.
+    private void Shorten(string name)
+    {
+        var file = new FileInfo(Path.Combine(Launch.Directory, name));
+        if (!file.Exists || file.Length <= MaxLogBytes) return;
+        using var handle = File.OpenHandle(file.FullName, FileMode.Open, FileAccess.Write, FileShare.ReadWrite | FileShare.Delete);
+        RandomAccess.SetLength(handle, 0);
+    }
+}
+
+/// <summary>The VMM answered, and the answer was no.</summary>
+internal sealed class VmmRefusedException(string message) : Exception(message);

@@ -1,0 +1,47 @@
+using Fleet.Host.Consoles;
+
+namespace Fleet.Host.Drivers;
+
+/// <summary>What stands in a microVM's directory. All names are relative: the directory is the VMM's working directory.</summary>
+internal static class VmmFiles
+{
+    /// <summary>Who the VMM's process is; written by itself before it becomes the VMM.</summary>
+    public const string Pid = "vmm.pid";
+
+    /// <summary>FIFO, the VMM's standard input: the guest's serial input.</summary>
+    public const string ConsoleInput = "console.in";
+
+    /// <summary>What the guest wrote to its second serial port.</summary>
+    public const string Status = "status.log";
+
+    /// <summary>The VMM's standard error.</summary>
+    public const string Log = "vmm.log";
+
+    /// <summary>QEMU's notes on CPU resets: tells a triple fault from an orderly reset.</summary>
+    public const string ResetLog = "reset.log";
+
+    /// <summary>The initrd made for this microVM.</summary>
+    public const string Initrd = "initrd";
+
+    /// <summary>What fleet-vmm is to run.</summary>
+    public const string Configuration = "config.json";
+
+    /// <summary>fleet-vmm's last words.</summary>
+    public const string Exit = "exit.json";
+
+    /// <summary>fleet-vmm's API.</summary>
+    public const string ApiSocket = "api.sock";
+
+    /// <summary>QEMU's machine protocol.</summary>
+    public const string QmpSocket = "qmp.sock";
+
+    private static readonly string[] All =
+        [Pid, ConsoleInput, Status, Log, ResetLog, Initrd, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
+
+    /// <summary>Makes the directory, or empties it of an earlier launch's files.</summary>
+    public static void Prepare(string directory)
+    {
+        Directory.CreateDirectory(directory);
+        foreach (string name in All) File.Delete(Path.Combine(directory, name));
+    }
+}

@@ -1,0 +1,115 @@
+using Fleet.Host.Consoles;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Host.Link;
+
+/// <summary>One reader of a console on its way to the control plane: sends as much as it has credit for, in order.</summary>
+internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task ended, LinkSession session)
+{
+    /// <summary>A reader can't be owed more than this; more credit is a mistake of the other side.</summary>
+    private const long MostCredit = 16 << 20;
+
+    private readonly CancellationTokenSource _closed = CancellationTokenSource.CreateLinkedTokenSource(session.Ended);
+    private readonly Lock _gate = new();
+    private TaskCompletionSource _granted = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private bool _over;
+    private long _credit = Math.Min(request.Credit, MostCredit);
+
+    public string VmId => request.VmId;
+
+    /// <summary>The control plane has passed on that many bytes.</summary>
+    public void Grant(uint bytes)
+    {
+        lock (_gate)
+        {
+            _credit = Math.Min(_credit + bytes, MostCredit);
+            _granted.TrySetResult();
+        }
+    }
+
+    /// <summary>Ends <see cref="RunAsync"/>; nothing more is sent.</summary>
+    public void Close()
+    {
+        lock (_gate)
+        {
+            if (!_over)
+                _closed.Cancel();
+        }
+    }
+
+    /// <summary>Until the console's end, <see cref="Close"/>, or the end of the stream. Never faults.</summary>
+    public async Task RunAsync()
+    {
+        var cancellation = _closed.Token;
+        try
+        {
+            var extent = log.Extent();
+            var at = request.FromEnd ? extent.End : Math.Clamp(request.Offset, extent.Start, extent.End);
+            // At once and without bytes: the reader learns where its first byte will stand before there is one.
+            await session.SendAsync(Chunk(at, default, end: false), cancellation).ConfigureAwait(false);
+            await foreach (var bytes in log.ReadAsync(at, request.Follow, ended, cancellation).ConfigureAwait(false))
+            {
+                var data = bytes.Data;
+                at = bytes.Offset;
+                while (!data.IsEmpty)
+                {
+                    var count = await TakeAsync(data.Length, cancellation).ConfigureAwait(false);
+                    await session.SendAsync(Chunk(at, data[..count], end: false), cancellation).ConfigureAwait(false);
+                    data = data[count..];
+                    at += (ulong)count;
+                }
+            }
+
+            await session.SendAsync(Chunk(at, default, end: true), cancellation).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException)
+        {
+            // Closed, or the stream is over: nobody listens.
+        }
+        catch (System.Threading.Channels.ChannelClosedException)
+        {
+            // The stream ended while we sent.
+        }
+        catch (IOException failed)
+        {
+            var message = Chunk(0, default, end: true);
+            message.Console.Error = new Reason { Code = "unavailable", Message = $"The console's log can't be read: {failed.Message}" };
+            session.TrySend(message);
+        }
+        finally
+        {
+            lock (_gate)
+                _over = true;
+            _closed.Dispose();
+        }
+    }
+
+    private async ValueTask<int> TakeAsync(int wanted, CancellationToken cancellation)
+    {
+        while (true)
+        {
+            Task granted;
+            lock (_gate)
+            {
+                if (_credit > 0)
+                {
+                    var taken = (int)Math.Min(_credit, wanted);
+                    _credit -= taken;
+                    return taken;
+                }
+
+                if (_granted.Task.IsCompleted)
+                    _granted = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+                granted = _granted.Task;
+            }
+
+            await granted.WaitAsync(cancellation).ConfigureAwait(false);
+        }
+    }
+
+    private HostMessage Chunk(ulong offset, ReadOnlyMemory<byte> data, bool end) => new()
+    {
+        Console = new ConsoleChunk { StreamId = request.StreamId, Offset = offset, Data = ByteString.CopyFrom(data.Span), End = end },
+    };
+}

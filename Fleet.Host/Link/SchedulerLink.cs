@@ -1,0 +1,215 @@
+using Fleet.Shared.Contracts;
+using Grpc.Core;
+using Grpc.Net.Client;
+using Serilog;
+
+namespace Fleet.Host.Link;
+
+/// <summary>What the link tells and asks of the agent behind it.</summary>
+internal interface ILinkOwner
+{
+    /// <summary>The first message of a stream: who this host is and every microVM it knows.</summary>
+    Task<Hello> GreetAsync(CancellationToken cancellation);
+
+    /// <summary>The stream is open and welcomed.</summary>
+    void Up(LinkSession session, Welcome welcome);
+
+    /// <summary>A message of the control plane.</summary>
+    void Receive(SchedulerMessage message);
+
+    /// <summary>The stream is over; another will come.</summary>
+    void Down(LinkSession session);
+}
+
+/// <summary>
+/// Keeps one stream to the control plane: dials, says hello, beats, and dials again when the stream breaks or goes silent.
+/// </summary>
+internal sealed class SchedulerLink : IAsyncDisposable
+{
+    private const int MissedBeats = 3;
+    private static readonly TimeSpan ShortestPause = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan WelcomeLimit = TimeSpan.FromSeconds(15);
+    private static readonly TimeSpan FarewellLimit = TimeSpan.FromSeconds(2);
+
+    private readonly ILinkOwner _owner;
+    private readonly TimeProvider _clock;
+    private readonly ILogger _log;
+    private readonly GrpcChannel _channel;
+    private readonly Uri _address;
+    private readonly CancellationTokenSource _stopping = new();
+    private readonly Task _running;
+    private LinkSession? _open;
+
+    public SchedulerLink(Uri address, ILinkOwner owner, TimeProvider clock, ILogger log)
+    {
+        _address = address;
+        _owner = owner;
+        _clock = clock;
+        _log = log.ForContext<SchedulerLink>();
+        _channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions
+        {
+            MaxReceiveMessageSize = 4 << 20,
+            HttpHandler = new SocketsHttpHandler { UseProxy = false, ConnectTimeout = TimeSpan.FromSeconds(5), KeepAlivePingDelay = TimeSpan.FromSeconds(20) },
+            DisposeHttpClient = true,
+        });
+        _running = RunAsync();
+    }
+
+    /// <summary>Says goodbye and ends the stream, within a bounded time.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        if (_open is { } session && session.TrySend(new HostMessage { Goodbye = new Goodbye { Reason = "The agent ends; its microVMs go on." } }))
+        {
+            session.Complete();
+            await _running.WaitAsync(FarewellLimit).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+
+        await _stopping.CancelAsync().ConfigureAwait(false);
+        await _running.ConfigureAwait(false);
+        _channel.Dispose();
+        _stopping.Dispose();
+    }
+
+    private async Task RunAsync()
+    {
+        var pause = ShortestPause;
+        var lastProblem = "";
+        while (!_stopping.IsCancellationRequested)
+        {
+            var since = _clock.GetTimestamp();
+            string problem;
+            try
+            {
+                problem = await StreamAsync().ConfigureAwait(false);
+            }
+            catch (OperationCanceledException)
+            {
+                problem = "the stream went silent or was not welcomed in time";
+            }
+            catch (RpcException failed)
+            {
+                problem = failed.Status.Detail.Length > 0 ? failed.Status.Detail : failed.StatusCode.ToString();
+            }
+            catch (Exception failed) when (failed is IOException or InvalidOperationException or TimeoutException)
+            {
+                problem = failed.Message;
+            }
+
+            if (_stopping.IsCancellationRequested || _open is { Outgoing.Completion.IsCompleted: true })
+                return;
+
+            // Said once for each kind of trouble, not once a second all night.
+            if (problem != lastProblem)
+                _log.Warning("No link to the control plane at {Address}: {Problem}. Trying again until it answers", _address, problem);
+            lastProblem = problem;
+            if (_clock.GetElapsedTime(since) > LongestPause)
+                pause = ShortestPause;
+            var jittered = pause * (0.5 + Random.Shared.NextDouble());
+            try
+            {
+                await Task.Delay(jittered, _clock, _stopping.Token).ConfigureAwait(false);
+            }
+            catch (OperationCanceledException)
+            {
+                return;
+            }
+
+            pause = pause * 2 < LongestPause ? pause * 2 : LongestPause;
+        }
+    }
+
+    /// <summary>One stream, from dialling to its end; the reason of its end.</summary>
+    private async Task<string> StreamAsync()
+    {
+        using var stream = CancellationTokenSource.CreateLinkedTokenSource(_stopping.Token);
+        using var call = new HostLink.HostLinkClient(_channel).Connect(cancellationToken: stream.Token);
+        using (var limit = new CancellationTokenSource(WelcomeLimit, _clock))
+        await using (limit.Token.Register(stream.Cancel))
+        {
+            await call.RequestStream.WriteAsync(new HostMessage { Hello = await _owner.GreetAsync(stream.Token).ConfigureAwait(false) }, stream.Token).ConfigureAwait(false);
+            if (!await call.ResponseStream.MoveNext(stream.Token).ConfigureAwait(false))
+                return "the control plane closed the stream without a word";
+        }
+
+        var first = call.ResponseStream.Current;
+        if (first.BodyCase == SchedulerMessage.BodyOneofCase.Refusal)
+            return $"refused: {first.Refusal.Message} ({first.Refusal.Code})";
+        if (first.BodyCase != SchedulerMessage.BodyOneofCase.Welcome)
+            return $"the control plane began with {first.BodyCase} instead of Welcome";
+
+        var session = new LinkSession(stream.Token);
+        _open = session;
+        _log.Information("Linked to the control plane at {Address}", _address);
+        _owner.Up(session, first.Welcome);
+        var beat = TimeSpan.FromMilliseconds(Math.Clamp(first.Welcome.HeartbeatMs, 100, 60_000));
+        var heard = new LastHeard(_clock);
+        var writing = WriteAsync(call.RequestStream, session, stream);
+        var beating = BeatAsync(session, beat, heard, stream);
+        try
+        {
+            while (await call.ResponseStream.MoveNext(stream.Token).ConfigureAwait(false))
+            {
+                heard.Now();
+                var message = call.ResponseStream.Current;
+                if (message.BodyCase == SchedulerMessage.BodyOneofCase.Refusal)
+                    return $"refused: {message.Refusal.Message} ({message.Refusal.Code})";
+                if (message.BodyCase is not (SchedulerMessage.BodyOneofCase.Heartbeat or SchedulerMessage.BodyOneofCase.None))
+                    _owner.Receive(message);
+            }
+
+            return "the control plane ended the stream";
+        }
+        finally
+        {
+            await stream.CancelAsync().ConfigureAwait(false);
+            await Task.WhenAll(writing, beating).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            _owner.Down(session);
+            if (!session.Outgoing.Completion.IsCompleted)
+                _open = null;
+        }
+    }
+
+    private static async Task WriteAsync(IClientStreamWriter<HostMessage> stream, LinkSession session, CancellationTokenSource ends)
+    {
+        try
+        {
+            await foreach (var message in session.Outgoing.ReadAllAsync(ends.Token).ConfigureAwait(false))
+                await stream.WriteAsync(message, ends.Token).ConfigureAwait(false);
+            await stream.CompleteAsync().ConfigureAwait(false);
+        }
+        catch (Exception broken) when (broken is RpcException or InvalidOperationException or OperationCanceledException)
+        {
+            // The reading side sees the same end and tells why.
+            await ends.CancelAsync().ConfigureAwait(false);
+        }
+    }
+
+    private async Task BeatAsync(LinkSession session, TimeSpan beat, LastHeard heard, CancellationTokenSource ends)
+    {
+        using var timer = new PeriodicTimer(beat, _clock);
+        try
+        {
+            for (ulong sequence = 1; await timer.WaitForNextTickAsync(ends.Token).ConfigureAwait(false); sequence++)
+            {
+                session.TrySend(new HostMessage { Heartbeat = new Heartbeat { Sequence = sequence } });
+                if (heard.Silence > beat * MissedBeats)
+                    await ends.CancelAsync().ConfigureAwait(false);
+            }
+        }
+        catch (OperationCanceledException)
+        {
+            // The stream is over.
+        }
+    }
+
+    /// <summary>When the control plane was heard last.</summary>
+    private sealed class LastHeard(TimeProvider clock)
+    {
+        private long _at = clock.GetTimestamp();
+
+        public TimeSpan Silence => clock.GetElapsedTime(Interlocked.Read(ref _at));
+
+        public void Now() => Interlocked.Exchange(ref _at, clock.GetTimestamp());
+    }
+}

@@ -1,0 +1,255 @@
+using System.Text;
+using System.Text.Json;
+using Fleet.Vmm.Machines;
+
+namespace Fleet.Vmm.Api;
+
+/// <summary>From a request to the microVM and back: paths, bodies, statuses and sentences, as Firecracker's, and our own under <c>/fleet</c>.</summary>
+internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics, TimeProvider clock, string version)
+{
+    /// <summary>Bodies may be long and may hold secrets in boot arguments' tails; a log line needs the beginning.</summary>
+    private const int LoggedBody = 512;
+
+    /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
+    private static readonly string[] UnsupportedPaths =
+        ["balloon", "cpu-config", "drives", "entropy", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
+
+    /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
+    public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
+    {
+        var began = clock.GetTimestamp();
+        LogRequest(method, target, body);
+        ApiAnswer answer;
+        try
+        {
+            answer = Route(method, target, body);
+        }
+        catch (JsonFaultException fault)
+        {
+            answer = Refuse($"An error occurred when deserializing the json body of a request: {fault.Message}.");
+        }
+        catch (ApiFaultException fault)
+        {
+            answer = Refuse(fault.Message);
+        }
+        catch (MachineException fault)
+        {
+            answer = Refuse($"Internal VMM error: {fault.Message}");
+        }
+        catch (Exception bug) when (bug is not OutOfMemoryException)
+        {
+            // A fault of ours in one request is no reason to take the guest down with it.
+            log.Error($"Unexpected failure of {Name(method)} {target}: {bug}");
+            answer = Refuse("Internal VMM error: unexpected failure, see the log of the VMM.");
+        }
+
+        log.Debug($"Total previous API call duration: {clock.GetElapsedTime(began).Ticks / TimeSpan.TicksPerMicrosecond} us.");
+        return answer;
+    }
+
+    private ApiAnswer Route(HttpMethod method, string target, ReadOnlySpan<byte> body)
+    {
+        var path = target.Trim('/');
+        var first = path.Split('/', 2)[0];
+        switch (method)
+        {
+            case HttpMethod.Get when !body.IsEmpty:
+                throw new ApiFaultException("GET request cannot have a body.");
+            case HttpMethod.Put when body.IsEmpty:
+                throw new ApiFaultException("Empty PUT request.");
+            case HttpMethod.Patch when body.IsEmpty:
+                throw new ApiFaultException("Empty PATCH request.");
+            case HttpMethod.Delete when !body.IsEmpty:
+                throw new ApiFaultException("Empty Delete request.");
+            default:
+                break;
+        }
+
+        switch (method, path)
+        {
+            case (HttpMethod.Get, ""):
+                metrics.Count(Counter.GetInstanceInfo);
+                return ApiAnswer.Ok(JsonText.Write(WriteInstanceInfo));
+            case (HttpMethod.Get, "version"):
+                metrics.Count(Counter.GetVmmVersion);
+                return ApiAnswer.Ok(JsonText.Write(WriteVersion));
+            case (HttpMethod.Get, "vm/config"):
+                metrics.Count(Counter.GetVmConfig);
+                return ApiAnswer.Ok(JsonText.Write(microvm.WriteConfiguration));
+            case (HttpMethod.Get, "machine-config"):
+                metrics.Count(Counter.GetMachineConfig);
+                return ApiAnswer.Ok(JsonText.Write(microvm.MachineConfig.Write));
+            case (HttpMethod.Get, "fleet/vcpus"):
+                metrics.Count(Counter.GetVcpus);
+                return ApiAnswer.Ok(WriteVcpus(microvm.VcpuThreads));
+            case (HttpMethod.Put, "actions"):
+                return Change(Counter.PutActions, Counter.PutActionsFails, body, PutAction);
+            case (HttpMethod.Put, "boot-source"):
+                return Change(Counter.PutBootSource, Counter.PutBootSourceFails, body, PutBootSource);
+            case (HttpMethod.Put, "logger"):
+                return Change(Counter.PutLogger, Counter.PutLoggerFails, body, PutLogger);
+            case (HttpMethod.Put, "metrics"):
+                return Change(Counter.PutMetrics, Counter.PutMetricsFails, body, PutMetrics);
+            case (HttpMethod.Put, "machine-config"):
+                return Change(Counter.PutMachineConfig, Counter.PutMachineConfigFails, body, PutMachineConfig);
+            case (HttpMethod.Put, "fleet/status-port"):
+                return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
+            case (HttpMethod.Patch, "machine-config"):
+                return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
+            case (HttpMethod.Patch, "vm"):
+                return Change(Counter.PatchVm, Counter.PatchVmFails, body, PatchVm);
+            default:
+                throw new ApiFaultException(Array.IndexOf(UnsupportedPaths, first) >= 0
+                    ? $"/{first} is not supported by fleet-vmm {version}."
+                    : $"Invalid request method and/or path: {Name(method)} {first}.");
+        }
+    }
+
+    private delegate void BodyHandler(ref JsonBody body);
+
+    private ApiAnswer Change(Counter count, Counter fails, ReadOnlySpan<byte> text, BodyHandler handler)
+    {
+        metrics.Count(count);
+        var done = false;
+        try
+        {
+            var body = new JsonBody(text);
+            body.Begin();
+            handler(ref body);
+            done = true;
+            return ApiAnswer.Done;
+        }
+        finally
+        {
+            if (!done)
+            {
+                metrics.Count(fails);
+            }
+        }
+    }
+
+    // Each reads the whole body, to its end, before anything is changed.
+    private void PutAction(ref JsonBody body)
+    {
+        var action = SingleFieldBody.ReadAction(ref body);
+        body.End();
+        switch (action)
+        {
+            case ApiAction.InstanceStart: microvm.Start(); break;
+            case ApiAction.SendCtrlAltDel: microvm.SendCtrlAltDel(); break;
+            default: microvm.FlushMetrics(); break;
+        }
+    }
+
+    private void PutBootSource(ref JsonBody body)
+    {
+        var source = BootSource.Read(ref body);
+        body.End();
+        microvm.SetBootSource(source);
+    }
+
+    private void PutLogger(ref JsonBody body)
+    {
+        var config = LoggerConfig.Read(ref body);
+        body.End();
+        microvm.ConfigureLogger(config);
+    }
+
+    private void PutMetrics(ref JsonBody body)
+    {
+        var config = MetricsConfig.Read(ref body);
+        body.End();
+        microvm.ConfigureMetrics(config);
+    }
+
+    private void PutMachineConfig(ref JsonBody body)
+    {
+        var update = MachineConfigUpdate.Read(ref body, complete: true);
+        body.End();
+        microvm.ReplaceMachineConfig(update);
+    }
+
+    private void PatchMachineConfig(ref JsonBody body)
+    {
+        var update = MachineConfigUpdate.Read(ref body, complete: false);
+        body.End();
+        if (update.IsEmpty)
+        {
+            throw new ApiFaultException("Empty PATCH request.");
+        }
+
+        microvm.UpdateMachineConfig(update);
+    }
+
+    private void PutStatusPort(ref JsonBody body)
+    {
+        var path = SingleFieldBody.ReadStatusPort(ref body);
+        body.End();
+        microvm.SetStatusPort(path);
+    }
+
+    private void PatchVm(ref JsonBody body)
+    {
+        var pause = SingleFieldBody.ReadWantsPause(ref body);
+        body.End();
+        if (pause)
+        {
+            microvm.Pause();
+        }
+        else
+        {
+            microvm.Resume();
+        }
+    }
+
+    private void WriteInstanceInfo(Utf8JsonWriter json)
+    {
+        json.WriteStartObject();
+        json.WriteString("id", microvm.Id);
+        json.WriteString("state", microvm.State switch { MicrovmState.NotStarted => "Not started", MicrovmState.Running => "Running", _ => "Paused" });
+        json.WriteString("vmm_version", version);
+        json.WriteString("app_name", "fleet-vmm");
+        json.WriteEndObject();
+    }
+
+    private void WriteVersion(Utf8JsonWriter json)
+    {
+        json.WriteStartObject();
+        json.WriteString("firecracker_version", version);
+        json.WriteEndObject();
+    }
+
+    private static byte[] WriteVcpus(IReadOnlyList<int> threads) => JsonText.Write(json =>
+    {
+        json.WriteStartObject();
+        json.WriteStartArray("threads");
+        foreach (var thread in threads)
+        {
+            json.WriteNumberValue(thread);
+        }
+
+        json.WriteEndArray();
+        json.WriteEndObject();
+    });
+
+    private ApiAnswer Refuse(string message)
+    {
+        log.Error($"Received Error. Status code: 400. Message: {message}");
+        return ApiAnswer.Fault(message);
+    }
+
+    private void LogRequest(HttpMethod method, string target, ReadOnlySpan<byte> body)
+    {
+        var verb = method switch { HttpMethod.Get => "Get", HttpMethod.Put => "Put", HttpMethod.Patch => "Patch", _ => "Delete" };
+        var text = body.IsEmpty ? "" : $" with body \"{Encoding.UTF8.GetString(body[..Math.Min(body.Length, LoggedBody)])}\"";
+        log.Info($"The API server received a {verb} request on \"{target}\"{text}.");
+    }
+
+    private static string Name(HttpMethod method) => method switch
+    {
+        HttpMethod.Get => "GET",
+        HttpMethod.Put => "PUT",
+        HttpMethod.Patch => "PATCH",
+        _ => "DELETE",
+    };
+}

@@ -1,0 +1,99 @@
+using Fleet.Vmm.Linux;
+
+namespace Fleet.Vmm.Api;
+
+/// <summary>
+/// The file of <c>--config-file</c>: the bodies of the API's requests under their paths' names, in one object. It is read whole
+/// before anything is applied, and goes through the same checks as the requests.
+/// </summary>
+internal sealed class ConfigFile
+{
+    private const int LargestFile = 1024 * 1024;
+
+    private static readonly string[] Sections =
+    [
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port",
+        "balloon", "cpu-config", "drives", "entropy", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
+    ];
+
+    private BootSource? _bootSource;
+    private MachineConfigUpdate? _machineConfig;
+    private LoggerConfig? _logger;
+    private MetricsConfig? _metrics;
+    private string? _statusPort;
+
+    /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
+    public static ConfigFile Load(string path)
+    {
+        try
+        {
+            return Parse(Descriptors.ReadFile(path, LargestFile));
+        }
+        catch (JsonFaultException fault)
+        {
+            throw new ApiFaultException($"Configuration for VMM from one single json failed: Invalid JSON: {fault.Message} ({path})", inner: fault);
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException or FileTooLargeException)
+        {
+            throw new ApiFaultException($"Unable to open or read from the configuration file {path}: {failure.Message}", inner: failure);
+        }
+    }
+
+    /// <summary>Throws <see cref="JsonFaultException"/>.</summary>
+    public static ConfigFile Parse(ReadOnlySpan<byte> text)
+    {
+        var config = new ConfigFile();
+        var body = new JsonBody(text);
+        body.Begin();
+        body.ExpectObject("struct VmmConfig");
+        uint seen = 0;
+        while (body.NextField(Sections, ref seen, out var section))
+        {
+            // What GET /vm/config answers is a valid file: null and empty lists say "none".
+            if ((section > 0 && body.IsNull) || (section > 4 && body.IsEmptyArray()))
+            {
+                continue;
+            }
+
+            switch (section)
+            {
+                case 0: config._bootSource = BootSource.Read(ref body); break;
+                case 1: config._machineConfig = MachineConfigUpdate.Read(ref body, complete: true); break;
+                case 2: config._logger = LoggerConfig.Read(ref body); break;
+                case 3: config._metrics = MetricsConfig.Read(ref body); break;
+                case 4: config._statusPort = SingleFieldBody.ReadStatusPort(ref body); break;
+                default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
+            }
+        }
+
+        body.Require(Sections, seen, 0);
+        body.End();
+        return config;
+    }
+
+    /// <summary>Configures the microVM, the log first. Throws <see cref="ApiFaultException"/>.</summary>
+    public void Apply(Microvm microvm)
+    {
+        if (_logger is not null)
+        {
+            microvm.ConfigureLogger(_logger);
+        }
+
+        if (_metrics is not null)
+        {
+            microvm.ConfigureMetrics(_metrics);
+        }
+
+        if (_machineConfig is not null)
+        {
+            microvm.ReplaceMachineConfig(_machineConfig);
+        }
+
+        if (_statusPort is not null)
+        {
+            microvm.SetStatusPort(_statusPort);
+        }
+
+        microvm.SetBootSource(_bootSource!);
+    }
+}

@@ -1,0 +1,354 @@
+using System.Text;
+using System.Text.Json;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Machines;
+
+namespace Fleet.Vmm.Api;
+
+/// <summary>Where the microVM is in its life, as <c>GET /</c> tells it.</summary>
+internal enum MicrovmState
+{
+    NotStarted,
+    Running,
+    Paused,
+}
+
+/// <summary>
+/// The one microVM of this process: its configuration before the start, the machine after it, and the rules about what is
+/// allowed when. The HTTP API and the configuration file both come through here. A request that fails changes nothing.
+/// </summary>
+internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, TimeProvider clock) : IDisposable
+{
+    /// <summary>Firecracker's, when <c>boot_args</c> is not given.</summary>
+    public const string DefaultBootArgs =
+        "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
+
+    /// <summary>The kernel's own limit on x86-64, NUL included; arch/x86/include/asm/setup.h.</summary>
+    private const int LongestBootArgs = 2048;
+
+    private const string NotBeforeStart = "The requested operation is not supported before starting the microVM.";
+    private const string NotAfterStart = "The requested operation is not supported after starting the microVM.";
+
+    private static readonly TimeSpan MetricsPeriod = TimeSpan.FromSeconds(60);
+
+    private BootSource? _bootSource;
+    private MachineConfig _machineConfig = new();
+    private LoggerConfig? _logger;
+    private string? _statusPortPath;
+    private IMachine? _machine;
+    private LoopTimer? _metricsTimer;
+
+    /// <summary>Raised on the loop when the machine has ended; once.</summary>
+    public event Action<MachineEnd>? Ended;
+
+    public string Id => id;
+
+    public MicrovmState State { get; private set; }
+
+    public MachineConfig MachineConfig => _machineConfig;
+
+    public IReadOnlyList<int> VcpuThreads => _machine is null ? throw new ApiFaultException(NotBeforeStart) : _machine.VcpuThreads;
+
+    public void SetBootSource(BootSource source)
+    {
+        OnlyBeforeStart();
+        CheckFile(source.KernelImagePath, "Boot source error: The kernel file cannot be opened: ", "kernel");
+        if (source.InitrdPath is { } initrd)
+        {
+            CheckFile(initrd, "Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. ", "initrd");
+        }
+
+        if (source.BootArgs is { } arguments)
+        {
+            CheckBootArgs(arguments);
+        }
+
+        _bootSource = source;
+    }
+
+    public void UpdateMachineConfig(MachineConfigUpdate update)
+    {
+        OnlyBeforeStart();
+        _machineConfig = _machineConfig.With(update);
+    }
+
+    /// <summary>PUT: what is not said goes back to its default.</summary>
+    public void ReplaceMachineConfig(MachineConfigUpdate update)
+    {
+        OnlyBeforeStart();
+        _machineConfig = new MachineConfig().With(update);
+    }
+
+    public void ConfigureLogger(LoggerConfig config)
+    {
+        OnlyBeforeStart();
+        if (config.LogPath is { } path)
+        {
+            CheckPath(path, "Logger error: ");
+        }
+
+        try
+        {
+            log.Configure(config);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new ApiFaultException($"Logger error: Failed to open target file: {failure.Reason}", inner: failure);
+        }
+
+        _logger = config;
+    }
+
+    public void ConfigureMetrics(MetricsConfig config)
+    {
+        OnlyBeforeStart();
+        if (metrics.IsConfigured)
+        {
+            throw new ApiFaultException("Metrics error: Reinitialization of metrics not allowed.");
+        }
+
+        CheckPath(config.MetricsPath, "Metrics error: ");
+        try
+        {
+            metrics.Configure(config);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new ApiFaultException($"Metrics error: Failed to open target file: {failure.Reason}", inner: failure);
+        }
+
+        _metricsTimer = new LoopTimer(loop, () => FlushMetricsOrWarn());
+        _metricsTimer.Start(MetricsPeriod, MetricsPeriod);
+    }
+
+    public void SetStatusPort(string outputPath)
+    {
+        OnlyBeforeStart();
+        CheckPath(outputPath, "Status port error: ");
+        _statusPortPath = outputPath;
+    }
+
+    /// <summary>Builds the machine and starts it. When it can't be built the configuration stands and can be corrected.</summary>
+    public void Start()
+    {
+        OnlyBeforeStart();
+        if (_bootSource is null)
+        {
+            throw new ApiFaultException("Start microvm error: Cannot start microvm without kernel configuration.");
+        }
+
+        IMachine? machine = null;
+        try
+        {
+            machine = factory.Build(
+                new MachineSettings
+                {
+                    Vcpus = _machineConfig.VcpuCount,
+                    MemoryMib = _machineConfig.MemSizeMib,
+                    KernelPath = _bootSource.KernelImagePath,
+                    InitrdPath = _bootSource.InitrdPath,
+                    BootArgs = _bootSource.BootArgs ?? DefaultBootArgs,
+                    StatusPortPath = _statusPortPath,
+                },
+                loop);
+            machine.Ended += OnEnded;
+            machine.Start();
+        }
+        catch (MachineException failure)
+        {
+            machine?.Dispose();
+            throw new ApiFaultException($"Start microvm error: {failure.Message}", ExitReport.ReasonOf(failure.Fault), failure);
+        }
+        catch
+        {
+            machine?.Dispose();
+            throw;
+        }
+
+        _machine = machine;
+        State = MicrovmState.Running;
+        log.Info($"The microVM runs: {_machineConfig.VcpuCount} vCPUs, {_machineConfig.MemSizeMib} MiB, kernel {_bootSource.KernelImagePath}.");
+        FlushMetricsOrWarn();
+    }
+
+    public void SendCtrlAltDel() => Started().SendCtrlAltDel();
+
+    public void Pause()
+    {
+        var machine = Started();
+        if (State != MicrovmState.Paused)
+        {
+            var began = clock.GetTimestamp();
+            machine.Pause();
+            metrics.PauseLatency = Microseconds(began);
+            State = MicrovmState.Paused;
+            log.Info("The microVM is paused.");
+        }
+    }
+
+    public void Resume()
+    {
+        var machine = Started();
+        if (State == MicrovmState.Paused)
+        {
+            var began = clock.GetTimestamp();
+            machine.Resume();
+            metrics.ResumeLatency = Microseconds(began);
+            State = MicrovmState.Running;
+            log.Info("The microVM goes on.");
+        }
+    }
+
+    public void FlushMetrics()
+    {
+        _ = Started();
+        ReadCounters();
+        if (!metrics.Flush())
+        {
+            throw new ApiFaultException("Internal VMM error: Failed to write metrics: the metrics file or FIFO takes no more now.");
+        }
+    }
+
+    /// <summary>The last line, when the process ends.</summary>
+    public void FlushLastMetrics() => FlushMetricsOrWarn();
+
+    /// <summary>Ends the machine from outside; false when there is none, and then nothing follows.</summary>
+    public bool Stop()
+    {
+        _machine?.Stop();
+        return _machine is not null;
+    }
+
+    /// <summary>Firecracker's FullVmConfiguration with what this VMM does not have as null or empty, and our own part last.</summary>
+    public void WriteConfiguration(Utf8JsonWriter json)
+    {
+        json.WriteStartObject();
+        json.WriteNull("balloon");
+        json.WriteStartArray("drives");
+        json.WriteEndArray();
+        json.WritePropertyName("boot-source");
+        BootSource.Write(json, _bootSource);
+        json.WriteNull("cpu-config");
+        json.WritePropertyName("logger");
+        if (_logger is null)
+        {
+            json.WriteNullValue();
+        }
+        else
+        {
+            _logger.Write(json);
+        }
+
+        json.WritePropertyName("machine-config");
+        _machineConfig.Write(json);
+        json.WritePropertyName("metrics");
+        metrics.WriteConfiguration(json);
+        json.WriteNull("memory-hotplug");
+        json.WriteNull("mmds-config");
+        json.WriteStartArray("network-interfaces");
+        json.WriteEndArray();
+        json.WriteStartArray("pmem");
+        json.WriteEndArray();
+        json.WriteNull("vsock");
+        json.WriteNull("entropy");
+        json.WritePropertyName("fleet-status-port");
+        if (_statusPortPath is null)
+        {
+            json.WriteNullValue();
+        }
+        else
+        {
+            json.WriteStartObject();
+            json.WriteString("output_path", _statusPortPath);
+            json.WriteEndObject();
+        }
+
+        json.WriteEndObject();
+    }
+
+    public void Dispose()
+    {
+        _metricsTimer?.Dispose();
+        _metricsTimer = null;
+        _machine?.Dispose();
+        _machine = null;
+    }
+
+    private IMachine Started() => _machine ?? throw new ApiFaultException(NotBeforeStart);
+
+    private void OnlyBeforeStart()
+    {
+        if (_machine is not null)
+        {
+            throw new ApiFaultException(NotAfterStart);
+        }
+    }
+
+    private void OnEnded(MachineEnd end) => Ended?.Invoke(end);
+
+    private void FlushMetricsOrWarn()
+    {
+        ReadCounters();
+        if (!metrics.Flush())
+        {
+            log.Warn("A line of metrics could not be written: the file or FIFO takes no more now. Its counts come with the next line.");
+        }
+    }
+
+    private void ReadCounters()
+    {
+        if (_machine is not null)
+        {
+            metrics.Observe(_machine.ReadCounters());
+        }
+
+        metrics.ObserveLog(log);
+    }
+
+    private ulong Microseconds(long since) => (ulong)(clock.GetElapsedTime(since).Ticks / TimeSpan.TicksPerMicrosecond);
+
+    private static void CheckPath(string path, string prefix)
+    {
+        if (path.Length == 0)
+        {
+            throw new ApiFaultException(prefix + "the path is empty.");
+        }
+
+        // The kernel would read such a path up to the NUL and so open something else than was asked for.
+        if (path.Contains('\0'))
+        {
+            throw new ApiFaultException(prefix + "the path contains a NUL character.");
+        }
+    }
+
+    private static void CheckFile(string path, string prefix, string what)
+    {
+        CheckPath(path, prefix);
+        try
+        {
+            _ = Descriptors.close(Descriptors.OpenRegularFile(path));
+        }
+        catch (SystemCallException failure)
+        {
+            throw new ApiFaultException(prefix + failure.Reason, failure.ErrorNumber == SystemCallException.NoEntry ? what + "_missing" : what + "_invalid", failure);
+        }
+        catch (NotARegularFileException failure)
+        {
+            throw new ApiFaultException(prefix + failure.Message, what + "_invalid", failure);
+        }
+    }
+
+    private static void CheckBootArgs(string arguments)
+    {
+        const string Prefix = "Boot source error: The kernel command line is invalid: ";
+        if (arguments.AsSpan().ContainsAnyExceptInRange(' ', '~'))
+        {
+            throw new ApiFaultException(Prefix + "String contains a non-printable ASCII character.", "boot_args_invalid");
+        }
+
+        if (Encoding.UTF8.GetByteCount(arguments) >= LongestBootArgs)
+        {
+            throw new ApiFaultException(Prefix + "Inserting string would make command line too long.", "boot_args_invalid");
+        }
+    }
+}

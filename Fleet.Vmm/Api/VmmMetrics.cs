@@ -1,0 +1,225 @@
+using System.Text.Json;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Machines;
+
+namespace Fleet.Vmm.Api;
+
+/// <summary>Everything that is counted up. The order is that of the written line.</summary>
+internal enum Counter
+{
+    GetInstanceInfo,
+    GetMachineConfig,
+    GetVmmVersion,
+    GetVmConfig,
+    GetVcpus,
+    I8042Resets,
+    MissedMetrics,
+    MissedLogLines,
+    PatchMachineConfig,
+    PatchMachineConfigFails,
+    PatchVm,
+    PatchVmFails,
+    PutActions,
+    PutActionsFails,
+    PutBootSource,
+    PutBootSourceFails,
+    PutLogger,
+    PutLoggerFails,
+    PutMachineConfig,
+    PutMachineConfigFails,
+    PutMetrics,
+    PutMetricsFails,
+    PutStatusPort,
+    PutStatusPortFails,
+    SignalHangUp,
+    SignalCpuTime,
+    UartReads,
+    UartWrites,
+    UartMissedWrites,
+    VcpuExits,
+    VcpuExitsIoIn,
+    VcpuExitsIoOut,
+    VcpuExitsMmioRead,
+    VcpuExitsMmioWrite,
+}
+
+/// <summary>
+/// The metrics: one JSON line in Firecracker's shape for the parts this VMM has. Counters are what was added since the
+/// line before; a line that could not be written takes nothing away from the next.
+/// </summary>
+internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDisposable
+{
+    private static readonly (string Group, string Name)[] Names =
+    [
+        ("get_api_requests", "instance_info_count"),
+        ("get_api_requests", "machine_cfg_count"),
+        ("get_api_requests", "vmm_version_count"),
+        ("get_api_requests", "vm_config_count"),
+        ("get_api_requests", "fleet_vcpus_count"),
+        ("i8042", "reset_count"),
+        ("logger", "missed_metrics_count"),
+        ("logger", "missed_log_count"),
+        ("patch_api_requests", "machine_cfg_count"),
+        ("patch_api_requests", "machine_cfg_fails"),
+        ("patch_api_requests", "vm_count"),
+        ("patch_api_requests", "vm_fails"),
+        ("put_api_requests", "actions_count"),
+        ("put_api_requests", "actions_fails"),
+        ("put_api_requests", "boot_source_count"),
+        ("put_api_requests", "boot_source_fails"),
+        ("put_api_requests", "logger_count"),
+        ("put_api_requests", "logger_fails"),
+        ("put_api_requests", "machine_cfg_count"),
+        ("put_api_requests", "machine_cfg_fails"),
+        ("put_api_requests", "metrics_count"),
+        ("put_api_requests", "metrics_fails"),
+        ("put_api_requests", "fleet_status_port_count"),
+        ("put_api_requests", "fleet_status_port_fails"),
+        ("signals", "sighup"),
+        ("signals", "sigxcpu"),
+        ("uart", "read_count"),
+        ("uart", "write_count"),
+        ("uart", "missed_write_count"),
+        ("vcpu", "exits"),
+        ("vcpu", "exit_io_in"),
+        ("vcpu", "exit_io_out"),
+        ("vcpu", "exit_mmio_read"),
+        ("vcpu", "exit_mmio_write"),
+    ];
+
+    private readonly ulong[] _now = new ulong[Names.Length];
+    private readonly ulong[] _written = new ulong[Names.Length];
+    private MetricsConfig? _config;
+    private int _sink = -1;
+
+    public bool IsConfigured => _config is not null;
+
+    /// <summary>Microseconds, 0 while unknown.</summary>
+    public ulong ProcessStartupTime { get; set; }
+
+    /// <summary>Microseconds, 0 while unknown.</summary>
+    public ulong ProcessStartupCpuTime { get; set; }
+
+    /// <summary>Of the last pause, in microseconds.</summary>
+    public ulong PauseLatency { get; set; }
+
+    /// <summary>Of the last resume, in microseconds.</summary>
+    public ulong ResumeLatency { get; set; }
+
+    /// <summary>Opens the sink, once for good. Throws <see cref="SystemCallException"/>.</summary>
+    public void Configure(MetricsConfig config)
+    {
+        _sink = Descriptors.OpenSink(config.MetricsPath);
+        _config = config;
+    }
+
+    public void WriteConfiguration(Utf8JsonWriter json)
+    {
+        if (_config is null)
+        {
+            json.WriteNullValue();
+        }
+        else
+        {
+            _config.Write(json);
+        }
+    }
+
+    public void Count(Counter counter) => _now[(int)counter]++;
+
+    /// <summary>Takes over what the machine and the log count themselves.</summary>
+    public void Observe(in MachineCounters machine)
+    {
+        Set(Counter.VcpuExits, machine.Exits);
+        Set(Counter.VcpuExitsIoIn, machine.ExitsIoIn);
+        Set(Counter.VcpuExitsIoOut, machine.ExitsIoOut);
+        Set(Counter.VcpuExitsMmioRead, machine.ExitsMmioRead);
+        Set(Counter.VcpuExitsMmioWrite, machine.ExitsMmioWrite);
+        Set(Counter.UartWrites, machine.SerialBytesOut);
+        Set(Counter.UartReads, machine.SerialBytesIn);
+        Set(Counter.UartMissedWrites, machine.SerialMissedWrites);
+        Set(Counter.I8042Resets, machine.I8042Resets);
+    }
+
+    public void ObserveLog(VmmLog log) => Set(Counter.MissedLogLines, log.Missed);
+
+    /// <summary>Appends a line; false when metrics are configured and the sink did not take it. Never waits.</summary>
+    public bool Flush()
+    {
+        if (_config is null)
+        {
+            return true;
+        }
+
+        if (!Descriptors.CanWrite(_sink) || !Descriptors.WriteAll(_sink, [.. JsonText.Write(WriteLine), (byte)'\n']))
+        {
+            Count(Counter.MissedMetrics);
+            return false;
+        }
+
+        _now.CopyTo(_written, 0);
+        return true;
+    }
+
+    public void Dispose()
+    {
+        if (_sink >= 0)
+        {
+            _ = Descriptors.close(_sink);
+            _sink = -1;
+            _config = null;
+        }
+    }
+
+    private void Set(Counter counter, ulong value) => _now[(int)counter] = value;
+
+    private void WriteLine(Utf8JsonWriter json)
+    {
+        json.WriteStartObject();
+        json.WriteNumber("utc_timestamp_ms", clock.GetUtcNow().ToUnixTimeMilliseconds());
+        if (_config!.EmitId)
+        {
+            json.WriteString("id", instanceId);
+        }
+
+        if (_config.Properties.Count > 0)
+        {
+            json.WriteStartObject("properties");
+            foreach (var property in _config.Properties)
+            {
+                json.WriteString(property.Key, property.Value);
+            }
+
+            json.WriteEndObject();
+        }
+
+        json.WriteStartObject("api_server");
+        json.WriteNumber("process_startup_time_us", ProcessStartupTime);
+        json.WriteNumber("process_startup_time_cpu_us", ProcessStartupCpuTime);
+        json.WriteEndObject();
+        json.WriteStartObject("latencies_us");
+        json.WriteNumber("pause_vm", PauseLatency);
+        json.WriteNumber("resume_vm", ResumeLatency);
+        json.WriteEndObject();
+
+        string? group = null;
+        for (var i = 0; i < Names.Length; i++)
+        {
+            if (Names[i].Group != group)
+            {
+                if (group is not null)
+                {
+                    json.WriteEndObject();
+                }
+
+                group = Names[i].Group;
+                json.WriteStartObject(group);
+            }
+
+            json.WriteNumber(Names[i].Name, _now[i] - _written[i]);
+        }
+
+        json.WriteEndObject();
+        json.WriteEndObject();
+    }
+}

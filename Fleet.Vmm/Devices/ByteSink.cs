@@ -1,0 +1,66 @@
+using System.Runtime.InteropServices;
+using Fleet.Vmm.Linux;
+
+namespace Fleet.Vmm.Devices;
+
+/// <summary>
+/// Where a serial port's output goes: a descriptor, and at most so many bytes. What can't be written at once (a full pipe,
+/// a full disk, a file at its size limit, a reader that went away) is dropped and counted: a guest's talk must not hold up
+/// a vCPU, nor end the machine. SIGPIPE and SIGXFSZ are ignored in this process.
+/// </summary>
+internal sealed unsafe class ByteSink
+{
+    private readonly int _fd;
+    private ulong _room;
+    private ulong _written;
+    private ulong _missed;
+
+    /// <summary>Does not own the descriptor, which must not block.</summary>
+    public ByteSink(int fd, ulong limit = ulong.MaxValue)
+    {
+        _fd = fd;
+        _room = limit;
+    }
+
+    /// <summary>Bytes that were taken.</summary>
+    public ulong Written => Volatile.Read(ref _written);
+
+    /// <summary>Writes that lost bytes.</summary>
+    public ulong Missed => Volatile.Read(ref _missed);
+
+    /// <summary>One writer at a time; the device's lock sees to that.</summary>
+    public void Write(ReadOnlySpan<byte> bytes)
+    {
+        if ((ulong)bytes.Length > _room)
+        {
+            Volatile.Write(ref _missed, _missed + 1);
+            bytes = bytes[..(int)_room];
+        }
+
+        while (!bytes.IsEmpty)
+        {
+            nint got;
+
+            // SAFETY: pinned for the call, length as given.
+            fixed (byte* start = bytes)
+            {
+                got = Descriptors.write(_fd, start, bytes.Length);
+            }
+
+            if (got <= 0)
+            {
+                if (got < 0 && Marshal.GetLastPInvokeError() == SystemCallException.Interrupted)
+                {
+                    continue;
+                }
+
+                Volatile.Write(ref _missed, _missed + 1);
+                return;
+            }
+
+            Volatile.Write(ref _written, _written + (ulong)got);
+            _room -= (ulong)got;
+            bytes = bytes[(int)got..];
+        }
+    }
+}

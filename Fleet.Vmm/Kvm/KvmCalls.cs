@@ -1,0 +1,75 @@
+using System.Runtime.InteropServices;
+
+namespace Fleet.Vmm.Kvm;
+
+/// <summary>Request numbers and constants of linux/kvm.h, x86-64. The tests compare them with the system's headers.</summary>
+internal static unsafe partial class KvmCalls
+{
+    public const uint GetApiVersion = 0xae00;
+    public const uint CreateVm = 0xae01;
+    public const uint CheckExtension = 0xae03;
+    public const uint GetVcpuMmapSize = 0xae04;
+    public const uint GetSupportedCpuid = 0xc008ae05;
+
+    public const uint CreateVcpu = 0xae41;
+    public const uint SetUserMemoryRegion = 0x4020ae46;
+    public const uint SetTssAddress = 0xae47;
+    public const uint CreateIrqChip = 0xae60;
+    public const uint IrqLine = 0x4008ae61;
+    public const uint CreatePit2 = 0x4040ae77;
+
+    public const uint Run = 0xae80;
+    public const uint GetRegs = 0x8090ae81;
+    public const uint SetRegs = 0x4090ae82;
+    public const uint GetSregs = 0x8138ae83;
+    public const uint SetSregs = 0x4138ae84;
+    public const uint SetMsrs = 0x4008ae89;
+    public const uint SetSignalMask = 0x4004ae8b;
+    public const uint SetFpu = 0x41a0ae8d;
+    public const uint GetLapic = 0x8400ae8e;
+    public const uint SetLapic = 0x4400ae8f;
+    public const uint SetCpuid2 = 0x4008ae90;
+    public const uint GetMpState = 0x8004ae98;
+    public const uint GetVcpuEvents = 0x8040ae9f;
+
+    public const uint CapabilityIrqChip = 0;
+    public const uint CapabilityUserMemory = 3;
+    public const uint CapabilitySetTssAddress = 4;
+    public const uint CapabilityExtendedCpuid = 7;
+    public const uint CapabilityMpState = 14;
+    public const uint CapabilityPit2 = 33;
+    public const uint CapabilityVcpuEvents = 41;
+    public const uint CapabilityMaxVcpus = 66;
+    public const uint CapabilityImmediateExit = 136;
+
+    public const uint ExitUnknown = 0;
+    public const uint ExitIo = 2;
+    public const uint ExitMmio = 6;
+    public const uint ExitIrqWindowOpen = 7;
+    public const uint ExitShutdown = 8;
+    public const uint ExitFailEntry = 9;
+    public const uint ExitInterrupted = 10;
+    public const uint ExitInternalError = 17;
+    public const uint ExitSystemEvent = 24;
+
+    public const byte IoOut = 1;
+
+    public const uint MpStateRunnable = 0;
+    public const uint MpStateHalted = 3;
+
+    public const uint PitSpeakerDummy = 1;
+    public const uint CpuidSignificantIndex = 1;
+
+    public const uint SystemEventShutdown = 1;
+    public const uint SystemEventReset = 2;
+
+    /// <summary>
+    /// ioctl(2). Never SuppressGCTransition on this one: a thread inside KVM_RUN must count as outside managed code,
+    /// or a collection would wait for the guest.
+    /// </summary>
+    [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
+    public static partial int Ioctl(int fd, nuint request, nint argument);
+
+    [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
+    public static partial int Ioctl(int fd, nuint request, void* argument);
+}

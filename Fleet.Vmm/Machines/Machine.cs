@@ -1,0 +1,307 @@
+using Fleet.Vmm.Devices;
+using Fleet.Vmm.Kvm;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Memory;
+
+namespace Fleet.Vmm.Machines;
+
+/// <summary>A machine on KVM. Everything but the vCPUs' threads runs on the event loop.</summary>
+internal sealed class Machine : IMachine, IVcpuOwner
+{
+    /// <summary>
+    /// How long vCPUs may take to leave the guest. They need microseconds; a thread that takes longer hangs in the kernel,
+    /// and then only the end of the process keeps the promise that the guest runs no more.
+    /// </summary>
+    private const int StopLimitMilliseconds = 2000;
+
+    /// <summary>How often it is looked whether the guest has halted for good, and whether standard input has come back.</summary>
+    public static readonly TimeSpan DefaultWatchPeriod = TimeSpan.FromSeconds(1);
+
+    private readonly EventLoop _loop;
+    private readonly MachineParts _parts;
+    private readonly Vcpu[] _vcpus;
+    private readonly EventCounter _moved = new();
+    private readonly EventCounter _ending = new();
+    private readonly long[] _cpuTimes;
+    private readonly int[] _threads;
+    private readonly Action<string> _onStuck;
+    private readonly TimeSpan _watchPeriod;
+    private ConsoleInput? _input;
+    private LoopTimer? _watch;
+    private MachineEnd? _end;
+    private bool _started;
+    private bool _paused;
+    private bool _finished;
+    private bool _disposed;
+
+    /// <summary>Owns the parts from now on, except when it throws.</summary>
+    /// <param name="loop">The process's loop.</param>
+    /// <param name="parts">Everything but the vCPUs' threads.</param>
+    /// <param name="watchPeriod">See <see cref="DefaultWatchPeriod"/>.</param>
+    /// <param name="onStuck">Ends the process: a vCPU did not stop in time.</param>
+    public Machine(EventLoop loop, MachineParts parts, TimeSpan watchPeriod, Action<string> onStuck)
+    {
+        _loop = loop;
+        _parts = parts;
+        _watchPeriod = watchPeriod;
+        _onStuck = onStuck;
+        _vcpus = new Vcpu[parts.Vcpus.Length];
+        _cpuTimes = new long[_vcpus.Length];
+        _threads = new int[_vcpus.Length];
+        for (var i = 0; i < _vcpus.Length; i++)
+        {
+            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, _moved, this);
+        }
+
+        parts.PowerSwitch.Owner = this;
+        try
+        {
+            _loop.Add(_ending.Descriptor, OnEnding);
+        }
+        catch
+        {
+            _moved.Dispose();
+            _ending.Dispose();
+            throw;
+        }
+    }
+
+    public event Action<MachineEnd>? Ended;
+
+    public IReadOnlyList<int> VcpuThreads => _started ? _threads : [];
+
+    public bool IsEnding => Volatile.Read(ref _end) is not null;
+
+    public void Start()
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_started || _finished)
+        {
+            throw new InvalidOperationException("the machine was started before");
+        }
+
+        try
+        {
+            foreach (var vcpu in _vcpus)
+            {
+                vcpu.Start(VcpuOrder.Park);
+            }
+
+            Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not start");
+            for (var i = 0; i < _vcpus.Length; i++)
+            {
+                _threads[i] = _vcpus[i].ThreadId;
+            }
+
+            if (_parts.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
+            {
+                _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom);
+            }
+
+            _watch = new LoopTimer(_loop, OnWatch);
+            _watch.Start(_watchPeriod, _watchPeriod);
+        }
+        catch (Exception failure) when (failure is OutOfMemoryException or SystemCallException or ThreadStartException)
+        {
+            StopThreads();
+            throw new MachineException(MachineFault.Other, $"The vCPUs could not be started: {failure.Message}", failure);
+        }
+
+        _started = true;
+        Command(VcpuOrder.Run);
+    }
+
+    public void SendCtrlAltDel()
+    {
+        if (_started && !_finished)
+        {
+            _ = _parts.Keyboard.SendCtrlAltDel();
+        }
+    }
+
+    public void Pause()
+    {
+        if (_started && !_finished && !_paused)
+        {
+            _paused = true;
+            Command(VcpuOrder.Park);
+            Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
+        }
+    }
+
+    public void Resume()
+    {
+        if (_paused)
+        {
+            _paused = false;
+            Command(VcpuOrder.Run);
+        }
+    }
+
+    public void Stop() => ReportEnd(new MachineEnd(MachineEndKind.Stopped, "The microVM was stopped from outside."));
+
+    public void ReportEnd(MachineEnd end)
+    {
+        if (Interlocked.CompareExchange(ref _end, end, null) is null)
+        {
+            _ending.Signal();
+        }
+    }
+
+    public MachineCounters ReadCounters()
+    {
+        ulong exits = 0, ioIn = 0, ioOut = 0, mmioRead = 0, mmioWrite = 0;
+        foreach (var vcpu in _vcpus)
+        {
+            exits += vcpu.Exits;
+            ioIn += vcpu.IoIn;
+            ioOut += vcpu.IoOut;
+            mmioRead += vcpu.MmioRead;
+            mmioWrite += vcpu.MmioWrite;
+        }
+
+        var console = _parts.Console;
+        var status = _parts.StatusPort;
+        return new MachineCounters(
+            exits, ioIn, ioOut, mmioRead, mmioWrite,
+            console.Sink.Written + (status?.Sink.Written ?? 0),
+            console.BytesIn,
+            console.Sink.Missed + (status?.Sink.Missed ?? 0),
+            _parts.Keyboard.Resets);
+    }
+
+    public void Dispose()
+    {
+        if (_disposed)
+        {
+            return;
+        }
+
+        _disposed = true;
+        Interlocked.CompareExchange(ref _end, new MachineEnd(MachineEndKind.Stopped, "The microVM was given up."), null);
+        StopThreads();
+        LeaveLoop();
+        foreach (var vcpu in _vcpus)
+        {
+            vcpu.Dispose();
+        }
+
+        _parts.Dispose();
+        _moved.Dispose();
+        _ending.Dispose();
+    }
+
+    private void OnEnding()
+    {
+        _ending.Clear();
+        if (_finished || _disposed || Volatile.Read(ref _end) is not { } end)
+        {
+            return;
+        }
+
+        StopThreads();
+        LeaveLoop();
+        Ended?.Invoke(end);
+    }
+
+    private void LeaveLoop()
+    {
+        _finished = true;
+        _loop.Remove(_ending.Descriptor);
+        _input?.Dispose();
+        _input = null;
+        _watch?.Dispose();
+        _watch = null;
+    }
+
+    private void StopThreads()
+    {
+        Command(VcpuOrder.Stop);
+        foreach (var vcpu in _vcpus)
+        {
+            if (!vcpu.Join(StopLimitMilliseconds))
+            {
+                _onStuck($"vCPU {vcpu.Index} did not leave the guest within {StopLimitMilliseconds} ms");
+            }
+        }
+    }
+
+    private void Command(VcpuOrder order)
+    {
+        foreach (var vcpu in _vcpus)
+        {
+            vcpu.Command(order);
+        }
+    }
+
+    private void Await(Predicate<Vcpu> reached, string complaint)
+    {
+        var deadline = Environment.TickCount64 + StopLimitMilliseconds;
+        foreach (var vcpu in _vcpus)
+        {
+            while (true)
+            {
+                _moved.Clear();
+                if (reached(vcpu))
+                {
+                    break;
+                }
+
+                var left = deadline - Environment.TickCount64;
+                if (left <= 0)
+                {
+                    _onStuck($"vCPU {vcpu.Index} {complaint} within {StopLimitMilliseconds} ms");
+                    return;
+                }
+
+                _moved.Wait((int)left);
+            }
+        }
+    }
+
+    private void OnWatch()
+    {
+        _input?.Retry();
+        if (!_paused && !IsEnding && AllSleep())
+        {
+            InspectSleepers();
+        }
+    }
+
+    // A vCPU that waits in hlt uses no CPU at all, one that does anything uses some: only a machine that slept for a whole
+    // period is looked at, so a guest with a timer tick is never disturbed.
+    private bool AllSleep()
+    {
+        var sleeps = true;
+        for (var i = 0; i < _vcpus.Length; i++)
+        {
+            var time = ThreadKick.CpuTime(_threads[i]);
+            sleeps &= time == _cpuTimes[i];
+            _cpuTimes[i] = time;
+        }
+
+        return sleeps;
+    }
+
+    // All of them outside the guest at the same time, or one could wake another (by an NMI) between two looks.
+    private void InspectSleepers()
+    {
+        Command(VcpuOrder.ParkAndInspect);
+        Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
+        var dead = 0;
+        var alive = false;
+        foreach (var vcpu in _vcpus)
+        {
+            dead += vcpu.Activity == VcpuActivity.Dead ? 1 : 0;
+            alive |= vcpu.Activity == VcpuActivity.Alive;
+        }
+
+        if (!alive && dead > 0)
+        {
+            ReportEnd(new MachineEnd(MachineEndKind.GuestHalted, "Every running vCPU halted with interrupts off: nothing can wake the guest."));
+            return;
+        }
+
+        Command(VcpuOrder.Run);
+    }
+}

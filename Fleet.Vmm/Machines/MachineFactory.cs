@@ -1,0 +1,278 @@
+using Fleet.Vmm.Boot;
+using Fleet.Vmm.Devices;
+using Fleet.Vmm.Kvm;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Memory;
+
+namespace Fleet.Vmm.Machines;
+
+/// <summary>Builds machines on /dev/kvm, with the process's standard input and output as console.</summary>
+internal sealed class MachineFactory : IMachineFactory
+{
+    private const int MaxVcpus = 32;
+    private const int OutOfMemoryError = 12;
+    private const ulong Mebibyte = 1 << 20;
+
+    private readonly int _inputFd;
+    private readonly int _outputFd;
+    private readonly string _kvmPath;
+    private readonly Action<string> _onStuck;
+    private readonly TimeSpan _watchPeriod;
+
+    public MachineFactory()
+        : this(0, 1)
+    {
+    }
+
+    /// <summary>For tests: other descriptors, another device, another way to deal with a vCPU that can't be stopped, less patience.</summary>
+    internal MachineFactory(int inputFd, int outputFd, string kvmPath = "/dev/kvm", Action<string>? onStuck = null, TimeSpan? watchPeriod = null)
+    {
+        _inputFd = inputFd;
+        _outputFd = outputFd;
+        _kvmPath = kvmPath;
+        _onStuck = onStuck ?? ProcessEnd.Now;
+        _watchPeriod = watchPeriod ?? Machine.DefaultWatchPeriod;
+    }
+
+    public IMachine Build(MachineSettings settings, EventLoop loop)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(settings.Vcpus, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(settings.Vcpus, MaxVcpus);
+        ArgumentOutOfRangeException.ThrowIfLessThan(settings.MemoryMib, 1);
+
+        // Files first: a wrong path is told as such on a host without KVM too.
+        using var kernelFile = OpenFile(settings.KernelPath, "kernel", MachineFault.KernelMissing, MachineFault.KernelInvalid);
+        using var initrdFile = settings.InitrdPath is { } path
+            ? OpenFile(path, "initrd", MachineFault.InitrdMissing, MachineFault.InitrdInvalid)
+            : null;
+
+        var undo = new Stack<IDisposable>();
+        try
+        {
+            var machine = Build(settings, loop, kernelFile, initrdFile, undo);
+            undo.Clear();
+            return machine;
+        }
+        catch (MachineException)
+        {
+            throw;
+        }
+        catch (KvmUnsuitableException failure)
+        {
+            throw new MachineException(MachineFault.KvmUnavailable, $"KVM can't be used: {failure.Message}.", failure);
+        }
+        catch (SystemCallException failure) when (failure.ErrorNumber == OutOfMemoryError)
+        {
+            throw new MachineException(MachineFault.OutOfMemory, $"The host has no memory for the microVM: {failure.Message}.", failure);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new MachineException(MachineFault.Other, $"The microVM could not be built: {failure.Message}.", failure);
+        }
+        finally
+        {
+            while (undo.TryPop(out var part))
+            {
+                part.Dispose();
+            }
+        }
+    }
+
+    private Machine Build(MachineSettings settings, EventLoop loop, FileContent kernelFile, FileContent? initrdFile, Stack<IDisposable> undo)
+    {
+        var memory = Keep(undo, AllocateMemory(settings.MemoryMib));
+        if (memory.Low.Size <= GuestLayout.HighMemory)
+        {
+            throw KernelImage.NeedsMoreMemory(2 * Mebibyte, memory);
+        }
+
+        var kernel = LoadGuest(settings, memory, kernelFile, initrdFile);
+        using var system = OpenKvm(settings.Vcpus);
+        var vm = Keep(undo, system.CreateVm());
+        vm.SetTssAddress(GuestLayout.KvmTss);
+        SetMemory(vm, memory);
+        vm.CreateIrqChip();
+        vm.CreatePit();
+        var vcpus = CreateVcpus(system, vm, memory, settings.Vcpus, undo);
+        BootRegisters.InitialiseFirst(vcpus[0], kernel);
+
+        var input = Keep(undo, new StandardStream(_inputFd));
+        var output = Keep(undo, new StandardStream(_outputFd));
+        var consoleRoom = Keep(undo, new EventCounter());
+        var ports = new PortBus();
+        var power = new PowerSwitch();
+        var console = new SerialPort(new KvmInterruptLine(vm, GuestLayout.Com1Gsi), new ByteSink(output.Descriptor), consoleRoom.Signal);
+        ports.Claim(GuestLayout.Com1Port, SerialPort.PortCount, console);
+        StatusFile? statusFile = null;
+        SerialPort? statusPort = null;
+        if (settings.StatusPortPath is { } statusPath)
+        {
+            statusFile = Keep(undo, OpenStatusFile(statusPath));
+            statusPort = new SerialPort(new KvmInterruptLine(vm, GuestLayout.Com2Gsi), new ByteSink(statusFile.Descriptor, statusFile.Room));
+            ports.Claim(GuestLayout.Com2Port, SerialPort.PortCount, statusPort);
+        }
+
+        var keyboard = new KeyboardController(new KvmInterruptLine(vm, GuestLayout.KeyboardGsi), power.Reset);
+        ports.Claim(GuestLayout.KeyboardDataPort, 1, keyboard.DataPort);
+        ports.Claim(GuestLayout.KeyboardCommandPort, 1, keyboard.CommandPort);
+        ports.Claim(GuestLayout.PowerPort, PowerRegisters.PortCount, new PowerRegisters(power.PowerOff, power.Reset));
+        return new Machine(
+            loop,
+            new MachineParts
+            {
+                Vm = vm,
+                Memory = memory,
+                Vcpus = vcpus,
+                Ports = ports,
+                PowerSwitch = power,
+                Console = console,
+                ConsoleRoom = consoleRoom,
+                Input = input,
+                Output = output,
+                Keyboard = keyboard,
+                StatusPort = statusPort,
+                StatusFile = statusFile,
+            },
+            _watchPeriod,
+            _onStuck);
+    }
+
+    private static LoadedKernel LoadGuest(MachineSettings settings, GuestMemory memory, FileContent kernelFile, FileContent? initrdFile)
+    {
+        try
+        {
+            var kernel = KernelImage.Load(memory, kernelFile);
+            var initrd = initrdFile is null ? default : InitialRamDisk.Load(memory, initrdFile, kernel);
+            var line = CommandLine.Complete(settings.BootArgs, settings.StatusPortPath is not null);
+            CommandLine.Write(memory, line, kernel.CommandLineLimit);
+            if (kernel.Mode == EntryMode.Pvh)
+            {
+                BootInformation.WritePvhStartInfo(memory, initrd);
+            }
+            else
+            {
+                BootInformation.WriteZeroPage(memory, kernel, line.Length, initrd);
+            }
+
+            BootRegisters.WriteTables(memory, kernel.Mode);
+            MpTable.Write(memory, settings.Vcpus);
+            AcpiTables.Write(memory, settings.Vcpus, settings.StatusPortPath is not null);
+            return kernel;
+        }
+        catch (GuestMemoryException failure)
+        {
+            // Every size was checked before; what is left is a file that contradicts itself.
+            throw new MachineException(MachineFault.KernelInvalid, $"The kernel can't be booted: {failure.Message}.", failure);
+        }
+    }
+
+    private static KvmVcpu[] CreateVcpus(KvmSystem system, KvmVm vm, GuestMemory memory, int count, Stack<IDisposable> undo)
+    {
+        Span<KvmCpuidEntry> supported = new KvmCpuidEntry[KvmSystem.MaxCpuidEntries];
+        var cpuid = new Cpuid(supported[..system.ReadSupportedCpuid(supported)], count);
+        var top = memory.High.Size > 0 ? memory.High.End : memory.Low.End;
+        if (top > 1UL << cpuid.PhysicalAddressBits)
+        {
+            throw new MachineException(MachineFault.OutOfMemory, $"The microVM's memory ends at 0x{top:x}, the processor addresses only {cpuid.PhysicalAddressBits} bits.");
+        }
+
+        var vcpus = new KvmVcpu[count];
+        for (var i = 0; i < count; i++)
+        {
+            vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
+            vcpus[i].SetCpuid(cpuid.For(i));
+            BootRegisters.InitialiseCommon(vcpus[i]);
+        }
+
+        return vcpus;
+    }
+
+    private static unsafe void SetMemory(KvmVm vm, GuestMemory memory)
+    {
+        // SAFETY: the VM is always closed before the memory is given back.
+        vm.SetMemory(0, memory.Low.Start, memory.Low.Size, memory.LowHost);
+        if (memory.High.Size > 0)
+        {
+            vm.SetMemory(1, memory.High.Start, memory.High.Size, memory.HighHost);
+        }
+    }
+
+    private static GuestMemory AllocateMemory(int mebibytes)
+    {
+        try
+        {
+            return new GuestMemory((ulong)mebibytes * Mebibyte);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new MachineException(MachineFault.OutOfMemory, $"The host has no address space for {mebibytes} MiB of guest memory: {failure.Message}.", failure);
+        }
+    }
+
+    private KvmSystem OpenKvm(int vcpus)
+    {
+        KvmSystem? system = null;
+        try
+        {
+            system = new KvmSystem(_kvmPath);
+            if (vcpus > system.MaxVcpus)
+            {
+                throw new KvmUnsuitableException($"it runs at most {system.MaxVcpus} vCPUs, {vcpus} are wanted");
+            }
+
+            return system;
+        }
+        catch (SystemCallException failure)
+        {
+            system?.Dispose();
+            throw new MachineException(
+                MachineFault.KvmUnavailable,
+                $"KVM can't be used: {_kvmPath}: {failure.Message}. Is virtualisation switched on, kvm_intel or kvm_amd loaded, and this user allowed to open the device?",
+                failure);
+        }
+        catch
+        {
+            system?.Dispose();
+            throw;
+        }
+    }
+
+    private static FileContent OpenFile(string path, string what, MachineFault missing, MachineFault invalid)
+    {
+        try
+        {
+            return new FileContent(path);
+        }
+        catch (SystemCallException failure) when (failure.ErrorNumber == SystemCallException.NoEntry)
+        {
+            throw new MachineException(missing, $"There is no {what} at {path}.", failure);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new MachineException(invalid, $"The {what} {path} can't be read: {failure.Reason}.", failure);
+        }
+        catch (NotARegularFileException failure)
+        {
+            throw new MachineException(invalid, $"The {what} {path} can't be read: {failure.Message}.", failure);
+        }
+    }
+
+    private static StatusFile OpenStatusFile(string path)
+    {
+        try
+        {
+            return new StatusFile(path);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new MachineException(MachineFault.Other, $"The status port's file {path} can't be opened: {failure.Reason}.", failure);
+        }
+    }
+
+    private static T Keep<T>(Stack<IDisposable> undo, T part)
+        where T : IDisposable
+    {
+        undo.Push(part);
+        return part;
+    }
+}

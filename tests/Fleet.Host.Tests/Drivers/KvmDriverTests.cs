@@ -1,0 +1,196 @@
+using System.Text;
+using Fleet.Host.Consoles;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Tests;
+
+namespace Fleet.Host.Tests.Drivers;
+
+/// <summary>The driver kvm with the real fleet-vmm and small kernels, which any /dev/kvm runs.</summary>
+public sealed class KvmDriverTests
+{
+    private static readonly TimeSpan Soon = TimeSpan.FromSeconds(30);
+
+    private static async Task<KvmDriver> DriverAsync()
+    {
+        var driver = new KvmDriver(Options());
+        var status = await driver.ProbeAsync(default);
+        Skip.IfNot(status.Usable, "kvm: " + status.Detail);
+        return driver;
+    }
+
+    private static DriverOptions Options() =>
+        new(Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm"), DriverOptions.DefaultQemu, new Scratch.NoImage());
+
+    [SkippableFact]
+    public async Task Should_tell_the_exit_status_and_keep_the_console()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Speaking("hello\n", "FLEET 1 ready\nFLEET 1 exit 7\n"));
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        var end = await vmm.Completion.WaitAsync(Soon);
+        Assert.Equal((true, "command_exited", 7), (end.InOrder, end.Reason.Code, end.Exit?.Status));
+        Assert.Equal("hello\n", File.ReadAllText(Path.Combine(launch.Directory, ConsoleLog.FileName)));
+        Assert.False(Directory.Exists($"/proc/{vmm.Pid}"));
+    }
+
+    [SkippableFact]
+    public async Task Should_tell_how_guests_end()
+    {
+        var driver = await DriverAsync();
+        (byte[] Kernel, bool InOrder, string Code)[] guests =
+        [
+            (TinyKernel.Speaking("", ""), true, "guest_shutdown"),
+            (TinyKernel.Halting(), false, "guest_halted"),
+            (TinyKernel.Crashing(), false, "guest_crashed"),
+        ];
+        foreach (var guest in guests)
+        {
+            await using var scratch = new Scratch();
+            await using var vmm = await driver.LaunchAsync(scratch.Launch(guest.Kernel, cpus: 2), default);
+            var end = await vmm.Completion.WaitAsync(Soon);
+            Assert.Equal((guest.InOrder, guest.Code), (end.InOrder, end.Reason.Code));
+        }
+    }
+
+    [SkippableFact]
+    public async Task Should_stop_a_guest_that_does_not_listen()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Spinning(), cpus: 2), default);
+        Assert.Equal(2, vmm.VcpuThreads.Count);
+        Assert.All(vmm.VcpuThreads, thread => Assert.True(Directory.Exists($"/proc/{vmm.Pid}/task/{thread}")));
+        await vmm.StopAsync(TimeSpan.FromMilliseconds(300)).WaitAsync(Soon);
+        Assert.Equal("stop_requested", (await vmm.Completion).Reason.Code);
+    }
+
+    [SkippableFact]
+    public async Task Should_stop_a_guest_in_order_that_listens()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.EndingOnKey()), default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        await vmm.StopAsync(TimeSpan.FromMinutes(5)).WaitAsync(Soon);
+        Assert.Equal("stop_requested", (await vmm.Completion).Reason.Code);
+    }
+
+    [SkippableFact]
+    public async Task Should_carry_console_input()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Echoing());
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        await vmm.WriteConsoleAsync("one two"u8.ToArray(), default);
+        string path = Path.Combine(launch.Directory, ConsoleLog.FileName);
+        await Scratch.Until(() => new FileInfo(path).Length == 7, "the echo");
+        Assert.Equal("one two", File.ReadAllText(path));
+    }
+
+    [SkippableFact]
+    public async Task Should_be_taken_over_and_tell_a_kill()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Ready());
+        Assert.Null(await driver.AdoptAsync(launch, default));
+        var first = await driver.LaunchAsync(launch, default);
+        await first.GuestReady.WaitAsync(Soon);
+        await first.DisposeAsync();
+        await using var second = await new KvmDriver(Options()).AdoptAsync(launch, default);
+        Assert.NotNull(second);
+        Assert.Equal(first.Pid, second.Pid);
+        await second.GuestReady.WaitAsync(Soon);
+        await Scratch.Until(() => second.VcpuThreads.Count == 1, "the vCPU's thread");
+
+        VmmProcess.TryAdopt(launch.Directory, out _)!.Signal(Posix.SigKill);
+
+        var end = await second.Completion.WaitAsync(Soon);
+        Assert.Equal((false, "vmm_killed"), (end.InOrder, end.Reason.Code));
+        await using var third = await driver.AdoptAsync(launch, default);
+        Assert.Equal("vmm_killed", (await third!.Completion).Reason.Code);
+    }
+
+    [SkippableFact]
+    public async Task Should_learn_from_the_exit_file_what_happened_meanwhile()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Halting());
+        var first = await driver.LaunchAsync(launch, default);
+        await first.DisposeAsync();
+        await Scratch.Until(() => !Directory.Exists($"/proc/{first.Pid}"), "fleet-vmm's end");
+        await using var second = await driver.AdoptAsync(launch, default);
+        Assert.Equal((0, "guest_halted"), (second!.Pid, (await second.Completion).Reason.Code));
+    }
+
+    [SkippableFact]
+    public async Task Should_keep_a_flooding_guest_running_within_bounds()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Flooding());
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        using var stop = new CancellationTokenSource(Soon);
+        long seen = 0;
+        await foreach (var chunk in new ConsoleLog(launch.Directory).ReadAsync(0, follow: true, vmm.Completion, stop.Token))
+        {
+            QemuDriverTests.CheckFlood(chunk);
+            if ((seen += chunk.Data.Length) > 256 * 1024) break;
+        }
+        Assert.False(vmm.Completion.IsCompleted);
+    }
+
+    [SkippableFact]
+    public async Task Should_refuse_what_fleet_vmm_can_not_start_and_leave_nothing_running()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        // An ELF program that looks right, but is to be loaded where there is no memory.
+        var kernel = TinyKernel.Spinning();
+        BitConverter.TryWriteBytes(kernel.AsSpan(64 + 24), 1ul << 40);
+        var launch = scratch.Launch(kernel);
+        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => driver.LaunchAsync(launch, default));
+        Assert.Equal("kernel_invalid", refused.Code);
+        Assert.Null(VmmProcess.TryAdopt(launch.Directory, out _));
+    }
+
+    [SkippableFact]
+    public async Task Should_leave_nothing_running_when_cancelled()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        foreach (int milliseconds in (int[])[0, 2, 5, 10, 20])
+        {
+            var launch = scratch.Launch(TinyKernel.Spinning());
+            using var cancel = new CancellationTokenSource(milliseconds);
+            try
+            {
+                await using var vmm = await driver.LaunchAsync(launch, cancel.Token);
+                await vmm.StopAsync(TimeSpan.Zero);
+            }
+            catch (OperationCanceledException)
+            {
+                Assert.True(cancel.IsCancellationRequested);
+            }
+            Assert.Null(VmmProcess.TryAdopt(launch.Directory, out _));
+        }
+    }
+
+    [SkippableFact]
+    public async Task Should_refuse_a_stock_kernel_that_would_be_interpreted()
+    {
+        var driver = await DriverAsync();
+        Skip.If(new KvmProbe().Look().Kind != KvmKind.Interpreting, "this machine's KVM runs stock kernels");
+        Assert.False((await driver.ProbeAsync(default)).StockKernels);
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(new() { Name = "stock", Cpus = 1, MemoryMib = 256 });
+        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => driver.LaunchAsync(launch, default));
+        Assert.Equal("driver_unusable", refused.Code);
+    }
+}

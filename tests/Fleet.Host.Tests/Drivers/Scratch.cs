@@ -1,0 +1,63 @@
+using System.Diagnostics;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Images;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Host.Tests.Drivers;
+
+/// <summary>A folder for one test; VMMs started through it are gone with it.</summary>
+internal sealed class Scratch : IAsyncDisposable
+{
+    private readonly List<string> _directories = [];
+
+    public string Folder { get; } = Directory.CreateTempSubdirectory("fleet-drivers-").FullName;
+
+    public VmmLaunch Launch(byte[] kernel, uint cpus = 1, uint memoryMib = 64, string name = "vm-test")
+    {
+        var spec = new VmSpec { Name = name, Cpus = cpus, MemoryMib = memoryMib };
+        spec.Boot = new BootSource { KernelPath = TinyKernel.Write(Folder, kernel) };
+        return Launch(spec);
+    }
+
+    public VmmLaunch Launch(VmSpec spec)
+    {
+        string directory = Path.Combine(Folder, $"vm-{_directories.Count}");
+        _directories.Add(directory);
+        return new VmmLaunch("vm-01test", 1, spec, directory);
+    }
+
+    public static DriverOptions Options(IImageSource? images = null) =>
+        new("/nonexistent/fleet-vmm", DriverOptions.DefaultQemu, images ?? new NoImage());
+
+    /// <summary>Waits for something that must come true soon.</summary>
+    public static async Task Until(Func<bool> condition, string what, int seconds = 30)
+    {
+        var watch = Stopwatch.StartNew();
+        while (!condition())
+        {
+            if (watch.Elapsed > TimeSpan.FromSeconds(seconds)) Assert.Fail($"not within {seconds} s: {what}");
+            await Task.Delay(10);
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        foreach (string directory in _directories)
+        {
+            if (VmmProcess.TryAdopt(directory, out _) is not { } left) continue;
+            left.Signal(Posix.SigKill);
+            await left.Gone.WaitAsync(TimeSpan.FromSeconds(10));
+        }
+        Directory.Delete(Folder, recursive: true);
+    }
+
+    internal sealed class NoImage : IImageSource
+    {
+        public Task<BootImage> GetDefaultAsync(CancellationToken cancellation) =>
+            throw new LaunchFailedException("image_unavailable", "no image in this test");
+
+        public Task WriteInitrdAsync(BootImage image, GuestRun run, string path, CancellationToken cancellation) =>
+            throw new LaunchFailedException("image_unavailable", "no image in this test");
+    }
+}

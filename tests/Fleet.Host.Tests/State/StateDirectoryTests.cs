@@ -1,0 +1,87 @@
+using Fleet.Host.State;
+using Fleet.Shared.Contracts;
+using Serilog.Core;
+using Xunit;
+
+namespace Fleet.Host.Tests.State;
+
+public sealed class StateDirectoryTests : IDisposable
+{
+    private const string Id = "vm-01jd8mbr4v3s6q8k2n0x5t7w9z";
+    private readonly string _root = Directory.CreateTempSubdirectory("fleet-state-").FullName;
+
+    public void Dispose() => Directory.Delete(_root, true);
+
+    [Fact]
+    public void Should_read_back_what_it_wrote()
+    {
+        using (var state = StateDirectory.Open(_root, Logger.None))
+        {
+            state.Write(Record(1), durable: true);
+            state.Write(Record(2), durable: false);
+        }
+
+        using var again = StateDirectory.Open(_root, Logger.None);
+        Assert.Equal(Record(2), Assert.Single(again.ReadAll()));
+    }
+
+    [Fact]
+    public void Should_refuse_a_second_agent()
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        var refused = Assert.Throws<AgentStartException>(() => StateDirectory.Open(_root, Logger.None));
+        Assert.Contains("another agent", refused.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("vm-../../../../../../etc/pass")]
+    [InlineData("vm-01jd8mbr4v3s6q8k2n0x5t7w9")]
+    [InlineData("vm-01JD8MBR4V3S6Q8K2N0X5T7W9Z")]
+    [InlineData("vm-01jd8mbr4v3s6q8k2n0x5t7w9z/x")]
+    [InlineData("vm-01jd8mbr4v3s6q8k2n0x5t7w9z\n")]
+    [InlineData("")]
+    public void Should_not_make_a_path_of_what_is_no_id(string id)
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        Assert.Throws<ArgumentException>(() => state.FolderOf(id));
+    }
+
+    [Theory]
+    [InlineData("garbage")]
+    [InlineData("")]
+    public void Should_put_a_broken_record_aside_and_go_on(string content)
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        state.Write(Record(1), durable: false);
+        File.WriteAllText(Path.Combine(state.FolderOf(Id), "launch.pb"), content);
+        Assert.Empty(state.ReadAll());
+        Assert.Single(Directory.GetDirectories(Path.Combine(_root, "quarantine")));
+        Assert.False(Directory.Exists(state.FolderOf(Id)));
+    }
+
+    [Fact]
+    public void Should_drop_a_folder_that_no_launch_was_written_to()
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        Directory.CreateDirectory(state.FolderOf(Id));
+        Assert.Empty(state.ReadAll());
+        Assert.False(Directory.Exists(state.FolderOf(Id)));
+    }
+
+    [Fact]
+    public void Should_finish_a_removal_that_was_cut_short()
+    {
+        using (StateDirectory.Open(_root, Logger.None))
+            Directory.CreateDirectory(Path.Combine(_root, "trash", "vm-half"));
+        using var again = StateDirectory.Open(_root, Logger.None);
+        Assert.Empty(Directory.GetDirectories(Path.Combine(_root, "trash")));
+    }
+
+    private static LaunchRecord Record(ulong sequence) => new()
+    {
+        Launch = new LaunchVm { VmId = Id, Epoch = 1, Spec = new VmSpec { Name = "one", Cpus = 1 } },
+        Driver = "simulated",
+        BootId = "boot",
+        Report = new VmReport { VmId = Id, Epoch = 1, Sequence = sequence, State = HostVmState.Launching },
+    };
+}

@@ -1,0 +1,117 @@
+using Akka.Actor;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Journal;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Journal;
+
+/// <summary>
+/// What released versions have written. A line here is never changed: it must be read for ever. A new event, or a new field of one, gets a new line.
+/// </summary>
+public sealed class StoredEventSamples : IDisposable
+{
+    private readonly ActorSystem _system = ActorSystem.Create("samples");
+
+    public void Dispose() => _system.Terminate().Wait(TimeSpan.FromSeconds(10));
+
+    private static readonly Timestamp At = Timestamp.FromDateTimeOffset(new DateTimeOffset(2026, 11, 23, 12, 0, 3, 120, TimeSpan.Zero));
+    private static readonly Reason Why = new() { Code = "no_capacity", Message = "why" };
+
+    private static readonly (string Manifest, IMessage Event, string Hex)[] Samples =
+    [
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = Spec() }, 
+            "0a0b08c3d590d80610809c9c391204766d2d311a650a0568656c6c6f10021880022202736822022d6322066578697420372a060a014112016232046175746f3a0f0a022f6b12022f691a05717569657440784a0b0a0474696572120377656252077261636b312d375a100805100618072208766d6d5f64696573"),
+        ("vm-placed", new VmPlaced { At = At, Host = "rack1-7", Epoch = 3 }, 
+            "0a0b08c3d590d80610809c9c3912077261636b312d371803"),
+        ("vm-unplaced", new VmUnplaced { At = At, Reason = Why }, 
+            "0a0b08c3d590d80610809c9c3912120a0b6e6f5f63617061636974791203776879"),
+        ("vm-running", new VmRunning { At = At, Epoch = 3, Driver = "qemu", VmmPid = 4711 }, 
+            "0a0b08c3d590d80610809c9c3910031a0471656d7520e724"),
+        ("vm-delayed", new VmDelayed { At = At, Reason = Why }, 
+            "0a0b08c3d590d80610809c9c3912120a0b6e6f5f63617061636974791203776879"),
+        ("vm-stop-requested", new VmStopRequested { At = At, GraceMs = 10_000 }, 
+            "0a0b08c3d590d80610809c9c3910904e"),
+        ("vm-ended", new VmEnded { At = At, Epoch = 3, Exit = new GuestExit { Status = 7 }, Reason = Why }, 
+            "0a0b08c3d590d80610809c9c3910031a02080722120a0b6e6f5f63617061636974791203776879"),
+        ("vm-failed", new VmFailed { At = At, Epoch = 3, Reason = Why }, 
+            "0a0b08c3d590d80610809c9c3910031a120a0b6e6f5f63617061636974791203776879"),
+        ("vm-start-requested", new VmStartRequested { At = At }, 
+            "0a0b08c3d590d80610809c9c39"),
+        ("vm-delete-requested", new VmDeleteRequested { At = At }, 
+            "0a0b08c3d590d80610809c9c39"),
+        ("vm-deleted", new VmDeleted { At = At }, 
+            "0a0b08c3d590d80610809c9c39"),
+        ("host-connected", new HostConnected { At = At, Id = "rack1-7", Inventory = Inventory(), AgentVersion = "0.1.0", BootId = "b00t" }, 
+            "0a0b08c3d590d80610809c9c3912077261636b312d371a3b08041080401a140a0471656d7510011a0851454d5520372e322001220471656d752a05362e312e3032067838365f36343a090a047261636b1201312205302e312e302a0462303074"),
+        ("host-disconnected", new HostDisconnected { At = At, Detail = "cut" }, 
+            "0a0b08c3d590d80610809c9c391203637574"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256 }, 
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002"),
+        ("host-vacated", new HostVacated { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256 }, 
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002"),
+        ("host-released", new HostReleased { At = At, VmId = "vm-1", Epoch = 3, WasReserved = true, Cpus = 2, MemoryMib = 256 }, 
+            "0a0b08c3d590d80610809c9c391204766d2d31180320012802308002"),
+        ("host-removed", new HostRemoved { At = At }, 
+            "0a0b08c3d590d80610809c9c39"),
+        ("host-snapshot", new HostSnapshot { Record = Record(), Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Vacated = true } } }, 
+            "0a720a077261636b312d3710011a3b08041080401a140a0471656d7510011a0851454d5520372e322001220471656d752a05362e312e3032067838365f36343a090a047261636b120131200228800230013a05302e312e30420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c395009120f0a04766d2d31100318022080022801"),
+    ];
+
+    public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];
+
+    [Theory]
+    [MemberData(nameof(All))]
+    public void Should_still_be_readable(int sample)
+    {
+        var (manifest, expected, hex) = Samples[sample];
+        var read = new CellSerializer((ExtendedActorSystem)_system).FromBinary(Convert.FromHexString(hex), manifest);
+        Assert.Equal(expected, read);
+    }
+
+    [Fact]
+    public void Should_exist_for_everything_that_is_stored() =>
+        Assert.Empty(CellSerializer.Known.Values.Where(manifest => !manifest.StartsWith("m-", StringComparison.Ordinal)).Except(Samples.Select(sample => sample.Manifest)));
+
+    private static VmSpec Spec() => new()
+    {
+        Name = "hello",
+        Cpus = 2,
+        MemoryMib = 256,
+        Command = { "sh", "-c", "exit 7" },
+        Env = { ["A"] = "b" },
+        Driver = "auto",
+        Boot = new BootSource { KernelPath = "/k", InitrdPath = "/i", BootArgs = "quiet" },
+        BootTimeoutSeconds = 120,
+        Labels = { ["tier"] = "web" },
+        Host = "rack1-7",
+        Simulated = new SimulatedGuest { BootMs = 5, RunMs = 6, ExitStatus = 7, Fault = "vmm_dies" },
+    };
+
+    private static Inventory Inventory() => new()
+    {
+        Cpus = 4,
+        MemoryMib = 8192,
+        Drivers = { new DriverStatus { Name = "qemu", Usable = true, Detail = "QEMU 7.2", StockKernels = true } },
+        AutoDriver = "qemu",
+        Kernel = "6.1.0",
+        Architecture = "x86_64",
+        Labels = { ["rack"] = "1" },
+    };
+
+    private static HostRecord Record() => new()
+    {
+        Id = "rack1-7",
+        State = HostState.Connected,
+        Inventory = Inventory(),
+        ReservedCpus = 2,
+        ReservedMemoryMib = 256,
+        Vms = 1,
+        AgentVersion = "0.1.0",
+        ConnectedAt = At,
+        ChangedAt = At,
+        Version = 9,
+    };
+}

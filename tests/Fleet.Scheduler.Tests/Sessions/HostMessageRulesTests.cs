@@ -1,0 +1,87 @@
+using CsCheck;
+using Fleet.Scheduler.Sessions;
+using Fleet.Scheduler.Tests.Cell;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Sessions;
+
+public sealed class HostMessageRulesTests
+{
+    private const string Vm = "vm-00000000000000000000000001";
+
+    private static HostMessage Hello(Action<Hello>? change = null)
+    {
+        var hello = new Hello { HostId = "rack1-7", Inventory = FakeAgent.Simulated(4, 1024), AgentVersion = "0.1.0", BootId = "b", AgentInstance = "i" };
+        change?.Invoke(hello);
+        return new HostMessage { Hello = hello };
+    }
+
+    private static VmReport Report(Action<VmReport>? change = null)
+    {
+        var report = new VmReport { VmId = Vm, Epoch = 1, Sequence = 1, State = HostVmState.Running };
+        change?.Invoke(report);
+        return report;
+    }
+
+    [Fact]
+    public void Should_take_what_a_good_agent_sends()
+    {
+        Assert.Null(HostMessageRules.Check(Hello(hello => hello.Vms.Add(Report()))));
+        Assert.Null(HostMessageRules.Check(new HostMessage { Report = Report() }));
+        Assert.Null(HostMessageRules.Check(new HostMessage { Heartbeat = new Heartbeat() }));
+        Assert.Null(HostMessageRules.Check(new HostMessage { Console = new ConsoleChunk { StreamId = 1, Data = ByteString.CopyFrom(new byte[65536]) } }));
+        Assert.Null(HostMessageRules.Check(new HostMessage { Goodbye = new Goodbye { Reason = "upgrade" } }));
+    }
+
+    public static TheoryData<string, HostMessage> Wrong => new()
+    {
+        { "body", new HostMessage() },
+        { "host_id", Hello(hello => hello.HostId = "") },
+        { "host_id", Hello(hello => hello.HostId = "Rack") },
+        { "host_id", Hello(hello => hello.HostId = "-rack") },
+        { "host_id", Hello(hello => hello.HostId = new string('a', 41)) },
+        { "host_id", Hello(hello => hello.HostId = "rack\n") },
+        { "cpus", Hello(hello => hello.Inventory.Cpus = 0) },
+        { "cpus", Hello(hello => hello.Inventory.Cpus = uint.MaxValue) },
+        { "memory", Hello(hello => hello.Inventory.MemoryMib = ulong.MaxValue) },
+        { "drivers", Hello(hello => hello.Inventory.Drivers.AddRange(Enumerable.Range(0, 20).Select(_ => new DriverStatus()))) },
+        { "driver.detail", Hello(hello => hello.Inventory.Drivers[0].Detail = new string('x', 2000)) },
+        { "label", Hello(hello => hello.Inventory.Labels["a"] = new string('x', 300)) },
+        { "twice", Hello(hello => hello.Vms.AddRange([Report(), Report()])) },
+        { "vms", Hello(hello => hello.Vms.AddRange(Enumerable.Range(0, 5000).Select(_ => Report()))) },
+        { "agent_version", Hello(hello => hello.AgentVersion = new string('x', 100)) },
+        { "vm_id", new HostMessage { Report = Report(report => report.VmId = "../../etc/passwd") } },
+        { "vm_id", new HostMessage { Report = Report(report => report.VmId = Vm + "0") } },
+        { "epoch", new HostMessage { Report = Report(report => report.Epoch = 0) } },
+        { "state", new HostMessage { Report = Report(report => report.State = HostVmState.Unspecified) } },
+        { "state", new HostMessage { Report = Report(report => report.State = (HostVmState)77) } },
+        { "exit", new HostMessage { Report = Report(report => report.Exit = new GuestExit { Status = 256 }) } },
+        { "reason.code", new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "Not A Code" }) } },
+        { "reason.message", new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "a", Message = new string('x', 2000) }) } },
+        { "console", new HostMessage { Console = new ConsoleChunk { StreamId = 1, Data = ByteString.CopyFrom(new byte[65537]) } } },
+        { "goodbye", new HostMessage { Goodbye = new Goodbye { Reason = new string('x', 2000) } } },
+    };
+
+    [Theory]
+    [MemberData(nameof(Wrong))]
+    public void Should_name_what_is_wrong(string names, HostMessage message) =>
+        Assert.Contains(names, HostMessageRules.Check(message) ?? "nothing", StringComparison.Ordinal);
+
+    [Fact]
+    public void Should_stand_any_bytes() =>
+        Gen.Byte.Array[0, 200].Sample(
+            bytes =>
+            {
+                try
+                {
+                    _ = HostMessageRules.Check(HostMessage.Parser.ParseFrom(bytes));
+                }
+                catch (InvalidProtocolBufferException)
+                {
+                    // gRPC refuses these before we see them.
+                }
+            },
+            iter: 5000);
+}

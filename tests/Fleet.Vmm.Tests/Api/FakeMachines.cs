@@ -1,0 +1,74 @@
+using System.Collections.Concurrent;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Machines;
+
+namespace Fleet.Vmm.Tests.Api;
+
+/// <summary>Builds machines without KVM that remember what they were told.</summary>
+internal sealed class FakeMachines : IMachineFactory
+{
+    public MachineException? BuildFailure { get; set; }
+
+    public Exception? PauseFailure { get; set; }
+
+    /// <summary>What Stop leads to; null: it never ends.</summary>
+    public MachineEndKind? EndOnStop { get; set; } = MachineEndKind.Stopped;
+
+    public MachineCounters Counters { get; set; }
+
+    /// <summary>Everything that was asked, in order.</summary>
+    public ConcurrentQueue<string> Calls { get; } = new();
+
+    public MachineSettings? Settings { get; private set; }
+
+    public IMachine Build(MachineSettings settings, EventLoop loop)
+    {
+        Settings = settings;
+        Calls.Enqueue("build");
+        return BuildFailure is null ? new Machine(this) : throw BuildFailure;
+    }
+
+    private sealed class Machine(FakeMachines owner) : IMachine
+    {
+        public event Action<MachineEnd>? Ended;
+
+        public IReadOnlyList<int> VcpuThreads { get; private set; } = [];
+
+        public void Start()
+        {
+            owner.Calls.Enqueue("start");
+            VcpuThreads = [101, 102];
+        }
+
+        /// <summary>The fake guest obeys by powering off.</summary>
+        public void SendCtrlAltDel()
+        {
+            owner.Calls.Enqueue("ctrl-alt-del");
+            Ended?.Invoke(new MachineEnd(MachineEndKind.GuestShutdown, "The guest reset itself."));
+        }
+
+        public void Pause()
+        {
+            owner.Calls.Enqueue("pause");
+            if (owner.PauseFailure is not null)
+            {
+                throw owner.PauseFailure;
+            }
+        }
+
+        public void Resume() => owner.Calls.Enqueue("resume");
+
+        public void Stop()
+        {
+            owner.Calls.Enqueue("stop");
+            if (owner.EndOnStop is { } kind)
+            {
+                Ended?.Invoke(new MachineEnd(kind, "Stopped from outside."));
+            }
+        }
+
+        public MachineCounters ReadCounters() => owner.Counters;
+
+        public void Dispose() => owner.Calls.Enqueue("dispose");
+    }
+}

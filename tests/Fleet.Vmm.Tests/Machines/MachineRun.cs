@@ -1,0 +1,129 @@
+using System.Diagnostics;
+using System.IO.Pipes;
+using System.Text;
+using Fleet.Vmm.Linux;
+using Fleet.Vmm.Machines;
+
+namespace Fleet.Vmm.Tests.Machines;
+
+/// <summary>
+/// One machine on the real /dev/kvm, with its own loop on the test's thread and pipes as console. Everything is closed
+/// with it; a machine that does not end in time fails the test.
+/// </summary>
+internal sealed class MachineRun : IDisposable
+{
+    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(20);
+
+    private readonly string _directory = Directory.CreateTempSubdirectory("fleet-vmm-test-").FullName;
+    private readonly AnonymousPipeServerStream _input = new(PipeDirection.Out);
+    private readonly AnonymousPipeServerStream _output = new(PipeDirection.In);
+    private readonly List<LoopTimer> _timers = [];
+    private readonly List<string> _stuck = [];
+    private MachineEnd? _end;
+    private int _ends;
+
+    public MachineRun(byte[] kernel, int vcpus = 1, int memoryMib = 16, bool statusPort = false)
+    {
+        Skip.IfNot(File.Exists("/dev/kvm"), "there is no /dev/kvm on this machine");
+        StatusPath = statusPort ? Path.Combine(_directory, "status.log") : null;
+        var kernelPath = Path.Combine(_directory, "kernel");
+        File.WriteAllBytes(kernelPath, kernel);
+        var factory = new MachineFactory(
+            (int)_input.ClientSafePipeHandle.DangerousGetHandle(),
+            (int)_output.ClientSafePipeHandle.DangerousGetHandle(),
+            onStuck: _stuck.Add,
+            watchPeriod: TimeSpan.FromMilliseconds(100));
+        Machine = factory.Build(
+            new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath },
+            Loop);
+        Machine.Ended += end =>
+        {
+            _ends++;
+            _end = end;
+            Loop.Exit(0);
+        };
+    }
+
+    public EventLoop Loop { get; } = new();
+
+    public IMachine Machine { get; }
+
+    public string? StatusPath { get; }
+
+    /// <summary>Does something on the loop after a while.</summary>
+    public void After(TimeSpan delay, Action action)
+    {
+        var timer = new LoopTimer(Loop, action);
+        timer.Start(delay, TimeSpan.Zero);
+        _timers.Add(timer);
+    }
+
+    /// <summary>Does something on the loop again and again until it says true.</summary>
+    public void Poll(Func<bool> action)
+    {
+        LoopTimer? timer = null;
+        timer = new LoopTimer(Loop, () =>
+        {
+            if (action())
+            {
+                timer!.Start(TimeSpan.FromDays(1), TimeSpan.Zero);
+            }
+        });
+        timer.Start(TimeSpan.FromMilliseconds(1), TimeSpan.FromMilliseconds(1));
+        _timers.Add(timer);
+    }
+
+    public void Type(string text) => _input.Write(Encoding.ASCII.GetBytes(text));
+
+    /// <summary>Closes the writer of the console's input.</summary>
+    public void HangUp() => _input.Dispose();
+
+    /// <summary>Runs the loop until the machine has ended, exactly once and in time.</summary>
+    public MachineEnd RunToEnd()
+    {
+        var late = false;
+        After(Limit, () =>
+        {
+            late = true;
+            Loop.Exit(1);
+        });
+        Machine.Start();
+        Loop.Run();
+        Assert.False(late, $"the machine did not end within {Limit.TotalSeconds} s");
+        Assert.Empty(_stuck);
+        Assert.Equal(1, _ends);
+        return _end!;
+    }
+
+    /// <summary>What the guest has sent so far; only after the end.</summary>
+    public string Console()
+    {
+        Machine.Dispose();
+        _output.DisposeLocalCopyOfClientHandle();
+        using var reader = new StreamReader(_output, Encoding.ASCII, false, 4096, leaveOpen: true);
+        return reader.ReadToEnd();
+    }
+
+    public static TimeSpan Time(Action action)
+    {
+        var begin = Stopwatch.GetTimestamp();
+        action();
+        return Stopwatch.GetElapsedTime(begin);
+    }
+
+    public void Dispose()
+    {
+        Machine.Dispose();
+        foreach (var timer in _timers)
+        {
+            timer.Dispose();
+        }
+
+        Loop.Dispose();
+        _input.DisposeLocalCopyOfClientHandle();
+        _input.Dispose();
+        _output.DisposeLocalCopyOfClientHandle();
+        _output.Dispose();
+        Directory.Delete(_directory, recursive: true);
+    }
+}
