@@ -28,6 +28,9 @@ internal sealed class GuestInit
         Kernel.DeliverCtrlAltDel();
         // As the leader of a session without a terminal, the first one opened becomes its controlling terminal.
         Libc.setsid();
+        // The command is the terminal's foreground, and PID 1 is not: unless it ignores this signal the kernel refuses it
+        // to drain the terminal and to let held output go.
+        Libc.signal(Libc.SIGTTOU, Libc.Ignore);
         var console = Files.Open("/dev/ttyS0", Libc.O_RDWR, out _);
         if (console < 0) console = Files.Open("/dev/console", Libc.O_RDWR, out _);
         Terminal.SetSize(console);

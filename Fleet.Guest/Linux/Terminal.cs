@@ -7,7 +7,7 @@ internal static unsafe class Terminal
     private const int TermiosBytes = 128;
 
     private const uint B115200 = 0x1002;
-    private const int TCSANOW = 0, TCOON = 1;
+    private const int TCSANOW = 0, TCOOFF = 0, TCOON = 1;
     private const nuint TIOCSWINSZ = 0x5414;
 
     /// <summary>A stuck port (a host that reads no more) must not keep the microVM from ending.</summary>
@@ -46,6 +46,8 @@ internal static unsafe class Terminal
     {
         var drained = new Thread(() =>
         {
+            // TCOON undoes only what TCOOFF did; the two together also undo a Ctrl-S.
+            Libc.tcflow(fd, TCOOFF);
             Libc.tcflow(fd, TCOON);
             while (Libc.tcdrain(fd) != 0 && System.Runtime.InteropServices.Marshal.GetLastPInvokeError() == Libc.EINTR)
             {

@@ -12,7 +12,7 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
     /// For the default image, and for a kernel of the user's own without arguments. <c>reboot=k</c> resets through the
     /// keyboard controller, which ends the VMM on every driver; <c>quiet</c> saves most of the exits of a boot.
     /// </summary>
-    public const string DefaultArguments = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 8250.nr_uarts=2 cryptomgr.notests";
+    public const string DefaultArguments = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 pci=off 8250.nr_uarts=2 cryptomgr.notests";
 
     // Linux on x86-64 takes 2048 bytes with the terminator.
     private const int MaxArgumentBytes = 2047;
@@ -39,6 +39,8 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
         string initrd = Path.Combine(launch.Directory, VmmFiles.Initrd);
         var run = new GuestRun(launch.Spec.Command, launch.Spec.Env, launch.Spec.Name);
         await images.WriteInitrdAsync(image, run, initrd, cancellation).ConfigureAwait(false);
+        // A kernel that has too little room dies without a word, or hangs.
+        KernelFile.Check(image.KernelPath, initrd, launch.Spec.MemoryMib);
         return new BootFiles(image.KernelPath, VmmFiles.Initrd, Join(extraArguments, DefaultArguments), null);
     }
 

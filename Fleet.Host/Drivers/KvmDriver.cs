@@ -54,8 +54,8 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         var vmm = new KvmVmm(launch, process, options);
         try
         {
-            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-            limit.CancelAfter(options.StartTimeout);
+            using var time = new CancellationTokenSource(options.StartTimeout, options.Clock);
+            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation, time.Token);
             if (await vmm.BeginAsync(limit.Token).ConfigureAwait(false)) return vmm;
             throw EndedAtOnce(launch);
         }

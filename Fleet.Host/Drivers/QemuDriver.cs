@@ -61,8 +61,8 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         var vmm = new QemuVmm(launch, process, options);
         try
         {
-            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-            limit.CancelAfter(options.StartTimeout);
+            using var time = new CancellationTokenSource(options.StartTimeout, options.Clock);
+            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation, time.Token);
             if (await vmm.BeginAsync(limit.Token).ConfigureAwait(false)) return vmm;
             throw VmmDirectory.EndedAtOnce("QEMU", launch.Directory);
         }
@@ -94,7 +94,8 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         [
             "-name", launch.VmId,
             "-M", "microvm,isa-serial=off,auto-kernel-cmdline=off",
-            "-accel", hardware ? "kvm" : "tcg,thread=multi",
+            // Translated code: a boot makes some 40 MiB of it; without a bound a guest can make it 1 GiB of the host's memory.
+            "-accel", hardware ? "kvm" : "tcg,thread=multi,tb-size=64",
             // .NET programs need x86-64-v2, which the default model of the emulation lacks.
             "-cpu", hardware ? "host" : "max",
             "-smp", cpus,
@@ -134,8 +135,8 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         }) ?? throw new InvalidOperationException("it did not start");
-        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        limit.CancelAfter(ProbeTimeout);
+        using var time = new CancellationTokenSource(ProbeTimeout);
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation, time.Token);
         try
         {
             string output = await process.StandardOutput.ReadToEndAsync(limit.Token).ConfigureAwait(false);

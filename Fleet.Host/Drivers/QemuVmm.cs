@@ -13,6 +13,7 @@ namespace Fleet.Host.Drivers;
 internal sealed class QemuVmm : RunningVmm
 {
     private static readonly TimeSpan LookEvery = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan LookTimeout = TimeSpan.FromSeconds(10);
 
     // A guest that halts to wait for an interrupt shows the same for an instant; nobody is halted twice by accident
     // with interrupts off on every vCPU and no CPU time used between.
@@ -104,8 +105,8 @@ internal sealed class QemuVmm : RunningVmm
             try
             {
                 await _attention.WaitAsync(LookEvery, Detached).ConfigureAwait(false);
-                using var limit = CancellationTokenSource.CreateLinkedTokenSource(Detached);
-                limit.CancelAfter(TimeSpan.FromSeconds(10));
+                using var time = new CancellationTokenSource(LookTimeout, Clock);
+                using var limit = CancellationTokenSource.CreateLinkedTokenSource(Detached, time.Token);
                 if (_qmp is not { Lost.IsCompleted: false })
                 {
                     if (Interlocked.Exchange(ref _qmp, null) is { } old) await old.DisposeAsync().ConfigureAwait(false);

@@ -15,6 +15,7 @@ internal abstract class RunningVmm : IVmm
 {
     // Until the guest is ready somebody waits for it; afterwards only files must not grow.
     private static readonly TimeSpan EagerPoll = TimeSpan.FromMilliseconds(50);
+    private static readonly TimeSpan EagerFor = TimeSpan.FromMinutes(2);
     private static readonly TimeSpan LazyPoll = TimeSpan.FromMilliseconds(500);
 
     // After its last word fleet-init only syncs and powers down. A guest that takes longer is helped along.
@@ -33,7 +34,7 @@ internal abstract class RunningVmm : IVmm
     private readonly CancellationTokenSource _detached = new();
     private readonly Lock _gate = new();
     private Task? _keeping;
-    private Task? _stopping;
+    private bool _stopAsked;
     private VmmEnd? _verdict;
     private ConsoleExtent _kept;
 
@@ -71,12 +72,9 @@ internal abstract class RunningVmm : IVmm
 
     public Task StopAsync(TimeSpan grace)
     {
-        lock (_gate)
-        {
-            // A second call joins the first, unless it is in a greater hurry.
-            if (_stopping is null) return _stopping = StopOnceAsync(grace);
-            return grace > TimeSpan.Zero ? _stopping : StopOnceAsync(grace);
-        }
+        // The guest is asked once; a further call only sets an earlier end to the waiting, if it does.
+        bool first = !Interlocked.Exchange(ref _stopAsked, true);
+        return StopOnceAsync(grace, first);
     }
 
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
@@ -158,7 +156,7 @@ internal abstract class RunningVmm : IVmm
     protected static VmmEnd InOrder(string code, string message) =>
         new(true, null, new Reason { Code = code, Message = message });
 
-    private async Task StopOnceAsync(TimeSpan grace)
+    private async Task StopOnceAsync(TimeSpan grace, bool ask)
     {
         Decide(InOrder("stop_requested", "Stopped on request."));
         await Task.Yield();
@@ -168,16 +166,15 @@ internal abstract class RunningVmm : IVmm
             bool heard;
             do
             {
-                heard = GuestReady.IsCompletedSuccessfully;
-                await AttemptAsync(AskGuestAsync, "ask the guest to power down", limit.Token).ConfigureAwait(false);
+                heard = !ask || GuestReady.IsCompletedSuccessfully;
+                if (ask) await AttemptAsync(AskGuestAsync, "ask the guest to power down", limit.Token).ConfigureAwait(false);
                 var patience = heard ? Timeout.InfiniteTimeSpan : TimeSpan.FromSeconds(1);
                 await Process.Gone.WaitAsync(patience, Clock, limit.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
             while (!heard && !Process.Ended.IsCompleted && !limit.IsCancellationRequested);
         }
         if (!Process.Ended.IsCompleted) await FinishAsync().ConfigureAwait(false);
-        // The keeper may have been let go; the VMM is gone all the same.
-        if (_keeping is not null) await _keeping.ConfigureAwait(false);
+        if (Process.Ended.IsCompleted && _keeping is not null) await _keeping.ConfigureAwait(false);
     }
 
     private async Task AttemptAsync(Func<CancellationToken, Task> action, string what, CancellationToken cancellation)
@@ -196,6 +193,23 @@ internal abstract class RunningVmm : IVmm
     private async Task KeepAsync()
     {
         await Task.Yield();
+        try
+        {
+            await LookAfterAsync().ConfigureAwait(false);
+        }
+        catch (Exception e)
+        {
+            // Whatever it was, the end must still be told.
+            Log.Error(e, "VMM {Pid} is no longer looked after: its console may fill up and its guest is not seen to be ready", Pid);
+            await Process.Gone.WaitAsync(Detached).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+        if (Process.Ended.IsCompleted) await ConcludeAsync().ConfigureAwait(false);
+        else _ready.TrySetCanceled(Detached);
+    }
+
+    private async Task LookAfterAsync()
+    {
+        long began = Clock.GetTimestamp();
         long? farewell = null;
         while (!Process.Ended.IsCompleted && !Detached.IsCancellationRequested)
         {
@@ -210,15 +224,15 @@ internal abstract class RunningVmm : IVmm
                 }
             }
             using var wake = CancellationTokenSource.CreateLinkedTokenSource(Detached);
-            var pause = Task.Delay(GuestReady.IsCompleted ? LazyPoll : EagerPoll, Clock, wake.Token);
+            bool eager = !GuestReady.IsCompleted && Clock.GetElapsedTime(began) < EagerFor;
+            var pause = Task.Delay(eager ? EagerPoll : LazyPoll, Clock, wake.Token);
             await Task.WhenAny(pause, Process.Ended).ConfigureAwait(false);
             await wake.CancelAsync().ConfigureAwait(false);
         }
-        if (!Process.Ended.IsCompleted)
-        {
-            _ready.TrySetCanceled(Detached);
-            return;
-        }
+    }
+
+    private async Task ConcludeAsync()
+    {
         LookAtFiles();
         VmmEnd end;
         try

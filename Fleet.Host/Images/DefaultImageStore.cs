@@ -49,6 +49,8 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
         _packages = new PackageSource(Path.Combine(options.CacheDirectory, "packages"), log, apt);
     }
 
+    private string LockFile => Path.Combine(ImagesDirectory, "lock");
+
     private string ImagesDirectory => Path.Combine(_options.CacheDirectory, "default");
 
     /// <inheritdoc/>
@@ -83,8 +85,10 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
             await shared.CopyToAsync(initrd, cancellation);
             await initrd.WriteAsync(overlay, cancellation);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error)
         {
+            if (File.Exists(path)) File.Delete(path);
+            if (error is not (IOException or UnauthorizedAccessException)) throw;
             throw ImageUnavailable.Because($"The initrd can't be written to {path}: {error.Message}", error);
         }
     }
@@ -135,9 +139,12 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
         }
         var name = recipe + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{kernel.Sha256} {busybox.Sha256}")))[..16];
         var directory = Path.Combine(ImagesDirectory, name);
-        if (Directory.Exists(directory)) return ImageIn(directory);
-
-        using var held = await FileLock.AcquireAsync(Path.Combine(ImagesDirectory, "lock"), MakeLimit, _log, cancellation);
+        if (Directory.Exists(directory))
+        {
+            SweepUnlessBusy();
+            return ImageIn(directory);
+        }
+        using var held = await FileLock.AcquireAsync(LockFile, MakeLimit, _log, cancellation);
         RemoveLeftovers();
         if (Directory.Exists(directory)) return ImageIn(directory);
         await MakeAsync(kernel, busybox, directory, cancellation);
@@ -166,6 +173,14 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
         }
         _log.Information("The default image is ready after {Seconds:0.0} s: {Directory}, initramfs of {Bytes} bytes",
             TimeProvider.System.GetElapsedTime(started).TotalSeconds, directory, new FileInfo(ImageIn(directory).InitrdPath).Length);
+    }
+
+    /// <summary>A process may have died between finishing the image and removing what it was made from.</summary>
+    private void SweepUnlessBusy()
+    {
+        if (Directory.GetDirectories(ImagesDirectory, MakingPrefix + "*").Length == 0) return;
+        using var held = FileLock.TryAcquire(LockFile, out _);
+        if (held is not null) RemoveLeftovers();
     }
 
     /// <summary>What a killed process was making; only under the lock.</summary>

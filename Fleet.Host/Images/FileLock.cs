@@ -21,19 +21,28 @@ internal sealed class FileLock : IDisposable
         var started = TimeProvider.System.GetTimestamp();
         while (true)
         {
-            try
-            {
-                // FileShare.None is flock(LOCK_EX | LOCK_NB) on Linux.
-                return new FileLock(new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
-            }
-            catch (IOException error) when (error is not (FileNotFoundException or DirectoryNotFoundException))
-            {
-                if (TimeProvider.System.GetElapsedTime(started) > limit)
-                    throw ImageUnavailable.Because($"Another process has held {path} for more than {limit.TotalSeconds:0} s ({error.Message}). Find it with `fuser {path}`.", error);
-            }
+            if (TryAcquire(path, out var reason) is { } held) return held;
+            if (TimeProvider.System.GetElapsedTime(started) > limit)
+                throw ImageUnavailable.Because($"Another process has held {path} for more than {limit.TotalSeconds:0} s ({reason}). Find it with `fuser {path}`.");
             if (!waiting) log.Information("Waiting for another process, which holds {Lock}", path);
             waiting = true;
             await Task.Delay(Poll, cancellation);
+        }
+    }
+
+    /// <summary>The lock, or null when somebody has it.</summary>
+    public static FileLock? TryAcquire(string path, out string reason)
+    {
+        try
+        {
+            reason = "";
+            // FileShare.None is flock(LOCK_EX | LOCK_NB) on Linux.
+            return new FileLock(new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
+        }
+        catch (IOException error) when (error is not (FileNotFoundException or DirectoryNotFoundException))
+        {
+            reason = error.Message;
+            return null;
         }
     }
 

@@ -34,6 +34,7 @@ public sealed class PackageSource
     /// <summary>A kernel package is 30 to 100 MB.</summary>
     private static readonly TimeSpan DownloadLimit = TimeSpan.FromMinutes(5);
 
+    private static readonly TimeSpan KeptFor = TimeSpan.FromDays(30);
     private static readonly TimeSpan QueryLimit = TimeSpan.FromSeconds(30);
 
     private readonly string _directory;
@@ -95,7 +96,11 @@ public sealed class PackageSource
         var fetched = new FetchedPackage(package.Name, package.Version, file);
         if (File.Exists(file))
         {
-            if (await Sha256Async(file, cancellation) == package.Sha256) return fetched;
+            if (await Sha256Async(file, cancellation) == package.Sha256)
+            {
+                File.SetLastWriteTimeUtc(file, TimeProvider.System.GetUtcNow().UtcDateTime);
+                return fetched;
+            }
             _log.Warning("{File} is not what the package index describes; it is downloaded again", file);
             File.Delete(file);
         }
@@ -141,9 +146,17 @@ public sealed class PackageSource
         }
     }
 
-    /// <summary>What a killed process left; nobody else is writing here while the lock is held.</summary>
+    /// <summary>
+    /// What a killed process left, and packages that nobody has asked for in a long time; nobody else is writing here while
+    /// the lock is held.
+    /// </summary>
     private void RemoveLeftovers()
     {
+        var oldest = TimeProvider.System.GetUtcNow().UtcDateTime - KeptFor;
+        foreach (var package in Directory.GetFiles(_directory, "*.deb"))
+        {
+            if (File.GetLastWriteTimeUtc(package) < oldest) File.Delete(package);
+        }
         foreach (var folder in Directory.GetDirectories(_directory, ".download-*")) Directory.Delete(folder, recursive: true);
     }
 

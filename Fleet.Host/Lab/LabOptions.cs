@@ -6,7 +6,7 @@ public sealed record LabOptions
     /// <summary>Holds one folder per node; made when it is missing, gone after <see cref="Lab.DownAsync"/>.</summary>
     public required string StateDirectory { get; init; }
 
-    /// <summary>Packages, and the node's kernel and initramfs made from them (20 MB); kept.</summary>
+    /// <summary>Packages, and the node's kernel and initramfs made from them (150 MB in all); kept.</summary>
     public required string CacheDirectory { get; init; }
 
     /// <summary>The host agent that every node runs; null for nodes that only carry out commands.</summary>

@@ -24,6 +24,9 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
         ("kvm", "halt_poll_ns=0"), ("kvm_amd", "nested=0 npt=1"),
     ];
 
+    /// <summary>Counts changes of how an image is made; what it is made of is in its name anyway.</summary>
+    private const int Recipe = 2;
+
     private static readonly TimeSpan LockLimit = TimeSpan.FromMinutes(10);
 
     /// <summary>
@@ -53,7 +56,7 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
         try
         {
             Directory.CreateDirectory(making);
-            await MakeAsync(packages, kernel, busybox, making, cancellation);
+            await MakeAsync(packages, kernel, busybox, making, log, cancellation);
             Directory.Move(making, finished);
         }
         finally
@@ -64,7 +67,7 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
     }
 
     private static async Task MakeAsync(
-        PackageSource packages, IndexedPackage kernel, IndexedPackage busybox, string directory, CancellationToken cancellation)
+        PackageSource packages, IndexedPackage kernel, IndexedPackage busybox, string directory, ILogger log, CancellationToken cancellation)
     {
         var unpacked = Path.Combine(directory, "unpacked");
         var kernelPackage = await KernelPackage.UnpackAsync(await packages.FetchAsync(kernel, cancellation), unpacked, cancellation);
@@ -76,7 +79,7 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
             throw ImageUnavailable.Because($"The package {busybox.Name} {busybox.Version} has no bin/busybox.");
         await using (var initrd = File.Create(Path.Combine(directory, "initrd")))
             Initramfs(busyboxPath, kernelPackage.Modules).WriteTo(initrd);
-        File.Move(kernelPackage.KernelPath, Path.Combine(directory, "kernel"));
+        await NodeKernel.PlaceAsync(kernelPackage.KernelPath, unpacked, Path.Combine(directory, "kernel"), log, cancellation);
         Directory.Delete(unpacked, recursive: true);
     }
 
@@ -112,7 +115,7 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
     private static string Key(IndexedPackage kernel, IndexedPackage busybox)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        hash.AppendData(Encoding.UTF8.GetBytes($"{kernel.Sha256} {busybox.Sha256} {string.Join(' ', Modules)} "));
+        hash.AppendData(Encoding.UTF8.GetBytes($"{Recipe} {kernel.Sha256} {busybox.Sha256} {string.Join(' ', Modules)} "));
         hash.AppendData(InitScript());
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];
     }

@@ -11,6 +11,9 @@ internal sealed class CommandLine
     private const string DefaultSocket = "/run/firecracker.socket";
     private const string DefaultId = "anonymous-instance";
 
+    /// <summary>Ten connections with bodies of this size still fit into the managed heap's hard limit (Fleet.Vmm.csproj).</summary>
+    private const ulong LargestPayloadLimit = 512 * 1024;
+
     /// <summary>Name, whether a value follows, help.</summary>
     private static readonly (string Name, bool Value, string Help)[] Known =
     [
@@ -156,7 +159,7 @@ internal sealed class CommandLine
             }
         }
 
-        LargestBody = (int)(Number("http-api-max-payload-size", 64 * 1024 * 1024) ?? HttpServer.LargestBody);
+        LargestBody = (int)(Number("http-api-max-payload-size", LargestPayloadLimit) ?? HttpServer.LargestBody);
         StartTime = Number("start-time-us", ulong.MaxValue);
         StartCpuTime = Number("start-time-cpu-us", ulong.MaxValue) ?? 0;
         ParentCpuTime = Number("parent-cpu-time-us", ulong.MaxValue) ?? 0;

@@ -76,7 +76,15 @@ internal sealed class HttpServer : IDisposable
             return;
         }
 
-        _connections.Add(new HttpConnection(_loop, fd, _largestBody, _handler, closed => _connections.Remove(closed)));
+        try
+        {
+            _connections.Add(new HttpConnection(_loop, fd, _largestBody, _handler, closed => _connections.Remove(closed)));
+        }
+        catch (SystemCallException)
+        {
+            // The host has no room for one more watch. That client's bad luck must not reach the guest.
+            HttpConnection.Refuse(fd);
+        }
     }
 
     private void RefuseWithSpare()

@@ -108,16 +108,19 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
 
         CheckPath(config.MetricsPath, "Metrics error: ");
+        LoopTimer? timer = null;
         try
         {
+            timer = new LoopTimer(loop, FlushMetricsOrWarn);
             metrics.Configure(config);
         }
         catch (SystemCallException failure)
         {
+            timer?.Dispose();
             throw new ApiFaultException($"Metrics error: Failed to open target file: {failure.Reason}", inner: failure);
         }
 
-        _metricsTimer = new LoopTimer(loop, () => FlushMetricsOrWarn());
+        _metricsTimer = timer;
         _metricsTimer.Start(MetricsPeriod, MetricsPeriod);
     }
 

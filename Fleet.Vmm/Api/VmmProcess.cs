@@ -34,7 +34,7 @@ internal sealed partial class VmmProcess : IDisposable
     private readonly VmmMetrics _metrics;
     private readonly Microvm _microvm;
     private HttpServer? _server;
-    private LoopTimer? _stopTimer;
+    private readonly LoopTimer _stopTimer;
     private ExitReport? _end;
 
     private VmmProcess(CommandLine arguments, MachineFactoryMaker makeFactory, TimeProvider clock, VmmLog log, EventLoop loop, VmmMetrics metrics)
@@ -45,6 +45,9 @@ internal sealed partial class VmmProcess : IDisposable
         _loop = loop;
         _metrics = metrics;
         _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce), loop, log, metrics, clock);
+
+        // Made now, because at a stop there may be no descriptor left.
+        _stopTimer = new LoopTimer(loop, OnStopTimeout);
         _microvm.Ended += end => End(ExitReport.Of(end));
     }
 
@@ -89,7 +92,9 @@ internal sealed partial class VmmProcess : IDisposable
             log.Error($"fleet-vmm ends with an error, {end.Reason}: {end.Message} exit_code={end.Code}");
         }
 
-        // Last of all: who reads it may take the directory away.
+        // Last of all: who reads it may take the directory away. The log's descriptor may be the last one there was;
+        // without it the log goes to standard error.
+        log.Dispose();
         if (arguments.ExitFile is { } exitFile)
         {
             Tell(end, exitFile, message => log.Error(message));
@@ -117,10 +122,17 @@ internal sealed partial class VmmProcess : IDisposable
         }
 
         log.Info($"Running fleet-vmm v{Version}");
-        using var loop = new EventLoop();
-        using var metrics = new VmmMetrics(arguments.Id, clock);
-        using var process = new VmmProcess(arguments, makeFactory, clock, log, loop, metrics);
-        return process.Run(openSignals);
+        try
+        {
+            using var loop = new EventLoop();
+            using var metrics = new VmmMetrics(arguments.Id, clock);
+            using var process = new VmmProcess(arguments, makeFactory, clock, log, loop, metrics);
+            return process.Run(openSignals);
+        }
+        catch (SystemCallException failure)
+        {
+            return RefusedByKernel(failure);
+        }
     }
 
     private ExitReport Run(Func<int> openSignals)
@@ -158,6 +170,10 @@ internal sealed partial class VmmProcess : IDisposable
         {
             _end = failure.Report;
         }
+        catch (SystemCallException failure)
+        {
+            _end = RefusedByKernel(failure);
+        }
         catch (Exception bug) when (bug is not OutOfMemoryException)
         {
             _log.Error($"Unexpected failure: {bug}");
@@ -178,12 +194,15 @@ internal sealed partial class VmmProcess : IDisposable
 
     public void Dispose()
     {
-        _stopTimer?.Dispose();
+        _stopTimer.Dispose();
         if (_end?.Reason != StuckReason)
         {
             _microvm.Dispose();
         }
     }
+
+    private static ExitReport RefusedByKernel(SystemCallException failure) => new(
+        ExitCode.GenericError, "vmm_failed", $"The kernel refused what the VMM needs: {failure.Message}. Look at the limits of the process (RLIMIT_NOFILE) and the host's memory.");
 
     private HttpServer? Listen()
     {
@@ -253,16 +272,17 @@ internal sealed partial class VmmProcess : IDisposable
 
         _log.Info(report.Message);
         _end = report;
-        _stopTimer = new LoopTimer(_loop, () =>
-        {
-            _end = new(ExitCode.GenericError, StuckReason, $"The vCPUs did not stop within {StopTimeout.TotalSeconds} s; the VMM ended without them.");
-            _loop.Exit(_end.Code);
-        });
         _stopTimer.Start(StopTimeout, TimeSpan.Zero);
         if (!_microvm.Stop())
         {
             _loop.Exit(report.Code);
         }
+    }
+
+    private void OnStopTimeout()
+    {
+        _end = new(ExitCode.GenericError, StuckReason, $"The vCPUs did not stop within {StopTimeout.TotalSeconds} s; the VMM ended without them.");
+        _loop.Exit(_end.Code);
     }
 
     private void End(ExitReport report)

@@ -41,13 +41,13 @@ internal sealed unsafe partial class EventCounter : IDisposable
         _ = Descriptors.read(_fd, (byte*)&count, sizeof(ulong));
     }
 
-    /// <summary>Waits for a signal, at most so long; may return early.</summary>
-    public void Wait(int milliseconds)
+    /// <summary>Waits for a signal; false when none came within the time. May also return true without one: the caller looks again.</summary>
+    public bool Wait(int milliseconds)
     {
         var request = new PollRequest { Fd = _fd, Events = PollReadable };
 
-        // SAFETY: one entry on this frame. Whatever ended the wait, the caller looks at its condition again.
-        _ = poll(&request, 1, milliseconds);
+        // SAFETY: one entry on this frame.
+        return poll(&request, 1, milliseconds) != 0;
     }
 
     public void Dispose()

@@ -27,6 +27,8 @@ internal static unsafe partial class Signals
     // The JIT runtime has threads of its own that we can't reach; only a build for tests runs there.
     private static readonly List<PosixSignalRegistration> Registrations = [];
 
+    private static volatile bool _blockedOnFinalizerThread;
+
     /// <summary>
     /// Ignores SIGPIPE and SIGXFSZ (writes then fail with EPIPE and EFBIG), blocks the ending signals in every thread
     /// there is, and returns a signalfd for them (once per process). Call it before other threads are made: they inherit the mask.
@@ -102,9 +104,13 @@ internal static unsafe partial class Signals
     // through it. A finalizer is the one piece of our code that runs over there, so it closes them.
     private static void BlockOnFinalizerThread()
     {
-        LeaveGarbage();
-        GC.Collect(0);
-        GC.WaitForPendingFinalizers();
+        // Once is enough unless a stale register keeps the object alive.
+        for (var attempt = 0; attempt < 10 && !_blockedOnFinalizerThread; attempt++)
+        {
+            LeaveGarbage();
+            GC.Collect(0);
+            GC.WaitForPendingFinalizers();
+        }
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -125,7 +131,11 @@ internal static unsafe partial class Signals
 
     private sealed class MaskOnFinalize
     {
-        ~MaskOnFinalize() => BlockHere();
+        ~MaskOnFinalize()
+        {
+            BlockHere();
+            _blockedOnFinalizerThread = true;
+        }
     }
 
     [LibraryImport("libc")]

@@ -13,9 +13,10 @@ internal enum StreamKind
     /// <summary>A pipe, a FIFO or a socket.</summary>
     Pipe,
 
+    /// <summary>A terminal whose foreground job we are.</summary>
     Terminal,
 
-    /// <summary>Anything else, /dev/null for one.</summary>
+    /// <summary>Anything else: /dev/null, or a terminal that others use.</summary>
     Other,
 }
 
@@ -34,7 +35,16 @@ internal sealed unsafe partial class StandardStream : IDisposable
     private const uint TypeSocket = 0xc000;
     private const uint TypeFile = 0x8000;
 
+    /// <summary>sizeof(struct termios) of glibc on x86-64 is 60.</summary>
+    private const int TerminalStateSize = 128;
+
+    /// <summary>c_oflag in struct termios.</summary>
+    private const int OutputModes = 4;
+
+    private const int Now = 0;
+
     private int _flagsBefore = -1;
+    private byte[]? _terminalBefore;
 
     public StandardStream(int fd)
     {
@@ -54,8 +64,51 @@ internal sealed unsafe partial class StandardStream : IDisposable
 
     public StreamKind Kind { get; }
 
+    /// <summary>
+    /// Hands every key to the reader as it is pressed, as a serial line does, Ctrl-C included; no-op for anything but the
+    /// terminal that we are in the foreground of. What is written there still gets its line ends.
+    /// </summary>
+    public void MakeRaw()
+    {
+        if (Kind != StreamKind.Terminal || _terminalBefore is not null)
+        {
+            return;
+        }
+
+        var before = new byte[TerminalStateSize];
+        var raw = stackalloc byte[TerminalStateSize];
+
+        // SAFETY: both buffers are larger than the struct.
+        fixed (byte* state = before)
+        {
+            if (tcgetattr(Descriptor, state) < 0)
+            {
+                return;
+            }
+
+            new ReadOnlySpan<byte>(state, TerminalStateSize).CopyTo(new Span<byte>(raw, TerminalStateSize));
+            cfmakeraw(raw);
+            *(uint*)(raw + OutputModes) = *(uint*)(state + OutputModes);
+            if (tcsetattr(Descriptor, Now, raw) == 0)
+            {
+                _terminalBefore = before;
+            }
+        }
+    }
+
     public void Dispose()
     {
+        if (_terminalBefore is { } before)
+        {
+            // SAFETY: the buffer is larger than the struct, and was filled by the kernel.
+            fixed (byte* state = before)
+            {
+                _ = tcsetattr(Descriptor, Now, state);
+            }
+
+            _terminalBefore = null;
+        }
+
         if (_flagsBefore >= 0)
         {
             _ = fcntl(Descriptor, SetFlags, _flagsBefore);
@@ -78,7 +131,9 @@ internal sealed unsafe partial class StandardStream : IDisposable
         {
             TypeFifo or TypeSocket => StreamKind.Pipe,
             TypeFile => StreamKind.File,
-            _ => isatty(fd) == 1 ? StreamKind.Terminal : StreamKind.Other,
+
+            // A background job that reads its terminal or changes it is stopped by the kernel.
+            _ => isatty(fd) == 1 && tcgetpgrp(fd) == getpgrp() ? StreamKind.Terminal : StreamKind.Other,
         };
     }
 
@@ -90,4 +145,19 @@ internal sealed unsafe partial class StandardStream : IDisposable
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int isatty(int fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int tcgetpgrp(int fd);
+
+    [LibraryImport("libc")]
+    private static partial int getpgrp();
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int tcgetattr(int fd, byte* state);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int tcsetattr(int fd, int when, byte* state);
+
+    [LibraryImport("libc")]
+    private static partial void cfmakeraw(byte* state);
 }

@@ -11,22 +11,35 @@ internal static unsafe partial class VirtualMemory
     private const int Anonymous = 0x20;
     private const int NoReserve = 0x4000;
     private const int DontDump = 16;
+    private const nuint HugePage = 2 << 20;
 
     /// <summary>
     /// Zeroed memory that costs nothing until it is touched: without a reservation, since hosts promise more than they
-    /// have, and left out of core dumps, since it is the tenant's.
+    /// have, and left out of core dumps, since it is the tenant's. Begins at a multiple of 2 MiB: KVM can use a huge page
+    /// only where guest address and host address are aligned alike.
     /// </summary>
+    /// <param name="size">Bytes, a positive multiple of a page.</param>
     public static byte* Allocate(nuint size)
     {
-        var address = mmap(null, size, ReadWrite, Private | Anonymous | NoReserve, -1, 0);
-        if (address == (void*)-1)
+        var reserved = checked(size + HugePage);
+        var start = mmap(null, reserved, ReadWrite, Private | Anonymous | NoReserve, -1, 0);
+        if (start == (void*)-1)
         {
             throw SystemCallException.Last("mmap");
         }
 
-        // SAFETY: the range was mapped just now. Only advice: a kernel that refuses it changes nothing for the guest.
+        // SAFETY: head and tail lie in the range that was mapped just now, and nobody has seen it yet. The advice is only
+        // advice: a kernel that refuses it changes nothing for the guest.
+        var address = (byte*)(((nuint)start + HugePage - 1) & ~(HugePage - 1));
+        var head = (nuint)(address - (byte*)start);
+        if (head > 0)
+        {
+            Unmap(start, head);
+        }
+
+        Unmap(address + size, reserved - head - size);
         _ = madvise(address, size, DontDump);
-        return (byte*)address;
+        return address;
     }
 
     /// <summary>A descriptor's memory, shared with the kernel.</summary>

@@ -12,7 +12,12 @@ internal sealed class Machine : IMachine, IVcpuOwner
     /// How long vCPUs may take to leave the guest. They need microseconds; a thread that takes longer hangs in the kernel,
     /// and then only the end of the process keeps the promise that the guest runs no more.
     /// </summary>
-    private const int StopLimitMilliseconds = 2000;
+    private const int StopLimitMilliseconds = StopLimitSlices * SliceMilliseconds;
+
+    // Counted in slices of running time and not by the clock: a process that was stopped and continued (SIGSTOP, a suspended
+    // host) would otherwise find the time over before its vCPUs had a chance.
+    private const int StopLimitSlices = 20;
+    private const int SliceMilliseconds = 100;
 
     /// <summary>How often it is looked whether the guest has halted for good, and whether standard input has come back.</summary>
     public static readonly TimeSpan DefaultWatchPeriod = TimeSpan.FromSeconds(1);
@@ -95,6 +100,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
             if (_parts.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
             {
+                input.MakeRaw();
                 _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom);
             }
 
@@ -219,9 +225,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
         Command(VcpuOrder.Stop);
         foreach (var vcpu in _vcpus)
         {
-            if (!vcpu.Join(StopLimitMilliseconds))
+            var slices = 0;
+            while (!vcpu.Join(SliceMilliseconds))
             {
-                _onStuck($"vCPU {vcpu.Index} did not leave the guest within {StopLimitMilliseconds} ms");
+                if (++slices == StopLimitSlices)
+                {
+                    _onStuck($"vCPU {vcpu.Index} did not leave the guest within {StopLimitMilliseconds} ms");
+                    break;
+                }
             }
         }
     }
@@ -236,7 +247,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     private void Await(Predicate<Vcpu> reached, string complaint)
     {
-        var deadline = Environment.TickCount64 + StopLimitMilliseconds;
+        var slices = 0;
         foreach (var vcpu in _vcpus)
         {
             while (true)
@@ -247,14 +258,11 @@ internal sealed class Machine : IMachine, IVcpuOwner
                     break;
                 }
 
-                var left = deadline - Environment.TickCount64;
-                if (left <= 0)
+                if (!_moved.Wait(SliceMilliseconds) && ++slices == StopLimitSlices)
                 {
                     _onStuck($"vCPU {vcpu.Index} {complaint} within {StopLimitMilliseconds} ms");
                     return;
                 }
-
-                _moved.Wait((int)left);
             }
         }
     }

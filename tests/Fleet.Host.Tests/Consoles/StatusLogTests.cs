@@ -51,7 +51,7 @@ public sealed class StatusLogTests
     [Fact]
     public void Should_pass_over_a_line_that_is_too_long()
     {
-        Assert.Null(Fed("FLEET 1 exit 5" + new string(' ', 600) + "\n").Exit);
+        Assert.Null(Fed("FLEET 1 error bad_config " + new string('x', 600) + "\n").Error);
         Assert.Equal(6, Fed(new string('x', 100_000) + "\nFLEET 1 exit 6\n").Exit?.Status);
         Assert.InRange(Fed("FLEET 1 error bad_config " + new string('x', 400) + "\n").Error!.Message.Length, 1, 200);
     }

@@ -107,6 +107,6 @@ public sealed class KernelFileTests : IDisposable
             {
                 Assert.Equal("kernel_invalid", refused.Code);
             }
-        }, iter: 2000, threads: 1);
+        }, iter: 500, threads: 1);
     }
 }

@@ -141,7 +141,7 @@ public sealed class KvmDriverTests
         await foreach (var chunk in new ConsoleLog(launch.Directory).ReadAsync(0, follow: true, vmm.Completion, stop.Token))
         {
             QemuDriverTests.CheckFlood(chunk);
-            if ((seen += chunk.Data.Length) > 256 * 1024) break;
+            if ((seen += chunk.Data.Length) > 64 * 1024) break;
         }
         Assert.False(vmm.Completion.IsCompleted);
     }

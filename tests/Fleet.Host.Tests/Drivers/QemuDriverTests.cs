@@ -83,6 +83,31 @@ public sealed class QemuDriverTests
     }
 
     [SkippableFact]
+    public async Task Should_let_a_second_stop_shorten_the_grace()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Spinning()), default);
+        var patient = vmm.StopAsync(TimeSpan.FromMinutes(5));
+        await vmm.StopAsync(TimeSpan.FromMilliseconds(1)).WaitAsync(Soon);
+        await patient.WaitAsync(Soon);
+        Assert.Equal("stop_requested", (await vmm.Completion).Reason.Code);
+    }
+
+    [SkippableFact]
+    public async Task Should_end_a_guest_that_said_its_last_word_and_runs_on()
+    {
+        await DriverAsync();
+        var driver = new QemuDriver(Scratch.Options() with { Clock = new FastClock(20) });
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Reporting("FLEET 1 error exec_failed no shell\n"));
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        var end = await vmm.Completion.WaitAsync(Soon);
+        Assert.Equal((false, "launch_failed"), (end.InOrder, end.Reason.Code));
+        Assert.Contains("exec_failed: no shell", end.Reason.Message, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
     public async Task Should_stop_a_guest_in_order_that_listens()
     {
         var driver = await DriverAsync();
@@ -192,7 +217,7 @@ public sealed class QemuDriverTests
         await foreach (var chunk in new ConsoleLog(launch.Directory).ReadAsync(0, follow: true, vmm.Completion, stop.Token))
         {
             CheckFlood(chunk);
-            if ((seen += chunk.Data.Length) > 1 << 20) break;
+            if ((seen += chunk.Data.Length) > 256 * 1024) break;
         }
         Assert.False(vmm.Completion.IsCompleted);
     }

@@ -30,7 +30,10 @@ internal static class TinyKernel
             $"{console}\0{status}\0");
 
     /// <summary>Writes text to the status port and runs on.</summary>
-    public static byte[] Ready() => Build([.. Print(0x2f8, 0), 0xeb, 0xfe], "FLEET 1 ready\n\0");
+    public static byte[] Reporting(string status) => Build([.. Print(0x2f8, 0), 0xeb, 0xfe], status + "\0");
+
+    /// <summary>Tells that it is ready and runs on.</summary>
+    public static byte[] Ready() => Reporting("FLEET 1 ready\n");
 
     /// <summary>Ready, then sends back each byte that comes in on the first serial port.</summary>
     public static byte[] Echoing() => Build(

@@ -98,6 +98,26 @@ public sealed class DefaultImageBootTests(RealImage real) : IClassFixture<RealIm
     }
 
     [SkippableFact]
+    public async Task The_end_waits_for_a_reader_that_is_late()
+    {
+        // The pipe holds 64 KiB, the rest stands in the guest's own buffer when the command is gone.
+        await using var guest = await BootAsync(1, holdConsole: true, "sh", "-c", "printf %067000d 7");
+        var started = Stopwatch.StartNew();
+        TimeSpan? ready = null;
+        while (ready is null || started.Elapsed - ready < TimeSpan.FromSeconds(4))
+        {
+            Assert.True(started.Elapsed < TimeSpan.FromSeconds(90), "the guest was never ready");
+            if (guest.Status.Count > 0) ready ??= started.Elapsed;
+            Assert.True(guest.Status.Count < 2, "the end was reported before the output was out");
+            await Task.Delay(50);
+        }
+        guest.ReleaseConsole();
+        await guest.EndAsync();
+        Assert.Equal(67000, guest.Console.Length);
+        Assert.Equal(["FLEET 1 ready", "FLEET 1 exit 0"], guest.Status);
+    }
+
+    [SkippableFact]
     public async Task The_machine_is_one_a_program_can_live_in()
     {
         const string script =
@@ -130,7 +150,7 @@ public sealed class DefaultImageBootTests(RealImage real) : IClassFixture<RealIm
         await guest.UntilConsoleShowsAsync("asleep");
         await guest.TypeAsync("\u001A");
         await guest.UntilConsoleShowsAsync("Stopped");
-        await guest.TypeAsync("echo $((6 * 7)) jobs; exit 3\n");
+        await guest.TypeAsync("echo $((6 * 7)) jobs; kill -9 %1; wait; exit 3\n");
         await guest.EndAsync();
         Assert.Contains("42 jobs\r\n", guest.Console, StringComparison.Ordinal);
         Assert.Equal(["FLEET 1 ready", "FLEET 1 exit 3"], guest.Status);
@@ -185,11 +205,13 @@ public sealed class DefaultImageBootTests(RealImage real) : IClassFixture<RealIm
         Assert.Equal("fleet-init: 'argv' is not an array\r\n", broken.Console);
     }
 
-    private async Task<GuestMachine> BootAsync(int cpus, params string[] argv)
+    private Task<GuestMachine> BootAsync(int cpus, params string[] argv) => BootAsync(cpus, holdConsole: false, argv);
+
+    private async Task<GuestMachine> BootAsync(int cpus, bool holdConsole, params string[] argv)
     {
         Skip.IfNot(RealImage.CanBoot, $"{GuestMachine.Qemu} is not installed");
         var initrd = real.Folder.At(Guid.NewGuid().ToString("N") + ".initrd");
         await real.Store.WriteInitrdAsync(real.Image, new GuestRun(argv, new Dictionary<string, string> { ["GREETING"] = "a b=ç" }, "boot-test"), initrd, default);
-        return GuestMachine.Start(real.Folder, real.Image.KernelPath, initrd, cpus);
+        return GuestMachine.Start(real.Folder, real.Image.KernelPath, initrd, cpus, holdConsole);
     }
 }

@@ -88,6 +88,45 @@ public sealed class DefaultImageStoreTests : IDisposable
         AssertNothingLeft();
     }
 
+    [Fact]
+    public async Task Leftovers_beside_a_finished_image_go_too()
+    {
+        await MakeAsync();
+        Directory.CreateDirectory(Path.Combine(Images, ".making-dead", "work"));
+        await MakeAsync();
+        AssertNothingLeft();
+    }
+
+    [Fact]
+    public async Task Packages_that_nobody_asks_for_do_not_pile_up()
+    {
+        Directory.CreateDirectory(_folder.At("cache", "packages"));
+        foreach (var (name, age) in new[] { ("old", 31), ("young", 29) })
+        {
+            await File.WriteAllTextAsync(_folder.At("cache", "packages", $"{name}_1.deb"), "");
+            File.SetLastWriteTimeUtc(_folder.At("cache", "packages", $"{name}_1.deb"), DateTime.UtcNow.AddDays(-age));
+        }
+        await MakeAsync();
+        Assert.False(File.Exists(_folder.At("cache", "packages", "old_1.deb")));
+        Assert.True(File.Exists(_folder.At("cache", "packages", "young_1.deb")));
+    }
+
+    [Fact]
+    public async Task An_initrd_that_can_not_be_written_leaves_nothing()
+    {
+        using var store = Store();
+        var image = await store.GetDefaultAsync(default);
+        using var cancelled = new CancellationTokenSource();
+        await cancelled.CancelAsync();
+        var run = new GuestRun([], new Dictionary<string, string>(), "h");
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => store.WriteInitrdAsync(image, run, _folder.At("initrd"), cancelled.Token));
+        Assert.False(File.Exists(_folder.At("initrd")));
+
+        File.Delete(image.InitrdPath);
+        var error = await Assert.ThrowsAsync<LaunchFailedException>(() => store.WriteInitrdAsync(image, run, _folder.At("initrd"), default));
+        Assert.Equal("image_unavailable", error.Code);
+    }
+
     [SkippableFact]
     public async Task Waits_for_another_process_and_goes_on_when_that_is_killed()
     {

@@ -21,10 +21,12 @@ internal sealed partial class GuestMachine : IAsyncDisposable
     private readonly string _status;
     private readonly string _control;
     private readonly MemoryStream _console = new();
+    private readonly TaskCompletionSource _mayRead = new();
     private readonly Task _reading;
 
-    private GuestMachine(Process process, string status, string control)
+    private GuestMachine(Process process, string status, string control, bool holdConsole)
     {
+        if (!holdConsole) _mayRead.SetResult();
         _process = process;
         _status = status;
         _control = control;
@@ -43,7 +45,7 @@ internal sealed partial class GuestMachine : IAsyncDisposable
     /// <summary>The lines on the status port so far.</summary>
     public IReadOnlyList<string> Status => File.Exists(_status) ? File.ReadAllLines(_status) : [];
 
-    public static GuestMachine Start(TestFolder folder, string kernel, string initrd, int cpus = 1, int memoryMib = 256)
+    public static GuestMachine Start(TestFolder folder, string kernel, string initrd, int cpus = 1, bool holdConsole = false)
     {
         var name = Guid.NewGuid().ToString("N")[..8];
         var status = folder.At(name + ".status");
@@ -52,14 +54,14 @@ internal sealed partial class GuestMachine : IAsyncDisposable
             HostTscKhz.Value.ToString(CultureInfo.InvariantCulture);
         var start = new ProcessStartInfo(Qemu,
         [
-            "-M", "microvm,isa-serial=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", $"{cpus}", "-m", $"{memoryMib}",
+            "-M", "microvm,isa-serial=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", $"{cpus}", "-m", "256",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-device", "i8042",
             "-kernel", kernel, "-initrd", initrd, "-append", append, "-qmp", $"unix:{control},server=on,wait=off",
             "-chardev", "stdio,id=con,signal=off", "-serial", "chardev:con",
             "-chardev", $"file,id=status,path={status},append=on", "-device", "isa-serial,chardev=status,iobase=0x2f8,irq=3",
         ])
         { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
-        return new GuestMachine(Process.Start(start)!, status, control);
+        return new GuestMachine(Process.Start(start)!, status, control, holdConsole);
     }
 
     public async Task TypeAsync(string text)
@@ -81,6 +83,9 @@ internal sealed partial class GuestMachine : IAsyncDisposable
             """{"execute": "send-key", "arguments": {"keys": [{"type": "qcode", "data": "ctrl"}, {"type": "qcode", "data": "alt"}, {"type": "qcode", "data": "delete"}]}}"""u8.ToArray());
         await reader.ReadLineAsync();
     }
+
+    /// <summary>Begins to take what the console gives, after a start with <c>holdConsole</c>.</summary>
+    public void ReleaseConsole() => _mayRead.TrySetResult();
 
     /// <summary>Waits until the console shows <paramref name="text"/>.</summary>
     public async Task UntilConsoleShowsAsync(string text)
@@ -113,6 +118,7 @@ internal sealed partial class GuestMachine : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
+        ReleaseConsole();
         if (!_process.HasExited) _process.Kill();
         await _process.WaitForExitAsync();
         await _reading;
@@ -122,6 +128,7 @@ internal sealed partial class GuestMachine : IAsyncDisposable
 
     private async Task ReadConsoleAsync()
     {
+        await _mayRead.Task;
         var buffer = new byte[65536];
         int read;
         while ((read = await _process.StandardOutput.BaseStream.ReadAsync(buffer)) > 0)

@@ -27,7 +27,7 @@ public sealed class LabLifeTests : IDisposable
         Options = new LabOptions
         {
             StateDirectory = Path.Combine(_root, "state"),
-            CacheDirectory = Path.Combine(Checkout.Artifacts, "cache"),
+            CacheDirectory = Path.Combine(Checkout.Artifacts, "test-images"),
             MemoryMib = 1024,
             Agent = new LabAgent(
                 Path.Combine(_root, "build"), ["cli"],

@@ -12,7 +12,7 @@ public sealed class LabNodeFixture : IAsyncLifetime
     internal LabOptions Options { get; } = new()
     {
         StateDirectory = Path.Combine(Path.GetTempPath(), $"fleet-lab-{Guid.NewGuid():N}"),
-        CacheDirectory = Path.Combine(Checkout.Artifacts, "cache"),
+        CacheDirectory = Path.Combine(Checkout.Artifacts, "test-images"),
     };
 
     internal LabMachine Node { get; private set; } = null!;

@@ -44,7 +44,7 @@ public sealed class CommandLineTests
     [InlineData("Invalid instance ID: Invalid char (_) at position 1.", "--id", "a_b")]
     [InlineData("Invalid instance ID: Invalid len (65);  the length must be between 1 and 64.", "--id", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")]
     [InlineData("The argument 'start-time-us' takes a whole number from 0 to 18446744073709551615, not 'now'.", "--start-time-us", "now")]
-    [InlineData("The argument 'http-api-max-payload-size' takes a whole number from 0 to 67108864, not '99999999999999999999999'.", "--http-api-max-payload-size", "99999999999999999999999")]
+    [InlineData("The argument 'http-api-max-payload-size' takes a whole number from 0 to 524288, not '99999999999999999999999'.", "--http-api-max-payload-size", "99999999999999999999999")]
     public void Should_say_what_is_wrong(string fault, params string[] arguments) =>
         Assert.Equal(fault, Assert.Throws<ArgumentFaultException>(() => CommandLine.Parse(arguments)).Message);
 
