@@ -27,10 +27,11 @@ internal sealed class ManualClock : TimeProvider
         }
     }
 
-    public bool HasTimer(TimeSpan within)
+    /// <summary>Whether a timer fires in exactly that time: other timers come and go meanwhile.</summary>
+    public bool HasTimer(TimeSpan from)
     {
         lock (_lock)
-            return _timers.Any(t => t.Due <= _now + within);
+            return _timers.Any(t => t.Due == _now + from);
     }
 
     public void Advance(TimeSpan by)

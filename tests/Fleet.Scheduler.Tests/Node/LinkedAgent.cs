@@ -15,6 +15,8 @@ internal sealed class LinkedAgent : IAsyncDisposable
     private readonly AsyncDuplexStreamingCall<HostMessage, SchedulerMessage> _call;
     private readonly SemaphoreSlim _sending = new(1, 1);
     private readonly ConcurrentDictionary<string, (ulong Epoch, ulong Sequence, HostVmState State)> _vms;
+    private readonly ConcurrentDictionary<string, VmReport> _unacknowledged = new();
+    private readonly TaskCompletionSource _welcome = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Task _running;
 
     private LinkedAgent(IPEndPoint link, string hostId, ConcurrentDictionary<string, (ulong, ulong, HostVmState)> vms)
@@ -52,6 +54,7 @@ internal sealed class LinkedAgent : IAsyncDisposable
         foreach (var (id, vm) in agent._vms)
             hello.Vms.Add(Report(id, vm.Epoch, vm.Sequence, vm.State));
         await agent.SendAsync(new HostMessage { Hello = hello });
+        await agent._welcome.Task.WaitAsync(TimeSpan.FromSeconds(20));
         return agent;
     }
 
@@ -86,6 +89,11 @@ internal sealed class LinkedAgent : IAsyncDisposable
                 foreach (var unknown in message.Welcome.Unknown)
                     _vms.TryRemove(unknown.VmId, out _);
                 _ = BeatAsync(message.Welcome.HeartbeatMs);
+                _welcome.TrySetResult();
+                break;
+            case SchedulerMessage.BodyOneofCase.ReportAck when _unacknowledged.TryGetValue(message.ReportAck.VmId, out var last)
+                && last.Sequence <= message.ReportAck.Sequence:
+                _unacknowledged.TryRemove(message.ReportAck.VmId, out _);
                 break;
             case SchedulerMessage.BodyOneofCase.Launch when !_vms.ContainsKey(message.Launch.VmId):
                 _vms[message.Launch.VmId] = (message.Launch.Epoch, 0, HostVmState.Launching);
@@ -113,8 +121,11 @@ internal sealed class LinkedAgent : IAsyncDisposable
         while (!Ended)
         {
             await Task.Delay((int)milliseconds / 2);
-            if (!Ended)
-                await SendAsync(new HostMessage { Heartbeat = new Heartbeat { Sequence = 1 } });
+            if (Ended)
+                return;
+            await SendAsync(new HostMessage { Heartbeat = new Heartbeat { Sequence = 1 } });
+            foreach (var report in _unacknowledged.Values)
+                await SendAsync(new HostMessage { Report = report });
         }
     }
 
@@ -126,6 +137,7 @@ internal sealed class LinkedAgent : IAsyncDisposable
         report.Exit = exit;
         if (exit is not null)
             report.Reason = new Reason { Code = "command_exited", Message = $"The command ended with status {exit.Status}." };
+        _unacknowledged[vmId] = report;
         return SendAsync(new HostMessage { Report = report });
     }
 

@@ -12,7 +12,7 @@ namespace Fleet.Scheduler.Tests.Node;
 public sealed class SchedulerNodeTests : IAsyncLifetime
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("fleet-node-");
-    private readonly HttpClient _http = new(new SocketsHttpHandler { UseProxy = false }) { Timeout = TimeSpan.FromSeconds(40) };
+    private static readonly HttpClient Http = new(new SocketsHttpHandler { UseProxy = false }) { Timeout = TimeSpan.FromSeconds(40) };
     private SchedulerNode? _node;
     private LinkedAgent? _agent;
 
@@ -24,7 +24,6 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
             await _agent.DisposeAsync();
         if (_node is not null)
             await _node.DisposeAsync();
-        _http.Dispose();
         _folder.Delete(recursive: true);
     }
 
@@ -42,9 +41,9 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         Assert.Equal(("running", "rack1-7"), ((string)running["state"]!, (string)running["host"]!));
         Assert.Equal(2, (int)(await GetAsync("/v1/hosts/rack1-7"))["reserved_cpus"]!);
 
-        Assert.Equal(_agent.Output, await _http.GetStringAsync($"{Base}/v1/vms/hello/console?follow=true"));
+        Assert.Equal(_agent.Output, await Http.GetStringAsync($"{Base}/v1/vms/hello/console?follow=true"));
         using (var input = new ByteArrayContent("ls\n"u8.ToArray()))
-            Assert.Equal(HttpStatusCode.NoContent, (await _http.PostAsync($"{Base}/v1/vms/hello/console", input)).StatusCode);
+            Assert.Equal(HttpStatusCode.NoContent, (await Http.PostAsync($"{Base}/v1/vms/hello/console", input)).StatusCode);
         await ApiUnderTest.UntilAsync(() => _agent.Input == "ls\n");
 
         var took = Stopwatch.StartNew();
@@ -66,7 +65,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         Assert.Equal("deleting", (string)(await SendAsync(HttpMethod.Delete, "/v1/vms/hello"))["state"]!);
         var gone = await GetAsync($"/v1/vms/{id}/wait?state=deleted&timeout=30");
         Assert.Equal("deleted", (string)gone["state"]!);
-        Assert.Equal(HttpStatusCode.NotFound, (await _http.GetAsync($"{Base}/v1/vms/{id}")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await Http.GetAsync($"{Base}/v1/vms/{id}")).StatusCode);
         await SendAsync(HttpMethod.Post, "/v1/vms", """{"name": "hello", "driver": "simulated"}""");
     }
 
@@ -140,7 +139,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
 
     private async Task<JsonNode> GetAsync(string path)
     {
-        using var response = await _http.GetAsync(Base + path);
+        using var response = await Http.GetAsync(Base + path);
         return await ReadAsync(response);
     }
 
@@ -152,7 +151,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
             return await ReadAsync(posted);
         }
         using var request = new HttpRequestMessage(method, Base + path);
-        using var response = await _http.SendAsync(request);
+        using var response = await Http.SendAsync(request);
         return await ReadAsync(response);
     }
 
@@ -161,7 +160,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         using var request = new HttpRequestMessage(HttpMethod.Post, Base + path) { Content = new StringContent(json, Encoding.UTF8, "application/json") };
         if (key is not null)
             request.Headers.Add("Idempotency-Key", key);
-        return await _http.SendAsync(request);
+        return await Http.SendAsync(request);
     }
 
     private static async Task<JsonNode> ReadAsync(HttpResponseMessage response)
