@@ -74,7 +74,7 @@ public sealed class ArchitectureTests
             .Where(path => !path.Contains("/obj/", StringComparison.Ordinal) && !path.Contains("/bin/", StringComparison.Ordinal))
             .ToArray();
         Assert.NotEmpty(sources);
-        Assert.Empty(sources.Where(path => Path.GetRelativePath(Checkout.Root, path).Split('/').Intersect(NoPlaceForAnything).Any()));
+        Assert.DoesNotContain(sources, path => Path.GetRelativePath(Checkout.Root, path).Split('/').Intersect(NoPlaceForAnything).Any());
         Assert.Empty(sources.Where(path => File.ReadLines(path).Count() > 600).Select(path => Path.GetRelativePath(Checkout.Root, path)));
     }
 }

@@ -137,6 +137,6 @@ public sealed class SurvivalTests
         var clock = Stopwatch.StartNew();
         await fleet.DownAsync();
         Assert.True(clock.Elapsed < TimeSpan.FromSeconds(20), $"fleet down took {clock.Elapsed}");
-        Assert.Empty(fleet.Leftovers(fleet.Files).Where(line => line.StartsWith("process ", StringComparison.Ordinal)));
+        Assert.DoesNotContain(fleet.Leftovers(fleet.Files), line => line.StartsWith("process ", StringComparison.Ordinal));
     }
 }

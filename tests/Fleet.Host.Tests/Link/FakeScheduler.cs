@@ -93,7 +93,9 @@ internal sealed class FakeScheduler : IAsyncDisposable
 }
 
 /// <summary>One stream of an agent.</summary>
+#pragma warning disable CA1001 // Lives as long as the test; neither member holds anything of the system.
 internal sealed class AgentStream(Hello hello, IServerStreamWriter<SchedulerMessage> writer)
+#pragma warning restore CA1001
 {
     private readonly SemaphoreSlim _gate = new(1);
 
