@@ -163,7 +163,7 @@ internal sealed class RunningFleet : IAsyncDisposable
         return path;
     }
 
-    /// <summary>Processes whose command line names the text, and folders of this fleet that do.</summary>
+    /// <summary>Processes whose command line names the text, and files of this fleet that do.</summary>
     public IReadOnlyList<string> Leftovers(string text)
     {
         var left = new List<string>();
@@ -182,7 +182,7 @@ internal sealed class RunningFleet : IAsyncDisposable
         }
 
         if (Directory.Exists(Data))
-            left.AddRange(Directory.EnumerateFileSystemEntries(Data, $"*{text}*", SearchOption.AllDirectories));
+            left.AddRange(Directory.EnumerateFileSystemEntries(Data, "*", SearchOption.AllDirectories).Where(path => Path.GetFileName(path).Contains(text, StringComparison.Ordinal)));
         return left;
     }
 
