@@ -124,9 +124,9 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         {
             return await region.Ask<TReply>(question, patience, cancellation).ConfigureAwait(false);
         }
-        catch (AskTimeoutException fault)
+        catch (AskTimeoutException)
         {
-            options.Log.Warning(fault, "No answer to {Question} within {Patience}", question.Descriptor.Name, patience);
+            options.Log.Warning("No answer to {Question} within {Patience}", question.Descriptor.Name, patience);
             return null;
         }
     }

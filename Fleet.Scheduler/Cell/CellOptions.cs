@@ -57,6 +57,12 @@ public sealed record CellOptions
     /// <summary>Events of a host between two snapshots: bounds what a restart replays (one event is about 30 µs).</summary>
     public int HostSnapshotEvery { get; init; } = 500;
 
+    /// <summary>
+    /// A microVM with nothing to do leaves the memory after this long without a message. Each leave and return is a small write, so
+    /// it should be well above the time between two looks at a microVM that is being watched.
+    /// </summary>
+    public TimeSpan RestAfter { get; init; } = TimeSpan.FromMinutes(2);
+
     /// <summary>Waits that one microVM holds at once; one more is told to try again.</summary>
     public int WaitersPerVm { get; init; } = 64;
 

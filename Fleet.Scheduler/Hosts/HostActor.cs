@@ -59,6 +59,11 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         public static readonly Audit Instance = new();
     }
 
+    private sealed class Reconciling : INoSerializationVerificationNeeded
+    {
+        public static readonly Reconciling Instance = new();
+    }
+
     private sealed class Announce : INoSerializationVerificationNeeded
     {
         public static readonly Announce Instance = new();
@@ -160,6 +165,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
             case Audit:
                 OnAudit();
+                break;
+            case Reconciling:
+                ReconcileSome();
                 break;
             case Announce:
                 PublishView();

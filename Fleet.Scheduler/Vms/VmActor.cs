@@ -19,7 +19,6 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     private const string GoalTimer = "goal";
     private const string WakeTimer = "wake";
     private const string WaitTimer = "wait";
-    private const string LeaveTimer = "leave";
 
     /// <summary>An answer from the node's placement or from a host is late after this; the search then goes on without it.</summary>
     private static readonly TimeSpan SearchPatience = TimeSpan.FromSeconds(5);
@@ -27,6 +26,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once.</summary>
     private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
 
+    /// <summary>What never was or is deleted leaves no actor; not at once, since who asked once often asks again.</summary>
     private static readonly TimeSpan LeavePause = TimeSpan.FromSeconds(1);
 
     private static readonly TimeSpan WaitGranularity = TimeSpan.FromMilliseconds(100);
@@ -45,6 +45,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     private bool _capacityChangedMeanwhile;
     private bool _launchHeard;
     private int _tries;
+    private TimeSpan? _idlePause;
 
     /// <param name="id">The microVM's id: the entity id of the shard.</param>
     /// <param name="options">Of the node.</param>
@@ -78,11 +79,6 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         public long Search { get; } = search;
     }
 
-    private sealed class LeaveIfIdle : INoSerializationVerificationNeeded
-    {
-        public static readonly LeaveIfIdle Instance = new();
-    }
-
     private sealed class Left : INoSerializationVerificationNeeded
     {
         public static readonly Left Instance = new();
@@ -100,11 +96,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case IMessage stored:
                 _life = _life.Apply(stored);
                 break;
-            case RecoveryCompleted when _life.Record is { State: VmState.Deleted }:
-                LeaveSoon();
-                break;
-            case RecoveryCompleted when _life.Record is not null:
+            case RecoveryCompleted:
                 Pursue();
+                LeaveWhenIdle();
                 break;
         }
     }
@@ -161,8 +155,8 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case PursueAgain:
                 Act();
                 break;
-            case LeaveIfIdle:
-                OnLeaveIfIdle();
+            case ReceiveTimeout:
+                OnIdle();
                 break;
             case Left:
                 OnLeft();
@@ -208,8 +202,6 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             return;
         }
         Settle(record);
-        if (!Exists)
-            LeaveSoon();
     }
 
     private void OnRoom(RoomAnswer answer)
@@ -261,16 +253,20 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         var decision = _life.Report(message.HostId, report, Now, out var stale);
         if (!stale)
             _launchHeard = true;
-        Store(decision, () => host.Tell(new HostReportAnswer
+        var hostIsBack = !stale && _life.Record!.Reason?.Code == VmLife.HostDisconnectedCode;
+        Store(decision, () =>
         {
-            HostId = message.HostId,
-            VmId = _id,
-            Epoch = report.Epoch,
-            Sequence = report.Sequence,
-            Stale = stale,
-        }));
-        if (!Exists)
-            LeaveSoon();
+            host.Tell(new HostReportAnswer
+            {
+                HostId = message.HostId,
+                VmId = _id,
+                Epoch = report.Epoch,
+                Sequence = report.Sequence,
+                Stale = stale,
+            });
+            if (hostIsBack)
+                ActAnew();
+        });
     }
 
     private void OnCheck(CheckPlacement check)
@@ -282,16 +278,12 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         Store(decision, () =>
         {
             TellVerdict(check.HostId, check.Epoch, keep);
-            // It is back: what we want of it goes out now and not at the next repetition.
-            if (keep && _goal is Goal.Launch or Goal.Stop or Goal.Remove)
+            if (keep)
             {
-                _tries = 0;
                 _launchHeard &= check.Present;
-                Act();
+                ActAnew();
             }
         });
-        if (!Exists)
-            LeaveSoon();
     }
 
     // --- store, answer, pursue ---
@@ -316,8 +308,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             then();
             Settle(_life.Record!);
             Pursue();
-            if (!Exists)
-                LeaveSoon();
+            LeaveWhenIdle();
         });
     }
 
@@ -328,8 +319,6 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             Vm = _life.Record,
             Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
         });
-        if (!Exists)
-            LeaveSoon();
     }
 
     private void Settle(VmRecord record)
@@ -397,6 +386,15 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                 });
                 break;
         }
+    }
+
+    /// <summary>The host is there again: what we want of it goes out now and not at the next repetition.</summary>
+    private void ActAnew()
+    {
+        if (_goal is not (Goal.Launch or Goal.Stop or Goal.Remove))
+            return;
+        _tries = 0;
+        Act();
     }
 
     private void Command(CommandHost command)
@@ -477,21 +475,30 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     private CellProblem NotFound() => new("not_found", $"There is no microVM '{_id}'.");
 
     /// <summary>
-    /// Only a microVM that exists is remembered by its shard; what never was or is deleted leaves no actor. Not at once: who asked
-    /// once often asks again, and a message that is on its way would only wake it anew.
+    /// A microVM that pursues nothing leaves its shard after a while and is not remembered: any message wakes it again. What is remembered,
+    /// and woken by a start of the cell, is so only what has something to do, however many microVMs run or have ended.
     /// </summary>
-    private void LeaveSoon() => Timers.StartSingleTimer(LeaveTimer, LeaveIfIdle.Instance, LeavePause);
-
-    private void OnLeaveIfIdle()
+    private void LeaveWhenIdle()
     {
-        if (!Exists)
+        TimeSpan? pause = !Exists ? LeavePause : _goal is Goal.Rest ? _options.RestAfter : null;
+        if (pause == _idlePause)
+            return;
+        _idlePause = pause;
+        Context.SetReceiveTimeout(pause);
+    }
+
+    private bool MayLeave => !Exists || (_goal is Goal.Rest && _waiters.IsEmpty);
+
+    private void OnIdle()
+    {
+        if (MayLeave)
             Context.Parent.Tell(new Passivate(Left.Instance));
     }
 
     private void OnLeft()
     {
-        // Created after all, by a message that overtook: the shard would forget it, unless a message waits for it there.
-        if (Exists)
+        // Something came to do after all, by a message that overtook: the shard would forget us, unless a message waits for us there.
+        if (!MayLeave)
             Context.Parent.Tell(new ReadVm { VmId = _id }, ActorRefs.NoSender);
         Context.Stop(Self);
     }
