@@ -44,10 +44,12 @@ internal sealed class ApiUnderTest : IAsyncDisposable
     public FaultLog Log { get; } = new();
     public string? NotReady { get; set; }
 
-    public static ApiUnderTest Start(int changesKept = 1000, Func<ApiContext, ApiContext>? change = null)
+    public static ApiUnderTest Start(int changesKept = 1000, Func<ApiContext, ApiContext>? change = null, Action<FakeCell>? before = null)
     {
         var clock = new ManualClock();
-        return new(clock, new FakeCell(clock), changesKept, change);
+        var cell = new FakeCell(clock);
+        before?.Invoke(cell);
+        return new(clock, cell, changesKept, change);
     }
 
     public async Task StopServerAsync() => await _server.DisposeAsync();

@@ -60,6 +60,22 @@ public sealed class ServerTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Lists_and_watches_wait_for_a_view_that_is_behind_since_the_start()
+    {
+        await using var api = ApiUnderTest.Start(before: cell =>
+        {
+            cell.Connect("h1");
+            cell.FeedHeld = true;
+        });
+        foreach (var path in new[] { "/v1/vms", "/v1/hosts", "/v1/changes", "/v1/changes/stream" })
+            (await api.GetAsync(path)).Problem(503, "unavailable");
+        Assert.Equal(200, (await api.GetAsync("/v1/hosts/h1")).Status);
+        api.Cell.ReleaseFeed();
+        await ApiUnderTest.UntilAsync(() => api.Projection.CaughtUp.IsCompleted);
+        Assert.Equal(200, (await api.GetAsync("/v1/hosts")).Status);
+    }
+
+    [Fact]
     public async Task Waits_and_watches_are_bounded_together()
     {
         var id = await _api.CreateAsync("hello");
