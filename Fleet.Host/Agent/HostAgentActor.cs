@@ -3,6 +3,7 @@ using Fleet.Host.Consoles;
 using Fleet.Host.Link;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Serilog;
 
 namespace Fleet.Host.Agent;
@@ -11,36 +12,54 @@ namespace Fleet.Host.Agent;
 /// The host's one voice: takes the control plane's commands, owns a <see cref="MicroVmActor"/> per microVM and keeps every
 /// report until it is acknowledged.
 /// </summary>
+/// <remarks>
+/// Of each microVM there is one epoch at a time: a newer one waits until nothing of the older is left. Begun anew after a
+/// fault it starts from the disk, and the link dials again to tell what is there.
+/// </remarks>
 internal sealed class HostAgentActor : UntypedActor, IWithTimers
 {
-    /// <summary>Console readers at once: each holds up to its credit in memory.</summary>
-    public const int MostReaders = 1024;
+    /// <summary>What one Hello may name; also far above what one machine carries for real.</summary>
+    public const int MostVms = 4096;
 
-    public const int MostReadersPerVm = 16;
+    /// <summary>Reports of microVMs that are here, and as many of such that are gone or never came.</summary>
+    private const int MostReports = 2 * MostVms;
+
+    private const int MostRemovedKnown = 8192;
+
+    /// <summary>The API takes 4096 bytes at once; a longer input is no input of ours.</summary>
+    private const int MostInput = 64 * 1024;
 
     /// <summary>A report without an acknowledgement is sent again after this.</summary>
     private static readonly TimeSpan Resend = TimeSpan.FromSeconds(2);
 
+    private static readonly TimeSpan FirstRetry = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan LongestRetry = TimeSpan.FromMinutes(1);
+
     private readonly MicroVmContext _context;
-    private readonly string _autoDriver;
     private readonly IReadOnlyList<LaunchRecord> _found;
     private readonly ILogger _log;
-    private readonly Dictionary<string, Entry> _vms = [];
-
-    // The newest report of each (microVM, epoch) that nobody has acknowledged.
-    private readonly Dictionary<(string VmId, ulong Epoch), VmReport> _unheard = [];
-    private readonly Dictionary<ulong, ConsoleReader> _readers = [];
+    private readonly long _since;
+    private readonly Dictionary<string, Entry> _vms = new(StringComparer.Ordinal);
+    private readonly Dictionary<IActorRef, string> _byActor = [];
+    private readonly ReportOutbox _outbox = new(Resend, MostReports);
+    private readonly RemovedEpochs _removed = new(MostRemovedKnown);
+    private readonly ConsoleReaders _readers = new();
+    private ITimer? _resend;
     private LinkSession? _session;
+    private bool _waitsForRoom;
 
-    public HostAgentActor(MicroVmContext context, string autoDriver, IReadOnlyList<LaunchRecord> found)
+    /// <param name="found">What the state directory held when the agent was started.</param>
+    public HostAgentActor(MicroVmContext context, IReadOnlyList<LaunchRecord> found)
     {
         _context = context;
-        _autoDriver = autoDriver;
         _found = found;
         _log = context.Log.ForContext<HostAgentActor>();
+        _since = context.Clock.GetTimestamp();
     }
 
     public ITimerScheduler Timers { get; set; } = null!;
+
+    private TimeSpan Now => _context.Clock.GetElapsedTime(_since);
 
     /// <summary>A microVM's newest report, by its actor.</summary>
     public sealed record Reported(VmReport Report) : INoSerializationVerificationNeeded;
@@ -56,36 +75,38 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
     public sealed record LinkDown(LinkSession Session) : INoSerializationVerificationNeeded;
 
-    /// <summary>A message of the control plane.</summary>
-    public sealed record FromScheduler(SchedulerMessage Message) : INoSerializationVerificationNeeded;
-
-    private sealed record ConsoleFound(OpenConsole Request, MicroVmActor.ConsoleSource Source, LinkSession Session) : INoSerializationVerificationNeeded;
+    /// <summary>A message of the control plane. <paramref name="Taken"/> lets the link read on.</summary>
+    public sealed record FromScheduler(SchedulerMessage Message, Action Taken) : INoSerializationVerificationNeeded;
 
     private sealed record ReaderDone(ulong StreamId, ConsoleReader Reader) : INoSerializationVerificationNeeded;
+
+    private sealed record Room(LinkSession Session) : INoSerializationVerificationNeeded;
+
+    private sealed record BeginAgain(string VmId) : INoSerializationVerificationNeeded;
 
     private sealed class ResendTick : INoSerializationVerificationNeeded
     {
         public static readonly ResendTick Instance = new();
     }
 
-    protected override SupervisorStrategy SupervisorStrategy() => new OneForOneStrategy(fault =>
-    {
-        // An actor that lost its thread of events can't be trusted with a VMM; begun anew it takes it over from the disk.
-        _log.Error(fault, "A microVM's actor failed and is begun anew");
-        return Directive.Stop;
-    });
+    // An actor that lost its thread of events can't be trusted with a VMM; begun anew it takes it over from the disk.
+    protected override SupervisorStrategy SupervisorStrategy() => new OneForOneStrategy(_ => Directive.Stop);
 
-    protected override void PreStart()
+    protected override void PreStart() => BeginAll(_found);
+
+    protected override void PreRestart(Exception reason, object message)
     {
-        foreach (var record in _found)
-            Begin(record, found: true);
-        Timers.StartPeriodicTimer("resend", ResendTick.Instance, Resend);
+        _log.Error(reason, "The agent's actor failed and is begun anew from the state directory");
+        _session?.Break();
+        base.PreRestart(reason, message);
     }
+
+    protected override void PostRestart(Exception reason) => BeginAll(_context.State.ReadAll());
 
     protected override void PostStop()
     {
-        foreach (var reader in _readers.Values)
-            reader.Close();
+        _resend?.Dispose();
+        _readers.CloseAll();
     }
 
     protected override void OnReceive(object message)
@@ -96,40 +117,43 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 Hear(reported.Report);
                 break;
             case GetReports:
-                Sender.Tell(_vms.Values.Where(entry => entry.Report is not null).Select(entry => entry.Report!.Clone()).ToArray());
+                Sender.Tell(_vms.Values.Where(entry => entry.Report.State != HostVmState.Removed).Select(entry => entry.Report.Clone()).ToArray());
                 break;
             case LinkUp up:
                 _session = up.Session;
+                _waitsForRoom = false;
                 foreach (var unknown in up.Unknown)
                     Remove(unknown.VmId, unknown.Epoch);
-                SendUnheard();
+                Pump();
                 break;
             case LinkDown down when down.Session == _session:
                 _session = null;
-                foreach (var reader in _readers.Values)
-                    reader.Close();
-                _readers.Clear();
+                _readers.CloseAll();
+                _outbox.LinkLost();
                 break;
             case LinkDown:
                 break;
-            case FromScheduler { Message: var body }:
-                Obey(body);
-                break;
-            case ConsoleFound found:
-                Open(found);
+            case FromScheduler inbound:
+                inbound.Taken();
+                Obey(inbound.Message);
                 break;
             case ReaderDone done:
-                if (_readers.TryGetValue(done.StreamId, out var current) && current == done.Reader)
-                    _readers.Remove(done.StreamId);
+                _readers.Done(done.StreamId, done.Reader);
+                break;
+            case Room room when room.Session == _session:
+                _waitsForRoom = false;
+                Pump();
+                break;
+            case Room:
                 break;
             case ResendTick:
-                SendUnheard();
+                Pump();
+                break;
+            case BeginAgain again:
+                TakeUp(again.VmId);
                 break;
             case Terminated ended:
                 Ended(ended.ActorRef);
-                break;
-            case Status.Failure failure:
-                _log.Warning(failure.Cause, "A request of the control plane could not be carried out");
                 break;
             default:
                 Unhandled(message);
@@ -145,33 +169,27 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 StartVm(message.Launch);
                 break;
             case SchedulerMessage.BodyOneofCase.Stop:
-                if (Find(message.Stop.VmId, message.Stop.Epoch) is { } stopped)
-                    stopped.Actor.Tell(new MicroVmActor.Stop(TimeSpan.FromMilliseconds(message.Stop.GraceMs)));
-                else
-                    TellGone(message.Stop.VmId, message.Stop.Epoch);
+                StopVm(message.Stop);
                 break;
             case SchedulerMessage.BodyOneofCase.Remove:
                 Remove(message.Remove.VmId, message.Remove.Epoch);
                 break;
             case SchedulerMessage.BodyOneofCase.ReportAck:
-                var ack = message.ReportAck;
-                if (_unheard.TryGetValue((ack.VmId, ack.Epoch), out var report) && report.Sequence <= ack.Sequence)
-                    _unheard.Remove((ack.VmId, ack.Epoch));
+                _outbox.Acknowledge(message.ReportAck.VmId, message.ReportAck.Epoch, message.ReportAck.Sequence);
                 break;
             case SchedulerMessage.BodyOneofCase.OpenConsole:
-                Find(message.OpenConsole);
+                Open(message.OpenConsole);
                 break;
             case SchedulerMessage.BodyOneofCase.ConsoleCredit:
-                if (_readers.TryGetValue(message.ConsoleCredit.StreamId, out var reader))
-                    reader.Grant(message.ConsoleCredit.Bytes);
+                _readers.Grant(message.ConsoleCredit.StreamId, message.ConsoleCredit.Bytes);
                 break;
             case SchedulerMessage.BodyOneofCase.CloseConsole:
-                if (_readers.Remove(message.CloseConsole.StreamId, out var closed))
-                    closed.Close();
+                _readers.Close(message.CloseConsole.StreamId);
                 break;
             case SchedulerMessage.BodyOneofCase.ConsoleInput:
-                if (_vms.TryGetValue(message.ConsoleInput.VmId, out var typed))
-                    typed.Actor.Tell(new MicroVmActor.Input(message.ConsoleInput.Data.Memory));
+                var input = message.ConsoleInput;
+                if (input.Data.Length <= MostInput && _vms.TryGetValue(input.VmId, out var typed))
+                    typed.Actor.Tell(new MicroVmActor.Input(input.Data.Memory));
                 break;
             default:
                 _log.Warning("The control plane sent {Kind}, which this agent does not know", message.BodyCase);
@@ -181,160 +199,235 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
     private void StartVm(LaunchVm launch)
     {
-        if (!StateDirectory.IsVmId(launch.VmId) || launch.Spec is null || launch.Epoch == 0)
+        if (!Names(launch.VmId, launch.Epoch))
+            return;
+        if (_vms.TryGetValue(launch.VmId, out var entry) && entry.Epoch == launch.Epoch)
         {
-            _log.Warning("Refused to launch '{VmId}' under epoch {Epoch}: not a launch", launch.VmId, launch.Epoch);
+            // Asked again: answered again, also when the first answer was acknowledged.
+            Send(entry.Report);
             return;
         }
 
-        if (!_vms.TryGetValue(launch.VmId, out var entry))
+        if (entry?.Epoch > launch.Epoch || _removed.Contains(launch.VmId, launch.Epoch))
         {
-            Begin(_context.NewRecord(launch, _autoDriver), found: false);
+            _log.Warning("Refused to launch {VmId} under epoch {Epoch}: that epoch is over on this host", launch.VmId, launch.Epoch);
+            TellGone(launch.VmId, launch.Epoch);
             return;
         }
 
-        if (entry.Epoch == launch.Epoch)
+        var problem = launch.Spec is null ? "It is missing." : VmSpecRules.FirstProblem(launch.Spec)?.Message;
+        if (problem is not null)
         {
-            entry.Actor.Tell(MicroVmActor.ReportAgain.Instance);
+            Refuse(launch, $"The host does not accept the spec. {problem}");
+            return;
         }
-        else if (entry.Epoch > launch.Epoch)
-        {
-            _log.Warning("Refused to launch {VmId} under epoch {Epoch}: this host has epoch {Newer}", launch.VmId, launch.Epoch, entry.Epoch);
-        }
-        else
+
+        if (entry is not null)
         {
             // The older epoch goes first, all of it: never two VMMs of one microVM.
             if (entry.Next is null || entry.Next.Epoch < launch.Epoch)
                 entry.Next = launch;
             entry.Actor.Tell(MicroVmActor.Remove.Instance);
+            return;
         }
+
+        if (_vms.Count >= MostVms)
+            Refuse(launch, $"The host carries {MostVms} microVMs, the most that one agent takes; delete some that have ended.");
+        else
+            Begin(_context.NewRecord(launch), found: false);
+    }
+
+    private void StopVm(StopVm stop)
+    {
+        if (!Names(stop.VmId, stop.Epoch))
+            return;
+        if (_vms.TryGetValue(stop.VmId, out var entry) && entry.Epoch == stop.Epoch)
+        {
+            var grace = TimeSpan.FromMilliseconds(Math.Min(stop.GraceMs, VmLimits.MaxGraceSeconds * 1000));
+            entry.Actor.Tell(new MicroVmActor.Stop(grace));
+            return;
+        }
+
+        if (entry?.Next is { } next && next.Epoch == stop.Epoch)
+            entry.Next = null;
+        TellGone(stop.VmId, stop.Epoch);
     }
 
     private void Remove(string vmId, ulong epoch)
     {
-        if (_vms.TryGetValue(vmId, out var entry) && entry.Epoch <= epoch)
+        if (!Names(vmId, epoch))
+            return;
+        if (!_vms.TryGetValue(vmId, out var entry) || entry.Epoch > epoch)
         {
-            if (entry.Next?.Epoch <= epoch)
-                entry.Next = null;
-            entry.Actor.Tell(MicroVmActor.Remove.Instance);
-            if (entry.Epoch < epoch)
-                TellGone(vmId, epoch);
+            TellGone(vmId, epoch);
             return;
         }
 
-        TellGone(vmId, epoch);
+        if (entry.Next?.Epoch <= epoch)
+            entry.Next = null;
+        entry.Actor.Tell(MicroVmActor.Remove.Instance);
+        if (entry.Epoch < epoch)
+            TellGone(vmId, epoch);
+    }
+
+    /// <summary>Whether a command names a microVM at all. One that does not can't even be answered.</summary>
+    private bool Names(string vmId, ulong epoch)
+    {
+        if (VmId.IsValid(vmId) && epoch > 0)
+            return true;
+        _log.Warning("The control plane sent a command without a microVM's id or epoch; it is passed over");
+        return false;
     }
 
     /// <summary>Of that epoch there is nothing on this host, and will be nothing.</summary>
     private void TellGone(string vmId, ulong epoch)
     {
-        if (!StateDirectory.IsVmId(vmId))
-            return;
-        var now = _context.Clock.GetUtcNow();
-        Hear(new VmReport
-        {
-            VmId = vmId,
-            Epoch = epoch,
-            Sequence = (ulong)now.ToUnixTimeMilliseconds(),
-            State = HostVmState.Removed,
-            At = Google.Protobuf.WellKnownTypes.Timestamp.FromDateTimeOffset(now),
-        });
+        var report = _context.NewReport(vmId, epoch, HostVmState.Removed, last: _removed.LastSequence(vmId));
+        _removed.Add(vmId, epoch, report.Sequence);
+        Send(report);
+    }
+
+    private void Refuse(LaunchVm launch, string why)
+    {
+        _log.Warning("Refused to launch {VmId} under epoch {Epoch}: {Reason}", launch.VmId, launch.Epoch, why);
+        var report = _context.NewReport(launch.VmId, launch.Epoch, HostVmState.Failed);
+        report.Reason = new Reason { Code = "launch_failed", Message = why };
+        Send(report);
+    }
+
+    private void BeginAll(IReadOnlyList<LaunchRecord> records)
+    {
+        foreach (var record in records)
+            Begin(record, found: true);
+        var self = Self;
+        _resend = _context.Clock.CreateTimer(_ => self.Tell(ResendTick.Instance), null, Resend, Resend);
     }
 
     private void Begin(LaunchRecord record, bool found)
     {
         var id = record.Launch.VmId;
-        // The name of a stopped actor is free only once it is quite gone: the epoch and a number keep names apart.
-        var actor = Context.ActorOf(Props.Create<MicroVmActor>(_context, record, found), $"{id}-{record.Launch.Epoch}-{Guid.NewGuid():n}");
-        Context.Watch(actor);
-        _vms[id] = new Entry(actor, record.Launch.Epoch) { Report = record.Report };
+        if (!_vms.TryGetValue(id, out var entry) || entry.Epoch != record.Launch.Epoch)
+            _vms[id] = entry = new Entry(record);
+        // The name of a stopped actor is free only once it is quite gone: a number keeps names apart.
+        entry.Console = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        entry.Actor = Context.ActorOf(
+            Props.Create<MicroVmActor>(_context, record, found, entry.Console).WithDispatcher("fleet.disk-dispatcher"),
+            $"{id}-{record.Launch.Epoch}-{Guid.NewGuid():n}");
+        _byActor[entry.Actor] = id;
+        Context.Watch(entry.Actor);
     }
 
     private void Hear(VmReport report)
     {
         if (_vms.TryGetValue(report.VmId, out var entry) && entry.Epoch == report.Epoch)
             entry.Report = report;
-        _unheard[(report.VmId, report.Epoch)] = report;
-        _session?.TrySend(new HostMessage { Report = report });
+        Send(report);
     }
 
-    private void SendUnheard()
+    private void Send(VmReport report)
     {
-        if (_session is null)
+        if (!_outbox.Put(report))
+            _log.Warning("{Count} reports wait for the control plane; one on {VmId} is dropped until it is asked for again", _outbox.Count, report.VmId);
+        Pump();
+    }
+
+    private void Pump()
+    {
+        if (_session is not { } session || _waitsForRoom)
             return;
-        foreach (var report in _unheard.Values)
+        while (_outbox.Next(Now) is { } report)
         {
-            if (!_session.TrySend(new HostMessage { Report = report }))
-                break; // the stream is full: the next tick goes on
+            if (!session.TrySend(new HostMessage { Report = report }))
+            {
+                _waitsForRoom = true;
+                _ = session.WaitForRoomAsync().PipeTo(Self, success: _ => new Room(session));
+                return;
+            }
+
+            _outbox.Sent(Now);
         }
     }
 
     private void Ended(IActorRef actor)
     {
-        var (id, entry) = _vms.FirstOrDefault(pair => pair.Value.Actor.Equals(actor));
-        if (entry is null)
+        if (!_byActor.Remove(actor, out var id) || !_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
             return;
-        _vms.Remove(id);
-        if (entry.Report?.State != HostVmState.Removed)
+        if (entry.Report.State != HostVmState.Removed)
         {
             // It failed. What stands on the disk is the truth, and a VMM that runs is found by it.
-            if (_context.State.ReadAll().FirstOrDefault(record => record.Launch.VmId == id) is { } record)
-                Begin(record, found: true);
+            entry.Actor = ActorRefs.Nobody;
+            var pause = FirstRetry * Math.Pow(2, Math.Min(entry.Faults++, 10));
+            _log.Error("The actor of {VmId} failed; it is begun anew from its record", id);
+            Timers.StartSingleTimer($"again-{id}", new BeginAgain(id), pause < LongestRetry ? pause : LongestRetry);
             return;
         }
 
+        _vms.Remove(id);
+        _removed.Add(id, entry.Epoch, entry.Report.Sequence);
         if (entry.Next is { } next)
-            Begin(_context.NewRecord(next, _autoDriver), found: false);
+            Begin(_context.NewRecord(next), found: false);
     }
 
-    private Entry? Find(string vmId, ulong epoch) => _vms.TryGetValue(vmId, out var entry) && entry.Epoch == epoch ? entry : null;
+    private void TakeUp(string id)
+    {
+        if (!_vms.TryGetValue(id, out var entry) || !entry.Actor.IsNobody())
+            return;
+        if (_context.State.Read(id) is { } record && record.Launch.Epoch == entry.Epoch)
+        {
+            Begin(record, found: true);
+            return;
+        }
 
-    private void Find(OpenConsole request)
+        // It had not come so far as to write down its launch, and so has started nothing.
+        _vms.Remove(id);
+        Refuse(new LaunchVm { VmId = id, Epoch = entry.Epoch }, "The agent failed before it had written the launch down; its log tells more.");
+        if (entry.Next is { } next)
+            Begin(_context.NewRecord(next), found: false);
+    }
+
+    private void Open(OpenConsole request)
     {
         if (_session is not { } session)
             return;
         if (!_vms.TryGetValue(request.VmId, out var entry))
         {
-            Refuse(session, request.StreamId, "not_found", "This host has no such microVM.");
+            RefuseConsole(session, request.StreamId, "not_found", "This host has no such microVM.");
             return;
         }
 
-        if (_readers.Count >= MostReaders || _readers.Values.Count(reader => reader.VmId == request.VmId) >= MostReadersPerVm)
+        var log = new ConsoleLog(_context.State.FolderOf(request.VmId), _context.Clock);
+        if (_readers.TryOpen(request, log, entry.Console.Task, session) is not { } opened)
         {
-            Refuse(session, request.StreamId, "unavailable", "Too many readers of consoles on this host; close one and try again.");
+            RefuseConsole(session, request.StreamId, "unavailable", "Too many readers of this console or of this host's consoles; close one and try again.");
             return;
         }
 
-        _ = entry.Actor.Ask<MicroVmActor.ConsoleSource>(MicroVmActor.GetConsole.Instance, TimeSpan.FromSeconds(5))
-            .PipeTo(Self, success: source => new ConsoleFound(request, source, session));
+        var done = new ReaderDone(request.StreamId, opened.Reader);
+        _ = opened.Run.PipeTo(Self, success: () => done, failure: _ => done);
     }
 
-    private void Open(ConsoleFound found)
+    private void RefuseConsole(LinkSession session, ulong stream, string code, string message)
     {
-        if (_session != found.Session)
-            return;
-        if (_readers.Remove(found.Request.StreamId, out var replaced))
-            replaced.Close();
-        var log = new ConsoleLog(found.Source.Folder, _context.Clock);
-        var reader = new ConsoleReader(found.Request, log, found.Source.Ended, found.Session);
-        _readers[found.Request.StreamId] = reader;
-        _ = reader.RunAsync().PipeTo(Self, success: () => new ReaderDone(found.Request.StreamId, reader));
+        var refusal = new ConsoleChunk { StreamId = stream, End = true, Error = new Reason { Code = code, Message = message } };
+        if (!session.TrySend(new HostMessage { Console = refusal }))
+            _log.Warning("The stream to the control plane is full; it does not hear that console {Stream} was refused", stream);
     }
 
-    private static void Refuse(LinkSession session, ulong stream, string code, string message) => session.TrySend(new HostMessage
+    private sealed class Entry(LaunchRecord record)
     {
-        Console = new ConsoleChunk { StreamId = stream, End = true, Error = new Reason { Code = code, Message = message } },
-    });
+        public ulong Epoch { get; } = record.Launch.Epoch;
 
-    private sealed class Entry(IActorRef actor, ulong epoch)
-    {
-        public IActorRef Actor { get; } = actor;
+        public IActorRef Actor { get; set; } = ActorRefs.Nobody;
 
-        public ulong Epoch { get; } = epoch;
+        public VmReport Report { get; set; } = record.Report.Clone();
 
-        public VmReport? Report { get; set; }
+        /// <summary>Complete when nothing writes to the console any more.</summary>
+        public TaskCompletionSource Console { get; set; } = new();
 
         /// <summary>A launch under a newer epoch that waits until this one is gone.</summary>
         public LaunchVm? Next { get; set; }
+
+        /// <summary>How often its actor failed.</summary>
+        public int Faults { get; set; }
     }
 }

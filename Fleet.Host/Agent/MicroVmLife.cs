@@ -10,8 +10,17 @@ public abstract record MicroVmEffect
     {
     }
 
-    /// <summary>Tell the control plane; the latest report of a microVM is what counts.</summary>
+    /// <summary>Write down, then tell the control plane; the latest report of a microVM is what counts.</summary>
     public sealed record Report(HostVmState State, Reason? Reason, GuestExit? Exit) : MicroVmEffect;
+
+    /// <summary>Start a VMM, then call <see cref="MicroVmLife.Launched"/> or <see cref="MicroVmLife.LaunchFailed"/>.</summary>
+    public sealed record StartVmm : MicroVmEffect;
+
+    /// <summary>
+    /// Take over the VMM of an earlier agent, then call <see cref="MicroVmLife.Launched"/>,
+    /// <see cref="MicroVmLife.NothingToAdopt"/> or <see cref="MicroVmLife.LaunchFailed"/>.
+    /// </summary>
+    public sealed record AdoptVmm : MicroVmEffect;
 
     /// <summary>Give up a launch that is under way; its outcome is told as usual.</summary>
     public sealed record CancelLaunch : MicroVmEffect;
@@ -22,7 +31,10 @@ public abstract record MicroVmEffect
     /// <summary>Begin to wait for the guest to be ready.</summary>
     public sealed record WatchBoot(TimeSpan Limit) : MicroVmEffect;
 
-    /// <summary>Delete everything of the microVM on this host, then call <see cref="MicroVmLife.Deleted"/>.</summary>
+    /// <summary>
+    /// Delete everything of the microVM on this host, then call <see cref="MicroVmLife.Deleted"/> or
+    /// <see cref="MicroVmLife.DeleteFailed"/>.
+    /// </summary>
     public sealed record Delete : MicroVmEffect;
 }
 
@@ -31,62 +43,107 @@ public abstract record MicroVmEffect
 /// launching → running → ended or failed → removed.
 /// </summary>
 /// <remarks>
-/// Invariants: at most one VMM is ever asked for; every command is answered by a report; after
+/// Invariants: at most one VMM is ever started or taken over; one that may run is never called ended, and its files are never
+/// deleted; every command is answered by a report, at once or when what it asked for has happened; after
 /// <see cref="HostVmState.Removed"/> nothing is left and nothing happens any more.
 /// </remarks>
-public sealed class MicroVmLife(TimeSpan bootLimit)
+public sealed class MicroVmLife
 {
-    private readonly TimeSpan _bootLimit = bootLimit;
-    private bool _stopWanted;
+    private readonly TimeSpan _bootLimit;
+    private readonly HostVmState _found;
+    private bool _adopting;
+    private TimeSpan? _stopGrace;
     private bool _removeWanted;
     private bool _deleting;
+    private bool _ready;
     private Reason? _verdict;
     private Reason? _reason;
     private GuestExit? _exit;
 
-    /// <summary>Where it is.</summary>
+    private MicroVmLife(TimeSpan bootLimit, HostVmState found)
+    {
+        _bootLimit = bootLimit;
+        _found = found;
+        _adopting = found is HostVmState.Launching or HostVmState.Running;
+    }
+
+    /// <summary>Where it is. A VMM that is still to be taken over counts as launching.</summary>
     public HostVmState State { get; private set; } = HostVmState.Launching;
 
     /// <summary>True while a VMM runs or may be about to.</summary>
     public bool HasVmm => State is HostVmState.Launching or HostVmState.Running;
 
-    /// <summary>A life that was over when an earlier agent wrote it down: there is no VMM to ask.</summary>
-    public static MicroVmLife Over(VmReport report)
+    /// <summary>A life that begins.</summary>
+    /// <param name="bootLimit">By then the guest must be ready; zero: no limit.</param>
+    public static MicroVmLife New(TimeSpan bootLimit) => new(bootLimit, HostVmState.Unspecified);
+
+    /// <summary>A life that an earlier agent wrote down.</summary>
+    public static MicroVmLife Found(TimeSpan bootLimit, VmReport report)
     {
         ArgumentNullException.ThrowIfNull(report);
-        return new MicroVmLife(TimeSpan.Zero) { State = report.State, _reason = report.Reason, _exit = report.Exit };
+        var life = new MicroVmLife(bootLimit, report.State);
+        if (!life._adopting)
+            (life.State, life._reason, life._exit) = (report.State, report.Reason, report.Exit);
+        return life;
     }
 
-    /// <summary>The VMM runs: started now, or taken over from an earlier agent, whose guest then is ready at once or gets its time anew.</summary>
+    /// <summary>To be called once, first.</summary>
+    public IReadOnlyList<MicroVmEffect> Begin()
+    {
+        if (_adopting)
+            return [new MicroVmEffect.AdoptVmm()];
+        return _found == HostVmState.Unspecified ? [Now(), new MicroVmEffect.StartVmm()] : [Now()];
+    }
+
+    /// <summary>The VMM runs: started now, or taken over.</summary>
     public IReadOnlyList<MicroVmEffect> Launched()
     {
         if (State != HostVmState.Launching)
             return [];
         State = HostVmState.Running;
+        // Who stops a launch wants no guest; who stopped one that had run already may have granted it time.
+        var grace = _adopting ? _stopGrace : TimeSpan.Zero;
+        _adopting = false;
         List<MicroVmEffect> effects = [Now()];
-        if (_stopWanted)
-            effects.Add(new MicroVmEffect.StopVmm(TimeSpan.Zero));
+        if (_stopGrace is not null)
+            effects.Add(new MicroVmEffect.StopVmm(grace ?? TimeSpan.Zero));
         else if (_bootLimit > TimeSpan.Zero)
             effects.Add(new MicroVmEffect.WatchBoot(_bootLimit));
         return effects;
     }
 
-    /// <summary>The VMM could not be started, or its launch was given up.</summary>
+    /// <summary>No guest was ever started in the folder that was to be taken over, and nothing of one runs.</summary>
+    public IReadOnlyList<MicroVmEffect> NothingToAdopt()
+    {
+        if (!_adopting)
+            return [];
+        _adopting = false;
+        // An earlier agent was killed between its word and its deed. What had run, though, is not run a second time.
+        if (_found == HostVmState.Launching && _stopGrace is null)
+            return [new MicroVmEffect.StartVmm()];
+        return LaunchFailed("vmm_killed", "The VMM was gone when the agent was started again, and left nothing that tells how it ended.");
+    }
+
+    /// <summary>The VMM could not be started, its launch was given up, or there is none any more to take over.</summary>
     public IReadOnlyList<MicroVmEffect> LaunchFailed(string code, string message)
     {
         if (State != HostVmState.Launching)
             return [];
-        return _stopWanted
-            ? Over(HostVmState.Ended, new Reason { Code = "stop_requested", Message = "Stopped before it had started." }, null)
-            : Over(HostVmState.Failed, new Reason { Code = code, Message = message }, null);
+        _adopting = false;
+        return _stopGrace is null
+            ? Over(HostVmState.Failed, new Reason { Code = code, Message = message }, null)
+            : Over(HostVmState.Ended, StopRequested(), null);
     }
+
+    /// <summary>The guest is ready: its boot is no longer timed.</summary>
+    public void GuestReady() => _ready = true;
 
     /// <summary>The guest was not ready in time.</summary>
     public IReadOnlyList<MicroVmEffect> BootTimedOut()
     {
-        if (State != HostVmState.Running || _stopWanted)
+        if (State != HostVmState.Running || _ready || _stopGrace is not null)
             return [];
-        _stopWanted = true;
+        _stopGrace = TimeSpan.Zero;
         _verdict = new Reason
         {
             Code = "boot_timeout",
@@ -99,16 +156,16 @@ public sealed class MicroVmLife(TimeSpan bootLimit)
     public IReadOnlyList<MicroVmEffect> VmmEnded(VmmEnd end)
     {
         ArgumentNullException.ThrowIfNull(end);
-        if (!HasVmm)
+        if (State != HostVmState.Running)
             return [];
         if (_verdict is not null)
             return Over(HostVmState.Failed, _verdict, end.Exit);
         if (end.InOrder)
             return Over(HostVmState.Ended, end.Reason, end.Exit);
         // Whoever asked for the end gets it, even where the VMM had to be killed for it.
-        return _stopWanted
-            ? Over(HostVmState.Ended, new Reason { Code = "stop_requested", Message = "Stopped on request." }, end.Exit)
-            : Over(HostVmState.Failed, end.Reason, end.Exit);
+        return _stopGrace is null
+            ? Over(HostVmState.Failed, end.Reason, end.Exit)
+            : Over(HostVmState.Ended, StopRequested(), end.Exit);
     }
 
     /// <summary>The control plane wants it stopped.</summary>
@@ -117,26 +174,25 @@ public sealed class MicroVmLife(TimeSpan bootLimit)
         switch (State)
         {
             case HostVmState.Launching:
-                _stopWanted = true;
-                return [new MicroVmEffect.CancelLaunch()];
+                // A takeover is never given up: the VMM behind it would run on unseen.
+                _stopGrace = _stopGrace < grace ? _stopGrace : grace;
+                return _adopting ? [] : [new MicroVmEffect.CancelLaunch()];
             case HostVmState.Running:
                 // Asked again with less patience is a new request: the driver takes the shorter grace.
-                _stopWanted = true;
+                _stopGrace = grace;
                 return [new MicroVmEffect.StopVmm(grace)];
             default:
                 return [Now()];
         }
     }
 
-    /// <summary>The control plane wants nothing of it left.</summary>
+    /// <summary>The control plane wants nothing of it left. Asked again, what failed of it is tried again.</summary>
     public IReadOnlyList<MicroVmEffect> Remove()
     {
-        if (_removeWanted)
-            return State == HostVmState.Removed ? [Now()] : [];
         _removeWanted = true;
         if (HasVmm)
             return Stop(TimeSpan.Zero);
-        return Deletion();
+        return State == HostVmState.Removed ? [Now()] : Deletion();
     }
 
     /// <summary>Everything of it has been deleted.</summary>
@@ -148,8 +204,13 @@ public sealed class MicroVmLife(TimeSpan bootLimit)
         return [Now()];
     }
 
+    /// <summary>Not everything of it could be deleted; the next <see cref="Remove"/> tries again.</summary>
+    public void DeleteFailed() => _deleting = false;
+
     /// <summary>The report of how things are.</summary>
     public MicroVmEffect.Report Now() => new(State, _reason, _exit);
+
+    private static Reason StopRequested() => new() { Code = "stop_requested", Message = "Stopped on request." };
 
     private List<MicroVmEffect> Over(HostVmState state, Reason reason, GuestExit? exit)
     {

@@ -1,3 +1,4 @@
+using System.Threading.Channels;
 using Fleet.Host.Consoles;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
@@ -47,7 +48,7 @@ internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task en
             var extent = log.Extent();
             var at = request.FromEnd ? extent.End : Math.Clamp(request.Offset, extent.Start, extent.End);
             // At once and without bytes: the reader learns where its first byte will stand before there is one.
-            await session.SendAsync(Chunk(at, default, end: false), cancellation).ConfigureAwait(false);
+            await session.SendConsoleAsync(Chunk(at, default, end: false), cancellation).ConfigureAwait(false);
             await foreach (var bytes in log.ReadAsync(at, request.Follow, ended, cancellation).ConfigureAwait(false))
             {
                 var data = bytes.Data;
@@ -55,23 +56,23 @@ internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task en
                 while (!data.IsEmpty)
                 {
                     var count = await TakeAsync(data.Length, cancellation).ConfigureAwait(false);
-                    await session.SendAsync(Chunk(at, data[..count], end: false), cancellation).ConfigureAwait(false);
+                    await session.SendConsoleAsync(Chunk(at, data[..count], end: false), cancellation).ConfigureAwait(false);
                     data = data[count..];
                     at += (ulong)count;
                 }
             }
 
-            await session.SendAsync(Chunk(at, default, end: true), cancellation).ConfigureAwait(false);
+            await session.SendConsoleAsync(Chunk(at, default, end: true), cancellation).ConfigureAwait(false);
         }
         catch (OperationCanceledException)
         {
             // Closed, or the stream is over: nobody listens.
         }
-        catch (System.Threading.Channels.ChannelClosedException)
+        catch (ChannelClosedException)
         {
             // The stream ended while we sent.
         }
-        catch (IOException failed)
+        catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             var message = Chunk(0, default, end: true);
             message.Console.Error = new Reason { Code = "unavailable", Message = $"The console's log can't be read: {failed.Message}" };

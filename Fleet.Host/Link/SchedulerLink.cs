@@ -14,19 +14,25 @@ internal interface ILinkOwner
     /// <summary>The stream is open and welcomed.</summary>
     void Up(LinkSession session, Welcome welcome);
 
-    /// <summary>A message of the control plane.</summary>
-    void Receive(SchedulerMessage message);
+    /// <summary>A message of the control plane. The next is read when the task is done: the owner's way to bound what waits for it.</summary>
+    Task ReceiveAsync(SchedulerMessage message, CancellationToken cancellation);
 
     /// <summary>The stream is over; another will come.</summary>
     void Down(LinkSession session);
 }
 
 /// <summary>
-/// Keeps one stream to the control plane: dials, says hello, beats, and dials again when the stream breaks or goes silent.
+/// Keeps one stream to the control plane: dials, says hello, beats, and dials again when the stream breaks or goes silent,
+/// for as long as the agent lives.
 /// </summary>
 internal sealed class SchedulerLink : IAsyncDisposable
 {
     private const int MissedBeats = 3;
+    private const int MostWords = 512;
+
+    /// <summary>A launch carries one spec (at most 150,000 bytes), a Welcome some thousand ids.</summary>
+    private const int LargestMessage = 1 << 20;
+
     private static readonly TimeSpan ShortestPause = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
     private static readonly TimeSpan WelcomeLimit = TimeSpan.FromSeconds(15);
@@ -39,7 +45,9 @@ internal sealed class SchedulerLink : IAsyncDisposable
     private readonly Uri _address;
     private readonly CancellationTokenSource _stopping = new();
     private readonly Task _running;
-    private LinkSession? _open;
+    private volatile LinkSession? _open;
+    private volatile bool _leaving;
+    private string _lastProblem = "";
 
     public SchedulerLink(Uri address, ILinkOwner owner, TimeProvider clock, ILogger log)
     {
@@ -49,16 +57,17 @@ internal sealed class SchedulerLink : IAsyncDisposable
         _log = log.ForContext<SchedulerLink>();
         _channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions
         {
-            MaxReceiveMessageSize = 4 << 20,
+            MaxReceiveMessageSize = LargestMessage,
             HttpHandler = new SocketsHttpHandler { UseProxy = false, ConnectTimeout = TimeSpan.FromSeconds(5), KeepAlivePingDelay = TimeSpan.FromSeconds(20) },
             DisposeHttpClient = true,
         });
-        _running = RunAsync();
+        _running = Task.Run(RunAsync);
     }
 
     /// <summary>Says goodbye and ends the stream, within a bounded time.</summary>
     public async ValueTask DisposeAsync()
     {
+        _leaving = true;
         if (_open is { } session && session.TrySend(new HostMessage { Goodbye = new Goodbye { Reason = "The agent ends; its microVMs go on." } }))
         {
             session.Complete();
@@ -74,48 +83,43 @@ internal sealed class SchedulerLink : IAsyncDisposable
     private async Task RunAsync()
     {
         var pause = ShortestPause;
-        var lastProblem = "";
-        while (!_stopping.IsCancellationRequested)
+        while (!_leaving)
         {
             var since = _clock.GetTimestamp();
-            string problem;
-            try
-            {
-                problem = await StreamAsync().ConfigureAwait(false);
-            }
-            catch (OperationCanceledException)
-            {
-                problem = "the stream went silent or was not welcomed in time";
-            }
-            catch (RpcException failed)
-            {
-                problem = failed.Status.Detail.Length > 0 ? failed.Status.Detail : failed.StatusCode.ToString();
-            }
-            catch (Exception failed) when (failed is IOException or InvalidOperationException or TimeoutException)
-            {
-                problem = failed.Message;
-            }
-
-            if (_stopping.IsCancellationRequested || _open is { Outgoing.Completion.IsCompleted: true })
+            var problem = await TryStreamAsync().ConfigureAwait(false);
+            if (_leaving)
                 return;
 
             // Said once for each kind of trouble, not once a second all night.
-            if (problem != lastProblem)
+            if (problem != _lastProblem)
                 _log.Warning("No link to the control plane at {Address}: {Problem}. Trying again until it answers", _address, problem);
-            lastProblem = problem;
+            _lastProblem = problem;
             if (_clock.GetElapsedTime(since) > LongestPause)
                 pause = ShortestPause;
-            var jittered = pause * (0.5 + Random.Shared.NextDouble());
-            try
-            {
-                await Task.Delay(jittered, _clock, _stopping.Token).ConfigureAwait(false);
-            }
-            catch (OperationCanceledException)
-            {
-                return;
-            }
-
+            var jittered = pause * (0.5 + Random.Shared.NextDouble() / 2);
+            await Task.Delay(jittered, _clock, _stopping.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             pause = pause * 2 < LongestPause ? pause * 2 : LongestPause;
+        }
+    }
+
+    /// <summary>One stream; whatever it ends with, the next is dialled.</summary>
+    private async Task<string> TryStreamAsync()
+    {
+        try
+        {
+            return await StreamAsync().ConfigureAwait(false);
+        }
+        catch (Exception cut) when (cut is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled })
+        {
+            return "the stream went silent or was not welcomed in time";
+        }
+        catch (RpcException failed)
+        {
+            return Clean(failed.Status.Detail.Length > 0 ? failed.Status.Detail : failed.StatusCode.ToString());
+        }
+        catch (Exception failed) when (failed is not OutOfMemoryException)
+        {
+            return Clean(failed.Message);
         }
     }
 
@@ -134,16 +138,17 @@ internal sealed class SchedulerLink : IAsyncDisposable
 
         var first = call.ResponseStream.Current;
         if (first.BodyCase == SchedulerMessage.BodyOneofCase.Refusal)
-            return $"refused: {first.Refusal.Message} ({first.Refusal.Code})";
+            return Refused(first.Refusal);
         if (first.BodyCase != SchedulerMessage.BodyOneofCase.Welcome)
             return $"the control plane began with {first.BodyCase} instead of Welcome";
 
-        var session = new LinkSession(stream.Token);
-        _open = session;
-        _log.Information("Linked to the control plane at {Address}", _address);
-        _owner.Up(session, first.Welcome);
+        var session = new LinkSession(stream);
         var beat = TimeSpan.FromMilliseconds(Math.Clamp(first.Welcome.HeartbeatMs, 100, 60_000));
         var heard = new LastHeard(_clock);
+        _owner.Up(session, first.Welcome);
+        _open = session;
+        _lastProblem = "";
+        _log.Information("Linked to the control plane at {Address}", _address);
         var writing = WriteAsync(call.RequestStream, session, stream);
         var beating = BeatAsync(session, beat, heard, stream);
         try
@@ -152,21 +157,27 @@ internal sealed class SchedulerLink : IAsyncDisposable
             {
                 heard.Now();
                 var message = call.ResponseStream.Current;
-                if (message.BodyCase == SchedulerMessage.BodyOneofCase.Refusal)
-                    return $"refused: {message.Refusal.Message} ({message.Refusal.Code})";
-                if (message.BodyCase is not (SchedulerMessage.BodyOneofCase.Heartbeat or SchedulerMessage.BodyOneofCase.None))
-                    _owner.Receive(message);
+                switch (message.BodyCase)
+                {
+                    case SchedulerMessage.BodyOneofCase.Refusal:
+                        return Refused(message.Refusal);
+                    case SchedulerMessage.BodyOneofCase.Heartbeat or SchedulerMessage.BodyOneofCase.None or SchedulerMessage.BodyOneofCase.Welcome:
+                        break;
+                    default:
+                        await _owner.ReceiveAsync(message, stream.Token).ConfigureAwait(false);
+                        break;
+                }
             }
 
             return "the control plane ended the stream";
         }
         finally
         {
+            _open = null;
+            session.Complete();
             await stream.CancelAsync().ConfigureAwait(false);
             await Task.WhenAll(writing, beating).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             _owner.Down(session);
-            if (!session.Outgoing.Completion.IsCompleted)
-                _open = null;
         }
     }
 
@@ -174,11 +185,11 @@ internal sealed class SchedulerLink : IAsyncDisposable
     {
         try
         {
-            await foreach (var message in session.Outgoing.ReadAllAsync(ends.Token).ConfigureAwait(false))
+            await foreach (var message in session.ReadAllAsync(ends.Token).ConfigureAwait(false))
                 await stream.WriteAsync(message, ends.Token).ConfigureAwait(false);
             await stream.CompleteAsync().ConfigureAwait(false);
         }
-        catch (Exception broken) when (broken is RpcException or InvalidOperationException or OperationCanceledException)
+        catch (Exception broken) when (broken is not OutOfMemoryException)
         {
             // The reading side sees the same end and tells why.
             await ends.CancelAsync().ConfigureAwait(false);
@@ -201,6 +212,15 @@ internal sealed class SchedulerLink : IAsyncDisposable
         {
             // The stream is over.
         }
+    }
+
+    private static string Refused(Refusal refusal) => Clean($"refused: {refusal.Message} ({refusal.Code})");
+
+    /// <summary>Words from outside for a log: on one line, and not too many.</summary>
+    private static string Clean(string words)
+    {
+        var cut = words.Length <= MostWords ? words : words[..MostWords];
+        return string.Concat(cut.Select(c => char.IsControl(c) ? '?' : c)).TrimEnd('.');
     }
 
     /// <summary>When the control plane was heard last.</summary>

@@ -1,6 +1,7 @@
-using System.Text.RegularExpressions;
+using Fleet.Host.Images;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
-using Microsoft.Win32.SafeHandles;
 using Serilog;
 
 namespace Fleet.Host.State;
@@ -9,27 +10,30 @@ namespace Fleet.Host.State;
 /// The host's memory: one folder per microVM with its launch record, console and sockets. It is what a restarted agent
 /// finds its microVMs by, so a record is on the disk before the VMM that it names is started.
 /// </summary>
-/// <remarks>Held by one agent at a time. All members may be called from any thread; one microVM is worked on by one caller.</remarks>
-public sealed partial class StateDirectory : IDisposable
+/// <remarks>
+/// Held by one agent at a time (flock). <see cref="ReadAll"/> is for an agent that has no microVMs yet; the other members
+/// may be called from any thread, one microVM being worked on by one caller.
+/// </remarks>
+public sealed class StateDirectory : IDisposable
 {
     private const string RecordFile = "launch.pb";
 
-    /// <summary>A record holds one spec and one report; anything larger is not ours.</summary>
+    /// <summary>A record holds one spec (at most 150,000 bytes) and one report; anything much larger is not ours.</summary>
     private const long LargestRecord = 4 << 20;
 
     private readonly string _vms;
     private readonly string _trash;
     private readonly string _quarantine;
     private readonly ILogger _log;
-    private readonly FileStream _lock;
+    private readonly FileLock _lock;
 
-    private StateDirectory(string root, FileStream held, ILogger log)
+    private StateDirectory(string root, FileLock held, ILogger log)
     {
         _vms = Path.Combine(root, "vms");
         _trash = Path.Combine(root, "trash");
         _quarantine = Path.Combine(root, "quarantine");
         _lock = held;
-        _log = log;
+        _log = log.ForContext<StateDirectory>();
     }
 
     /// <summary>
@@ -38,40 +42,36 @@ public sealed partial class StateDirectory : IDisposable
     /// </summary>
     public static StateDirectory Open(string root, ILogger log)
     {
-        FileStream held;
+        ArgumentNullException.ThrowIfNull(log);
+        var held = Lock(root);
         try
         {
-            // What guests write and what their users ask for is nobody else's business.
-            Directory.CreateDirectory(root, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-            held = new FileStream(Path.Combine(root, "agent.lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+            var state = new StateDirectory(root, held, log);
+            foreach (var folder in new[] { state._vms, state._trash, state._quarantine })
+                Directory.CreateDirectory(folder);
+            state.EmptyTrash();
+            return state;
         }
         catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
         {
-            throw new AgentStartException($"The state directory {root} can't be used: another agent holds it, or it is not writable ({refused.Message}).", refused);
+            held.Dispose();
+            throw Unusable(root, refused);
         }
-
-        var state = new StateDirectory(root, held, log);
-        foreach (var folder in new[] { state._vms, state._trash, state._quarantine })
-            Directory.CreateDirectory(folder);
-        foreach (var left in Directory.EnumerateDirectories(state._trash))
-            Directory.Delete(left, true);
-        return state;
     }
 
-    /// <summary>True for <c>vm-</c> and 26 characters of the id's alphabet: only such a name becomes a path.</summary>
-    public static bool IsVmId(string? text) => text is not null && VmId().IsMatch(text);
-
-    /// <summary>The microVM's folder, whether it exists or not.</summary>
-    public string FolderOf(string vmId) => IsVmId(vmId)
+    /// <summary>The microVM's folder, whether it exists or not. Only the id of a microVM becomes a path.</summary>
+    public string FolderOf(string vmId) => VmId.IsValid(vmId)
         ? Path.Combine(_vms, vmId)
-        : throw new ArgumentException($"'{vmId}' is not the id of a microVM.", nameof(vmId));
+        : throw new ArgumentException("This is not the id of a microVM.", nameof(vmId));
 
     /// <summary>
     /// Writes the record as a whole: a reader sees the old one or the new one. With <paramref name="durable"/> it is on the
     /// disk when this returns, and survives power loss; without, it survives the end of this process.
+    /// Throws <see cref="IOException"/> or <see cref="UnauthorizedAccessException"/>.
     /// </summary>
     public void Write(LaunchRecord record, bool durable)
     {
+        ArgumentNullException.ThrowIfNull(record);
         var folder = FolderOf(record.Launch.VmId);
         Directory.CreateDirectory(folder);
         var path = Path.Combine(folder, RecordFile);
@@ -86,47 +86,69 @@ public sealed partial class StateDirectory : IDisposable
         File.Move(fresh, path, overwrite: true);
         if (durable)
         {
-            SyncFolder(folder);
-            SyncFolder(_vms);
+            FolderSync.Sync(folder);
+            FolderSync.Sync(_vms);
         }
     }
 
-    /// <summary>Every readable record. A folder without one is removed (its VMM was never started), a broken one put aside.</summary>
+    /// <summary>
+    /// Every readable record. A folder without one is removed (its VMM was never started), a broken one put aside.
+    /// Throws <see cref="AgentStartException"/> when the directory itself can't be read.
+    /// </summary>
     public IReadOnlyList<LaunchRecord> ReadAll()
     {
-        var records = new List<LaunchRecord>();
-        foreach (var folder in Directory.EnumerateDirectories(_vms).ToArray())
+        try
         {
-            var name = Path.GetFileName(folder);
-            var path = Path.Combine(folder, RecordFile);
-            if (IsVmId(name) && !File.Exists(path))
+            var records = new List<LaunchRecord>();
+            foreach (var folder in Directory.GetDirectories(_vms))
             {
-                Remove(name);
-                continue;
+                var name = Path.GetFileName(folder);
+                if (VmId.IsValid(name) && !File.Exists(Path.Combine(folder, RecordFile)))
+                    Remove(name);
+                else if (Read(name) is { } record)
+                    records.Add(record);
             }
 
-            try
-            {
-                if (new FileInfo(path).Length > LargestRecord)
-                    throw new InvalidDataException($"{path} is larger than a record can be.");
-                var record = LaunchRecord.Parser.ParseFrom(File.ReadAllBytes(path));
-                if (record.Launch?.VmId != name || record.Launch.Spec is null || record.Report is null)
-                    throw new InvalidDataException($"{path} is not the record of {name}.");
-                records.Add(record);
-            }
-            catch (Exception broken) when (broken is IOException or InvalidProtocolBufferException or InvalidDataException)
-            {
-                var aside = Path.Combine(_quarantine, $"{name}-{Guid.NewGuid():n}");
-                Directory.Move(folder, aside);
-                _log.Error(
-                    broken, "The record of {VmId} can't be read; its folder is now {Folder}. If its VMM still runs it must be ended by hand (vmm.pid there)", name, aside);
-            }
+            return records;
         }
-
-        return records;
+        catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
+        {
+            throw Unusable(_vms, refused);
+        }
     }
 
-    /// <summary>Removes the microVM's folder. What a kill in the middle leaves is removed by the next <see cref="Open"/>.</summary>
+    /// <summary>The microVM's record; null when there is none. A broken one is put aside and counts as none.</summary>
+    public LaunchRecord? Read(string name)
+    {
+        var folder = Path.Combine(_vms, Path.GetFileName(name));
+        if (!Directory.Exists(folder))
+            return null;
+        try
+        {
+            var path = Path.Combine(folder, RecordFile);
+            if (new FileInfo(path).Length > LargestRecord)
+                throw new InvalidDataException($"{path} is larger than a record can be.");
+            var record = LaunchRecord.Parser.ParseFrom(File.ReadAllBytes(path));
+            if (!VmId.IsValid(name) || record.Launch?.VmId != name || record.Launch.Spec is null || record.Launch.Epoch == 0
+                || record.Report is not { State: >= HostVmState.Launching and < HostVmState.Removed } report
+                || report.VmId != name || report.Epoch != record.Launch.Epoch)
+            {
+                throw new InvalidDataException($"{path} is not the record of {name}.");
+            }
+
+            return record;
+        }
+        catch (Exception broken) when (broken is IOException or UnauthorizedAccessException or InvalidProtocolBufferException or InvalidDataException)
+        {
+            PutAside(name, folder, broken);
+            return null;
+        }
+    }
+
+    /// <summary>
+    /// Removes the microVM's folder; nothing when there is none. What a kill in the middle leaves is removed by the next
+    /// <see cref="Open"/>. Throws <see cref="IOException"/> or <see cref="UnauthorizedAccessException"/>.
+    /// </summary>
     public void Remove(string vmId)
     {
         var folder = FolderOf(vmId);
@@ -140,14 +162,47 @@ public sealed partial class StateDirectory : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _lock.Dispose();
 
-    private static void SyncFolder(string folder)
+    private static FileLock Lock(string root)
     {
-        using SafeFileHandle handle = Drivers.Processes.Posix.OpenDirectory(folder);
-        RandomAccess.FlushToDisk(handle);
+        try
+        {
+            // What guests write and what their users ask for is nobody else's business.
+            Directory.CreateDirectory(root, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+            var path = Path.Combine(root, "agent.lock");
+            return FileLock.TryAcquire(path, out var reason)
+                ?? throw new AgentStartException($"Another agent holds the state directory {root} ({reason}). End it (`fuser {path}` names it), or choose another directory.");
+        }
+        catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
+        {
+            throw Unusable(root, refused);
+        }
     }
 
-    [GeneratedRegex("^vm-[0-9a-hjkmnp-tv-z]{26}\\z", RegexOptions.CultureInvariant)]
-    private static partial Regex VmId();
+    private static AgentStartException Unusable(string path, Exception why) => new($"The state directory {path} can't be used: {why.Message}", why);
+
+    private void EmptyTrash()
+    {
+        foreach (var left in Directory.GetDirectories(_trash))
+        {
+            try
+            {
+                Directory.Delete(left, true);
+            }
+            catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
+            {
+                // It is only disk space, and no reason to leave this host's microVMs alone.
+                _log.Warning(stuck, "{Folder} of a removed microVM can't be deleted; the next start tries again", left);
+            }
+        }
+    }
+
+    private void PutAside(string name, string folder, Exception broken)
+    {
+        var aside = Path.Combine(_quarantine, $"{name}-{Guid.NewGuid():n}");
+        Directory.Move(folder, aside);
+        _log.Error(
+            broken, "The record of {VmId} can't be read; its folder is now {Folder}. If its VMM still runs (vmm.pid there) it must be ended by hand", name, aside);
+    }
 }
 
 /// <summary>An agent that can't start; the message says what to do.</summary>

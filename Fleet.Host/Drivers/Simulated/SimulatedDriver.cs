@@ -1,4 +1,5 @@
 using System.Globalization;
+using Fleet.Host.Consoles;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers.Simulated;
@@ -10,10 +11,10 @@ namespace Fleet.Host.Drivers.Simulated;
 /// </summary>
 public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
 {
-    private const string LaunchFails = "launch_fails";
-
-    /// <summary>The launch's time in ms since 1970, and once it is over how: <c>1700000000000 stop_requested</c>.</summary>
+    /// <summary>The launch's time in ms since 1970, and <c>stop_requested</c> once it was stopped: <c>1700000000000 stop_requested</c>.</summary>
     private const string StateFile = "simulated";
+
+    private const string LaunchFails = "launch_fails";
 
     /// <inheritdoc/>
     public string Name => "simulated";
@@ -35,67 +36,69 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         var script = launch.Spec.Simulated ?? new SimulatedGuest();
         if (script.Fault == LaunchFails)
             throw new LaunchFailedException("launch_failed", "The simulated launch failed, as its script says.");
-        var now = clock.GetUtcNow();
-        File.WriteAllText(Path.Combine(launch.Directory, Consoles.ConsoleLog.FileName), "simulated guest\n");
-        WriteState(launch.Directory, now.ToUnixTimeMilliseconds().ToString(CultureInfo.InvariantCulture));
-        return Task.FromResult<IVmm>(new SimulatedVmm(launch.Directory, script, now, clock));
+        var now = DateTimeOffset.FromUnixTimeMilliseconds(clock.GetUtcNow().ToUnixTimeMilliseconds());
+        try
+        {
+            File.WriteAllText(Path.Combine(launch.Directory, ConsoleLog.FileName), "simulated guest\n");
+            WriteState(launch.Directory, now, stopped: false);
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            throw new LaunchFailedException("launch_failed", $"The directory {launch.Directory} can't be written: {failed.Message}", failed);
+        }
+
+        var vmm = new SimulatedVmm(launch.Directory, now);
+        vmm.Begin(script, clock);
+        return Task.FromResult<IVmm>(vmm);
     }
 
     /// <inheritdoc/>
-    public Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
+    public async Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(launch);
         var path = Path.Combine(launch.Directory, StateFile);
         if (!File.Exists(path))
-            return Task.FromResult<IVmm?>(null);
-        var words = File.ReadAllText(path).Split(' ');
-        if (!long.TryParse(words[0], NumberStyles.None, CultureInfo.InvariantCulture, out var started))
-            throw new InvalidDataException($"{path} does not say when the guest was launched.");
-        var vmm = new SimulatedVmm(launch.Directory, launch.Spec.Simulated ?? new SimulatedGuest(), DateTimeOffset.FromUnixTimeMilliseconds(started), clock);
+            return null;
+        var words = (await File.ReadAllTextAsync(path, cancellation).ConfigureAwait(false)).Split(' ');
+        if (!long.TryParse(words[0], NumberStyles.None, CultureInfo.InvariantCulture, out var started)
+            || started > DateTimeOffset.MaxValue.ToUnixTimeMilliseconds())
+        {
+            var lost = new SimulatedVmm(launch.Directory, default);
+            lost.End(Broken("vmm_failed", $"{path} does not say when the guest was launched."));
+            return lost;
+        }
+
+        var vmm = new SimulatedVmm(launch.Directory, DateTimeOffset.FromUnixTimeMilliseconds(started));
         if (words.Length > 1)
-            vmm.End(Stopped);
-        return Task.FromResult<IVmm?>(vmm);
+            vmm.End(SimulatedVmm.Stopped);
+        else
+            vmm.Begin(launch.Spec.Simulated ?? new SimulatedGuest(), clock);
+        return vmm;
     }
 
-    private static VmmEnd Stopped => new(true, null, new Reason { Code = "stop_requested", Message = "Stopped on request." });
+    private static VmmEnd Broken(string code, string message) => new(false, null, new Reason { Code = code, Message = message });
 
-    private static void WriteState(string directory, string text)
+    private static void WriteState(string directory, DateTimeOffset started, bool stopped)
     {
         var path = Path.Combine(directory, StateFile);
-        File.WriteAllText(path + ".new", text);
+        File.WriteAllText(path + ".new", string.Create(CultureInfo.InvariantCulture, $"{started.ToUnixTimeMilliseconds()}{(stopped ? " stop_requested" : "")}"));
         File.Move(path + ".new", path, overwrite: true);
     }
 
-    private sealed class SimulatedVmm : IVmm
+    private sealed class SimulatedVmm(string directory, DateTimeOffset started) : IVmm
     {
-        private readonly string _directory;
-        private readonly DateTimeOffset _started;
+        /// <summary>A timer takes at most 49 days; what is later is waited for in parts.</summary>
+        private static readonly TimeSpan LongestTimer = TimeSpan.FromDays(40);
+
         private readonly TaskCompletionSource<VmmEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
         private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
-        private readonly List<ITimer> _timers = [];
+        private readonly Lock _gate = new();
+        private readonly Queue<(DateTimeOffset At, Action Happens)> _script = new();
+        private ITimer? _timer;
+        private TimeProvider _clock = TimeProvider.System;
+        private bool _over;
 
-        public SimulatedVmm(string directory, SimulatedGuest script, DateTimeOffset started, TimeProvider clock)
-        {
-            _directory = directory;
-            _started = started;
-            var boot = TimeSpan.FromMilliseconds(script.BootMs);
-            if (script.Fault != "never_boots")
-                At(boot, () => _ready.TrySetResult());
-            var run = TimeSpan.FromMilliseconds(script.RunMs);
-            if (script.Fault == "vmm_dies")
-                At(boot + run, () => End(new VmmEnd(false, null, new Reason { Code = "vmm_killed", Message = "The simulated VMM died, as its script says." })));
-            else if (script.RunMs > 0 && script.Fault != "never_boots")
-                At(boot + run, () => End(Exited(script.ExitStatus)));
-
-            void At(TimeSpan after, Action happens)
-            {
-                var due = started + after - clock.GetUtcNow();
-                if (due <= TimeSpan.Zero)
-                    happens();
-                else
-                    _timers.Add(clock.CreateTimer(_ => happens(), null, due, Timeout.InfiniteTimeSpan));
-            }
-        }
+        public static VmmEnd Stopped => new(true, null, new Reason { Code = "stop_requested", Message = "Stopped on request." });
 
         public int Pid => 0;
 
@@ -105,17 +108,51 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
 
         public IReadOnlyList<int> VcpuThreads => [];
 
+        /// <summary>Lets happen what should have happened by now, and waits for the rest.</summary>
+        public void Begin(SimulatedGuest script, TimeProvider clock)
+        {
+            _clock = clock;
+            var booted = started + TimeSpan.FromMilliseconds(script.BootMs);
+            var ends = booted + TimeSpan.FromMilliseconds(script.RunMs);
+            if (script.Fault != "never_boots")
+                _script.Enqueue((booted, () => _ready.TrySetResult()));
+            if (script.Fault == "vmm_dies")
+                _script.Enqueue((ends, () => End(Broken("vmm_killed", "The simulated VMM died, as its script says."))));
+            else if (script.RunMs > 0 && script.Fault != "never_boots")
+                _script.Enqueue((ends, () => End(Exited(script.ExitStatus))));
+            lock (_gate)
+            {
+                _timer = clock.CreateTimer(_ => Play(), null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+                Play();
+            }
+        }
+
         public void End(VmmEnd end)
         {
-            _completion.TrySetResult(end);
-            _ready.TrySetCanceled();
+            lock (_gate)
+            {
+                _over = true;
+                _timer?.Dispose();
+                _completion.TrySetResult(end);
+                _ready.TrySetCanceled();
+            }
         }
 
         public Task StopAsync(TimeSpan grace)
         {
-            if (!_completion.Task.IsCompleted && Directory.Exists(_directory))
-                WriteState(_directory, string.Create(CultureInfo.InvariantCulture, $"{_started.ToUnixTimeMilliseconds()} stop_requested"));
-            End(Stopped);
+            lock (_gate)
+            {
+                try
+                {
+                    if (!_over && Directory.Exists(directory))
+                        WriteState(directory, started, stopped: true);
+                }
+                finally
+                {
+                    End(Stopped);
+                }
+            }
+
             return Task.CompletedTask;
         }
 
@@ -123,12 +160,37 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
 
         public ValueTask DisposeAsync()
         {
-            foreach (var timer in _timers)
-                timer.Dispose();
+            lock (_gate)
+            {
+                _over = true;
+                _timer?.Dispose();
+            }
+
             return ValueTask.CompletedTask;
         }
 
         private static VmmEnd Exited(int status) => new(
             true, new GuestExit { Status = status }, new Reason { Code = "command_exited", Message = $"The command ended with status {status}." });
+
+        private void Play()
+        {
+            lock (_gate)
+            {
+                while (!_over && _script.TryPeek(out var next))
+                {
+                    var left = next.At - _clock.GetUtcNow();
+                    if (left > TimeSpan.Zero)
+                    {
+                        // Rounded up: a timer that fires a moment early would be set again and again.
+                        var due = TimeSpan.FromMilliseconds(Math.Ceiling(left.TotalMilliseconds));
+                        _timer!.Change(due < LongestTimer ? due : LongestTimer, Timeout.InfiniteTimeSpan);
+                        return;
+                    }
+
+                    _script.Dequeue();
+                    next.Happens();
+                }
+            }
+        }
     }
 }

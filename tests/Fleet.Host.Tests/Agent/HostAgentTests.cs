@@ -129,6 +129,7 @@ public sealed class HostAgentTests : IAsyncLifetime
     [Fact]
     public async Task Should_dial_again_when_the_stream_breaks_or_goes_silent()
     {
+        _scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 500 } };
         await using var agent = await StartAsync();
         var first = await _scheduler.NextAsync();
         await first.SendAsync(Launch(new SimulatedGuest()));

@@ -30,7 +30,7 @@ public sealed class StateDirectoryTests : IDisposable
     {
         using var state = StateDirectory.Open(_root, Logger.None);
         var refused = Assert.Throws<AgentStartException>(() => StateDirectory.Open(_root, Logger.None));
-        Assert.Contains("another agent", refused.Message, StringComparison.Ordinal);
+        Assert.Contains("Another agent", refused.Message, StringComparison.Ordinal);
     }
 
     [Theory]

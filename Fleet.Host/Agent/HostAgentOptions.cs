@@ -1,0 +1,58 @@
+using Fleet.Host.Drivers;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+using Serilog;
+
+namespace Fleet.Host.Agent;
+
+/// <summary>What an agent needs to know.</summary>
+public sealed record HostAgentOptions
+{
+    /// <summary><c>[a-z0-9][a-z0-9-]{0,39}</c>, the same over restarts.</summary>
+    public required string HostId { get; init; }
+
+    public required string StateDirectory { get; init; }
+
+    /// <summary>Where the control plane takes agents, for example <c>http://10.0.0.1:7071</c>.</summary>
+    public required Uri SchedulerAddress { get; init; }
+
+    public required IReadOnlyList<IVmmDriver> Drivers { get; init; }
+
+    /// <summary>Which of the probed drivers <c>auto</c> means.</summary>
+    public Func<IEnumerable<DriverStatus>, string> AutoDriver { get; init; } = DriverChoice.Auto;
+
+    /// <summary>CPUs offered, at least 1; null: all of the machine.</summary>
+    public int? Cpus { get; init; }
+
+    /// <summary>MiB offered, at least 1; null: the machine's less <see cref="ReserveMib"/>.</summary>
+    public int? MemoryMib { get; init; }
+
+    /// <summary>Kept for the machine itself: an eighth of its memory, at least 512 MiB.</summary>
+    public static long ReserveMib(long machineMib) => Math.Max(512, machineMib / 8);
+
+    /// <summary>At most 64; keys and values as <see cref="VmSpecRules"/> has them.</summary>
+    public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
+
+    public string AgentVersion { get; init; } = "0";
+
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
+    public ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    /// <summary>What the control plane would not take, as a sentence; null: nothing.</summary>
+    internal string? FirstProblem()
+    {
+        if (!VmSpecRules.IsHostId(HostId))
+            return $"A host's id is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'; '{HostId}' is not.";
+        if (SchedulerAddress is not { IsAbsoluteUri: true, Scheme: "http" or "https" })
+            return $"The control plane's address must look like http://10.0.0.1:7071; '{SchedulerAddress}' does not.";
+        if (Cpus is < 1 or > 65_536)
+            return $"A host offers 1 to 65536 CPUs, and not {Cpus}.";
+        if (MemoryMib is < 1 or > 1 << 30)
+            return $"A host offers 1 to {1 << 30} MiB of memory, and not {MemoryMib}.";
+        if (Labels.Count > VmLimits.MaxLabels)
+            return $"A host has at most {VmLimits.MaxLabels} labels, and not {Labels.Count}.";
+        var label = Labels.FirstOrDefault(label => !VmSpecRules.IsLabelKey(label.Key) || !VmSpecRules.IsLabelValue(label.Value));
+        return label.Key is null ? null : $"'{label.Key}={label.Value}' is no label: see the rules for labels of microVMs.";
+    }
+}

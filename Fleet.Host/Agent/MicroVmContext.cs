@@ -1,0 +1,87 @@
+using System.Collections.Concurrent;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Host.State;
+using Fleet.Shared.Contracts;
+using Google.Protobuf.WellKnownTypes;
+using Serilog;
+
+namespace Fleet.Host.Agent;
+
+/// <summary>What every microVM of an agent shares.</summary>
+/// <param name="AutoDriver">What <c>auto</c> means here; empty: nothing.</param>
+/// <param name="BootId">Of the kernel that runs now.</param>
+/// <param name="Ending">Cancelled when the agent ends: nothing new is begun.</param>
+internal sealed record MicroVmContext(
+    StateDirectory State, IReadOnlyList<IVmmDriver> Drivers, string AutoDriver, string BootId, TimeProvider Clock, ILogger Log, CancellationToken Ending)
+{
+    // Per driver: one that waits for an image to be made keeps no other waiting.
+    private readonly ConcurrentDictionary<string, SemaphoreSlim> _slots = new(StringComparer.Ordinal);
+
+    /// <summary>Work that outlives the actor which began it: launches, takeovers, stops, deletions.</summary>
+    public PendingWork Work { get; } = new();
+
+    public static string CurrentBoot() => ProcessIdentity.CurrentBoot();
+
+    public IVmmDriver? DriverNamed(string name) => Drivers.FirstOrDefault(driver => driver.Name == name);
+
+    /// <summary>Launches of a driver take turns: more at once than the machine has CPUs for only makes each of them slower.</summary>
+    public SemaphoreSlim LaunchSlots(string driver) => _slots.GetOrAdd(driver, static _ => new SemaphoreSlim(Math.Max(2, Environment.ProcessorCount)));
+
+    /// <summary>A record for a new launch; <c>auto</c> is settled here and for good.</summary>
+    public LaunchRecord NewRecord(LaunchVm launch)
+    {
+        var driver = launch.Spec.Driver is "" or "auto" ? AutoDriver : launch.Spec.Driver;
+        return new LaunchRecord
+        {
+            Launch = launch,
+            Driver = driver,
+            BootId = BootId,
+            Report = NewReport(launch.VmId, launch.Epoch, HostVmState.Launching, driver),
+        };
+    }
+
+    /// <summary>A report of now. Its sequence is above <paramref name="last"/> and, as far as the clock is right, above all before.</summary>
+    public VmReport NewReport(string vmId, ulong epoch, HostVmState state, string driver = "", ulong last = 0)
+    {
+        var now = Clock.GetUtcNow();
+        return new VmReport
+        {
+            VmId = vmId,
+            Epoch = epoch,
+            Sequence = Math.Max(last + 1, (ulong)Math.Max(0, now.ToUnixTimeMilliseconds())),
+            State = state,
+            Driver = driver,
+            At = Timestamp.FromDateTimeOffset(now),
+        };
+    }
+}
+
+/// <summary>Tasks that nobody awaits one by one, so that an orderly end can wait for all of them.</summary>
+internal sealed class PendingWork
+{
+    private readonly ConcurrentDictionary<Task, string?> _tasks = new();
+
+    /// <summary>Counts the task until it is over.</summary>
+    /// <param name="vmId">Of the microVM whose folder or VMM it makes or unmakes; null: it does neither.</param>
+    public T Track<T>(T task, string? vmId = null)
+        where T : Task
+    {
+        if (task.IsCompleted)
+            return task;
+        _tasks[task] = vmId;
+        _ = task.ContinueWith(static (done, all) => ((ConcurrentDictionary<Task, string?>)all!).TryRemove(done, out _), _tasks, TaskScheduler.Default);
+        return task;
+    }
+
+    /// <summary>Completes when what is under way on that microVM now is over; never faults.</summary>
+    public async Task WhenDoneAsync(string vmId) =>
+        await Task.WhenAll(_tasks.Where(pair => pair.Value == vmId).Select(pair => pair.Key).ToArray()).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+
+    /// <summary>Completes when nothing is under way; never faults.</summary>
+    public async Task WhenIdleAsync()
+    {
+        while (!_tasks.IsEmpty)
+            await Task.WhenAll(_tasks.Keys).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+    }
+}
