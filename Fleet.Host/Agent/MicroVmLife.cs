@@ -104,12 +104,9 @@ public sealed class MicroVmLife
         // Who stops a launch wants no guest; who stopped one that had run already may have granted it time.
         var grace = _adopting ? _stopGrace : TimeSpan.Zero;
         _adopting = false;
-        List<MicroVmEffect> effects = [Now()];
         if (_stopGrace is not null)
-            effects.Add(new MicroVmEffect.StopVmm(grace ?? TimeSpan.Zero));
-        else if (_bootLimit > TimeSpan.Zero)
-            effects.Add(new MicroVmEffect.WatchBoot(_bootLimit));
-        return effects;
+            return [Now(), new MicroVmEffect.StopVmm(grace ?? TimeSpan.Zero)];
+        return _bootLimit > TimeSpan.Zero ? [new MicroVmEffect.WatchBoot(_bootLimit), Now()] : [Now()];
     }
 
     /// <summary>No guest was ever started in the folder that was to be taken over, and nothing of one runs.</summary>

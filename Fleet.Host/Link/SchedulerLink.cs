@@ -92,7 +92,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
 
             // Said once for each kind of trouble, not once a second all night.
             if (problem != _lastProblem)
-                _log.Warning("No link to the control plane at {Address}: {Problem}. Trying again until it answers", _address, problem);
+                _log.Warning("No link to the control plane at {Address}: {Problem:l}. Trying again until it answers", _address, problem);
             _lastProblem = problem;
             if (_clock.GetElapsedTime(since) > LongestPause)
                 pause = ShortestPause;

@@ -1,34 +1,19 @@
-using System.Text;
 using Fleet.Host.Agent;
-using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.State;
-using Fleet.Host.Tests.Link;
 using Fleet.Shared.Contracts;
 using Xunit;
 
 namespace Fleet.Host.Tests.Agent;
 
-/// <summary>A whole agent against a control plane that the test plays, over real gRPC.</summary>
-public sealed class HostAgentTests : IAsyncLifetime
+/// <summary>What an agent does with the control plane's commands.</summary>
+public sealed class HostAgentTests : AgentTest
 {
-    private const string Id = "vm-01jd8mbr4v3s6q8k2n0x5t7w9z";
-    private readonly string _root = Directory.CreateTempSubdirectory("fleet-agent-").FullName;
-    private FakeScheduler _scheduler = null!;
-
-    public async Task InitializeAsync() => _scheduler = await FakeScheduler.StartAsync();
-
-    public async Task DisposeAsync()
-    {
-        await _scheduler.DisposeAsync();
-        Directory.Delete(_root, true);
-    }
-
     [Fact]
     public async Task Should_say_who_it_is_and_what_it_has()
     {
         await using var agent = await StartAsync();
-        var hello = (await _scheduler.NextAsync()).Hello;
+        var hello = (await Scheduler.NextAsync()).Hello;
         Assert.Equal("rack1", hello.HostId);
         Assert.Equal("simulated", Assert.Single(hello.Inventory.Drivers).Name);
         Assert.True(hello.Inventory is { Cpus: > 0, MemoryMib: > 0, Kernel.Length: > 0 });
@@ -36,121 +21,172 @@ public sealed class HostAgentTests : IAsyncLifetime
     }
 
     [Fact]
+    public void Should_read_the_machines_memory() =>
+        Assert.Equal(23_000, HostInventory.MemoryMib("MemTotal:       23552000 kB\nMemFree:         1000 kB\n"));
+
+    [Fact]
     public async Task Should_launch_once_report_until_heard_and_tell_the_exit_status()
     {
-        await using var agent = await StartAsync();
-        var stream = await _scheduler.NextAsync();
-        var launch = Launch(new SimulatedGuest { RunMs = 1, ExitStatus = 7 });
-        await stream.SendAsync(launch);
-        await stream.SendAsync(launch);
+        var clock = new ManualClock();
+        await using var agent = await StartAsync(clock: clock);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch(new SimulatedGuest { RunMs = 100, ExitStatus = 7 }));
+        await stream.SendAsync(Launch(new SimulatedGuest { RunMs = 100, ExitStatus = 7 }));
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        clock.Advance(TimeSpan.FromMilliseconds(100));
         var ended = await stream.ExpectReportAsync(Id, HostVmState.Ended);
         Assert.Equal(7, ended.Exit.Status);
 
-        var again = await stream.ExpectReportAsync(Id, HostVmState.Ended); // nobody acknowledged it
+        clock.Advance(TimeSpan.FromSeconds(2)); // nobody acknowledged it
+        var again = await stream.ExpectReportAsync(Id, HostVmState.Ended);
         Assert.Equal(ended.Sequence, again.Sequence);
         await stream.AckAsync(ended);
 
-        await stream.SendAsync(new SchedulerMessage { Remove = new RemoveVm { VmId = Id, Epoch = 1 } });
+        await stream.SendAsync(Remove());
         await stream.ExpectReportAsync(Id, HostVmState.Removed);
-        Assert.Empty(Directory.GetDirectories(Path.Combine(_root, "vms")));
-        Assert.Empty(Directory.GetDirectories(Path.Combine(_root, "trash")));
+        Assert.Empty(Directory.GetDirectories(Path.Combine(Root, "vms")));
+        Assert.Empty(Directory.GetDirectories(Path.Combine(Root, "trash")));
+    }
+
+    [Fact]
+    public async Task Should_not_repeat_what_was_acknowledged()
+    {
+        var clock = new ManualClock();
+        await using var agent = await StartAsync(clock: clock);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
+        await stream.AckAsync(await stream.ExpectReportAsync(Id, HostVmState.Running));
+        await stream.SendAsync(Stop(epoch: 9)); // its answer tells that the acknowledgement was taken
+        await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 9);
+        clock.Advance(TimeSpan.FromSeconds(2));
+        await stream.SendAsync(Stop(epoch: 8));
+        await stream.ExpectAsync(message =>
+        {
+            Assert.NotEqual(1UL, message.Report?.Epoch);
+            return message.Report?.Epoch == 8;
+        });
     }
 
     [Fact]
     public async Task Should_end_the_older_epoch_before_the_newer_begins()
     {
-        await using var agent = await StartAsync();
-        var stream = await _scheduler.NextAsync();
-        await stream.SendAsync(Launch(new SimulatedGuest()));
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
         await stream.ExpectReportAsync(Id, HostVmState.Running);
-        await stream.SendAsync(Launch(new SimulatedGuest(), epoch: 2));
+        await stream.SendAsync(Launch(epoch: 2));
+        await stream.SendAsync(Launch(epoch: 3));
         await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 1);
-        await stream.ExpectReportAsync(Id, HostVmState.Running, epoch: 2);
+        await stream.ExpectReportAsync(Id, HostVmState.Running, epoch: 3);
+        Assert.Equal((2, 1), (driver.Launches, driver.MostAtOnce));
 
-        await stream.SendAsync(Launch(new SimulatedGuest(), epoch: 1)); // late, and refused
-        await stream.SendAsync(new SchedulerMessage { Stop = new StopVm { VmId = Id, Epoch = 1 } });
+        await stream.SendAsync(Launch(epoch: 1)); // late, and answered with the truth
         await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 1);
-        await stream.SendAsync(new SchedulerMessage { Stop = new StopVm { VmId = Id, Epoch = 2 } });
-        Assert.Equal("stop_requested", (await stream.ExpectReportAsync(Id, HostVmState.Ended, epoch: 2)).Reason.Code);
+        await stream.SendAsync(Stop(epoch: 1));
+        await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 1);
+        await stream.SendAsync(Stop(epoch: 3));
+        Assert.Equal("stop_requested", (await stream.ExpectReportAsync(Id, HostVmState.Ended, epoch: 3)).Reason.Code);
+        Assert.Equal(2, driver.Launches);
     }
 
     [Fact]
-    public async Task Should_take_over_what_an_earlier_agent_left()
+    public async Task Should_forget_a_waiting_epoch_that_is_stopped()
     {
-        await using (await StartAsync())
-        {
-            var first = await _scheduler.NextAsync();
-            await first.SendAsync(Launch(new SimulatedGuest()));
-            await first.ExpectReportAsync(Id, HostVmState.Running);
-        }
-
-        await using var second = await StartAsync();
-        var stream = await _scheduler.NextAsync();
-        var known = Assert.Single(stream.Hello.Vms);
-        Assert.Equal((Id, 1UL), (known.VmId, known.Epoch));
+        var stopping = new TaskCompletionSource();
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
         await stream.ExpectReportAsync(Id, HostVmState.Running);
-        await stream.SendAsync(new SchedulerMessage { Stop = new StopVm { VmId = Id, Epoch = 1 } });
+        driver.Vmms[0].OnStop = _ => stopping.Task;
+        await stream.SendAsync(Launch(epoch: 2));
+        await stream.SendAsync(Stop(epoch: 2));
+        await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 2);
+        stopping.SetResult();
+        await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 1);
+        await stream.SendAsync(Launch(epoch: 3));
+        await stream.ExpectReportAsync(Id, HostVmState.Running, epoch: 3);
+        Assert.Equal(2, driver.Launches);
+    }
+
+    [Fact]
+    public async Task Should_not_launch_an_epoch_again_that_it_called_removed()
+    {
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        await stream.SendAsync(Remove());
+        await stream.ExpectReportAsync(Id, HostVmState.Removed);
+        await stream.SendAsync(Launch());
+        await stream.ExpectReportAsync(Id, HostVmState.Removed);
+        Assert.Equal(1, driver.Launches);
+    }
+
+    [Fact]
+    public async Task Should_give_up_a_launch_that_is_stopped()
+    {
+        var driver = new ScriptedDriver { OnLaunch = (_, cancellation) => Task.Delay(Timeout.Infinite, cancellation) };
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
+        await stream.ExpectReportAsync(Id, HostVmState.Launching);
+        await UntilAsync("the launch", () => driver.Launches == 1);
+        await stream.SendAsync(Stop(graceMs: 10_000));
+        Assert.Equal("stop_requested", (await stream.ExpectReportAsync(Id, HostVmState.Ended)).Reason.Code);
+    }
+
+    [Fact]
+    public async Task Should_hold_a_stop_to_its_grace()
+    {
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        await stream.SendAsync(Stop(graceMs: uint.MaxValue));
         await stream.ExpectReportAsync(Id, HostVmState.Ended);
-    }
-
-    [Fact]
-    public async Task Should_launch_what_an_earlier_agent_had_promised_and_not_begun()
-    {
-        using (var state = StateDirectory.Open(_root, Serilog.Core.Logger.None))
-            state.Write(Promised(File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim()), durable: true);
-        await using var agent = await StartAsync();
-        await (await _scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Running);
-    }
-
-    [Fact]
-    public async Task Should_say_that_the_machine_was_started_anew()
-    {
-        using (var state = StateDirectory.Open(_root, Serilog.Core.Logger.None))
-            state.Write(Promised("another-boot"), durable: true);
-        await using var agent = await StartAsync();
-        Assert.Equal("host_rebooted", (await (await _scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Failed)).Reason.Code);
-    }
-
-    [Fact]
-    public async Task Should_remove_what_the_control_plane_does_not_know()
-    {
-        await using (await StartAsync())
-        {
-            var first = await _scheduler.NextAsync();
-            await first.SendAsync(Launch(new SimulatedGuest()));
-            await first.ExpectReportAsync(Id, HostVmState.Running);
-        }
-
-        _scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 200, Unknown = { new VmEpoch { VmId = Id, Epoch = 1 } } } };
-        await using var second = await StartAsync();
-        await (await _scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Removed);
-    }
-
-    [Fact]
-    public async Task Should_dial_again_when_the_stream_breaks_or_goes_silent()
-    {
-        _scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 500 } };
-        await using var agent = await StartAsync();
-        var first = await _scheduler.NextAsync();
-        await first.SendAsync(Launch(new SimulatedGuest()));
-        await first.ExpectReportAsync(Id, HostVmState.Running);
-        await first.Cut.CancelAsync();
-        var second = await _scheduler.NextAsync();
-        Assert.Single(second.Hello.Vms);
-        Assert.Equal(first.Hello.AgentInstance, second.Hello.AgentInstance);
-        _scheduler.Alive = false;
-        await _scheduler.NextAsync();
+        Assert.Equal([TimeSpan.FromMinutes(5)], driver.Vmms[0].Stops); // the most that the API lets ask for
     }
 
     [Fact]
     public async Task Should_give_up_a_guest_that_is_never_ready()
     {
-        await using var agent = await StartAsync();
-        var stream = await _scheduler.NextAsync();
+        var clock = new ManualClock();
+        await using var agent = await StartAsync(clock: clock);
+        var stream = await Scheduler.NextAsync();
         var launch = Launch(new SimulatedGuest { Fault = "never_boots" });
-        launch.Launch.Spec.BootTimeoutSeconds = 1;
+        launch.Launch.Spec.BootTimeoutSeconds = 120;
         await stream.SendAsync(launch);
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        clock.Advance(TimeSpan.FromSeconds(119));
+        await stream.SendAsync(launch);
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        clock.Advance(TimeSpan.FromSeconds(1));
         Assert.Equal("boot_timeout", (await stream.ExpectReportAsync(Id, HostVmState.Failed)).Reason.Code);
+    }
+
+    [Fact]
+    public async Task Should_leave_a_guest_alone_that_was_ready_in_time()
+    {
+        var clock = new ManualClock();
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver, clock);
+        var stream = await Scheduler.NextAsync();
+        var launch = Launch();
+        launch.Launch.Spec.BootTimeoutSeconds = 10;
+        await stream.SendAsync(launch);
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        driver.Vmms[0].Ready.SetResult();
+        await stream.SendAsync(Stop(epoch: 9)); // whoever is asked later has heard of it
+        await stream.ExpectReportAsync(Id, HostVmState.Removed, epoch: 9);
+        await Task.Yield();
+        clock.Advance(TimeSpan.FromSeconds(20));
+        await stream.SendAsync(Stop(graceMs: 7_000));
+        Assert.Equal("stop_requested", (await stream.ExpectReportAsync(Id, HostVmState.Ended)).Reason.Code);
+        Assert.Equal([TimeSpan.FromSeconds(7)], driver.Vmms[0].Stops);
     }
 
     [Theory]
@@ -159,48 +195,106 @@ public sealed class HostAgentTests : IAsyncLifetime
     public async Task Should_tell_what_went_wrong(string fault, string code)
     {
         await using var agent = await StartAsync();
-        var stream = await _scheduler.NextAsync();
+        var stream = await Scheduler.NextAsync();
         await stream.SendAsync(Launch(new SimulatedGuest { Fault = fault, RunMs = 1 }));
         Assert.Equal(code, (await stream.ExpectReportAsync(Id, HostVmState.Failed)).Reason.Code);
     }
 
     [Fact]
-    public async Task Should_send_a_console_no_faster_than_it_has_credit_for()
+    public async Task Should_say_which_driver_it_lacks()
     {
         await using var agent = await StartAsync();
-        var stream = await _scheduler.NextAsync();
-        await stream.SendAsync(Launch(new SimulatedGuest()));
-        await stream.ExpectReportAsync(Id, HostVmState.Running);
-        await stream.SendAsync(new SchedulerMessage { OpenConsole = new OpenConsole { StreamId = 1, VmId = Id, Credit = 4, Follow = true } });
-        var text = new StringBuilder();
-        while (text.Length < 4)
-            text.Append((await stream.ExpectAsync(message => message.Console is not null)).Console.Data.ToStringUtf8());
-        Assert.Equal("simu", text.ToString());
-        await stream.SendAsync(new SchedulerMessage { ConsoleCredit = new ConsoleCredit { StreamId = 1, Bytes = 1000 } });
-        await stream.SendAsync(new SchedulerMessage { Stop = new StopVm { VmId = Id, Epoch = 1 } });
-        while (true)
-        {
-            var chunk = (await stream.ExpectAsync(message => message.Console is not null)).Console;
-            Assert.Equal((ulong)text.Length, chunk.Offset);
-            text.Append(chunk.Data.ToStringUtf8());
-            if (chunk.End)
-                break;
-        }
-
-        Assert.Equal("simulated guest\n", text.ToString());
+        var stream = await Scheduler.NextAsync();
+        var launch = Launch();
+        launch.Launch.Spec.Simulated = null;
+        launch.Launch.Spec.Driver = "auto"; // and nothing here boots a stock kernel
+        await stream.SendAsync(launch);
+        Assert.Equal("driver_unusable", (await stream.ExpectReportAsync(Id, HostVmState.Failed)).Reason.Code);
     }
 
     [Fact]
-    public async Task Should_not_do_what_no_honest_control_plane_asks()
+    public async Task Should_start_nothing_that_it_could_not_write_down()
+    {
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        Directory.CreateDirectory(Path.Combine(Root, "vms", Id, "launch.pb.new")); // no file can be written there
+        await stream.SendAsync(Launch());
+        Assert.Equal("launch_failed", (await stream.ExpectReportAsync(Id, HostVmState.Failed)).Reason.Code);
+        Assert.Equal(0, driver.Launches);
+        await stream.SendAsync(Remove());
+        await stream.ExpectReportAsync(Id, HostVmState.Removed);
+    }
+
+    [Fact]
+    public async Task Should_delete_again_when_asked_again()
     {
         await using var agent = await StartAsync();
-        var stream = await _scheduler.NextAsync();
-        await stream.SendAsync(new SchedulerMessage { Launch = new LaunchVm { VmId = "../../etc", Epoch = 1, Spec = new VmSpec() } });
-        await stream.SendAsync(new SchedulerMessage { Remove = new RemoveVm { VmId = "../vms", Epoch = 9 } });
-        await stream.SendAsync(new SchedulerMessage { OpenConsole = new OpenConsole { StreamId = 9, VmId = "no-such" } });
-        var refused = await stream.ExpectAsync(message => message.Console is { End: true });
-        Assert.Equal("not_found", refused.Console.Error.Code);
-        Assert.Empty(Directory.GetDirectories(Path.Combine(_root, "vms")));
+        var stream = await Scheduler.NextAsync();
+        await stream.SendAsync(Launch());
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        var trash = Path.Combine(Root, "trash");
+        Directory.Delete(trash); // the folder can't be moved there
+        await stream.SendAsync(Remove());
+        await stream.ExpectReportAsync(Id, HostVmState.Ended);
+        await UntilAsync("the failed deletion", () => Lines.ToString().Contains("could not be deleted", StringComparison.Ordinal));
+        Directory.CreateDirectory(trash);
+        await stream.SendAsync(Remove());
+        await stream.ExpectReportAsync(Id, HostVmState.Removed);
+        Assert.Empty(Directory.GetDirectories(Path.Combine(Root, "vms")));
+    }
+
+    [Fact]
+    public async Task Should_dial_again_when_the_stream_breaks_or_goes_silent()
+    {
+        Scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 500 } };
+        await using var agent = await StartAsync();
+        var first = await Scheduler.NextAsync();
+        await first.SendAsync(Launch());
+        await first.ExpectReportAsync(Id, HostVmState.Running);
+        await first.Cut.CancelAsync();
+        var second = await Scheduler.NextAsync();
+        Assert.Single(second.Hello.Vms);
+        Assert.Equal(first.Hello.AgentInstance, second.Hello.AgentInstance);
+        await second.ExpectReportAsync(Id, HostVmState.Running); // not acknowledged on the first
+        Scheduler.Alive = false;
+        await Scheduler.NextAsync();
+    }
+
+    [Fact]
+    public async Task Should_go_on_dialling_when_it_is_refused()
+    {
+        var refusals = 2;
+        Scheduler.Answer = _ => refusals-- > 0
+            ? new SchedulerMessage { Refusal = new Refusal { Code = "host_id_taken", Message = "Another agent\nuses this id." } }
+            : new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 60_000 } };
+        await using var agent = await StartAsync();
+        await Scheduler.NextAsync();
+        var told = Assert.Single(Lines.All, line => line.Contains("Warning", StringComparison.Ordinal));
+        Assert.Contains("refused: Another agent?uses this id. (host_id_taken)", told, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Should_remove_what_the_control_plane_does_not_know()
+    {
+        Write(Record(HostVmState.Launching));
+        Scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 60_000, Unknown = { new VmEpoch { VmId = Id, Epoch = 1 } } } };
+        await using var agent = await StartAsync();
+        await (await Scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Removed);
+        Assert.Empty(Directory.GetDirectories(Path.Combine(Root, "vms")));
+    }
+
+    [Fact]
+    public async Task Should_carry_many_at_once()
+    {
+        const int Many = 500;
+        await using var agent = await StartAsync();
+        var stream = await Scheduler.NextAsync();
+        for (var i = 0; i < Many; i++)
+            await stream.SendAsync(Launch(id: IdOf(i)));
+        var running = new HashSet<string>();
+        while (running.Count < Many)
+            running.Add((await stream.ExpectAsync(message => message.Report?.State == HostVmState.Running)).Report.VmId);
     }
 
     [Fact]
@@ -208,23 +302,23 @@ public sealed class HostAgentTests : IAsyncLifetime
     {
         await using var agent = await StartAsync();
         await Assert.ThrowsAsync<AgentStartException>(() => StartAsync());
-        await Assert.ThrowsAsync<AgentStartException>(() => StartAsync("Not A Name"));
+        await Assert.ThrowsAsync<AgentStartException>(() => StartAsync(id: "Not A Name"));
     }
 
-    private Task<HostAgent> StartAsync(string id = "rack1") => HostAgent.StartAsync(
-        new HostAgentOptions { HostId = id, StateDirectory = _root, SchedulerAddress = _scheduler.Address, Drivers = [new SimulatedDriver(TimeProvider.System)] },
-        default);
-
-    private static SchedulerMessage Launch(SimulatedGuest script, ulong epoch = 1) => new()
-    {
-        Launch = new LaunchVm { VmId = Id, Epoch = epoch, Spec = new VmSpec { Name = "one", Cpus = 1, MemoryMib = 64, Driver = "simulated", Simulated = script } },
-    };
-
-    private static LaunchRecord Promised(string bootId) => new()
-    {
-        Launch = Launch(new SimulatedGuest()).Launch,
-        Driver = "simulated",
-        BootId = bootId,
-        Report = new VmReport { VmId = Id, Epoch = 1, Sequence = 1, State = HostVmState.Launching },
-    };
+    [Theory]
+    [InlineData(0, 1, "http://127.0.0.1:1")]
+    [InlineData(1, -5, "http://127.0.0.1:1")]
+    [InlineData(1, 1, "127.0.0.1")]
+    public async Task Should_not_start_with_an_offer_that_nobody_takes(int cpus, int memoryMib, string address) =>
+        await Assert.ThrowsAsync<AgentStartException>(() => HostAgent.StartAsync(
+            new HostAgentOptions
+            {
+                HostId = "rack1",
+                StateDirectory = Root,
+                SchedulerAddress = new Uri(address, UriKind.RelativeOrAbsolute),
+                Drivers = [new SimulatedDriver(TimeProvider.System)],
+                Cpus = cpus,
+                MemoryMib = memoryMib,
+            },
+            default));
 }

@@ -1,0 +1,100 @@
+using Fleet.Host.Drivers;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Host.Tests.Agent;
+
+/// <summary>A driver that does what the test wants, under the name <c>simulated</c>, and counts VMMs.</summary>
+internal sealed class ScriptedDriver : IVmmDriver
+{
+    private int _running;
+
+    public string Name => "simulated";
+
+    public Func<VmmLaunch, CancellationToken, Task> OnLaunch { get; set; } = (_, _) => Task.CompletedTask;
+
+    /// <summary>Null: nothing was ever started there.</summary>
+    public Func<VmmLaunch, CancellationToken, Task<IVmm?>> OnAdopt { get; set; } = (_, _) => Task.FromResult<IVmm?>(null);
+
+    public int Launches { get; private set; }
+
+    public int MostAtOnce { get; private set; }
+
+    public int Running => _running;
+
+    public List<ScriptedVmm> Vmms { get; } = [];
+
+    public Func<IReadOnlyList<int>> NewThreads { get; set; } = () => [];
+
+    public Task<DriverStatus> ProbeAsync(CancellationToken cancellation) => Task.FromResult(new DriverStatus { Name = Name, Usable = true });
+
+    public async Task<IVmm> LaunchAsync(VmmLaunch launch, CancellationToken cancellation)
+    {
+        lock (Vmms)
+            Launches++;
+        await OnLaunch(launch, cancellation);
+        return NewVmm();
+    }
+
+    public Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation) => OnAdopt(launch, cancellation);
+
+    public ScriptedVmm NewVmm()
+    {
+        lock (Vmms)
+        {
+            MostAtOnce = Math.Max(MostAtOnce, ++_running);
+            var vmm = new ScriptedVmm(() => Interlocked.Decrement(ref _running), NewThreads);
+            Vmms.Add(vmm);
+            return vmm;
+        }
+    }
+}
+
+internal sealed class ScriptedVmm(Action gone, Func<IReadOnlyList<int>> threads) : IVmm
+{
+    private readonly TaskCompletionSource<VmmEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    public int Pid => 4711;
+
+    public Task<VmmEnd> Completion => _completion.Task;
+
+    public TaskCompletionSource Ready { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    public Task GuestReady => Ready.Task;
+
+    public IReadOnlyList<int> VcpuThreads => threads();
+
+    public Func<TimeSpan, Task> OnStop { get; set; } = _ => Task.CompletedTask;
+
+    public List<TimeSpan> Stops { get; } = [];
+
+    public List<byte> Input { get; } = [];
+
+    public bool LetGo { get; private set; }
+
+    public void End(string code = "stop_requested")
+    {
+        if (_completion.TrySetResult(new VmmEnd(true, null, new Reason { Code = code, Message = code })))
+            gone();
+    }
+
+    public async Task StopAsync(TimeSpan grace)
+    {
+        lock (Stops)
+            Stops.Add(grace);
+        await OnStop(grace);
+        End();
+    }
+
+    public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
+    {
+        lock (Input)
+            Input.AddRange(input.Span);
+        return ValueTask.CompletedTask;
+    }
+
+    public ValueTask DisposeAsync()
+    {
+        LetGo = true;
+        return ValueTask.CompletedTask;
+    }
+}
