@@ -287,7 +287,7 @@ public sealed class HostAgentTests : AgentTest
     [Fact]
     public async Task Should_carry_many_at_once()
     {
-        const int Many = 500;
+        const int Many = 200;
         await using var agent = await StartAsync();
         var stream = await Scheduler.NextAsync();
         for (var i = 0; i < Many; i++)
