@@ -22,8 +22,11 @@ internal sealed class RunningFleet : IAsyncDisposable
     private readonly int _linkPort = FreePort();
     private Process? _node;
 
-    private RunningFleet()
+    private readonly string[] _nodeOptions;
+
+    private RunningFleet(string[] nodeOptions)
     {
+        _nodeOptions = nodeOptions;
         Http = new HttpClient { BaseAddress = new Uri($"http://127.0.0.1:{_apiPort}"), Timeout = TimeSpan.FromMinutes(5) };
     }
 
@@ -36,9 +39,10 @@ internal sealed class RunningFleet : IAsyncDisposable
     /// <summary>Files of the test that microVMs may use.</summary>
     public string Files => _folder;
 
-    public static async Task<RunningFleet> StartAsync()
+    /// <param name="nodeOptions">More options of <c>fleet up</c>.</param>
+    public static async Task<RunningFleet> StartAsync(params string[] nodeOptions)
     {
-        var fleet = new RunningFleet();
+        var fleet = new RunningFleet(nodeOptions);
         try
         {
             await fleet.UpAsync();
@@ -74,7 +78,7 @@ internal sealed class RunningFleet : IAsyncDisposable
     public void Launch() => _node = Process.Start(new ProcessStartInfo("sh",
     [
         "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(_folder, "up.out"),
-        "dotnet", Program, "up", "--data", Data, "--api", $"http://127.0.0.1:{_apiPort}", "--link", $"127.0.0.1:{_linkPort}", "--id", "box",
+        "dotnet", Program, "up", "--data", Data, "--api", $"http://127.0.0.1:{_apiPort}", "--link", $"127.0.0.1:{_linkPort}", "--id", "box", .. _nodeOptions,
     ]));
 
     /// <summary>kill -9 of the node; its microVMs are processes of their own and stay.</summary>
