@@ -173,21 +173,27 @@ internal sealed class RunningFleet : IAsyncDisposable
         var left = new List<string>();
         foreach (var folder in Directory.EnumerateDirectories("/proc").Where(folder => char.IsAsciiDigit(Path.GetFileName(folder)[0])))
         {
-            try
-            {
-                var words = File.ReadAllText(Path.Combine(folder, "cmdline")).Replace('\0', ' ');
-                if (words.Contains(text, StringComparison.Ordinal))
-                    left.Add($"process {Path.GetFileName(folder)}: {words}");
-            }
-            catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
-            {
-                // The process ended between listing and reading.
-            }
+            var words = CommandLine(int.Parse(Path.GetFileName(folder), System.Globalization.CultureInfo.InvariantCulture));
+            if (words.Contains(text, StringComparison.Ordinal))
+                left.Add($"process {Path.GetFileName(folder)}: {words}");
         }
 
         if (Directory.Exists(Data))
             left.AddRange(Directory.EnumerateFileSystemEntries(Data, "*", SearchOption.AllDirectories).Where(path => Path.GetFileName(path).Contains(text, StringComparison.Ordinal)));
         return left;
+    }
+
+    /// <summary>What a process runs; empty when it is gone, or dead and not yet reaped by whoever inherited it.</summary>
+    public static string CommandLine(int pid)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{pid}/cmdline").Replace('\0', ' ');
+        }
+        catch (IOException)
+        {
+            return "";
+        }
     }
 
     public string Log()
