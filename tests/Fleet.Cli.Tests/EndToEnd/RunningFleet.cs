@@ -21,6 +21,7 @@ internal sealed class RunningFleet : IAsyncDisposable
     private readonly int _apiPort = FreePort();
     private readonly int _linkPort = FreePort();
     private Process? _node;
+    private bool _abandoned;
 
     private readonly string[] _nodeOptions;
 
@@ -213,11 +214,14 @@ internal sealed class RunningFleet : IAsyncDisposable
         }
     }
 
+    /// <summary>Disposing will then not ask for an orderly end: a host that never answers again holds its microVMs.</summary>
+    public void Abandon() => _abandoned = true;
+
     public async ValueTask DisposeAsync()
     {
         try
         {
-            if (_node is { HasExited: false })
+            if (!_abandoned && _node is { HasExited: false })
             {
                 var (_, list) = await SendAsync(HttpMethod.Get, "/v1/vms?page_size=1000");
                 foreach (var vm in list.GetProperty("items").EnumerateArray())
