@@ -121,7 +121,7 @@ public sealed class HostAgentTests : IAsyncLifetime
             await first.ExpectReportAsync(Id, HostVmState.Running);
         }
 
-        _scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 200, Unknown = { new VmEpoch { VmId = Id, Epoch = 1 } } } };
+        _scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 5000, Unknown = { new VmEpoch { VmId = Id, Epoch = 1 } } } };
         await using var second = await StartAsync();
         await (await _scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Removed);
     }
@@ -129,13 +129,12 @@ public sealed class HostAgentTests : IAsyncLifetime
     [Fact]
     public async Task Should_dial_again_when_the_stream_breaks_or_goes_silent()
     {
+        _scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 300 } };
         await using var agent = await StartAsync();
         var first = await _scheduler.NextAsync();
         await first.SendAsync(Launch(new SimulatedGuest()));
-        await first.ExpectReportAsync(Id, HostVmState.Running);
         await first.Cut.CancelAsync();
         var second = await _scheduler.NextAsync();
-        Assert.Single(second.Hello.Vms);
         Assert.Equal(first.Hello.AgentInstance, second.Hello.AgentInstance);
         _scheduler.Alive = false;
         await _scheduler.NextAsync();

@@ -26,7 +26,7 @@ internal sealed class FakeScheduler : IAsyncDisposable
     public Channel<AgentStream> Streams { get; } = Channel.CreateUnbounded<AgentStream>();
 
     /// <summary>What a Hello is answered with.</summary>
-    public Func<Hello, SchedulerMessage> Answer { get; set; } = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 200 } };
+    public Func<Hello, SchedulerMessage> Answer { get; set; } = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 5000 } };
 
     /// <summary>False: heartbeats stay without an answer.</summary>
     public bool Alive { get; set; } = true;
