@@ -33,7 +33,7 @@ internal static class DownCommand
             var left = Left(directory);
             if (!parsed.GetValue(CommandContext.Json))
             {
-                var goOn = left == 0 ? "" : $" {left} microVM{(left == 1 ? "" : "s")} stay on this host; fleet up finds them again.";
+                var goOn = left == 0 ? "" : $" This host keeps {left} microVM{(left == 1 ? "" : "s")}; fleet up finds {(left == 1 ? "it" : "them")} again.";
                 parsed.InvocationConfiguration.Output.WriteLine("Fleet is down." + goOn);
             }
             else

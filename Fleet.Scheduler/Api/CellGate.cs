@@ -26,14 +26,17 @@ internal sealed class CellGate(ICell cell, Freshness freshness, TimeProvider clo
     }
 
     /// <summary>A client is told of this state of a microVM: lists that follow show it.</summary>
-    public void Note(VmRecord vm) => freshness.Told(vm.Id, vm.Version);
+    public void Note(VmRecord vm) => freshness.Told(PersistenceIds.Vm(vm.Id), vm.Version);
 
     /// <summary>The host that a call answers with.</summary>
     /// <exception cref="RequestRefused">The cell refused, or did not answer in time.</exception>
     public async Task<HostRecord> HostAsync(Func<CancellationToken, Task<HostAnswer>> call, CancellationToken cancellation)
     {
         var answer = await CallAsync(call, Patience, cancellation);
-        return answer.Problem is { } problem ? throw RequestRefused.From(problem) : answer.Host!;
+        if (answer.Problem is { } problem)
+            throw RequestRefused.From(problem);
+        freshness.Told(PersistenceIds.Host(answer.Host!.Id), answer.Host.Version);
+        return answer.Host;
     }
 
     /// <summary>Any call, bounded in time.</summary>

@@ -9,7 +9,7 @@ internal sealed class Freshness(TimeProvider clock)
     /// <summary>Longest that a list waits for the view. A view that is further behind is shown as it is, with its index.</summary>
     public static readonly TimeSpan Bound = TimeSpan.FromSeconds(1);
 
-    // An answer may arrive after the projection has passed it; this many microVMs are remembered to notice that.
+    // An answer may arrive after the projection has passed it; this many are remembered to notice that.
     private const int Remembered = 4096;
 
     private readonly Lock _lock = new();
@@ -20,20 +20,20 @@ internal sealed class Freshness(TimeProvider clock)
     private readonly List<(long Ticket, TaskCompletionSource Done)> _waiting = [];
     private long _tickets;
 
-    /// <summary>The cell told a client of this version of a microVM.</summary>
-    public void Told(string vmId, ulong version)
+    /// <summary>The cell told a client of this version of a microVM or a host, by its persistence id.</summary>
+    public void Told(string id, ulong version)
     {
         lock (_lock)
         {
-            if (_passed.TryGetValue(vmId, out var passed) && passed >= version)
+            if (_passed.TryGetValue(id, out var passed) && passed >= version)
                 return;
-            if (_expected.TryGetValue(vmId, out var earlier))
+            if (_expected.TryGetValue(id, out var earlier))
             {
                 if (earlier.Version >= version)
                     return;
                 _open.Remove(earlier.Ticket);
             }
-            _expected[vmId] = new(version, ++_tickets);
+            _expected[id] = new(version, ++_tickets);
             _open.Add(_tickets);
         }
     }
@@ -43,15 +43,15 @@ internal sealed class Freshness(TimeProvider clock)
     {
         lock (_lock)
         {
-            foreach (var (vmId, version) in versions)
+            foreach (var (id, version) in versions)
             {
-                if (_passed.TryAdd(vmId, version))
-                    _passedOrder.Enqueue(vmId);
+                if (_passed.TryAdd(id, version))
+                    _passedOrder.Enqueue(id);
                 else
-                    _passed[vmId] = version;
-                if (_expected.TryGetValue(vmId, out var expected) && expected.Version <= version)
+                    _passed[id] = version;
+                if (_expected.TryGetValue(id, out var expected) && expected.Version <= version)
                 {
-                    _expected.Remove(vmId);
+                    _expected.Remove(id);
                     _open.Remove(expected.Ticket);
                 }
             }
@@ -90,8 +90,8 @@ internal sealed class Freshness(TimeProvider clock)
     {
         lock (_lock)
         {
-            foreach (var (vmId, _) in _expected.Where(e => e.Value.Ticket <= ticket).ToList())
-                _expected.Remove(vmId);
+            foreach (var (id, _) in _expected.Where(e => e.Value.Ticket <= ticket).ToList())
+                _expected.Remove(id);
             _open.RemoveWhere(t => t <= ticket);
             Release();
         }

@@ -34,6 +34,6 @@ internal sealed record ChangeSlice(IReadOnlyList<Change> Changes, long Index, lo
 
 /// <summary>What one batch did.</summary>
 /// <param name="Index">The offset of its last event.</param>
-/// <param name="Vms">The microVMs it touched, with their newest versions.</param>
-/// <param name="Deleted">Those of them that are gone now.</param>
-internal sealed record Applied(long Index, IReadOnlyDictionary<string, ulong> Vms, IReadOnlyList<string> Deleted);
+/// <param name="Versions">The newest versions of what it touched, by persistence id.</param>
+/// <param name="Deleted">Ids of the microVMs that are gone now.</param>
+internal sealed record Applied(long Index, IReadOnlyDictionary<string, ulong> Versions, IReadOnlyList<string> Deleted);

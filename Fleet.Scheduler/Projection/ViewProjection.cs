@@ -161,7 +161,7 @@ internal sealed class ViewProjection : IAsyncDisposable
         var applied = _writer.Apply(batch);
         Volatile.Write(ref _index, applied.Index);
         _trouble = null;
-        Freshness.Shown(applied.Vms);
+        Freshness.Shown(applied.Versions);
         Interlocked.Exchange(ref _changed, NewSignal()).TrySetResult();
         if (applied.Index >= Target)
             _caughtUp.TrySetResult();

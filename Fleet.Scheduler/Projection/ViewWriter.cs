@@ -15,9 +15,6 @@ namespace Fleet.Scheduler.Projection;
 /// </summary>
 internal sealed class ViewWriter : IDisposable
 {
-    private const string VmPrefix = "vm/";
-    private const string HostPrefix = "host/";
-
     private readonly SqliteConnection _connection;
     private readonly int _changesKept;
     private readonly ILogger _log;
@@ -75,10 +72,10 @@ internal sealed class ViewWriter : IDisposable
             if (entry.Offset <= offset)
                 continue;
             offset = entry.Offset;
-            if (entry.PersistenceId.StartsWith(VmPrefix, StringComparison.Ordinal))
-                added += ApplyVm(batch, entry, entry.PersistenceId[VmPrefix.Length..], transaction);
-            else if (entry.PersistenceId.StartsWith(HostPrefix, StringComparison.Ordinal))
-                added += ApplyHost(batch, entry, entry.PersistenceId[HostPrefix.Length..], transaction);
+            if (entry.PersistenceId.StartsWith(PersistenceIds.VmPrefix, StringComparison.Ordinal))
+                added += ApplyVm(batch, entry, entry.PersistenceId[PersistenceIds.VmPrefix.Length..], transaction);
+            else if (entry.PersistenceId.StartsWith(PersistenceIds.HostPrefix, StringComparison.Ordinal))
+                added += ApplyHost(batch, entry, entry.PersistenceId[PersistenceIds.HostPrefix.Length..], transaction);
         }
         foreach (var (id, row) in batch.Vms)
             StoreVm(id, row, transaction);
@@ -115,7 +112,7 @@ internal sealed class ViewWriter : IDisposable
         CheckOrder(entry, row.SequenceNr);
         var record = VmFold.Apply(row.Record, entry.Event);
         batch.Vms[id] = new(entry.SequenceNr, record.State == VmState.Deleted ? null : record, row.Stored);
-        batch.Versions[id] = record.Version;
+        batch.Versions[entry.PersistenceId] = record.Version;
         if (record.State == VmState.Deleted)
             batch.Deleted.Add(id);
         WriteChange(entry.Offset, ChangeKind.Vm, id, record, transaction);
@@ -130,6 +127,7 @@ internal sealed class ViewWriter : IDisposable
         var record = HostFold.Apply(row.Record, entry.Event);
         // A removed host keeps its row, unseen: when it comes back its events go on counting.
         batch.Hosts[id] = new(entry.SequenceNr, record, row.Stored);
+        batch.Versions[entry.PersistenceId] = record.Version;
         WriteChange(entry.Offset, ChangeKind.Host, id, record, transaction);
         return 1;
     }

@@ -40,6 +40,25 @@ internal static class StartBenchmark
         var config = Path.Combine(folder, "vm.json");
         File.WriteAllText(config, $$$"""{"boot-source": {"kernel_image_path": "{{{kernel}}}", "boot_args": "x"}, "machine-config": {"vcpu_count": 1, "mem_size_mib": {{{GuestMib}}} } }""");
 
+        // A second VMM of each kind runs all the while, as on a host that has more than one: pages of the program that all
+        // of them share then count as resident, and not as private to one.
+        string[] machine = ["-M", "microvm,isa-serial=on", "-nodefaults", "-no-user-config", "-display", "none", "-m", $"{GuestMib}M", "-accel", "tcg"];
+        using var companion = Start(vmm, ["--api-sock", Path.Combine(folder, "companion.sock"), "--id", "companion"]);
+        using var qemuCompanion = qemu is null ? null : Start(qemu, [.. machine, "-S"]);
+        try
+        {
+            return Measure(vmm, qemu, machine, folder, kernel, config);
+        }
+        finally
+        {
+            End(companion);
+            if (qemuCompanion is not null)
+                End(qemuCompanion);
+        }
+    }
+
+    private static List<Measurement> Measure(string vmm, string? qemu, string[] machine, string folder, string kernel, string config)
+    {
         List<double> cpu = [], first = [], resident = [], unshared = [], qemuCpu = [], qemuFirst = [], qemuResident = [], qemuPrivate = [];
         for (var round = 0; round < Rounds + 1; round++)
         {
@@ -55,7 +74,6 @@ internal static class StartBenchmark
             if (qemu is null)
                 continue;
             socket = Path.Combine(folder, $"qmp-{round}.sock");
-            string[] machine = ["-M", "microvm,isa-serial=on", "-nodefaults", "-no-user-config", "-display", "none", "-m", $"{GuestMib}M", "-accel", "tcg"];
             qemuCpu.Add(ToSocket(qemu, [.. machine, "-S", "-qmp", $"unix:{socket},server=on,wait=off"], socket));
             var peer = ToFirstInstruction(qemu, [.. machine, "-kernel", kernel, "-serial", "stdio"]);
             qemuFirst.Add(peer.Ms);

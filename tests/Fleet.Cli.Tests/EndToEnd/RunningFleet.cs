@@ -21,9 +21,13 @@ internal sealed class RunningFleet : IAsyncDisposable
     private readonly int _apiPort = FreePort();
     private readonly int _linkPort = FreePort();
     private Process? _node;
+    private bool _abandoned;
 
-    private RunningFleet()
+    private readonly string[] _nodeOptions;
+
+    private RunningFleet(string[] nodeOptions)
     {
+        _nodeOptions = nodeOptions;
         Http = new HttpClient { BaseAddress = new Uri($"http://127.0.0.1:{_apiPort}"), Timeout = TimeSpan.FromMinutes(5) };
     }
 
@@ -36,9 +40,10 @@ internal sealed class RunningFleet : IAsyncDisposable
     /// <summary>Files of the test that microVMs may use.</summary>
     public string Files => _folder;
 
-    public static async Task<RunningFleet> StartAsync()
+    /// <param name="nodeOptions">More options of <c>fleet up</c>.</param>
+    public static async Task<RunningFleet> StartAsync(params string[] nodeOptions)
     {
-        var fleet = new RunningFleet();
+        var fleet = new RunningFleet(nodeOptions);
         try
         {
             await fleet.UpAsync();
@@ -74,7 +79,7 @@ internal sealed class RunningFleet : IAsyncDisposable
     public void Launch() => _node = Process.Start(new ProcessStartInfo("sh",
     [
         "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(_folder, "up.out"),
-        "dotnet", Program, "up", "--data", Data, "--api", $"http://127.0.0.1:{_apiPort}", "--link", $"127.0.0.1:{_linkPort}", "--id", "box",
+        "dotnet", Program, "up", "--data", Data, "--api", $"http://127.0.0.1:{_apiPort}", "--link", $"127.0.0.1:{_linkPort}", "--id", "box", .. _nodeOptions,
     ]));
 
     /// <summary>kill -9 of the node; its microVMs are processes of their own and stay.</summary>
@@ -169,21 +174,27 @@ internal sealed class RunningFleet : IAsyncDisposable
         var left = new List<string>();
         foreach (var folder in Directory.EnumerateDirectories("/proc").Where(folder => char.IsAsciiDigit(Path.GetFileName(folder)[0])))
         {
-            try
-            {
-                var words = File.ReadAllText(Path.Combine(folder, "cmdline")).Replace('\0', ' ');
-                if (words.Contains(text, StringComparison.Ordinal))
-                    left.Add($"process {Path.GetFileName(folder)}: {words}");
-            }
-            catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
-            {
-                // The process ended between listing and reading.
-            }
+            var words = CommandLine(int.Parse(Path.GetFileName(folder), System.Globalization.CultureInfo.InvariantCulture));
+            if (words.Contains(text, StringComparison.Ordinal))
+                left.Add($"process {Path.GetFileName(folder)}: {words}");
         }
 
         if (Directory.Exists(Data))
             left.AddRange(Directory.EnumerateFileSystemEntries(Data, "*", SearchOption.AllDirectories).Where(path => Path.GetFileName(path).Contains(text, StringComparison.Ordinal)));
         return left;
+    }
+
+    /// <summary>What a process runs; empty when it is gone, or dead and not yet reaped by whoever inherited it.</summary>
+    public static string CommandLine(int pid)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{pid}/cmdline").Replace('\0', ' ');
+        }
+        catch (IOException)
+        {
+            return "";
+        }
     }
 
     public string Log()
@@ -203,11 +214,14 @@ internal sealed class RunningFleet : IAsyncDisposable
         }
     }
 
+    /// <summary>Disposing will then not ask for an orderly end: a host that never answers again holds its microVMs.</summary>
+    public void Abandon() => _abandoned = true;
+
     public async ValueTask DisposeAsync()
     {
         try
         {
-            if (_node is { HasExited: false })
+            if (!_abandoned && _node is { HasExited: false })
             {
                 var (_, list) = await SendAsync(HttpMethod.Get, "/v1/vms?page_size=1000");
                 foreach (var vm in list.GetProperty("items").EnumerateArray())

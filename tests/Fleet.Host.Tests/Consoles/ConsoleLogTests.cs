@@ -149,7 +149,8 @@ public sealed class ConsoleLogTests : IDisposable
         Skip.If(final.Start == 0, "this file system has no holes");
         Assert.Equal(final.End, last);
         Assert.InRange(final.End - final.Start, 1ul, (ulong)(ConsoleLog.Kept + ConsoleLog.Kept / 2));
-        Assert.True(seen > ConsoleLog.Kept, $"the reader saw {seen} bytes");
+        // A reader that is never given a CPU meanwhile misses what was freed, but nothing of what is still there.
+        Assert.True(seen >= (long)(final.End - final.Start), $"the reader saw {seen} bytes of {final}");
     }
 
     [Fact]

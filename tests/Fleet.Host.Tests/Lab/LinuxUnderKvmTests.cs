@@ -12,7 +12,7 @@ namespace Fleet.Host.Tests.Lab;
 public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<LabNodeFixture>
 {
     /// <summary>A boot takes 5–12 s on an idle machine of 2 cores.</summary>
-    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(180);
+    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(90);
 
     [Theory]
     [InlineData(1)]
@@ -42,7 +42,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
                 ["fleet-status-port"] = new JsonObject { ["output_path"] = "status.log" },
             }.ToJsonString());
 
-            var result = await fixture.Node.RunAsync(
+            var result = await fixture.RunAsync(
                 LabCommand.Shell($"{program} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; exit $status") with { WorkingDirectory = folder },
                 Limit);
 

@@ -130,6 +130,41 @@ public sealed class CellRestartTests
     }
 
     [Fact]
+    public async Task Should_let_microVMs_at_rest_leave_the_memory_and_wake_them_when_something_comes()
+    {
+        static CellOptions Restless(CellOptions options) => options with { RestAfter = TimeSpan.FromMilliseconds(200) };
+        await using var cell = await TestCell.StartAsync(Restless);
+        await using var agent = new FakeAgent("rack1-7");
+        await agent.ConnectAsync(cell.System.HostLink);
+        var running = await cell.CreateAsync();
+        var waiting = await cell.CreateAsync(TestCell.Spec(memoryMib: 1_000_000));
+        await cell.WaitAsync(running, VmState.Running);
+        await cell.WaitAsync(waiting, VmState.Unplaced);
+        await Eventually.TrueAsync(async () => await AwakeAsync(cell) == 1);
+
+        // Not remembered, so not woken by the start; its host's Hello finds it all the same.
+        await cell.CrashAndRestartAsync(change: Restless);
+        await Eventually.TrueAsync(async () => await AwakeAsync(cell) == 1);
+        await agent.EndedAsync();
+        agent.Forget(running);
+        await agent.ConnectAsync(cell.System.HostLink);
+        Assert.Equal("vmm_killed", (await cell.WaitAsync(running, VmState.Failed)).Reason.Code);
+        await Eventually.TrueAsync(async () => await AwakeAsync(cell) == 1);
+        await cell.Cell.DeleteVmAsync(running, CancellationToken.None);
+        await cell.WaitAsync(running, VmState.Deleted);
+        Assert.Equal(VmState.Unplaced, (await cell.GetAsync(waiting)).State);
+    }
+
+    private static async Task<int> AwakeAsync(TestCell cell)
+    {
+        var stats = await Akka.Actor.Futures.Ask<Akka.Cluster.Sharding.ShardRegionStats>(
+            Akka.Cluster.Sharding.ClusterSharding.Get(cell.System.ActorSystem).ShardRegion(ShardRegions.Vms),
+            Akka.Cluster.Sharding.GetShardRegionStats.Instance,
+            Eventually.Bound);
+        return stats.Stats.Values.Sum();
+    }
+
+    [Fact]
     public async Task Should_take_up_a_host_from_its_snapshot()
     {
         await using var cell = await TestCell.StartAsync(options => options with { HostSnapshotEvery = 5 });

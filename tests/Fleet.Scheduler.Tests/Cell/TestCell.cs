@@ -57,11 +57,12 @@ internal sealed class TestCell : IAsyncDisposable
     }
 
     /// <summary>Ends the node as a kill does: nothing is handed over, nothing said goodbye; then starts it on the same file.</summary>
-    public async Task CrashAndRestartAsync(bool alreadyDown = false)
+    public async Task CrashAndRestartAsync(bool alreadyDown = false, Func<CellOptions, CellOptions>? change = null)
     {
         if (!alreadyDown)
             await CrashAsync();
-        System = await CellSystem.StartAsync(Options(Folder), CancellationToken.None);
+        var options = Options(Folder);
+        System = await CellSystem.StartAsync(change?.Invoke(options) ?? options, CancellationToken.None);
     }
 
     public async Task CrashAsync()
