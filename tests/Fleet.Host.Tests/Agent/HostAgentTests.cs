@@ -119,10 +119,10 @@ public sealed class HostAgentTests : AgentTest
         await stream.SendAsync(Launch());
         await stream.ExpectReportAsync(Id, HostVmState.Running);
         await stream.SendAsync(Remove());
-        await stream.ExpectReportAsync(Id, HostVmState.Removed);
+        await stream.AckAsync(await stream.ExpectReportAsync(Id, HostVmState.Removed));
         await stream.SendAsync(Launch());
-        await stream.ExpectReportAsync(Id, HostVmState.Removed);
-        Assert.Equal(1, driver.Launches);
+        var answer = await stream.ExpectAsync(message => message.Report is not null);
+        Assert.Equal((HostVmState.Removed, 1), (answer.Report.State, driver.Launches));
     }
 
     [Fact]
