@@ -47,6 +47,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
     private ITimer? _resend;
     private LinkSession? _session;
     private bool _waitsForRoom;
+    private bool _blind;
 
     /// <param name="found">What the state directory held when the agent was started.</param>
     public HostAgentActor(MicroVmContext context, IReadOnlyList<LaunchRecord> found)
@@ -84,6 +85,11 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
     private sealed record BeginAgain(string VmId) : INoSerializationVerificationNeeded;
 
+    private sealed class ReadDiskAgain : INoSerializationVerificationNeeded
+    {
+        public static readonly ReadDiskAgain Instance = new();
+    }
+
     private sealed class ResendTick : INoSerializationVerificationNeeded
     {
         public static readonly ResendTick Instance = new();
@@ -101,7 +107,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         base.PreRestart(reason, message);
     }
 
-    protected override void PostRestart(Exception reason) => BeginAll(_context.State.ReadAll());
+    protected override void PostRestart(Exception reason) => ReadDisk();
 
     protected override void PostStop()
     {
@@ -115,6 +121,12 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         {
             case Reported reported:
                 Hear(reported.Report);
+                break;
+            case ReadDiskAgain:
+                ReadDisk();
+                break;
+            case GetReports when _blind:
+                // No answer and so no link: a Hello without its microVMs would say that they are gone.
                 break;
             case GetReports:
                 Sender.Tell(_vms.Values.Where(entry => entry.Report.State != HostVmState.Removed).Select(entry => entry.Report.Clone()).ToArray());
@@ -135,7 +147,8 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 break;
             case FromScheduler inbound:
                 inbound.Taken();
-                Obey(inbound.Message);
+                if (!_blind)
+                    Obey(inbound.Message);
                 break;
             case ReaderDone done:
                 _readers.Done(done.StreamId, done.Reader);
@@ -295,6 +308,21 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         Send(report);
     }
 
+    private void ReadDisk()
+    {
+        try
+        {
+            BeginAll(_context.State.ReadAll());
+            _blind = false;
+        }
+        catch (AgentStartException unreadable)
+        {
+            _blind = true;
+            _log.Error(unreadable, "This host's microVMs can't be found out; they run on, and the control plane hears nothing until the directory can be read");
+            Timers.StartSingleTimer("read", ReadDiskAgain.Instance, LongestRetry);
+        }
+    }
+
     private void BeginAll(IReadOnlyList<LaunchRecord> records)
     {
         foreach (var record in records)
@@ -372,7 +400,19 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
     {
         if (!_vms.TryGetValue(id, out var entry) || !entry.Actor.IsNobody())
             return;
-        if (_context.State.Read(id) is { } record && record.Launch.Epoch == entry.Epoch)
+        LaunchRecord? record;
+        try
+        {
+            record = _context.State.Read(id);
+        }
+        catch (Exception unreadable) when (unreadable is IOException or UnauthorizedAccessException)
+        {
+            _log.Error(unreadable, "The record of {VmId} can't be read; it is tried again", id);
+            Timers.StartSingleTimer($"again-{id}", new BeginAgain(id), LongestRetry);
+            return;
+        }
+
+        if (record?.Launch.Epoch == entry.Epoch)
         {
             Begin(record, found: true);
             return;

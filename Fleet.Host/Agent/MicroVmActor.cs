@@ -4,6 +4,7 @@ using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Google.Protobuf.WellKnownTypes;
 using Serilog;
+using Serilog.Events;
 
 namespace Fleet.Host.Agent;
 
@@ -210,6 +211,9 @@ internal sealed partial class MicroVmActor : UntypedActor
         _record.Report = report;
         if (effect.State != HostVmState.Removed)
             Write(durable: effect.State == HostVmState.Launching);
+        _log.Write(
+            effect.State is HostVmState.Running or HostVmState.Failed ? LogEventLevel.Information : LogEventLevel.Debug,
+            "{VmId} under epoch {Epoch} is {State}{Reason:l}", report.VmId, report.Epoch, effect.State, effect.Reason is { } why ? $": {why.Code}: {why.Message}" : "");
         Context.Parent.Tell(new HostAgentActor.Reported(report.Clone()));
     }
 

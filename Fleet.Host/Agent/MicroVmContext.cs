@@ -82,6 +82,6 @@ internal sealed class PendingWork
     public async Task WhenIdleAsync()
     {
         while (!_tasks.IsEmpty)
-            await Task.WhenAll(_tasks.Keys).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            await Task.WhenAll(_tasks.Keys).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing | ConfigureAwaitOptions.ForceYielding);
     }
 }

@@ -117,7 +117,11 @@ public sealed class StateDirectory : IDisposable
         }
     }
 
-    /// <summary>The microVM's record; null when there is none. A broken one is put aside and counts as none.</summary>
+    /// <summary>
+    /// The microVM's record; null when there is none. A broken one is put aside and counts as none. One that can't be read
+    /// now, though it may be whole, throws <see cref="IOException"/> or <see cref="UnauthorizedAccessException"/>: its VMM may
+    /// run, and must not be forgotten.
+    /// </summary>
     public LaunchRecord? Read(string name)
     {
         var folder = Path.Combine(_vms, Path.GetFileName(name));
@@ -138,7 +142,7 @@ public sealed class StateDirectory : IDisposable
 
             return record;
         }
-        catch (Exception broken) when (broken is IOException or UnauthorizedAccessException or InvalidProtocolBufferException or InvalidDataException)
+        catch (Exception broken) when (broken is FileNotFoundException or InvalidProtocolBufferException or InvalidDataException)
         {
             PutAside(name, folder, broken);
             return null;

@@ -192,6 +192,9 @@ public sealed class AgentRestartTests : AgentTest
         var stream = await Scheduler.NextAsync();
         await stream.ExpectReportAsync(Id, HostVmState.Running);
         clock.Advance(TimeSpan.FromSeconds(9));
+        // What comes later has overtaken nothing.
+        await stream.SendAsync(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = Id, Data = Google.Protobuf.ByteString.CopyFromUtf8("x") } });
+        await UntilAsync("the input", () => driver.Vmms[0].Input.Count == 1);
         Assert.Empty(driver.Vmms[0].Stops);
         clock.Advance(TimeSpan.FromSeconds(1));
         Assert.Equal("boot_timeout", (await stream.ExpectReportAsync(Id, HostVmState.Failed)).Reason.Code);

@@ -1,5 +1,6 @@
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
+using Google.Protobuf;
 using Serilog.Core;
 using Xunit;
 
@@ -58,6 +59,50 @@ public sealed class StateDirectoryTests : IDisposable
         Assert.Single(Directory.GetDirectories(Path.Combine(_root, "quarantine")));
         Assert.False(Directory.Exists(state.FolderOf(Id)));
     }
+
+    public static TheoryData<string> Unfit => ["epoch", "report", "other", "removed"];
+
+    [Theory]
+    [MemberData(nameof(Unfit))]
+    public void Should_put_aside_what_contradicts_itself(string what)
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        var record = Record(1);
+        state.Write(record, durable: false);
+        switch (what)
+        {
+            case "epoch":
+                record.Report.Epoch = 2;
+                break;
+            case "report":
+                record.Report = null;
+                break;
+            case "other":
+                record.Launch.VmId = record.Report.VmId = "vm-11jd8mbr4v3s6q8k2n0x5t7w9z";
+                break;
+            case "removed":
+                record.Report.State = HostVmState.Removed;
+                break;
+        }
+
+        File.WriteAllBytes(Path.Combine(state.FolderOf(Id), "launch.pb"), record.ToByteArray());
+        Assert.Empty(state.ReadAll());
+        Assert.Single(Directory.GetDirectories(Path.Combine(_root, "quarantine")));
+    }
+
+    [Fact]
+    public void Should_not_forget_a_record_that_cant_be_read_now()
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        state.Write(Record(1), durable: false);
+        using (new FileStream(Path.Combine(state.FolderOf(Id), "launch.pb"), FileMode.Open, FileAccess.ReadWrite, FileShare.None))
+            Assert.Throws<AgentStartException>(() => state.ReadAll());
+        Assert.Single(state.ReadAll());
+    }
+
+    [Fact]
+    public void Should_tell_when_a_folder_is_not_on_the_disk() =>
+        Assert.Throws<IOException>(() => FolderSync.Sync(Path.Combine(_root, "none")));
 
     [Fact]
     public void Should_drop_a_folder_that_no_launch_was_written_to()
