@@ -60,36 +60,6 @@ public sealed class LabMachine : IAsyncDisposable
         return await BootAsync(options, image, name, Path.Combine(options.StateDirectory, name), NodeLifetime.WithThisProcess, log, cancellation);
     }
 
-    /// <summary>
-    /// Boots a node for one command and powers it off. An emulated machine that hangs under the command is powered off and
-    /// the command is run once more, in a new one.
-    /// </summary>
-    /// <param name="options">The node.</param>
-    /// <param name="command">May run twice.</param>
-    /// <param name="timeout">For the command alone.</param>
-    /// <param name="log">Told of a second try.</param>
-    /// <param name="cancellation">Ends command and node.</param>
-    public static Task<LabResult> RunOnceAsync(
-        LabOptions options, LabCommand command, TimeSpan timeout, ILogger log, CancellationToken cancellation) =>
-        RunOnceAsync(() => StartAsync(options, log, cancellation), command, timeout, log, cancellation);
-
-    internal static async Task<LabResult> RunOnceAsync(
-        Func<Task<LabMachine>> start, LabCommand command, TimeSpan timeout, ILogger log, CancellationToken cancellation)
-    {
-        for (var again = false; ; again = true)
-        {
-            await using var node = await start();
-            try
-            {
-                return await node.RunAsync(command, timeout, cancellation);
-            }
-            catch (LabException stuck) when (stuck.Code == "node_stuck" && !again)
-            {
-                log.Warning("{Reason} The command is run again in a new node", stuck.Message);
-            }
-        }
-    }
-
     /// <summary>A node that an earlier process booted.</summary>
     internal static LabMachine Attach(string name, string folder, NodeProcess process) => new(name, folder, process, ownsFolder: false);
 

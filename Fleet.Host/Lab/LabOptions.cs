@@ -23,7 +23,7 @@ public sealed record LabOptions
 
     /// <summary>
     /// From power-on to ready. Takes 3–6 s on an idle machine of 2 cores; a node that needs longer than this has hung,
-    /// which emulation does now and then (a CPU that the kernel's watchdog reports as stuck).
+    /// which emulation does now and then (a CPU that the kernel's watchdog reports as stuck; see node-init.sh).
     /// </summary>
     public TimeSpan BootTimeout { get; init; } = TimeSpan.FromSeconds(90);
 

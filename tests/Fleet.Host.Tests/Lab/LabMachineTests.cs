@@ -1,5 +1,4 @@
 using Fleet.Host.Lab;
-using Serilog.Core;
 
 namespace Fleet.Host.Tests.Lab;
 
@@ -75,28 +74,6 @@ public sealed class LabMachineTests
         var error = await Assert.ThrowsAsync<LabException>(() => node.RunAsync(LabCommand.Shell(":"), TimeSpan.FromSeconds(0.2)));
         Assert.Equal("node_stuck", error.Code);
         Assert.Contains("soft lockup", error.Message, StringComparison.Ordinal);
-    }
-
-    [Theory]
-    [InlineData(1, "done\n")]
-    [InlineData(2, null)]
-    public async Task Should_run_a_command_again_when_its_node_hung_but_only_once(int hangs, string? output)
-    {
-        using var fake = new FakeEmulator($"echo >>../boots; if [ $(wc -l <../boots) -gt {hangs} ]; then {FakeEmulator.Works}\nfi; echo 1 >exchange/ready; exec 3<>control.in; {FakeEmulator.Hangs}");
-        var once = LabMachine.RunOnceAsync(
-            async () =>
-            {
-                var node = await fake.BootAsync(fake.Options);
-                node.AnswerLimit = TimeSpan.FromSeconds(0.2);
-                return node;
-            },
-            LabCommand.Shell("echo done"), TimeSpan.FromSeconds(4), Logger.None, default);
-        if (output is null)
-            Assert.Equal("node_stuck", (await Assert.ThrowsAsync<LabException>(() => once)).Code);
-        else
-            Assert.Equal(output, (await once).Output);
-        Assert.Empty(fake.Processes());
-        Assert.Equal(2, File.ReadAllLines(Path.Combine(fake.Options.StateDirectory, "boots")).Length);
     }
 
     [Fact]
