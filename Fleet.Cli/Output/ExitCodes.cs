@@ -30,7 +30,7 @@ internal static class ExitCodes
     public static int Of(string code) => code switch
     {
         "not_found" => NotFound,
-        "name_taken" or "wrong_state" or "host_connected" or "host_in_use" or "request_in_progress" or "idempotency_key_reused" => Conflict,
+        "name_taken" or "wrong_state" or "host_connected" or "host_in_use" or "idempotency_key_reused" => Conflict,
         "unavailable" or Api.ApiException.Unreachable => Unreachable,
         "timeout" => Timeout,
         "invalid_json" or "unknown_field" or "invalid_field" or "missing_field" or "invalid_query" => Usage,
