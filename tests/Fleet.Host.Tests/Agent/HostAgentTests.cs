@@ -125,9 +125,16 @@ public sealed class HostAgentTests : AgentTest
         await stream.ExpectReportAsync(Id, HostVmState.Running);
         await stream.SendAsync(Remove());
         await stream.AckAsync(await stream.ExpectReportAsync(Id, HostVmState.Removed));
+        for (var i = 0; i < 3; i++)
+        {
+            // Until its actor is gone for certain.
+            await stream.SendAsync(Launch(id: IdOf(i)));
+            await stream.ExpectReportAsync(IdOf(i), HostVmState.Running);
+        }
+
         await stream.SendAsync(Launch());
-        var answer = await stream.ExpectAsync(message => message.Report is not null);
-        Assert.Equal((HostVmState.Removed, 1), (answer.Report.State, driver.Launches));
+        var answer = await stream.ExpectAsync(message => message.Report?.VmId == Id);
+        Assert.Equal((HostVmState.Removed, 4), (answer.Report.State, driver.Launches));
     }
 
     [Fact]
