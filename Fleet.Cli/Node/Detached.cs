@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Diagnostics;
+using System.Globalization;
 using System.Text.Json;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
@@ -35,7 +36,7 @@ internal static class Detached
                 return ExitCodes.Failed;
             }
 
-            if (await IsReadyAsync(client, withHost, cancellation))
+            if (await IsReadyAsync(client, node.Id, withHost, cancellation))
             {
                 if (parsed.GetValue(CommandContext.Json))
                     Render.Json(parsed.InvocationConfiguration.Output, new System.Text.Json.Nodes.JsonObject { ["api"] = api.ToString(), ["pid"] = node.Id, ["data"] = data.Root });
@@ -51,11 +52,14 @@ internal static class Detached
         return ExitCodes.Timeout;
     }
 
-    private static async Task<bool> IsReadyAsync(ApiClient client, bool withHost, CancellationToken cancellation)
+    private static async Task<bool> IsReadyAsync(ApiClient client, int pid, bool withHost, CancellationToken cancellation)
     {
         try
         {
-            await client.GetAsync("v1/health", cancellation);
+            var health = await client.GetAsync("v1/health", cancellation);
+            // Another Fleet may hold the address; ours then ends by itself and says so.
+            if (health.Text("pid") != pid.ToString(CultureInfo.InvariantCulture))
+                return false;
             if (!withHost)
                 return true;
             var hosts = await client.ListAsync("v1/hosts", cancellation);

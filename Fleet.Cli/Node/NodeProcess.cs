@@ -6,6 +6,7 @@ using Fleet.Host.Agent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.Images;
+using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Node;
 using Serilog;
 
@@ -61,7 +62,8 @@ internal static class NodeProcess
         }
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
-            log.Fatal(failed, "Fleet can't run");
+            // What says itself why and what to do needs no stack trace beside it.
+            log.Fatal(failed is SchedulerStartException or CellStartException ? null : failed, "Fleet can't run: {Reason:l}", failed.Message);
             CommandContext.Tell(parsed, "start_failed", failed.Message);
             return ExitCodes.Failed;
         }

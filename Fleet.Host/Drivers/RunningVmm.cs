@@ -166,8 +166,9 @@ internal abstract class RunningVmm : IVmm
             bool heard;
             do
             {
-                heard = !ask || GuestReady.IsCompletedSuccessfully;
-                if (ask) await AttemptAsync(AskGuestAsync, "ask the guest to power down", limit.Token).ConfigureAwait(false);
+                bool ready = GuestReady.IsCompletedSuccessfully;
+                // A VMM that was just taken over may not be connected yet: what it did not get is said again.
+                heard = !ask || (await AttemptAsync(AskGuestAsync, "ask the guest to power down", limit.Token).ConfigureAwait(false) && ready);
                 var patience = heard ? Timeout.InfiniteTimeSpan : TimeSpan.FromSeconds(1);
                 await Process.Gone.WaitAsync(patience, Clock, limit.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
@@ -177,16 +178,18 @@ internal abstract class RunningVmm : IVmm
         if (Process.Ended.IsCompleted && _keeping is not null) await _keeping.ConfigureAwait(false);
     }
 
-    private async Task AttemptAsync(Func<CancellationToken, Task> action, string what, CancellationToken cancellation)
+    private async Task<bool> AttemptAsync(Func<CancellationToken, Task> action, string what, CancellationToken cancellation)
     {
         try
         {
             await action(cancellation).ConfigureAwait(false);
+            return true;
         }
         catch (Exception e) when (e is IOException or SocketException or TimeoutException or OperationCanceledException
             or HttpRequestException or JsonException or ObjectDisposedException or VmmRefusedException)
         {
             Log.Warning("VMM {Pid}: could not {What}: {Why}", Pid, what, e.Message);
+            return false;
         }
     }
 

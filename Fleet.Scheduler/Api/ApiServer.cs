@@ -106,6 +106,6 @@ internal sealed class ApiServer : IAsyncDisposable
         _ = new Query(http);
         if (await api.Ready(http.RequestAborted) is { } reason)
             throw RequestRefused.Unavailable(reason);
-        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, new HealthBody("ok", Version), ApiJson.Wire.HealthBody);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, new HealthBody("ok", Version, Environment.ProcessId), ApiJson.Wire.HealthBody);
     }
 }

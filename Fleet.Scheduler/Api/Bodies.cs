@@ -145,7 +145,7 @@ internal sealed record ChangeBody(long Index, string Kind, string Id, string Sta
 
 internal sealed record ChangesBody(long Index, IReadOnlyList<ChangeBody> Changes);
 
-internal sealed record HealthBody(string Status, string Version);
+internal sealed record HealthBody(string Status, string Version, int Pid);
 
 /// <summary>RFC 9457.</summary>
 internal sealed record ProblemBody(

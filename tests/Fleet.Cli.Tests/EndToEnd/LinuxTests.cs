@@ -45,7 +45,9 @@ public sealed class LinuxTests
         await using var fleet = await RunningFleet.StartAsync();
         var (exit, output, error) = await fleet.CliAsync("vm", "run", "-d", "--name", "stays", "--json", "--", "sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 1; done");
         Assert.True(exit == 0, $"{output}\n{error}\n{fleet.Log()}");
-        var pid = JsonDocument.Parse(output).RootElement.GetProperty("vmm_pid").GetInt32();
+        var started = JsonDocument.Parse(output).RootElement;
+        Assert.True(started.GetProperty("state").GetString() == "running", $"{output}\n{fleet.Log()}");
+        var pid = started.GetProperty("vmm_pid").GetInt32();
         await RunningFleet.WaitAsync("the command's first line", async () => (await fleet.CliAsync("vm", "console", "stays", "--no-follow")).Output.Contains("up", StringComparison.Ordinal));
 
         fleet.Kill();

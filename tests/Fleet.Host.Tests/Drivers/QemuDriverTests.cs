@@ -168,6 +168,29 @@ public sealed class QemuDriverTests
     }
 
     [SkippableFact]
+    public async Task Should_ask_again_when_stopped_before_it_is_connected()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.EndingOnKey());
+        var first = await driver.LaunchAsync(launch, default);
+        await first.GuestReady.WaitAsync(Soon);
+        await first.DisposeAsync();
+
+        // QEMU serves one connection at a time: as long as this one lives, the next driver gets no greeting.
+        var busy = await VmmSocket.ConnectAsync(launch.Directory, VmmFiles.QmpSocket, default);
+        await using var second = await driver.AdoptAsync(launch, default);
+        Assert.NotNull(second);
+        await second.GuestReady.WaitAsync(Soon);
+        var stop = second.StopAsync(TimeSpan.FromMinutes(5));
+        Assert.False(stop.IsCompleted);
+        busy.Dispose();
+
+        await stop.WaitAsync(Soon);
+        Assert.Equal("stop_requested", (await second.Completion).Reason.Code);
+    }
+
+    [SkippableFact]
     public async Task Should_learn_an_end_that_came_while_nobody_watched()
     {
         var driver = await DriverAsync();
