@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Cell;
@@ -17,7 +18,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation)
     {
-        if (!CellIds.IsVmId(vmId))
+        if (!VmId.IsValid(vmId))
             throw new ArgumentException($"'{vmId}' is no id of a microVM.", nameof(vmId));
         return AskVmAsync(vmId, new CreateVm { VmId = vmId, Spec = spec }, cancellation);
     }
@@ -36,7 +37,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)
     {
-        if (!CellIds.IsVmId(vmId))
+        if (!VmId.IsValid(vmId))
             return NoSuchVm(vmId);
         var until = options.Clock.GetUtcNow() + timeout;
         while (true)
@@ -96,7 +97,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             : throw new CellException("wrong_state", $"The microVM '{vmId}' has no console yet: it is not placed on a host.");
     }
 
-    private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation) => CellIds.IsVmId(vmId)
+    private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation) => VmId.IsValid(vmId)
         ? ToAnswer(vmId, await AskAsync<VmReply>(vms, question, options.AskTimeout, cancellation).ConfigureAwait(false))
         : NoSuchVm(vmId);
 
@@ -108,7 +109,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     private async Task<HostAnswer> AskHostAsync(string hostId, IMessage question, CancellationToken cancellation)
     {
-        if (!HostMessageRules.IsHostId(hostId))
+        if (!VmSpecRules.IsHostId(hostId))
             return new HostAnswer(null, new CellProblem("not_found", $"There is no host '{hostId}'."));
         var reply = await AskAsync<HostReply>(hosts, question, options.AskTimeout, cancellation).ConfigureAwait(false);
         return reply is null

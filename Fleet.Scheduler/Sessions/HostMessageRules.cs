@@ -1,6 +1,6 @@
 using System.Text.RegularExpressions;
-using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Sessions;
 
@@ -22,13 +22,8 @@ internal static partial class HostMessageRules
     private const int MostText = 1024;
     private const int MostName = 64;
 
-    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,39}\\z")]
-    private static partial Regex HostIdForm();
-
     [GeneratedRegex("^[a-z0-9_]{1,64}\\z")]
     private static partial Regex CodeForm();
-
-    public static bool IsHostId(string id) => HostIdForm().IsMatch(id);
 
     /// <summary>Cuts sentences for people to <see cref="MostText"/> characters.</summary>
     public static void Shorten(HostMessage message)
@@ -73,7 +68,7 @@ internal static partial class HostMessageRules
 
     private static string? Check(Hello hello)
     {
-        if (!IsHostId(hello.HostId))
+        if (!VmSpecRules.IsHostId(hello.HostId))
             return "hello.host_id must match [a-z0-9][a-z0-9-]{0,39}.";
         if (hello.Inventory is not { } inventory)
             return "hello.inventory is missing.";
@@ -120,7 +115,7 @@ internal static partial class HostMessageRules
 
     private static string? Check(VmReport report)
     {
-        if (!CellIds.IsVmId(report.VmId))
+        if (!VmId.IsValid(report.VmId))
             return "report.vm_id is no id of a microVM.";
         if (report.Epoch == 0)
             return $"report of {report.VmId}: epoch 0 was never placed.";
