@@ -21,7 +21,7 @@ public sealed class ServerTests : IAsyncLifetime
     public async Task Health_follows_the_node()
     {
         var well = await _api.GetAsync("/v1/health");
-        Assert.Equal((200, """{"status":"ok","version":"0.1.0"}"""), (well.Status, well.Text));
+        Assert.Equal((200, $$"""{"status":"ok","version":"0.1.0","pid":{{Environment.ProcessId}}}"""), (well.Status, well.Text));
         _api.NotReady = "The cell is starting.";
         Assert.Equal("The cell is starting.", (await _api.GetAsync("/v1/health")).Problem(503, "unavailable"));
     }
