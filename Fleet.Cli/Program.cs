@@ -4,6 +4,7 @@ using Fleet.Cli.Doctor;
 using Fleet.Cli.Hosts;
 using Fleet.Cli.Lab;
 using Fleet.Cli.Node;
+using Fleet.Cli.Output;
 using Fleet.Cli.Vms;
 
 var host = HostCommand.Create();
@@ -17,4 +18,5 @@ var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
 };
 
 // Long enough for an orderly end of scheduler and agent, and of what `vm run` started; a second Ctrl-C does not wait.
-return await root.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(40) });
+var parsed = root.Parse(args);
+return await UsageErrors.TellAsync(parsed, args) ?? await parsed.InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(40) });

@@ -14,6 +14,8 @@ internal static class ConsoleCommand
     /// <summary>How often a cut stream is opened again where it stopped, before giving up.</summary>
     private const int Reconnects = 30;
 
+    private static readonly byte[] EndOfInput = [4, 4];
+
     public static Command Create()
     {
         var name = VmCommands.NameArgument();
@@ -24,7 +26,7 @@ internal static class ConsoleCommand
         {
             var vm = parsed.GetRequiredValue(name);
             using var input = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-            var typing = parsed.GetValue(interactive) ? SendInputAsync(api, vm, input.Token) : Task.CompletedTask;
+            var typing = parsed.GetValue(interactive) ? SendInputAsync(api, vm, endToo: false, input.Token) : Task.CompletedTask;
             await CopyAsync(api, vm, parsed.GetValue(offset), !parsed.GetValue(noFollow), cancellation);
             await input.CancelAsync();
             if (typing.IsFaulted)
@@ -69,15 +71,26 @@ internal static class ConsoleCommand
     }
 
     /// <summary>Standard input to the guest, until its end.</summary>
-    public static async Task SendInputAsync(ApiClient api, string vm, CancellationToken cancellation)
+    /// <param name="endToo">
+    /// Tell the end as well, in a terminal's way: Ctrl-D. Its reader sees the end at the start of a line only; in the
+    /// middle of one the first Ctrl-D hands over what there is of it.
+    /// </param>
+    public static async Task SendInputAsync(ApiClient api, string vm, bool endToo, CancellationToken cancellation)
     {
         await using var input = Console.OpenStandardInput();
         var buffer = new byte[InputChunk];
         try
         {
             int count;
+            var atLineStart = true;
             while ((count = await input.ReadAsync(buffer, cancellation)) > 0)
+            {
                 await api.PostBytesAsync(VmCommands.PathOf(vm) + "/console", buffer.AsMemory(0, count), cancellation);
+                atLineStart = buffer[count - 1] == '\n';
+            }
+
+            if (endToo)
+                await api.PostBytesAsync(VmCommands.PathOf(vm) + "/console", atLineStart ? EndOfInput.AsMemory(1) : EndOfInput, cancellation);
         }
         catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
         {

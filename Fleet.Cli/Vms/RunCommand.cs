@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -38,6 +39,9 @@ internal static class RunCommand
         return run.Calls(
             async (api, parsed, cancellation) =>
             {
+                // An option that is not ours would be taken for the command, and run.
+                if (parsed.GetValue(command) is [['-', ..] unknown, ..] && parsed.Tokens.All(token => token.Type != TokenType.DoubleDash))
+                    throw new ApiException("invalid_field", $"vm run has no option {unknown}; a command that begins with '-' goes after --.");
                 var spec = new JsonObject();
                 Put(spec, "name", parsed.GetValue(name));
                 Put(spec, "cpus", parsed.GetValue(cpus));
@@ -89,10 +93,12 @@ internal static class RunCommand
             using var input = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
             if (vm.Text("epoch") is not ("0" or "-"))
             {
-                var typing = interactive ? ConsoleCommand.SendInputAsync(api, id, input.Token) : Task.CompletedTask;
+                var typing = interactive ? TypeAsync(api, parsed, id, input.Token) : Task.CompletedTask;
                 await ShowConsoleAsync(api, parsed, id, cancellation);
                 await input.CancelAsync();
-                _ = typing.ContinueWith(static faulted => _ = faulted.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
+                // A read of a terminal can't be called off: it is not waited for, it ends with us.
+                if (typing.IsFaulted)
+                    await typing;
             }
 
             vm = await EndAsync(api, id, cancellation);
@@ -155,6 +161,24 @@ internal static class RunCommand
         {
             // The console is the smaller half: how the command ended still counts.
             await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: no console: {refused.Message} ({refused.Code})");
+        }
+    }
+
+    private static async Task TypeAsync(ApiClient api, ParseResult parsed, string id, CancellationToken cancellation)
+    {
+        try
+        {
+            // Nobody takes input before there is a VMM; from then on it is kept until the guest reads.
+            await VmCommands.WaitAsync(api, id, "running,stopping," + Ended, TimeSpan.FromSeconds(120), cancellation);
+            await ConsoleCommand.SendInputAsync(api, id, endToo: true, cancellation);
+        }
+        catch (ApiException refused)
+        {
+            await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: input does not reach the guest: {refused.Message} ({refused.Code})");
+        }
+        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        {
+            // It ended before anybody read.
         }
     }
 

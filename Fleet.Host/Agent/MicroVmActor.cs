@@ -1,4 +1,5 @@
 using Akka.Actor;
+using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -29,6 +30,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private readonly ILogger _log;
     private readonly MicroVmLife _life;
     private readonly VmmSlot _slot = new();
+    private readonly HeldInput _input = new();
     private readonly CancellationTokenSource _launching = new();
     private IVmm? _vmm;
     private ITimer? _bootTimer;
@@ -112,6 +114,7 @@ internal sealed partial class MicroVmActor : UntypedActor
             case GuestIsReady:
                 _life.GuestReady();
                 _bootTimer?.Dispose();
+                Pass(_input.Release());
                 break;
             case BootTimeUp:
                 Carry(_life.BootTimedOut());
@@ -135,8 +138,8 @@ internal sealed partial class MicroVmActor : UntypedActor
                 _life.DeleteFailed();
                 break;
             case Input input:
-                if (_vmm is not null && _life.HasVmm)
-                    _context.Work.Track(WriteAsync(_vmm, input.Data));
+                if (_life.HasVmm)
+                    Pass(_input.Take(input.Data));
                 break;
             default:
                 Unhandled(message);
@@ -152,6 +155,12 @@ internal sealed partial class MicroVmActor : UntypedActor
         _vmm = vmm;
         _record.LaunchedAt ??= Timestamp.FromDateTimeOffset(_context.Clock.GetUtcNow());
         _ = vmm.Completion.PipeTo(Self, success: end => new VmmGone(end));
+        var self = Self;
+        _ = vmm.GuestReady.ContinueWith(
+            _ => self.Tell(new GuestIsReady()), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
+        // A kernel of the user's own has no fleet-init that could say when it listens.
+        if (_record.Launch.Spec.Boot is not null)
+            Pass(_input.Release());
         for (var i = 0; i < vmm.VcpuThreads.Count; i++)
             Context.ActorOf(Props.Create<VcpuActor>(i, vmm.Pid, vmm.VcpuThreads[i], _context.Clock), $"vcpu-{i}");
     }
@@ -180,7 +189,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                     _context.Work.Track(StopAsync(_vmm!, stop.Grace));
                     break;
                 case MicroVmEffect.WatchBoot watch:
-                    WatchBoot(_vmm!, watch.Limit);
+                    WatchBoot(watch.Limit);
                     break;
                 case MicroVmEffect.Delete:
                     _context.Work.Track(DeleteAsync(), _record.Launch.VmId).PipeTo(Self);
@@ -189,11 +198,15 @@ internal sealed partial class MicroVmActor : UntypedActor
         }
     }
 
-    private void WatchBoot(IVmm vmm, TimeSpan limit)
+    private void Pass(ReadOnlyMemory<byte> input)
+    {
+        if (_vmm is not null && !input.IsEmpty)
+            _context.Work.Track(WriteAsync(_vmm, input));
+    }
+
+    private void WatchBoot(TimeSpan limit)
     {
         var self = Self;
-        _ = vmm.GuestReady.ContinueWith(
-            _ => self.Tell(new GuestIsReady()), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
         // Counted from the launch, so that an agent which is started again and again does not give a guest time for ever.
         var left = limit - (_context.Clock.GetUtcNow() - _record.LaunchedAt.ToDateTimeOffset());
         var least = limit < LeastBootTime ? limit : LeastBootTime;

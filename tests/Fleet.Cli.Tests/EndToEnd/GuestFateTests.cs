@@ -110,6 +110,19 @@ public sealed class GuestFateTests(GuestFateTests.Fleet shared) : IClassFixture<
         Assert.Empty(list.GetProperty("items").EnumerateArray());
     }
 
+    [Theory]
+    [InlineData(125, "no option --bogus", "vm", "run", "--bogus")]
+    [InlineData(2, "--memory wants a whole number, not 'abc'", "vm", "run", "--memory", "abc", "--", "true")]
+    [InlineData(2, "nonsense", "nonsense")]
+    [InlineData(2, "fleet vm stop --help", "vm", "stop")]
+    public async Task Should_tell_wrong_usage_in_a_line_or_two(int exit, string says, params string[] words)
+    {
+        var (status, output, error) = await _fleet.CliAsync(words);
+        Assert.Equal((exit, ""), (status, output));
+        Assert.Contains(says, error, StringComparison.Ordinal);
+        Assert.True(error.Split('\n').Length <= 4, error);
+    }
+
     [Fact]
     public async Task Should_say_what_a_full_host_lacks_and_place_when_there_is_room()
     {

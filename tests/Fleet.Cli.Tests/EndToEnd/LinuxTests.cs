@@ -27,6 +27,11 @@ public sealed class LinuxTests
         Assert.Equal(0, exit);
         Assert.Contains("on 2 cpus", output, StringComparison.Ordinal);
 
+        // Sent long before anybody in the guest listens, and with an end that is told.
+        (exit, output, error) = await fleet.CliWithInputAsync("typed early\n", "vm", "run", "--rm", "-i", "--", "sh", "-c", "stty -echo; cat; echo over");
+        Assert.True(exit == 0, error);
+        Assert.EndsWith("typed early\nover\n", output.ReplaceLineEndings("\n"), StringComparison.Ordinal);
+
         (exit, output, _) = await fleet.CliAsync("vm", "list");
         Assert.Equal(0, exit);
         Assert.Contains("stopped (7)", output, StringComparison.Ordinal);

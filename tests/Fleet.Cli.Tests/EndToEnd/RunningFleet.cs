@@ -98,7 +98,9 @@ internal sealed class RunningFleet : IAsyncDisposable
     }
 
     /// <summary>The command line against this fleet.</summary>
-    public async Task<(int Exit, string Output, string Error)> CliAsync(params string[] arguments)
+    public Task<(int Exit, string Output, string Error)> CliAsync(params string[] arguments) => CliWithInputAsync("", arguments);
+
+    public async Task<(int Exit, string Output, string Error)> CliWithInputAsync(string input, params string[] arguments)
     {
         using var process = Process.Start(new ProcessStartInfo("dotnet", [Program, "--api", $"http://127.0.0.1:{_apiPort}", .. arguments])
         {
@@ -106,6 +108,7 @@ internal sealed class RunningFleet : IAsyncDisposable
             RedirectStandardError = true,
             RedirectStandardInput = true,
         })!;
+        await process.StandardInput.WriteAsync(input);
         process.StandardInput.Close();
         using var bound = new CancellationTokenSource(TimeSpan.FromMinutes(4));
         var output = process.StandardOutput.ReadToEndAsync(bound.Token);

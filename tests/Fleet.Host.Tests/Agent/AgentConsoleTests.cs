@@ -80,18 +80,42 @@ public sealed class AgentConsoleTests : AgentTest
     }
 
     [Fact]
-    public async Task Should_pass_input_on_in_order()
+    public async Task Should_hold_input_until_the_guest_is_ready_and_pass_it_on_in_order()
     {
         var driver = new ScriptedDriver();
         await using var agent = await StartAsync(driver);
         var stream = await Scheduler.NextAsync();
         await stream.SendAsync(Launch());
         await stream.ExpectReportAsync(Id, HostVmState.Running);
-        foreach (var word in (string[])["ls", " ", "-l\n"])
-            await stream.SendAsync(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = Id, Data = ByteString.CopyFromUtf8(word) } });
+        var vmm = driver.Vmms[0];
+        // More than is held: had it been passed on at once, all of it would have come through.
+        await TypeAsync(new string('a', HeldInput.Limit - 2));
+        await TypeAsync("ls -l");
+        // The agent works in order: what was typed before this answer is with the microVM.
+        await stream.SendAsync(new SchedulerMessage { OpenConsole = new OpenConsole { StreamId = 9, VmId = "vm-none" } });
+        await stream.ExpectAsync(message => message.Console is { StreamId: 9, End: true });
+        vmm.Ready.SetResult();
+        await UntilAsync("the held input", () => vmm.Input.Count > 0);
+        await TypeAsync("!\n");
         await stream.SendAsync(Stop());
         await stream.ExpectReportAsync(Id, HostVmState.Ended);
-        Assert.Equal("ls -l\n", Encoding.UTF8.GetString([.. driver.Vmms[0].Input]));
+        Assert.Equal(HeldInput.Limit + 2, vmm.Input.Count);
+        Assert.Equal("als!\n", Encoding.UTF8.GetString([.. vmm.Input[^5..]]));
+
+        Task TypeAsync(string text) =>
+            stream.SendAsync(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = Id, Data = ByteString.CopyFromUtf8(text) } });
+    }
+
+    [Fact]
+    public void Should_hold_no_more_input_than_its_limit()
+    {
+        var input = new HeldInput();
+        Assert.True(input.Take(new byte[HeldInput.Limit - 1]).IsEmpty);
+        Assert.True(input.Take(new byte[] { 7, 8, 9 }).IsEmpty);
+        var held = input.Release();
+        Assert.Equal((HeldInput.Limit, 7), (held.Length, held.Span[^1]));
+        Assert.Equal(3, input.Take(new byte[3]).Length);
+        Assert.True(input.Release().IsEmpty);
     }
 
     private static async Task<string> ReadAsync(Link.AgentStream stream, ulong number)

@@ -184,6 +184,7 @@ public sealed class AgentRestartTests : AgentTest
         var clock = new ManualClock();
         var record = Record(HostVmState.Running);
         record.Launch.Spec.BootTimeoutSeconds = 120;
+        record.Launch.Spec.Boot = new BootSource { KernelPath = "/kernel" };
         record.LaunchedAt = Google.Protobuf.WellKnownTypes.Timestamp.FromDateTimeOffset(clock.GetUtcNow() - TimeSpan.FromHours(1));
         Write(record);
         var driver = new ScriptedDriver();
