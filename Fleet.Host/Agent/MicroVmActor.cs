@@ -46,7 +46,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         _driver = context.DriverNamed(record.Driver);
         _log = context.Log.ForContext<MicroVmActor>().ForContext("VmId", record.Launch.VmId).ForContext("Epoch", record.Launch.Epoch);
         var limit = TimeSpan.FromSeconds(record.Launch.Spec.BootTimeoutSeconds);
-        _life = found ? MicroVmLife.Found(limit, record.Report) : MicroVmLife.New(limit);
+        _life = found ? MicroVmLife.Found(limit, record.Report, record.StopGrace?.ToTimeSpan()) : MicroVmLife.New(limit);
     }
 
     /// <summary>Commands of the control plane, by way of the agent.</summary>
@@ -69,6 +69,8 @@ internal sealed partial class MicroVmActor : UntypedActor
     private sealed record LeftToTheNext : INoSerializationVerificationNeeded;
 
     private sealed record VmmGone(VmmEnd End) : INoSerializationVerificationNeeded;
+
+    private sealed record VcpusKnown(IReadOnlyList<int> Threads) : INoSerializationVerificationNeeded;
 
     private sealed record GuestIsReady : INoSerializationVerificationNeeded;
 
@@ -116,6 +118,10 @@ internal sealed partial class MicroVmActor : UntypedActor
                 _bootTimer?.Dispose();
                 Pass(_input.Release());
                 break;
+            case VcpusKnown vcpus:
+                for (var i = 0; i < vcpus.Threads.Count; i++)
+                    Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i], _context.Clock), $"vcpu-{i}");
+                break;
             case BootTimeUp:
                 Carry(_life.BootTimedOut());
                 break;
@@ -124,6 +130,13 @@ internal sealed partial class MicroVmActor : UntypedActor
                 Carry(_life.VmmEnded(gone.End));
                 break;
             case Stop stop:
+                // Written before it is done: what ends by it has not failed, whichever agent sees the end.
+                if (_life.HasVmm && _record.StopGrace?.ToTimeSpan() != stop.Grace)
+                {
+                    _record.StopGrace = Duration.FromTimeSpan(stop.Grace);
+                    Write(durable: false);
+                }
+
                 Carry(_life.Stop(stop.Grace));
                 break;
             case Remove:
@@ -153,7 +166,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private void Own(IVmm vmm)
     {
         _vmm = vmm;
-        _record.LaunchedAt ??= Timestamp.FromDateTimeOffset(_context.Clock.GetUtcNow());
+        _record.LaunchedAt ??= Duration.FromTimeSpan(Monotonic);
         _ = vmm.Completion.PipeTo(Self, success: end => new VmmGone(end));
         var self = Self;
         _ = vmm.GuestReady.ContinueWith(
@@ -161,8 +174,9 @@ internal sealed partial class MicroVmActor : UntypedActor
         // A kernel of the user's own has no fleet-init that could say when it listens.
         if (_record.Launch.Spec.Boot is not null)
             Pass(_input.Release());
-        for (var i = 0; i < vmm.VcpuThreads.Count; i++)
-            Context.ActorOf(Props.Create<VcpuActor>(i, vmm.Pid, vmm.VcpuThreads[i], _context.Clock), $"vcpu-{i}");
+        // One that was taken over is asked for them, which takes a moment.
+        _ = vmm.VcpuThreads.ContinueWith(
+            known => self.Tell(new VcpusKnown(known.Result)), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
     }
 
     private void Carry(IReadOnlyList<MicroVmEffect> effects)
@@ -204,11 +218,14 @@ internal sealed partial class MicroVmActor : UntypedActor
             _context.Work.Track(WriteAsync(_vmm, input));
     }
 
+    // The same for every process of one boot, and no wall clock's step moves it.
+    private TimeSpan Monotonic => _context.Clock.GetElapsedTime(0);
+
     private void WatchBoot(TimeSpan limit)
     {
         var self = Self;
         // Counted from the launch, so that an agent which is started again and again does not give a guest time for ever.
-        var left = limit - (_context.Clock.GetUtcNow() - _record.LaunchedAt.ToDateTimeOffset());
+        var left = limit - (Monotonic - _record.LaunchedAt.ToTimeSpan());
         var least = limit < LeastBootTime ? limit : LeastBootTime;
         _bootTimer = _context.Clock.CreateTimer(
             _ => self.Tell(new BootTimeUp()), null, left < least ? least : left > limit ? limit : left, Timeout.InfiniteTimeSpan);

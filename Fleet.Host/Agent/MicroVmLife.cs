@@ -78,10 +78,13 @@ public sealed class MicroVmLife
     public static MicroVmLife New(TimeSpan bootLimit) => new(bootLimit, HostVmState.Unspecified);
 
     /// <summary>A life that an earlier agent wrote down.</summary>
-    public static MicroVmLife Found(TimeSpan bootLimit, VmReport report)
+    /// <param name="bootLimit">As for a new one.</param>
+    /// <param name="report">The last word of it.</param>
+    /// <param name="stopGrace">The grace of a stop that had been asked for; null: none was.</param>
+    public static MicroVmLife Found(TimeSpan bootLimit, VmReport report, TimeSpan? stopGrace = null)
     {
         ArgumentNullException.ThrowIfNull(report);
-        var life = new MicroVmLife(bootLimit, report.State);
+        var life = new MicroVmLife(bootLimit, report.State) { _stopGrace = stopGrace };
         if (!life._adopting)
             (life.State, life._reason, life._exit) = (report.State, report.Reason, report.Exit);
         return life;

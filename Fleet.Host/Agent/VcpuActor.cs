@@ -10,28 +10,21 @@ namespace Fleet.Host.Agent;
 /// <param name="At">When it was read.</param>
 public sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, DateTimeOffset At);
 
-/// <summary>One vCPU: knows its thread and reads what it used from the kernel's scheduler statistics.</summary>
-internal sealed class VcpuActor : UntypedActor, IWithTimers
+/// <summary>One vCPU: knows its thread and reads, when asked, what it used from the kernel's scheduler statistics.</summary>
+internal sealed class VcpuActor : UntypedActor
 {
-    /// <summary>Usage is a slow figure; predictors fold it to minutes. Per vCPU and host this costs one small read.</summary>
-    private static readonly TimeSpan Period = TimeSpan.FromSeconds(10);
-
     private readonly int _index;
     private readonly string _schedstat;
     private readonly TimeProvider _clock;
-    private VcpuUsage _last;
 
     public VcpuActor(int index, int pid, int thread, TimeProvider clock)
     {
         _index = index;
         _clock = clock;
         _schedstat = string.Create(CultureInfo.InvariantCulture, $"/proc/{pid}/task/{thread}/schedstat");
-        _last = new VcpuUsage(index, TimeSpan.Zero, TimeSpan.Zero, clock.GetUtcNow());
     }
 
-    public ITimerScheduler Timers { get; set; } = null!;
-
-    /// <summary>Ask for the newest <see cref="VcpuUsage"/>.</summary>
+    /// <summary>Asks for a <see cref="VcpuUsage"/>; no answer when the thread has ended.</summary>
     public sealed class GetUsage : INoSerializationVerificationNeeded
     {
         public static readonly GetUsage Instance = new();
@@ -49,45 +42,25 @@ internal sealed class VcpuActor : UntypedActor, IWithTimers
             : null;
     }
 
-    protected override void PreStart()
-    {
-        Read();
-        Timers.StartPeriodicTimer("read", Tick.Instance, Period);
-    }
-
     protected override void OnReceive(object message)
     {
-        switch (message)
-        {
-            case Tick:
-                Read();
-                break;
-            case GetUsage:
-                Read();
-                Sender.Tell(_last);
-                break;
-            default:
-                Unhandled(message);
-                break;
-        }
+        if (message is GetUsage)
+            Answer();
+        else
+            Unhandled(message);
     }
 
-    private void Read()
+    private void Answer()
     {
         try
         {
             if (Parse(File.ReadAllText(_schedstat)) is { } read)
-                _last = new VcpuUsage(_index, read.Run, read.Wait, _clock.GetUtcNow());
+                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _clock.GetUtcNow()));
         }
         catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
         {
             // The thread has ended, and with it the microVM: its actor will hear of that and stop this one. ESRCH comes as IOException.
             Context.Stop(Self);
         }
-    }
-
-    private sealed class Tick : INoSerializationVerificationNeeded
-    {
-        public static readonly Tick Instance = new();
     }
 }

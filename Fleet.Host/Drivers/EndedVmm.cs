@@ -15,7 +15,7 @@ internal sealed class EndedVmm : IVmm
 
     public Task GuestReady { get; } = Task.FromCanceled(new CancellationToken(canceled: true));
 
-    public IReadOnlyList<int> VcpuThreads => [];
+    public Task<IReadOnlyList<int>> VcpuThreads { get; } = Task.FromResult<IReadOnlyList<int>>([]);
 
     /// <summary>Says from a microVM's directory how its VMM ended; null when none was ever started there.</summary>
     /// <param name="lastWords">What the VMM itself left behind of its end, if it does such a thing.</param>

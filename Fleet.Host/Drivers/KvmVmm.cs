@@ -75,7 +75,7 @@ internal sealed class KvmVmm : RunningVmm
     {
         using var answer = await _api.GetAsync(new Uri("fleet/vcpus", UriKind.Relative), cancellation).ConfigureAwait(false);
         var body = await ReadAsync(answer, cancellation).ConfigureAwait(false);
-        VcpuThreads = body["threads"] is JsonArray threads ? [.. threads.Select(t => t?.GetValue<int>() ?? 0)] : [];
+        Learn(body["threads"] is JsonArray threads ? threads.Select(t => t?.GetValue<int>() ?? 0) : []);
     }
 
     private async Task KeepLearningAsync()

@@ -86,7 +86,7 @@ internal sealed class QemuVmm : RunningVmm
         if (socket is null) return false;
         _qmp = await QmpConnection.OpenAsync(socket, Clock, OnEvent, cancellation).ConfigureAwait(false);
         var cpus = await _qmp.ExecuteAsync("query-cpus-fast", null, cancellation).ConfigureAwait(false);
-        VcpuThreads = cpus is JsonArray list ? [.. list.Select(c => c?["thread-id"]?.GetValue<int>() ?? 0)] : [];
+        Learn(cpus is JsonArray list ? list.Select(c => c?["thread-id"]?.GetValue<int>() ?? 0) : []);
         return true;
     }
 

@@ -25,11 +25,14 @@ internal abstract class RunningVmm : IVmm
     private static readonly TimeSpan QuitTimeout = TimeSpan.FromSeconds(2);
     private static readonly TimeSpan KillTimeout = TimeSpan.FromSeconds(2);
 
+    private static readonly TimeSpan StuckTold = TimeSpan.FromSeconds(10);
+
     private const long MaxLogBytes = 1 << 20;
 
     private readonly StatusLog _status;
     private readonly ConsoleLog _console;
     private readonly TaskCompletionSource<VmmEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource<IReadOnlyList<int>> _threads = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly CancellationTokenSource _detached = new();
     private readonly Lock _gate = new();
@@ -54,7 +57,7 @@ internal abstract class RunningVmm : IVmm
 
     public Task GuestReady => _ready.Task;
 
-    public IReadOnlyList<int> VcpuThreads { get; protected set; } = [];
+    public Task<IReadOnlyList<int>> VcpuThreads => _threads.Task;
 
     protected VmmLaunch Launch { get; }
 
@@ -96,11 +99,15 @@ internal abstract class RunningVmm : IVmm
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Ends the VMM at once and waits until it is gone.</summary>
+    /// <summary>Ends the VMM at once and waits until it is gone, however long the kernel takes: what may run is never called ended.</summary>
     internal async Task DestroyAsync()
     {
         Process.Signal(Posix.SigKill);
-        await Process.Gone.WaitAsync(KillTimeout, TimeProvider.System).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        while (!Process.Ended.IsCompleted)
+        {
+            await Process.Gone.WaitAsync(StuckTold, TimeProvider.System).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (!Process.Ended.IsCompleted) Log.Error("VMM {Pid} does not end after SIGKILL; look for it in state D. Waiting for it", Pid);
+        }
         await DisposeAsync().ConfigureAwait(false);
     }
 
@@ -115,6 +122,9 @@ internal abstract class RunningVmm : IVmm
 
     /// <summary>Gives back what the driver holds of the VMM: connections, not the process.</summary>
     protected abstract ValueTask ReleaseAsync();
+
+    /// <summary>Notes which threads the vCPUs are; the first answer counts.</summary>
+    protected void Learn(IEnumerable<int> threads) => _threads.TrySetResult([.. threads]);
 
     /// <summary>Notes why the VMM is about to end; the first reason counts.</summary>
     protected void Decide(VmmEnd verdict)
@@ -207,7 +217,11 @@ internal abstract class RunningVmm : IVmm
             await Process.Gone.WaitAsync(Detached).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         }
         if (Process.Ended.IsCompleted) await ConcludeAsync().ConfigureAwait(false);
-        else _ready.TrySetCanceled(Detached);
+        else
+        {
+            _ready.TrySetCanceled(Detached);
+            _threads.TrySetCanceled(Detached);
+        }
     }
 
     private async Task LookAfterAsync()
@@ -251,6 +265,7 @@ internal abstract class RunningVmm : IVmm
         Log.Information("VMM {Pid} ended: {Code}: {Message}", Pid, end.Reason.Code, end.Reason.Message);
         _completion.TrySetResult(end);
         _ready.TrySetCanceled(CancellationToken.None);
+        _threads.TrySetCanceled(CancellationToken.None);
         await _detached.CancelAsync().ConfigureAwait(false);
         await ReleaseAsync().ConfigureAwait(false);
     }

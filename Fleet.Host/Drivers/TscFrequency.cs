@@ -49,7 +49,7 @@ internal static partial class TscFrequency
 
     private static unsafe void Place(nint code, nuint page)
     {
-        // Safe: the mapping is ours, writable and larger than the code.
+        // SAFETY: the mapping is ours, writable and larger than the code.
         ReadCounterCode.CopyTo(new Span<byte>((void*)code, (int)page));
         if (Mprotect(code, page, ProtReadExecute) != 0) throw new IOException($"mprotect failed with error {Marshal.GetLastPInvokeError()}");
     }
@@ -57,7 +57,7 @@ internal static partial class TscFrequency
     // The sample with the shortest way round was not interrupted between the two clocks.
     private static unsafe (ulong Ticks, long Clock) Sample(nint code)
     {
-        // Safe: the code takes nothing, returns in rax and touches rdx only, which the C calling convention allows.
+        // SAFETY: the code takes nothing, returns in rax and touches rdx only, which the C calling convention allows.
         var read = (delegate* unmanaged<ulong>)code;
         long shortest = long.MaxValue;
         (ulong Ticks, long Clock) best = default;

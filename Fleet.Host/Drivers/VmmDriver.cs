@@ -37,8 +37,8 @@ public interface IVmm : IAsyncDisposable
     /// <summary>Completes when fleet-init said that the guest is ready, or is cancelled when the VMM is gone first.</summary>
     Task GuestReady { get; }
 
-    /// <summary>Thread ids of the vCPUs, in order, once known; empty when the driver can't tell.</summary>
-    IReadOnlyList<int> VcpuThreads { get; }
+    /// <summary>Thread ids of the vCPUs, in order; none when the driver can't tell. Cancelled when the VMM is gone before they were known.</summary>
+    Task<IReadOnlyList<int>> VcpuThreads { get; }
 
     /// <summary>
     /// Asks the guest to power down, then ends the VMM when <paramref name="grace"/> is over. Completes when it is gone;

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Text;
 using Fleet.Host.Drivers.Processes;
+using Microsoft.Win32.SafeHandles;
 
 namespace Fleet.Host.Lab;
 
@@ -65,19 +66,22 @@ internal sealed class NodeProcess
         File.Delete(Path.Combine(folder, PidFile));
         string[] prefix = lifetime == NodeLifetime.Detached ? [] : ["/usr/bin/setpriv", "--pdeathsig", "KILL"];
         string[] words = ["-c", Launcher, "fleet-lab", (fileSizeLimit / 512).ToString(CultureInfo.InvariantCulture), .. prefix, program, .. arguments];
-        var spawned = new TaskCompletionSource<Task>(TaskCreationOptions.RunContinuationsAsynchronously);
+        var spawned = new TaskCompletionSource<(SafeFileHandle Pidfd, Task Ended)>(TaskCreationOptions.RunContinuationsAsynchronously);
         // The kernel sends the parent-death signal when the thread that started the child ends, not when the process does:
         // so that thread stays as long as the child.
         new Thread(() => Spawned(folder, words, spawned), 256 * 1024) { IsBackground = true, Name = "lab-node" }.Start();
         try
         {
-            var ended = await spawned.Task;
+            var (pidfd, ended) = await spawned.Task;
             for (var since = Stopwatch.StartNew(); since.Elapsed < Patience; await Task.Delay(Poll))
             {
                 if (ReadIdentity(folder) is { } identity) return new NodeProcess(identity);
                 if (ended.IsCompleted) break;
             }
-            throw new LabException("boot_failed", $"The launcher of a lab node ended in {folder} without a word of who it is; see {Log} there.");
+            // Who could not say who it is may live still: nobody would find it again.
+            if (!ended.IsCompleted) Posix.Signal(pidfd, Posix.SigKill);
+            await ended;
+            throw new LabException("boot_failed", $"The launcher of a lab node in {folder} did not say who it is; see {Log} there.");
         }
         catch (IOException error)
         {
@@ -105,21 +109,21 @@ internal sealed class NodeProcess
         }
     }
 
-    private static void Spawned(string folder, string[] words, TaskCompletionSource<Task> spawned)
+    private static void Spawned(string folder, string[] words, TaskCompletionSource<(SafeFileHandle Pidfd, Task Ended)> spawned)
     {
+        SafeFileHandle pidfd;
         Task ended;
         try
         {
             var pid = Spawn.Start(folder, "/bin/sh", words, new SpawnStreams("/dev/null", Log, Log));
-            // A child that has ended stays a zombie until it is reaped, so its pid can't be another's yet.
-            ended = ProcessWatch.WhenEnded(Posix.TryOpenPidfd(pid) ?? throw new IOException($"process {pid} vanished; is SIGCHLD ignored?"));
+            (pidfd, ended) = ProcessWatch.Catch(pid);
         }
         catch (IOException error)
         {
             spawned.SetException(error);
             return;
         }
-        spawned.SetResult(ended);
+        spawned.SetResult((pidfd, ended));
         ended.Wait();
     }
 

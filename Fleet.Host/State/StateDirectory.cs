@@ -1,3 +1,4 @@
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Images;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -92,7 +93,8 @@ public sealed class StateDirectory : IDisposable
     }
 
     /// <summary>
-    /// Every readable record. A folder without one is removed (its VMM was never started), a broken one put aside.
+    /// Every readable record. A folder without one is removed (its VMM was never started), a broken one put aside. A VMM that
+    /// runs there all the same is ended: nobody would ever stop it, and the microVM may be started elsewhere.
     /// Throws <see cref="AgentStartException"/> when the directory itself can't be read.
     /// </summary>
     public IReadOnlyList<LaunchRecord> ReadAll()
@@ -103,8 +105,8 @@ public sealed class StateDirectory : IDisposable
             foreach (var folder in Directory.GetDirectories(_vms))
             {
                 var name = Path.GetFileName(folder);
-                if (VmId.IsValid(name) && !File.Exists(Path.Combine(folder, RecordFile)))
-                    Remove(name);
+                if (VmId.IsValid(name) && !IsThere(Path.Combine(folder, RecordFile)))
+                    RemoveUnrecorded(name, folder);
                 else if (Read(name) is { } record)
                     records.Add(record);
             }
@@ -200,12 +202,49 @@ public sealed class StateDirectory : IDisposable
         }
     }
 
+    // Not File.Exists: that also says no to what is there and can't be looked at now.
+    private static bool IsThere(string path)
+    {
+        try
+        {
+            File.GetAttributes(path);
+            return true;
+        }
+        catch (Exception absent) when (absent is FileNotFoundException or DirectoryNotFoundException)
+        {
+            return false;
+        }
+    }
+
+    private void RemoveUnrecorded(string name, string folder)
+    {
+        if (TryEndStray(name, folder))
+            Remove(name);
+    }
+
     private void PutAside(string name, string folder, Exception broken)
     {
+        var over = TryEndStray(name, folder);
         var aside = Path.Combine(_quarantine, $"{name}-{Guid.NewGuid():n}");
         Directory.Move(folder, aside);
-        _log.Error(
-            broken, "The record of {VmId} can't be read; its folder is now {Folder}. If its VMM still runs (vmm.pid there) it must be ended by hand", name, aside);
+        _log.Error(broken, "The record of {VmId} can't be read; its folder is now {Folder}{Rest:l}", name, aside, over ? "" : ", and its VMM (vmm.pid there) must be ended by hand");
+    }
+
+    /// <summary>False when a VMM runs on that could not be ended.</summary>
+    private bool TryEndStray(string name, string folder)
+    {
+        try
+        {
+            // Waited for here, as rare as it is: what follows moves the folder, by which alone such a VMM can be found.
+            if (VmmProcess.EndStrayAsync(folder, TimeProvider.System, CancellationToken.None).GetAwaiter().GetResult())
+                _log.Error("The VMM of {VmId} ran without a record and was ended", name);
+            return true;
+        }
+        catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
+        {
+            _log.Error(stuck, "What runs in {Folder} without a record could not be ended", folder);
+            return false;
+        }
     }
 }
 

@@ -18,6 +18,7 @@ internal static partial class Posix
     private const int Enotdir = 20;
     private const int CurrentDirectory = -100;
     private const uint StatxType = 1;
+    private const uint StatxInode = 0x100;
     private const int TypeMask = 0xf000;
     private const int RegularType = 0x8000;
     private const int Epipe = 32;
@@ -42,7 +43,7 @@ internal static partial class Posix
     /// <exception cref="FileNotFoundException">There is nothing.</exception>
     public static unsafe bool IsRegularFile(string path)
     {
-        // struct statx has 256 bytes on every architecture, stx_mode stands at 28. Safe: the buffer lives through the call.
+        // struct statx has 256 bytes on every architecture, stx_mode stands at 28. SAFETY: the buffer lives through the call.
         var status = stackalloc byte[256];
         if (Statx(CurrentDirectory, path, 0, StatxType, status) != 0)
         {
@@ -109,10 +110,31 @@ internal static partial class Posix
         }
     }
 
+    /// <summary>Kills a child of ours that was not reaped yet, and waits until it is gone.</summary>
+    public static unsafe void EndChild(int pid)
+    {
+        // Its pid can't be another's before it is reaped, which only this does.
+        if (Kill(pid, SigKill) != 0) return;
+        // SAFETY: waitpid takes a null pointer for a status that nobody wants.
+        while (WaitPid(pid, null, 0) < 0 && Marshal.GetLastPInvokeError() == Eintr)
+        {
+        }
+    }
+
+    /// <summary>What makes a file itself, whatever path leads to it; null when nothing is there or it may not be looked at.</summary>
+    public static unsafe (ulong Device, ulong Inode)? TryIdentify(string path)
+    {
+        // SAFETY: struct statx has 256 bytes on every architecture; stx_ino stands at 32, the device's numbers at 136.
+        var status = stackalloc byte[256];
+        return Statx(CurrentDirectory, path, 0, StatxInode, status) == 0
+            ? (*(ulong*)(status + 136), *(ulong*)(status + 32))
+            : null;
+    }
+
     /// <summary>Sets a process's soft limit on file sizes, in bytes; false when it is gone.</summary>
     public static unsafe bool SetFileSizeLimit(int pid, ulong bytes)
     {
-        // Two rlim_t, soft and hard. Safe: both pointers are to locals that live through the call.
+        // Two rlim_t, soft and hard. SAFETY: both pointers are to locals that live through the call.
         var old = stackalloc ulong[2];
         if (Prlimit(pid, RlimitFsize, null, old) != 0) return Gone("prlimit");
         var limit = stackalloc ulong[2] { Math.Min(bytes, old[1]), old[1] };
@@ -141,6 +163,12 @@ internal static partial class Posix
 
     [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
     private static partial long Syscall(long number, long a, long b, long c, long d);
+
+    [LibraryImport("libc", EntryPoint = "kill", SetLastError = true)]
+    private static partial int Kill(int pid, int signal);
+
+    [LibraryImport("libc", EntryPoint = "waitpid", SetLastError = true)]
+    private static unsafe partial int WaitPid(int pid, int* status, int options);
 
     [LibraryImport("libc", EntryPoint = "prlimit", SetLastError = true)]
     private static unsafe partial int Prlimit(int pid, int resource, ulong* limit, ulong* old);

@@ -53,19 +53,12 @@ internal sealed record ProcessIdentity(int Pid, ulong StartTime, string BootId)
     /// <summary>Whether any process has this directory as its working directory.</summary>
     public static bool WorksIn(string directory)
     {
-        string wanted = Path.GetFullPath(directory).TrimEnd('/');
+        // By identity: the path that we know may lead over links, the kernel's never does.
+        if (Posix.TryIdentify(directory) is not { } wanted) return false;
         foreach (string process in Directory.EnumerateDirectories("/proc"))
         {
-            if (!char.IsAsciiDigit(process[^1])) continue;
-            try
-            {
-                if (File.ResolveLinkTarget(Path.Combine(process, "cwd"), returnFinalTarget: false)?.FullName == wanted) return true;
-            }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-            {
-                // Ended meanwhile, a kernel thread, or another user's: no VMM of ours.
-                continue;
-            }
+            // Nothing to see: ended meanwhile, a kernel thread, or another user's, so no VMM of ours.
+            if (char.IsAsciiDigit(process[^1]) && Posix.TryIdentify(Path.Combine(process, "cwd")) == wanted) return true;
         }
         return false;
     }

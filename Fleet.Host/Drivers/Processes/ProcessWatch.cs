@@ -29,13 +29,34 @@ internal static unsafe partial class ProcessWatch
     private sealed record Watched(SafeFileHandle Pidfd, TaskCompletionSource<ProcessEnd> Ended);
 
     private static readonly ConcurrentDictionary<ulong, Watched> Processes = new();
-    private static readonly Lazy<SafeFileHandle> Epoll = new(StartThread);
+    private static readonly Lock Starting = new();
+    private static SafeFileHandle? s_epoll;
     private static ulong s_last;
 
     // struct epoll_event is packed on x86-64 only.
     private static readonly int DataOffset = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? 4 : 8;
 
-    /// <summary>Completes when the process is gone. Takes the handle over and closes it then.</summary>
+    /// <summary>
+    /// Holds on to a child that was just started. When that can't be done (no descriptor is left) the child is killed before
+    /// this throws: who hears that nothing was started may start it elsewhere.
+    /// </summary>
+    /// <exception cref="IOException">The child is gone.</exception>
+    public static (SafeFileHandle Pidfd, Task<ProcessEnd> Ended) Catch(int pid, Func<int, SafeFileHandle?>? open = null)
+    {
+        try
+        {
+            // A child that has ended stays a zombie until it is reaped, so its pid can't be another's yet.
+            var pidfd = (open ?? Posix.TryOpenPidfd)(pid) ?? throw new IOException($"process {pid} vanished; is SIGCHLD ignored?");
+            return (pidfd, WhenEnded(pidfd));
+        }
+        catch
+        {
+            Posix.EndChild(pid);
+            throw;
+        }
+    }
+
+    /// <summary>Completes when the process is gone. Takes the handle over and closes it then, or at once when this throws.</summary>
     public static Task<ProcessEnd> WhenEnded(SafeFileHandle pidfd)
     {
         ulong id = Interlocked.Increment(ref s_last);
@@ -45,30 +66,39 @@ internal static unsafe partial class ProcessWatch
         request.Clear();
         BinaryPrimitives.WriteUInt32LittleEndian(request, EpollIn | EpollOneshot);
         BinaryPrimitives.WriteUInt64LittleEndian(request[DataOffset..], id);
-        int result;
-        // Safe: the kernel reads one epoll_event, at most 16 bytes, during the call.
-        fixed (byte* start = request) result = EpollCtl(Epoll.Value, EpollCtlAdd, pidfd, start);
-        if (result != 0)
+        try
         {
-            int error = Marshal.GetLastPInvokeError();
+            int result;
+            // SAFETY: the kernel reads one epoll_event, at most 16 bytes, during the call.
+            fixed (byte* start = request) result = EpollCtl(Started(), EpollCtlAdd, pidfd, start);
+            if (result != 0) throw new IOException($"epoll_ctl for a VMM's pidfd failed with error {Marshal.GetLastPInvokeError()}");
+        }
+        catch
+        {
             Processes.TryRemove(id, out _);
-            throw new IOException($"epoll_ctl for a VMM's pidfd failed with error {error}");
+            pidfd.Dispose();
+            throw;
         }
         return watched.Ended.Task;
     }
 
-    private static SafeFileHandle StartThread()
+    // Tried again at the next call when it fails: a Lazy would keep the failure for ever.
+    private static SafeFileHandle Started()
     {
-        int fd = EpollCreate(EpollCloexec);
-        if (fd < 0) throw new IOException($"epoll_create1 failed with error {Marshal.GetLastPInvokeError()}");
-        var epoll = new SafeFileHandle(fd, ownsHandle: true);
-        new Thread(() => Watch(epoll), 256 * 1024) { IsBackground = true, Name = "vmm-watch" }.Start();
-        return epoll;
+        lock (Starting)
+        {
+            if (s_epoll is { } running) return running;
+            int fd = EpollCreate(EpollCloexec);
+            if (fd < 0) throw new IOException($"epoll_create1 failed with error {Marshal.GetLastPInvokeError()}");
+            var epoll = new SafeFileHandle(fd, ownsHandle: true);
+            new Thread(() => Watch(epoll), 256 * 1024) { IsBackground = true, Name = "vmm-watch" }.Start();
+            return s_epoll = epoll;
+        }
     }
 
     private static void Watch(SafeFileHandle epoll)
     {
-        // Safe: one epoll_event of at most 16 bytes is written to a buffer of 16.
+        // SAFETY: one epoll_event of at most 16 bytes is written to a buffer of 16.
         var happened = stackalloc byte[16];
         while (true)
         {
@@ -91,7 +121,7 @@ internal static unsafe partial class ProcessWatch
 
     private static ProcessEnd Reap(SafeFileHandle pidfd)
     {
-        // Safe: siginfo_t has 128 bytes on every Linux. si_code is its third int; for SIGCHLD si_status is the seventh.
+        // SAFETY: siginfo_t has 128 bytes on every Linux. si_code is its third int; for SIGCHLD si_status is the seventh.
         var info = stackalloc int[SiginfoSize / sizeof(int)];
         while (Waitid(IdPidfd, pidfd, info, WaitExited | WaitNoHang) != 0)
         {

@@ -28,15 +28,19 @@ internal static unsafe partial class Spawn
     private const int CreateAppendWrite = 0x1 | 0x40 | 0x400;
     private const uint OwnerOnly = 0x180;
 
+    // Not the agent's own: what secrets that holds would stand in the memory of every VMM, one escape away from its guest.
+    private static readonly string[] Environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"];
+
     /// <summary>Starts a program by absolute path; returns its pid.</summary>
     /// <exception cref="IOException">The directory, a stream or the program could not be opened.</exception>
     public static int Start(string directory, string program, IReadOnlyList<string> arguments, SpawnStreams streams)
     {
-        // Safe: the buffers are larger than the structures and live through every call that gets their address; the
-        // argument array is null-terminated and its strings are freed only after the call, which copies them.
+        // SAFETY: the buffers are larger than the structures and live through every call that gets their address; both
+        // arrays are null-terminated and their strings are freed only after the call, which copies them.
         var actions = stackalloc byte[OpaqueSize];
         var attributes = stackalloc byte[OpaqueSize];
         var argv = new nint[arguments.Count + 2];
+        var envp = new nint[Environment.Length + 1];
         Check(FileActionsInit(actions), "posix_spawn_file_actions_init");
         Check(AttributesInit(attributes), "posix_spawnattr_init");
         try
@@ -57,16 +61,21 @@ internal static unsafe partial class Spawn
             Check(SetFlags(attributes, SetSigDef | SetSigMask | SetSid), "posix_spawnattr_setflags");
 
             argv[0] = Marshal.StringToCoTaskMemUTF8(program);
+            for (int i = 0; i < Environment.Length; i++) envp[i] = Marshal.StringToCoTaskMemUTF8(Environment[i]);
             for (int i = 0; i < arguments.Count; i++) argv[i + 1] = Marshal.StringToCoTaskMemUTF8(arguments[i]);
             fixed (nint* argvStart = argv)
             {
-                Check(PosixSpawn(out int pid, program, actions, attributes, argvStart, Environ()), "start " + program);
-                return pid;
+                fixed (nint* environment = envp)
+                {
+                    Check(PosixSpawn(out int pid, program, actions, attributes, argvStart, environment), "start " + program);
+                    return pid;
+                }
             }
         }
         finally
         {
             foreach (nint argument in argv) Marshal.FreeCoTaskMem(argument);
+            foreach (nint variable in envp) Marshal.FreeCoTaskMem(variable);
             _ = FileActionsDestroy(actions);
             _ = AttributesDestroy(attributes);
         }
@@ -76,9 +85,6 @@ internal static unsafe partial class Spawn
     {
         if (error != 0) throw new IOException($"{what}: {new Win32Exception(error).Message}");
     }
-
-    // The C library's own environment: what the agent was started with.
-    private static nint* Environ() => *(nint**)NativeLibrary.GetExport(NativeLibrary.GetMainProgramHandle(), "environ");
 
     [LibraryImport("libc", EntryPoint = "posix_spawn", StringMarshalling = StringMarshalling.Utf8)]
     private static partial int PosixSpawn(

@@ -37,15 +37,16 @@ internal sealed class VmmProcess
         """;
 
     private static readonly TimeSpan NamingTimeout = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan EndingTimeout = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan NamingPause = TimeSpan.FromMilliseconds(20);
 
     private readonly SafeFileHandle _pidfd;
 
-    private VmmProcess(int pid, SafeFileHandle pidfd)
+    private VmmProcess(int pid, SafeFileHandle pidfd, Task<ProcessEnd> ended)
     {
         Pid = pid;
         _pidfd = pidfd;
-        Ended = ProcessWatch.WhenEnded(pidfd);
+        Ended = ended;
     }
 
     public int Pid { get; }
@@ -70,10 +71,8 @@ internal sealed class VmmProcess
             int pid = Spawn.Start(
                 directory, "/bin/sh", ["-c", Launcher, "fleet-launch", blocks, program, .. arguments],
                 new SpawnStreams(VmmFiles.ConsoleInput, ConsoleLog.FileName, VmmFiles.Log));
-            // A child that has ended stays a zombie until it is reaped, so its pid can't be another's yet.
-            return Posix.TryOpenPidfd(pid) is { } pidfd
-                ? new VmmProcess(pid, pidfd)
-                : throw new IOException($"the VMM's process {pid} vanished; is SIGCHLD ignored?");
+            var (pidfd, ended) = ProcessWatch.Catch(pid);
+            return new VmmProcess(pid, pidfd, ended);
         }
         catch (IOException e)
         {
@@ -93,7 +92,7 @@ internal sealed class VmmProcess
         absence = VmmAbsence.Gone;
         if (Posix.TryOpenPidfd(identity.Pid) is not { } pidfd) return null;
         // Asked only now: the pidfd holds on to one process, and this tells whether it is the right one.
-        if (identity.IsAlive()) return new VmmProcess(identity.Pid, pidfd);
+        if (identity.IsAlive()) return new VmmProcess(identity.Pid, pidfd, ProcessWatch.WhenEnded(pidfd));
         pidfd.Dispose();
         return null;
     }
@@ -116,6 +115,17 @@ internal sealed class VmmProcess
             }
             await Task.Delay(NamingPause, clock, cancellation).ConfigureAwait(false);
         }
+    }
+
+    /// <summary>Ends whatever VMM runs in a directory that no record tells of, and waits until it is gone.</summary>
+    /// <returns>Whether there was one.</returns>
+    /// <exception cref="IOException">It does not end.</exception>
+    public static async Task<bool> EndStrayAsync(string directory, TimeProvider clock, CancellationToken cancellation)
+    {
+        if ((await AdoptAsync(directory, clock, cancellation).ConfigureAwait(false)).Process is not { } stray) return false;
+        stray.Signal(Posix.SigKill);
+        await stray.Gone.WaitAsync(EndingTimeout, clock, cancellation).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        return stray.Ended.IsCompleted ? true : throw new IOException($"The VMM {stray.Pid} in {directory} does not end after SIGKILL; look for it in state D");
     }
 
     /// <summary>Sends a signal; nothing when the VMM is gone.</summary>

@@ -106,7 +106,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
 
         public Task GuestReady => _ready.Task;
 
-        public IReadOnlyList<int> VcpuThreads => [];
+        public Task<IReadOnlyList<int>> VcpuThreads { get; } = Task.FromResult<IReadOnlyList<int>>([]);
 
         /// <summary>Lets happen what should have happened by now, and waits for the rest.</summary>
         public void Begin(SimulatedGuest script, TimeProvider clock)

@@ -4,6 +4,7 @@ using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
+using Google.Protobuf.WellKnownTypes;
 using Xunit;
 
 namespace Fleet.Host.Tests.Agent;
@@ -185,7 +186,7 @@ public sealed class AgentRestartTests : AgentTest
         var record = Record(HostVmState.Running);
         record.Launch.Spec.BootTimeoutSeconds = 120;
         record.Launch.Spec.Boot = new BootSource { KernelPath = "/kernel" };
-        record.LaunchedAt = Google.Protobuf.WellKnownTypes.Timestamp.FromDateTimeOffset(clock.GetUtcNow() - TimeSpan.FromHours(1));
+        record.LaunchedAt = Duration.FromTimeSpan(clock.GetElapsedTime(0) - TimeSpan.FromHours(1));
         Write(record);
         var driver = new ScriptedDriver();
         driver.OnAdopt = (_, _) => Task.FromResult<IVmm?>(driver.NewVmm());
@@ -220,7 +221,7 @@ public sealed class AgentRestartTests : AgentTest
         var driver = new ScriptedDriver();
         driver.OnAdopt = (_, _) => Task.FromResult<IVmm?>(driver.Vmms[0]);
         var faults = 1;
-        driver.NewThreads = () => faults-- > 0 ? throw new InvalidOperationException("threads can't be told") : [];
+        driver.NewThreads = () => faults-- > 0 ? throw new InvalidOperationException("threads can't be told") : Task.FromResult<IReadOnlyList<int>>([]);
         await using var agent = await StartAsync(driver);
         var stream = await Scheduler.NextAsync();
         await stream.SendAsync(Launch());
@@ -228,6 +229,58 @@ public sealed class AgentRestartTests : AgentTest
         Assert.Equal((1, 1), (driver.Launches, driver.MostAtOnce));
         await stream.SendAsync(Stop());
         await stream.ExpectReportAsync(Id, HostVmState.Ended);
+    }
+
+    [Fact]
+    public async Task Should_know_a_vcpu_of_a_vmm_that_was_taken_over_as_soon_as_it_is_told()
+    {
+        Write(Record(HostVmState.Running));
+        var told = new TaskCompletionSource<IReadOnlyList<int>>();
+        var driver = new ScriptedDriver { NewThreads = () => told.Task };
+        driver.OnAdopt = (_, _) => Task.FromResult<IVmm?>(driver.NewVmm());
+        using var state = StateDirectory.Open(Root, Lines.Log);
+        using var ending = new CancellationTokenSource();
+        var context = new MicroVmContext(state, [driver], "", MicroVmContext.CurrentBoot(), TimeProvider.System, Lines.Log, ending.Token);
+        using var actors = ActorSystem.Create("host", AgentActors.Setup(Lines.Log));
+        var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, state.ReadAll()), "agent");
+        await UntilAsync("the takeover", () => driver.Vmms.Count == 1);
+        told.SetResult([4712, 4713]);
+
+        IActorRef? found = null;
+        await UntilAsync("the second vCPU", () => (found = Ask()) is not null);
+        Assert.StartsWith(agent.Path.ToString(), found!.Path.ToString(), StringComparison.Ordinal);
+        await actors.Terminate();
+        await ending.CancelAsync();
+
+        IActorRef? Ask() => actors.ActorSelection(agent.Path / "*" / "vcpu-1").Ask<ActorIdentity>(new Identify(1), TimeSpan.FromMilliseconds(200))
+            .ContinueWith(answer => answer.IsCompletedSuccessfully ? answer.Result.Subject : null, TaskScheduler.Default).GetAwaiter().GetResult();
+    }
+
+    [Fact]
+    public async Task Should_remember_a_stop_that_an_earlier_agent_had_begun()
+    {
+        var driver = new ScriptedDriver();
+        driver.OnLaunch = (_, _) => Task.CompletedTask;
+        await using (await StartAsync(driver))
+        {
+            var first = await Scheduler.NextAsync();
+            await first.SendAsync(Launch());
+            await first.ExpectReportAsync(Id, HostVmState.Running);
+            driver.Vmms[0].OnStop = _ => new TaskCompletionSource().Task;
+            await first.SendAsync(Stop());
+            await UntilAsync("the stop", () => driver.Vmms[0].Stops.Count == 1);
+        }
+
+        // It ended while nobody watched, and not in an order that it could tell of.
+        driver.OnAdopt = (_, _) =>
+        {
+            var gone = driver.NewVmm();
+            gone.Break("vmm_killed");
+            return Task.FromResult<IVmm?>(gone);
+        };
+        await using var second = await StartAsync(driver);
+        var ended = await (await Scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Ended);
+        Assert.Equal("stop_requested", ended.Reason.Code);
     }
 
     /// <summary>The agent's own actor: begun anew it knows what the disk knows, not what stood there when the agent was started.</summary>

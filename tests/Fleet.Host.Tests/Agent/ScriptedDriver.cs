@@ -23,7 +23,7 @@ internal sealed class ScriptedDriver : IVmmDriver
 
     public List<ScriptedVmm> Vmms { get; } = [];
 
-    public Func<IReadOnlyList<int>> NewThreads { get; set; } = () => [];
+    public Func<Task<IReadOnlyList<int>>> NewThreads { get; set; } = () => Task.FromResult<IReadOnlyList<int>>([]);
 
     public Task<DriverStatus> ProbeAsync(CancellationToken cancellation) => Task.FromResult(new DriverStatus { Name = Name, Usable = true });
 
@@ -49,7 +49,7 @@ internal sealed class ScriptedDriver : IVmmDriver
     }
 }
 
-internal sealed class ScriptedVmm(Action gone, Func<IReadOnlyList<int>> threads) : IVmm
+internal sealed class ScriptedVmm(Action gone, Func<Task<IReadOnlyList<int>>> threads) : IVmm
 {
     private readonly TaskCompletionSource<VmmEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
@@ -61,7 +61,7 @@ internal sealed class ScriptedVmm(Action gone, Func<IReadOnlyList<int>> threads)
 
     public Task GuestReady => Ready.Task;
 
-    public IReadOnlyList<int> VcpuThreads => threads();
+    public Task<IReadOnlyList<int>> VcpuThreads => threads();
 
     public Func<TimeSpan, Task> OnStop { get; set; } = _ => Task.CompletedTask;
 
@@ -74,6 +74,13 @@ internal sealed class ScriptedVmm(Action gone, Func<IReadOnlyList<int>> threads)
     public void End(string code = "stop_requested")
     {
         if (_completion.TrySetResult(new VmmEnd(true, null, new Reason { Code = code, Message = code })))
+            gone();
+    }
+
+    /// <summary>An end that nobody ordered.</summary>
+    public void Break(string code)
+    {
+        if (_completion.TrySetResult(new VmmEnd(false, null, new Reason { Code = code, Message = code })))
             gone();
     }
 

@@ -31,7 +31,8 @@ public sealed class VcpuActorTests : TestKit
         Assert.Equal(3, usage.Index);
         Assert.True(usage.Run > TimeSpan.Zero);
 
-        Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue, TimeProvider.System)));
+        var ended = Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue, TimeProvider.System)));
+        ended.Tell(VcpuActor.GetUsage.Instance, TestActor);
         ExpectMsg<Terminated>();
     }
 }

@@ -60,8 +60,9 @@ public sealed class KvmDriverTests
         var driver = await DriverAsync();
         await using var scratch = new Scratch();
         await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Spinning(), cpus: 2), default);
-        Assert.Equal(2, vmm.VcpuThreads.Count);
-        Assert.All(vmm.VcpuThreads, thread => Assert.True(Directory.Exists($"/proc/{vmm.Pid}/task/{thread}")));
+        var threads = await vmm.VcpuThreads.WaitAsync(Soon);
+        Assert.Equal(2, threads.Count);
+        Assert.All(threads, thread => Assert.True(Directory.Exists($"/proc/{vmm.Pid}/task/{thread}")));
         await vmm.StopAsync(TimeSpan.FromMilliseconds(300)).WaitAsync(Soon);
         Assert.Equal("stop_requested", (await vmm.Completion).Reason.Code);
     }
@@ -105,7 +106,7 @@ public sealed class KvmDriverTests
         Assert.NotNull(second);
         Assert.Equal(first.Pid, second.Pid);
         await second.GuestReady.WaitAsync(Soon);
-        await Scratch.Until(() => second.VcpuThreads.Count == 1, "the vCPU's thread");
+        Assert.Single(await second.VcpuThreads.WaitAsync(Soon));
 
         VmmProcess.TryAdopt(launch.Directory, out _)!.Signal(Posix.SigKill);
 

@@ -24,7 +24,7 @@ public sealed class LinuxBootTests
 
         await using var vmm = await driver.LaunchAsync(launch, default);
 
-        Assert.Equal(2, vmm.VcpuThreads.Count);
+        Assert.Equal(2, (await vmm.VcpuThreads).Count);
         await vmm.GuestReady.WaitAsync(Boot);
         var end = await vmm.Completion.WaitAsync(Boot);
         Assert.Equal((true, "command_exited", 7), (end.InOrder, end.Reason.Code, end.Exit?.Status));

@@ -25,7 +25,7 @@ public sealed class QemuDriverTests
         await using var scratch = new Scratch();
         var launch = scratch.Launch(TinyKernel.Speaking("hello\n", "FLEET 1 ready\nFLEET 1 exit 7\n"));
         await using var vmm = await driver.LaunchAsync(launch, default);
-        Assert.Single(vmm.VcpuThreads);
+        Assert.Single(await vmm.VcpuThreads);
 
         var end = await vmm.Completion.WaitAsync(Soon);
 
@@ -54,7 +54,7 @@ public sealed class QemuDriverTests
         var driver = await DriverAsync();
         await using var scratch = new Scratch();
         await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Halting(), cpus: 2), default);
-        Assert.Equal(2, vmm.VcpuThreads.Count);
+        Assert.Equal(2, (await vmm.VcpuThreads).Count);
         var end = await vmm.Completion.WaitAsync(Soon);
         Assert.Equal((false, "guest_halted"), (end.InOrder, end.Reason.Code));
     }
@@ -161,7 +161,7 @@ public sealed class QemuDriverTests
 
         Assert.Equal(first.Pid, second.Pid);
         await second.GuestReady.WaitAsync(Soon);
-        await Scratch.Until(() => second.VcpuThreads.Count == 1, "the vCPU's thread");
+        Assert.Single(await second.VcpuThreads.WaitAsync(Soon));
         Assert.False(second.Completion.IsCompleted);
         await second.StopAsync(TimeSpan.FromMinutes(5)).WaitAsync(Soon);
         Assert.Equal("stop_requested", (await second.Completion).Reason.Code);

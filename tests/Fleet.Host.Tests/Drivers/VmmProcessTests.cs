@@ -95,6 +95,45 @@ public sealed class VmmProcessTests : IDisposable
     }
 
     [Fact]
+    public void Should_leave_no_child_running_that_can_not_be_held()
+    {
+        var pid = Spawn.Start(_folder, "/bin/sh", ["-c", "exec sleep 1000"], new SpawnStreams("/dev/null", "out", "out"));
+        var failure = Assert.Throws<IOException>(() => ProcessWatch.Catch(pid, _ => throw new IOException("no descriptor is left")));
+        Assert.Equal("no descriptor is left", failure.Message);
+        Assert.False(Directory.Exists($"/proc/{pid}"), "the child lives, or is a zombie");
+    }
+
+    [Fact]
+    public async Task Should_see_who_works_in_a_directory_over_links()
+    {
+        var link = _folder + "-link";
+        Directory.CreateSymbolicLink(link, _folder);
+        try
+        {
+            Assert.False(ProcessIdentity.WorksIn(link));
+            var process = Shell("exec sleep 1000");
+            await Scratch.Until(() => ProcessIdentity.WorksIn(link), "the process to be seen");
+            Assert.True(await VmmProcess.EndStrayAsync(link, TimeProvider.System, CancellationToken.None));
+            await process.Gone.WaitAsync(Soon);
+            Assert.False(await VmmProcess.EndStrayAsync(link, TimeProvider.System, CancellationToken.None));
+        }
+        finally
+        {
+            Directory.Delete(link);
+        }
+    }
+
+    [Fact]
+    public async Task Should_not_hand_on_the_environment_of_the_agent()
+    {
+        Environment.SetEnvironmentVariable("FLEET_TEST_SECRET", "secret");
+        var process = Shell("exec cat /proc/self/environ");
+        await process.Ended.WaitAsync(Soon);
+        Assert.DoesNotContain("secret", Read(ConsoleLog.FileName), StringComparison.Ordinal);
+        Assert.Contains("PATH=", Read(ConsoleLog.FileName), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Should_watch_a_process_that_is_no_child()
     {
         // The shell in between ends, so the sleeper becomes init's.

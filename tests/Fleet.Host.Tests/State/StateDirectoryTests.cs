@@ -1,3 +1,4 @@
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
@@ -98,6 +99,25 @@ public sealed class StateDirectoryTests : IDisposable
         using (new FileStream(Path.Combine(state.FolderOf(Id), "launch.pb"), FileMode.Open, FileAccess.ReadWrite, FileShare.None))
             Assert.Throws<AgentStartException>(() => state.ReadAll());
         Assert.Single(state.ReadAll());
+    }
+
+    [Theory]
+    [InlineData("garbage")]
+    [InlineData(null)]
+    public async Task Should_end_a_vmm_that_no_record_tells_of(string? record)
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        state.Write(Record(1), durable: false);
+        var folder = state.FolderOf(Id);
+        var path = Path.Combine(folder, "launch.pb");
+        if (record is null)
+            File.Delete(path);
+        else
+            await File.WriteAllTextAsync(path, record);
+        var vmm = VmmProcess.Start(folder, "/bin/sleep", ["1000"]);
+        Assert.Empty(state.ReadAll());
+        await vmm.Gone.WaitAsync(TimeSpan.FromSeconds(20));
+        Assert.False(Directory.Exists(folder));
     }
 
     [Fact]
