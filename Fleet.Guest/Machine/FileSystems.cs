@@ -51,6 +51,7 @@ internal static unsafe class FileSystems
         foreach (var (type, target, flags, options) in mounts)
         {
             var path = strings.Add(target);
+            // SAFETY: every string is kept, null-terminated, until strings is disposed.
             Libc.mkdir(path, 0x1ED);
             if (Libc.mount(strings.Add(type), path, strings.Add(type), flags, strings.Add(options)) == 0) continue;
             var error = Marshal.GetLastPInvokeError();
@@ -61,6 +62,7 @@ internal static unsafe class FileSystems
     private static void Link(string target, string path)
     {
         using var strings = new NativeStrings();
+        // SAFETY: as above.
         Libc.symlink(strings.Add(target), strings.Add(path));
     }
 }

@@ -39,6 +39,8 @@ internal sealed record CommandLine(string? Path, IReadOnlyList<string> Argv, IRe
     {
         if (!File.Exists(path)) return FoundFile.Nothing;
         using var strings = new NativeStrings();
+
+        // SAFETY: the string is kept, null-terminated, until strings is disposed.
         return Libc.access(strings.Add(path), Libc.X_OK) == 0 ? FoundFile.Executable : FoundFile.Forbidden;
     }
 

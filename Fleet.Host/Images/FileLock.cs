@@ -1,3 +1,4 @@
+using Fleet.Host.Drivers.Processes;
 using Serilog;
 
 namespace Fleet.Host.Images;
@@ -37,7 +38,12 @@ internal sealed class FileLock : IDisposable
         {
             reason = "";
             // FileShare.None is flock(LOCK_EX | LOCK_NB) on Linux.
-            return new FileLock(new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
+            var file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+            // Its last holder may have removed the file after we had opened it: then the next comer locks another one.
+            if (Posix.TryIdentify($"/proc/self/fd/{file.SafeFileHandle.DangerousGetHandle()}") == Posix.TryIdentify(path)) return new FileLock(file);
+            file.Dispose();
+            reason = "the lock's file was removed by its holder";
+            return null;
         }
         catch (IOException error) when (error is not (FileNotFoundException or DirectoryNotFoundException))
         {

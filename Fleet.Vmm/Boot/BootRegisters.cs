@@ -78,8 +78,14 @@ internal static class BootRegisters
     {
         vcpu.SetFpu(new KvmFpu { Fcw = 0x37f, Mxcsr = 0x1f80 });
 
-        // A KVM that refuses one of them leaves it at its reset value, and Linux comes up without any (measured).
-        _ = vcpu.SetMsrs(BootMsrs);
+        // A KVM stops at the first that it refuses; that one keeps its reset value (Linux comes up without any, measured),
+        // the others are still to be set.
+        ReadOnlySpan<KvmMsrEntry> left = BootMsrs;
+        while (!left.IsEmpty)
+        {
+            left = left[Math.Min(left.Length, vcpu.SetMsrs(left) + 1)..];
+        }
+
         SetLegacyPins(vcpu);
     }
 

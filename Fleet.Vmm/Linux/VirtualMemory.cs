@@ -45,6 +45,7 @@ internal static unsafe partial class VirtualMemory
     /// <summary>A descriptor's memory, shared with the kernel.</summary>
     public static void* MapShared(int fd, nuint size)
     {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other.
         var address = mmap(null, size, ReadWrite, Shared, fd, 0);
         return address != (void*)-1 ? address : throw SystemCallException.Last("mmap");
     }

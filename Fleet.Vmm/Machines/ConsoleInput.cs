@@ -52,8 +52,16 @@ internal sealed unsafe class ConsoleInput : IDisposable
 
     private void Listen()
     {
-        _loop.Add(_fd, OnReadable);
-        _listening = true;
+        try
+        {
+            _loop.Add(_fd, OnReadable);
+            _listening = true;
+        }
+        catch (SystemCallException)
+        {
+            // The host has no room for one more watch: input waits, the guest goes on, and the next Retry tries again.
+            _listening = false;
+        }
     }
 
     private void Ignore()

@@ -19,6 +19,9 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private const int StopLimitSlices = 20;
     private const int SliceMilliseconds = 100;
 
+    // A thread that did not come by then waits for the host (a disk, swap, a frozen cgroup), not for an interrupt.
+    private const int InspectionSlices = 2;
+
     /// <summary>How often it is looked whether the guest has halted for good, and whether standard input has come back.</summary>
     public static readonly TimeSpan DefaultWatchPeriod = TimeSpan.FromSeconds(1);
 
@@ -247,6 +250,15 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     private void Await(Predicate<Vcpu> reached, string complaint)
     {
+        if (FirstLate(reached, StopLimitSlices) is { } late)
+        {
+            _onStuck($"vCPU {late.Index} {complaint} within {StopLimitMilliseconds} ms");
+        }
+    }
+
+    // Waits until all have reached it; one that has not when the time is over, or null.
+    private Vcpu? FirstLate(Predicate<Vcpu> reached, int limit)
+    {
         var slices = 0;
         foreach (var vcpu in _vcpus)
         {
@@ -258,13 +270,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
                     break;
                 }
 
-                if (!_moved.Wait(SliceMilliseconds) && ++slices == StopLimitSlices)
+                if (!_moved.Wait(SliceMilliseconds) && ++slices == limit)
                 {
-                    _onStuck($"vCPU {vcpu.Index} {complaint} within {StopLimitMilliseconds} ms");
-                    return;
+                    return vcpu;
                 }
             }
         }
+
+        return null;
     }
 
     private void OnWatch()
@@ -277,7 +290,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     }
 
     // A vCPU that waits in hlt uses no CPU at all, one that does anything uses some: only a machine that slept for a whole
-    // period is looked at, so a guest with a timer tick is never disturbed.
+    // period is looked at, so a guest with a timer tick is never disturbed. A thread that the host holds up sleeps as well.
     private bool AllSleep()
     {
         var sleeps = true;
@@ -295,7 +308,13 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private void InspectSleepers()
     {
         Command(VcpuOrder.ParkAndInspect);
-        Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
+        if (FirstLate(static vcpu => vcpu.IsParked || vcpu.HasEnded, InspectionSlices) is not null)
+        {
+            // Nobody asked this guest to stop: a host that stalls must not cost it its life. Looked at again in the next period.
+            Command(VcpuOrder.Run);
+            return;
+        }
+
         var dead = 0;
         var alive = false;
         foreach (var vcpu in _vcpus)
