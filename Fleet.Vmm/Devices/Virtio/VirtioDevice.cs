@@ -1,0 +1,79 @@
+namespace Fleet.Vmm.Devices.Virtio;
+
+/// <summary>What of a device is its own; registers, status and queues are the transport's.</summary>
+/// <remarks>Every call comes with the transport's lock held, from a vCPU's thread or the event loop.</remarks>
+internal abstract class VirtioDevice
+{
+    /// <summary>VIRTIO_F_VERSION_1: every device of ours is a modern one.</summary>
+    public const ulong Version1 = 1ul << 32;
+
+    /// <summary>VIRTIO_F_EVENT_IDX.</summary>
+    public const ulong EventIndex = 1ul << 29;
+
+    /// <summary>The device's number (virtio 1.2, §5).</summary>
+    public abstract uint Id { get; }
+
+    /// <summary>Feature bits that are offered.</summary>
+    public abstract ulong Features { get; }
+
+    /// <summary>Largest size of each queue.</summary>
+    public abstract IReadOnlyList<ushort> QueueSizes { get; }
+
+    /// <summary>The device's configuration space; reads beyond it give zeros.</summary>
+    public virtual ReadOnlySpan<byte> Configuration => default;
+
+    /// <summary>Set by the transport: the queues, in order.</summary>
+    public IReadOnlyList<VirtQueue> Queues { get; set; } = [];
+
+    /// <summary>Set by the transport: raises the queues' interrupt.</summary>
+    public Action Interrupt { get; set; } = static () => { };
+
+    /// <summary>The driver wrote into the configuration space; by default nothing there can be written.</summary>
+    public virtual void WriteConfiguration(int offset, ReadOnlySpan<byte> values)
+    {
+    }
+
+    /// <summary>The driver is ready. Queues that it did not enable stay unused.</summary>
+    public virtual void Activate(ulong features)
+    {
+    }
+
+    /// <summary>The driver let go: nothing of a request may be touched any more.</summary>
+    public virtual void Reset()
+    {
+    }
+
+    /// <summary>
+    /// The driver may have put requests into an enabled queue of an active device. Serves as many as the queue holds at
+    /// most: a guest that puts in new ones all the while must not keep the thread for itself.
+    /// </summary>
+    /// <returns>True when it has to be called again, after others had their turn.</returns>
+    /// <exception cref="VirtQueueException">The driver broke the rules.</exception>
+    public bool Process(int queue)
+    {
+        var requests = Queues[queue];
+        var budget = (int)requests.Size;
+        while (budget > 0)
+        {
+            if (requests.TryTake(out var head))
+            {
+                budget--;
+                requests.AddUsed(head, Serve(queue, requests));
+            }
+            else if (!requests.AskForNotification())
+            {
+                break;
+            }
+        }
+
+        if (requests.TakeInterruptNeed())
+        {
+            Interrupt();
+        }
+
+        return budget == 0;
+    }
+
+    /// <summary>Serves the request that was just taken from a queue; the bytes that were written into it.</summary>
+    protected abstract uint Serve(int queue, VirtQueue request);
+}

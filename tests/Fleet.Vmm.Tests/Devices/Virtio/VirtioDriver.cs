@@ -1,0 +1,104 @@
+using System.Buffers.Binary;
+using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Memory;
+
+namespace Fleet.Vmm.Tests.Devices.Virtio;
+
+/// <summary>The guest's side of a device with one queue: writes registers and rings as a driver does, or as one should not.</summary>
+internal sealed class VirtioDriver : IDisposable
+{
+    public const ulong Descriptors = 0x10000;
+    public const ulong Available = 0x20000;
+    public const ulong Used = 0x30000;
+    public const ulong Data = 0x40000;
+    public const ushort QueueSize = 16;
+
+    private ushort _available;
+
+    public VirtioDriver(Func<GuestMemory, VirtioDevice> device)
+    {
+        Transport = new MmioTransport(device(Memory), Memory, () => Interrupts++, _ => Again++, Complaints.Add);
+    }
+
+    public GuestMemory Memory { get; } = new(1 << 20);
+
+    public MmioTransport Transport { get; }
+
+    public int Interrupts { get; private set; }
+
+    public int Again { get; private set; }
+
+    public List<string> Complaints { get; } = [];
+
+    public ushort UsedIndex => BinaryPrimitives.ReadUInt16LittleEndian(Memory.Slice(Used + 2, 2));
+
+    public uint Status => Read(0x70);
+
+    public uint Read(ulong register)
+    {
+        Span<byte> data = stackalloc byte[4];
+        Transport.Read(register, data);
+        return BinaryPrimitives.ReadUInt32LittleEndian(data);
+    }
+
+    public void Write(ulong register, uint value)
+    {
+        Span<byte> data = stackalloc byte[4];
+        BinaryPrimitives.WriteUInt32LittleEndian(data, value);
+        Transport.Write(register, data);
+    }
+
+    /// <summary>Up to the word that the driver is ready.</summary>
+    public void Begin(ulong features = VirtioDevice.Version1)
+    {
+        Write(0x70, 1);
+        Write(0x70, 3);
+        for (var page = 0; page < 2; page++)
+        {
+            Write(0x24, (uint)page);
+            Write(0x20, (uint)(features >> (32 * page)));
+        }
+
+        Write(0x70, 11);
+        Write(0x30, 0);
+        Write(0x38, QueueSize);
+        Write(0x80, (uint)Descriptors);
+        Write(0x90, (uint)Available);
+        Write(0xa0, (uint)Used);
+        Write(0x44, 1);
+        Write(0x70, 15);
+        Memory.Slice(Available, 0x100).Clear();
+        Memory.Slice(Used, 0x100).Clear();
+        _available = 0;
+    }
+
+    public void Descriptor(int index, ulong address, uint length, ushort flags = 0, ushort next = 0)
+    {
+        var at = Memory.Slice(Descriptors + (ulong)(16 * index), 16);
+        BinaryPrimitives.WriteUInt64LittleEndian(at, address);
+        BinaryPrimitives.WriteUInt32LittleEndian(at[8..], length);
+        BinaryPrimitives.WriteUInt16LittleEndian(at[12..], flags);
+        BinaryPrimitives.WriteUInt16LittleEndian(at[14..], next);
+    }
+
+    /// <summary>Offers a chain without telling the device.</summary>
+    public void Offer(ushort head)
+    {
+        BinaryPrimitives.WriteUInt16LittleEndian(Memory.Slice(Available + 4 + 2ul * (ulong)(_available % QueueSize), 2), head);
+        BinaryPrimitives.WriteUInt16LittleEndian(Memory.Slice(Available + 2, 2), ++_available);
+    }
+
+    public void Notify(ushort head)
+    {
+        Offer(head);
+        Write(MmioTransport.NotifyRegister, 0);
+    }
+
+    public (uint Head, uint Written) UsedEntry(int index)
+    {
+        var at = Memory.Slice(Used + 4 + (ulong)(8 * (index % QueueSize)), 8);
+        return (BinaryPrimitives.ReadUInt32LittleEndian(at), BinaryPrimitives.ReadUInt32LittleEndian(at[4..]));
+    }
+
+    public void Dispose() => Memory.Dispose();
+}
