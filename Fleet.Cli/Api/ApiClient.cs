@@ -112,7 +112,10 @@ internal sealed class ApiClient : IDisposable
         {
             throw new ApiException(
                 ApiException.Unreachable,
-                $"No Fleet API at {Endpoint} ({failed.InnerException?.Message ?? failed.Message}). Start one with: fleet up --detach");
+                $"No Fleet API at {Endpoint} ({failed.InnerException?.Message ?? failed.Message}). Start one with: fleet up --detach")
+            {
+                IsCut = failed.HttpRequestError is not (HttpRequestError.ConnectionError or HttpRequestError.NameResolutionError),
+            };
         }
     }
 
@@ -144,6 +147,9 @@ internal sealed class ApiException(string code, string message) : Exception(mess
     public const string Unreachable = "unreachable";
 
     public string Code { get; } = code;
+
+    /// <summary>The connection broke after the request was sent: it may have been carried out.</summary>
+    public bool IsCut { get; init; }
 
     /// <summary>The whole problem document, when there was one.</summary>
     public JsonElement? Problem { get; init; }

@@ -15,13 +15,13 @@ internal static class Logs
         .WriteTo.Console(standardErrorFromLevel: LogEventLevel.Verbose, outputTemplate: "fleet: {Message:lj}{NewLine}", formatProvider: CultureInfo.InvariantCulture)
         .CreateLogger();
 
-    /// <summary>A node's log: on standard output, and in files that are rolled and bounded (8 of 16 MiB).</summary>
-    public static Serilog.Core.Logger OfNode(DataDirectory data) => new LoggerConfiguration()
+    /// <summary>A node's log: in files that are rolled and bounded (8 of 16 MiB), and on standard output; <paramref name="detached"/>: only its last words there.</summary>
+    public static Serilog.Core.Logger OfNode(DataDirectory data, bool detached) => new LoggerConfiguration()
         .MinimumLevel.Information()
         .MinimumLevel.Override("Microsoft", LogEventLevel.Warning)
         .MinimumLevel.Override("Grpc", LogEventLevel.Warning)
         .MinimumLevel.Override("Akka", LogEventLevel.Warning)
-        .WriteTo.Console(outputTemplate: Form, formatProvider: CultureInfo.InvariantCulture)
+        .WriteTo.Console(detached ? LogEventLevel.Fatal : LogEventLevel.Verbose, outputTemplate: Form, formatProvider: CultureInfo.InvariantCulture)
         .WriteTo.File(
             Path.Combine(data.Log, "fleet.log"), outputTemplate: "{Timestamp:O} {Level:u3} {SourceContext} {Message:lj}{NewLine}{Exception}",
             formatProvider: CultureInfo.InvariantCulture, fileSizeLimitBytes: 16 << 20, rollOnFileSizeLimit: true, retainedFileCountLimit: 8)

@@ -11,6 +11,7 @@ internal sealed partial class NodeLock : IDisposable
 {
     private const int SigTerm = 15;
     private const int SigKill = 9;
+    private const int Attempts = 5;
 
     private readonly FileStream _lock;
 
@@ -20,18 +21,33 @@ internal sealed partial class NodeLock : IDisposable
     public static NodeLock? TryTake(DataDirectory data)
     {
         Directory.CreateDirectory(data.Root);
-        FileStream held;
-        try
+        for (var attempt = 1; ; attempt++)
         {
-            held = new FileStream(data.Lock, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+            try
+            {
+                var held = new FileStream(data.Lock, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+                File.WriteAllText(PidFile(data), Environment.ProcessId.ToString(CultureInfo.InvariantCulture));
+                return new NodeLock(held);
+            }
+            catch (IOException) when (File.Exists(data.Lock) && attempt < Attempts)
+            {
+                // It may be somebody who only looks whether it is held; that lasts an instant.
+                Thread.Sleep(20);
+            }
+            catch (IOException) when (File.Exists(data.Lock))
+            {
+                return null;
+            }
         }
-        catch (IOException) when (File.Exists(data.Lock))
-        {
-            return null;
-        }
+    }
 
-        File.WriteAllText(PidFile(data), Environment.ProcessId.ToString(CultureInfo.InvariantCulture));
-        return new NodeLock(held);
+    /// <summary>The process that holds the directory; null when none does, or when it has not said yet which it is.</summary>
+    public static int? Holder(DataDirectory data)
+    {
+        if (!IsHeld(data) || !File.Exists(PidFile(data)))
+            return null;
+        // The number may be an earlier holder's, which was killed, and a stranger's by now: it counts only for a Fleet.
+        return int.TryParse(File.ReadAllText(PidFile(data)), NumberStyles.None, CultureInfo.InvariantCulture, out var pid) && pid > 1 && IsFleet(pid) ? pid : null;
     }
 
     /// <summary>True while some process holds the directory.</summary>
@@ -41,7 +57,8 @@ internal sealed partial class NodeLock : IDisposable
             return false;
         try
         {
-            using var probe = new FileStream(data.Lock, FileMode.Open, FileAccess.ReadWrite, FileShare.None);
+            // A shared lock: those who only look never find each other.
+            using var probe = new FileStream(data.Lock, FileMode.Open, FileAccess.Read, FileShare.Read);
             return false;
         }
         catch (FileNotFoundException)
@@ -57,11 +74,11 @@ internal sealed partial class NodeLock : IDisposable
     /// <summary>Asks the holder to end in order, and after <paramref name="patience"/> makes it. False when it is still there.</summary>
     public static async Task<bool> EndHolderAsync(DataDirectory data, TimeSpan patience, CancellationToken cancellation)
     {
-        if (!int.TryParse(await File.ReadAllTextAsync(PidFile(data), cancellation), NumberStyles.None, CultureInfo.InvariantCulture, out var pid) || pid <= 1)
-            return false;
+        if (Holder(data) is not { } pid)
+            return !IsHeld(data);
         foreach (var (signal, wait) in new[] { (SigTerm, patience), (SigKill, TimeSpan.FromSeconds(5)) })
         {
-            // The lock is held, so the pid in the file is its holder's: nobody else can have taken the number meanwhile.
+            // While the lock is held its holder lives, and nobody else can have taken its number.
             if (!IsHeld(data))
                 return true;
             _ = kill(pid, signal);
@@ -77,6 +94,18 @@ internal sealed partial class NodeLock : IDisposable
     }
 
     public void Dispose() => _lock.Dispose();
+
+    private static bool IsFleet(int pid)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{pid}/cmdline").Contains(Path.GetFileName(Programs.Cli), StringComparison.Ordinal);
+        }
+        catch (IOException)
+        {
+            return false;
+        }
+    }
 
     private static string PidFile(DataDirectory data) => Path.Combine(data.Root, "fleet.pid");
 

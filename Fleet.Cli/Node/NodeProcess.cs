@@ -17,6 +17,9 @@ internal sealed record NodeRoles
 {
     public required DataDirectory Data { get; init; }
 
+    /// <summary>Nobody reads what this process prints: its log goes to files alone, which are bounded.</summary>
+    public bool Detached { get; init; }
+
     /// <summary>Null: no scheduler here.</summary>
     public IPEndPoint? Api { get; init; }
 
@@ -41,7 +44,7 @@ internal static class NodeProcess
             return ExitCodes.Conflict;
         }
 
-        await using var log = Logs.OfNode(roles.Data);
+        await using var log = Logs.OfNode(roles.Data, roles.Detached);
         try
         {
             await using var scheduler = roles is { Api: { } api, Link: { } link }
@@ -52,7 +55,12 @@ internal static class NodeProcess
             if (roles.Host is not null)
                 _ = WarmAsync(images, log, cancellation);
             log.Information("Fleet is up{Api}; Ctrl-C ends it, microVMs go on", roles.Api is null ? "" : $" on http://{roles.Api}");
-            await UntilCancelledAsync(cancellation);
+            if (await EndedByItselfAsync(scheduler?.Ended ?? Task.Delay(Timeout.Infinite, cancellation), cancellation))
+            {
+                log.Fatal("The control plane of this node ended by itself; the lines above say why. Start it again: microVMs go on, nothing acknowledged is lost");
+                return ExitCodes.Failed;
+            }
+
             log.Information("Fleet ends");
             return ExitCodes.Ok;
         }
@@ -108,10 +116,10 @@ internal static class NodeProcess
         }
     }
 
-    private static async Task UntilCancelledAsync(CancellationToken cancellation)
+    /// <summary>Waits until the program is told to end (false), or <paramref name="ended"/> before that (true).</summary>
+    private static async Task<bool> EndedByItselfAsync(Task ended, CancellationToken cancellation)
     {
-        var ended = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        await using var registration = cancellation.Register(ended.SetResult);
-        await ended.Task;
+        await ended.WaitAsync(cancellation).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        return !cancellation.IsCancellationRequested;
     }
 }

@@ -15,8 +15,9 @@ internal static class UpCommand
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
         var detach = new Option<bool>("--detach", "-d") { Description = "Return when the fleet is ready; fleet down ends it" };
+        var detached = new Option<bool>("--detached") { Hidden = true };
         var noHost = new Option<bool>("--no-host") { Description = "Scheduler only: this machine carries no microVMs" };
-        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, detach, noHost };
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, detach, detached, noHost };
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
@@ -26,6 +27,7 @@ internal static class UpCommand
             var roles = new NodeRoles
             {
                 Data = directory,
+                Detached = parsed.GetValue(detached),
                 Api = NodeOptions.EndPoint(api),
                 Link = parsed.GetRequiredValue(link),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
@@ -40,7 +42,7 @@ internal static class UpCommand
         {
             List<string> words =
             [
-                "up", "--api", parsed.GetRequiredValue(CommandContext.Api).ToString(), "--data", parsed.GetRequiredValue(data).FullName,
+                "up", "--detached", "--api", parsed.GetRequiredValue(CommandContext.Api).ToString(), "--data", parsed.GetRequiredValue(data).FullName,
                 "--link", parsed.GetRequiredValue(link).ToString(), "--id", parsed.GetRequiredValue(hostId),
             ];
             if (parsed.GetValue(cpus) is { } c)

@@ -47,7 +47,7 @@ internal static class Render
     public static string Printable(string text) =>
         text.Any(char.IsControl) ? string.Concat(text.Select(c => char.IsControl(c) ? '?' : c)) : text;
 
-    /// <summary>A member as text, "-" when null or absent.</summary>
+    /// <summary>A member as printable text, "-" when null or absent.</summary>
     public static string Text(this JsonElement element, string member) =>
-        element.TryGetProperty(member, out var value) && value.ValueKind is not JsonValueKind.Null ? value.ToString() : "-";
+        element.TryGetProperty(member, out var value) && value.ValueKind is not JsonValueKind.Null ? Printable(value.ToString()) : "-";
 }

@@ -13,6 +13,10 @@ internal static class RunCommand
 {
     private const string Ended = "stopped,failed";
 
+    // Together a minute: longer than a node needs to come back, shorter than somebody waits for a fleet that is gone.
+    private const int Attempts = 120;
+    private static readonly TimeSpan Pause = TimeSpan.FromMilliseconds(500);
+
     public static Command Create()
     {
         var name = new Option<string?>("--name") { Description = "Unique name; made up when absent" };
@@ -69,7 +73,8 @@ internal static class RunCommand
                     spec["simulated"] = Simulated(script);
 
                 // One key for all the tries of this one command: a request that was answered and lost is not run twice.
-                var vm = await api.PostAsync("v1/vms", spec, cancellation, Guid.NewGuid().ToString("n"));
+                var key = Guid.NewGuid().ToString("n");
+                var vm = await PersistAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation);
                 return parsed.GetValue(detach)
                     ? await DetachedAsync(api, parsed, vm, cancellation)
                     : await AttachedAsync(api, parsed, vm, parsed.GetValue(interactive), parsed.GetValue(remove), cancellation);
@@ -137,7 +142,7 @@ internal static class RunCommand
         {
             try
             {
-                vm = await VmCommands.WaitAsync(api, vm.Text("id"), states, TimeSpan.FromSeconds(60), cancellation);
+                vm = await PersistAsync(answered: true, () => VmCommands.WaitAsync(api, vm.Text("id"), states, TimeSpan.FromSeconds(60), cancellation), cancellation);
                 if (vm.Text("state") != "unplaced")
                     return vm;
                 await parsed.InvocationConfiguration.Error.WriteLineAsync(
@@ -188,15 +193,35 @@ internal static class RunCommand
         {
             try
             {
-                return await VmCommands.WaitAsync(api, id, Ended, TimeSpan.FromSeconds(600), cancellation);
+                return await PersistAsync(answered: true, () => VmCommands.WaitAsync(api, id, Ended, TimeSpan.FromSeconds(600), cancellation), cancellation);
             }
-            catch (ApiException passing) when (passing.Code is "timeout" or "unavailable")
+            catch (ApiException passing) when (passing.Code == "timeout")
             {
-                await Task.Delay(TimeSpan.FromMilliseconds(200), cancellation);
+                // Still at it; ask again.
             }
         }
     }
 
+    /// <summary>Asks again while the control plane is away, as long as a restart of it may take.</summary>
+    /// <param name="answered">It was there before. If not, nobody at the address means that there is no Fleet.</param>
+    /// <param name="request">May be sent again.</param>
+    /// <param name="cancellation">Gives up.</param>
+    private static async Task<JsonElement> PersistAsync(bool answered, Func<Task<JsonElement>> request, CancellationToken cancellation)
+    {
+        for (var attempt = 1; ; attempt++)
+        {
+            try
+            {
+                return await request();
+            }
+            catch (ApiException away) when (attempt < Attempts
+                && (away.Code == "unavailable" || away.IsCut || (away.Code == ApiException.Unreachable && answered)))
+            {
+                answered = true;
+                await Task.Delay(Pause, cancellation);
+            }
+        }
+    }
 
     private static void Put(JsonObject target, string member, string? value)
     {

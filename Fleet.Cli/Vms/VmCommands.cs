@@ -30,7 +30,7 @@ internal static class VmCommands
 
     public static string PathOf(string nameOrId) => "v1/vms/" + Uri.EscapeDataString(nameOrId);
 
-    /// <summary>Waits as long as asked, in requests no longer than the API takes; the microVM as it then is.</summary>
+    /// <summary>Waits as long as asked, which the API bounds (600 s); the microVM as it then is.</summary>
     public static Task<JsonElement> WaitAsync(ApiClient api, string nameOrId, string states, TimeSpan timeout, CancellationToken cancellation)
     {
         var seconds = timeout.TotalSeconds.ToString("0.###", CultureInfo.InvariantCulture);

@@ -115,10 +115,21 @@ internal sealed class ClaimStore : IAsyncDisposable
 
     /// <summary>
     /// Takes back what a microVM holds that the cell does not know, unless somebody drives its creation just now; says
-    /// whether it did. Claims are decided one after the other, so that no driver can come in between.
+    /// whether it did. Claims are decided one after the other: who drove it in between, and was through with it, has made
+    /// the claim younger than <paramref name="since"/>.
     /// </summary>
-    public Task<bool> WithdrawAbandonedAsync(string vmId) =>
-        SubmitAsync(transaction => !IsDriven(vmId) && Withdraw(vmId, transaction));
+    public Task<bool> WithdrawAbandonedAsync(string vmId, DateTimeOffset since) => SubmitAsync(transaction =>
+    {
+        if (IsDriven(vmId))
+            return false;
+        using (var younger = Command("SELECT 1 FROM vm_names WHERE vm_id = @vm AND claimed_at <> @since", transaction,
+            ("@vm", vmId), ("@since", since.ToUnixTimeMilliseconds())))
+        {
+            if (younger.ExecuteScalar() is not null)
+                return false;
+        }
+        return Withdraw(vmId, transaction);
+    });
 
     /// <summary>Frees the names of microVMs that are gone. Their keys stay, so that a repeat does not create anew.</summary>
     public Task ReleaseNamesAsync(IReadOnlyList<string> vmIds) => SubmitAsync(transaction =>
@@ -173,6 +184,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         {
             if (!known.Hash.AsSpan().SequenceEqual(request.BodyHash))
                 return new Claim.KeyReused();
+            Run("UPDATE vm_names SET claimed_at = @now WHERE vm_id = @vm", transaction, ("@now", now.ToUnixTimeMilliseconds()), ("@vm", known.VmId));
             Drive(known.VmId);
             return new Claim.Repeated(known.VmId);
         }

@@ -87,7 +87,7 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         if (answer.Problem.Code != ErrorCodes.NotFound)
             throw RequestRefused.From(answer.Problem);
         // The question went the same way as a creation would, behind it: whatever this node sent before has been dealt with.
-        return clock.GetUtcNow() - held.Since >= AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId);
+        return clock.GetUtcNow() - held.Since >= AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId, held.Since);
     }
 
     private async Task<Claim> ClaimAsync(ClaimRequest request)

@@ -56,7 +56,7 @@ internal sealed class CellGate(ICell cell, Freshness freshness, TimeProvider clo
         catch (Exception late) when (late is TimeoutException || (late is OperationCanceledException && !cancellation.IsCancellationRequested))
         {
             throw RequestRefused.Unavailable(
-                $"The actor in charge did not answer within {patience.TotalSeconds:0} s. The request may still be carried out; it is safe to repeat.", late);
+                $"The actor in charge did not answer within {patience.TotalSeconds:0} s. The request may still be carried out; a create with the same Idempotency-Key, and everything else, is safe to repeat.", late);
         }
     }
 }

@@ -48,7 +48,7 @@ public sealed class CapacityLedger
     }
 
     /// <summary>Takes an event of a host into account; events that are not about reservations change nothing.</summary>
-    /// <exception cref="InvalidOperationException">The event gives back what was never promised, or promises twice.</exception>
+    /// <exception cref="InvalidOperationException">The event vacates what was never promised, or promises twice.</exception>
     public void Apply(object stored)
     {
         switch (stored)
@@ -63,7 +63,9 @@ public sealed class CapacityLedger
                 Add(left with { Vacated = true });
                 break;
             case HostReleased released:
-                Take(released.VmId, released.Epoch);
+                // Of what is not held: gives nothing back. An event that is stored must never keep a host from coming back.
+                if (Find(released.VmId, released.Epoch) is not null)
+                    Take(released.VmId, released.Epoch);
                 break;
         }
     }

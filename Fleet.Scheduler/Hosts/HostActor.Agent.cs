@@ -10,9 +10,10 @@ namespace Fleet.Scheduler.Hosts;
 internal sealed partial class HostActor
 {
     /// <summary>
-    /// Audits between two looks at what ended microVMs left here. Their microVM says when it starts elsewhere; this is for the word that got lost.
+    /// Audits between two looks at what ended microVMs left here, an hour. Their microVM says when it starts elsewhere; this is for the
+    /// word that got lost. Each look wakes them all, so it must be rare beside <see cref="CellOptions.RestAfter"/>.
     /// </summary>
-    private const int RemainsAuditEvery = 10;
+    private const int RemainsAuditEvery = 360;
 
     /// <summary>With the pause, 640 microVMs per second and host: what one journal recovers without keeping others waiting.</summary>
     private const int ReconcileAtOnce = 64;
@@ -20,6 +21,7 @@ internal sealed partial class HostActor
     private static readonly TimeSpan ReconcilePause = TimeSpan.FromMilliseconds(100);
 
     private readonly Queue<Action> _reconciling = new();
+    private readonly HashSet<(string VmId, ulong Epoch)> _releasing = [];
     private readonly Dictionary<string, CommandHost> _launchesBehindRemains = new(StringComparer.Ordinal);
     private int _audits;
 
@@ -135,6 +137,8 @@ internal sealed partial class HostActor
         _presence.Confirm(command.VmId, command.Epoch);
         if (!Connected)
         {
+            if (command.CommandCase == CommandHost.CommandOneofCase.Remove)
+                _presence.RemoveWanted(command.VmId, command.Epoch);
             Answer(caller, command, HostCommandOutcome.NotConnected);
             return;
         }
@@ -193,9 +197,12 @@ internal sealed partial class HostActor
         {
             if (_presence.IsUnwanted(held.VmId, held.Epoch))
                 Discard(held);
-            else if (_presence.IsDoubtful(held.VmId, held.Epoch, before) || (held.Vacated && alsoRemains))
+            else if (_presence.IsDoubtful(held.VmId, held.Epoch, before))
                 AskWhetherMeant(held);
+            else if (held.Vacated && alsoRemains)
+                _reconciling.Enqueue(() => AskWhetherMeant(held));
         }
+        ReconcileSome();
     }
 
     private void AskWhetherMeant(Reservation held) => _vms.Tell(new CheckPlacement
@@ -236,9 +243,14 @@ internal sealed partial class HostActor
         Send(new SchedulerMessage { Remove = new RemoveVm { VmId = vmId, Epoch = epoch } });
     }
 
-    /// <summary>Nothing of it is here any more.</summary>
+    /// <summary>
+    /// Nothing of it is here any more. Once per reservation, however many ask while it is being stored: who was not answered
+    /// asks again, and finds it gone.
+    /// </summary>
     private void Release(Reservation held, Action then)
     {
+        if (!_releasing.Add((held.VmId, held.Epoch)))
+            return;
         var released = new HostReleased
         {
             At = At,
@@ -250,6 +262,7 @@ internal sealed partial class HostActor
         };
         Store([released], () =>
         {
+            _releasing.Remove((held.VmId, held.Epoch));
             _presence.Forget(held.VmId, held.Epoch);
             PublishView();
             then();

@@ -198,7 +198,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     private void OnReserve(ReserveRoom reserve)
     {
         var caller = Sender;
-        if (_ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false })
+        if (Connected && _ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false } && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch))
         {
             AnswerRoom(caller, reserve, null);
             return;
@@ -254,21 +254,34 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Reply(caller, new CellProblem("host_connected", $"The agent of host '{_id}' is connected. Stop it, then remove the host."));
             return;
         }
-        var placed = _ledger.Reservations.Count(held => !held.Vacated);
-        if (placed > 0)
+        var placed = _ledger.Reservations.Where(held => !held.Vacated && !_presence.IsRemoveWanted(held.VmId, held.Epoch)).Select(held => held.VmId).ToList();
+        if (placed.Count > 0)
         {
-            Reply(caller, new CellProblem("host_in_use", $"{placed} microVMs are placed on host '{_id}'. Delete them, or bring the host back."));
+            var some = string.Join(", ", placed.Take(3)) + (placed.Count > 3 ? ", …" : "");
+            Reply(caller, new CellProblem("host_in_use", $"{placed.Count} microVMs are placed on host '{_id}' ({some}). Delete them, then remove the host; or bring it back."));
             return;
         }
-        // Remains of ended microVMs go with the host; if it ever comes back, Welcome tells it to remove them.
+        // Those that are being deleted and the remains of ended ones go with the host; if it ever comes back, Welcome tells it
+        // to remove them.
+        var deleting = _ledger.Reservations.Where(held => _presence.IsRemoveWanted(held.VmId, held.Epoch)).ToList();
         var events = _ledger.Reservations
-            .Select(held => (IMessage)new HostReleased { At = At, VmId = held.VmId, Epoch = held.Epoch })
+            .Select(held => (IMessage)new HostReleased
+            {
+                At = At,
+                VmId = held.VmId,
+                Epoch = held.Epoch,
+                WasReserved = !held.Vacated,
+                Cpus = held.Vacated ? 0 : held.Cpus,
+                MemoryMib = held.Vacated ? 0 : held.MemoryMib,
+            })
             .Append(new HostRemoved { At = At })
             .ToList();
         Store(events, () =>
         {
             Timers.CancelAll();
             PublishView();
+            foreach (var held in deleting)
+                _vms.Tell(new HostCommandAnswer { VmId = held.VmId, HostId = _id, Epoch = held.Epoch, Outcome = HostCommandOutcome.Gone }, Self);
             Reply(caller, null);
         });
     }

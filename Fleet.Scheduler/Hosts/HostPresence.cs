@@ -11,6 +11,7 @@ internal sealed class HostPresence
     private readonly Dictionary<(string VmId, ulong Epoch), DateTimeOffset> _reservedAt = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _unwanted = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _removeSent = [];
+    private readonly HashSet<(string VmId, ulong Epoch)> _removeWanted = [];
     private bool _heard;
 
     /// <summary>A stream opened: the agent has exactly these.</summary>
@@ -38,12 +39,18 @@ internal sealed class HostPresence
     {
         _confirmed.Add((vmId, epoch));
         _reservedAt.Remove((vmId, epoch));
+        _unwanted.Remove((vmId, epoch));
     }
 
     /// <summary>Its microVM has nothing to do with this reservation any more: it is to be removed until it is gone.</summary>
     public void Unwanted(string vmId, ulong epoch) => _unwanted.Add((vmId, epoch));
 
     public bool IsUnwanted(string vmId, ulong epoch) => _unwanted.Contains((vmId, epoch));
+
+    /// <summary>Its microVM is being deleted, and the agent can't be told.</summary>
+    public void RemoveWanted(string vmId, ulong epoch) => _removeWanted.Add((vmId, epoch));
+
+    public bool IsRemoveWanted(string vmId, ulong epoch) => _removeWanted.Contains((vmId, epoch));
 
     /// <summary>The agent was told to remove it, and whoever wanted that asks again until it is gone.</summary>
     public void RemoveSent(string vmId, ulong epoch) => _removeSent.Add((vmId, epoch));
@@ -71,5 +78,6 @@ internal sealed class HostPresence
         _reservedAt.Remove((vmId, epoch));
         _unwanted.Remove((vmId, epoch));
         _removeSent.Remove((vmId, epoch));
+        _removeWanted.Remove((vmId, epoch));
     }
 }

@@ -22,6 +22,9 @@ public sealed class SchedulerNode : IAsyncDisposable
     {
     }
 
+    /// <summary>Completes when the actors have ended, asked to or not: a node that left its cluster serves nobody any more.</summary>
+    public Task Ended { get; private set; } = Task.CompletedTask;
+
     /// <summary>Where the HTTP API listens.</summary>
     public IPEndPoint ApiEndpoint { get; private set; } = new(IPAddress.None, 0);
 
@@ -74,6 +77,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
         var cell = await CellSystem.StartAsync(options.Cell?.Invoke(cellOptions) ?? cellOptions, cancellation);
         Own(cell.DisposeAsync);
+        Ended = cell.ActorSystem.WhenTerminated;
         var claims = Open(folder.File("claims.db"), file => new ClaimStore(file, options.Clock, log.CreateLogger<ClaimStore>()));
         Own(claims.DisposeAsync);
         var projection = Open(folder.File("view.db"), file => new ViewProjection(

@@ -37,8 +37,6 @@ public sealed class HostIndex
             || !view.Inventory.Equals(known.Inventory);
     }
 
-    public void Remove(string hostId) => _hosts.Remove(hostId);
-
     /// <summary>Drops hosts that said nothing since <paramref name="before"/>: their actor lives no more, or nobody hears it.</summary>
     public int DropSilent(DateTimeOffset before)
     {

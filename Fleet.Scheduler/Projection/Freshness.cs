@@ -4,7 +4,7 @@ namespace Fleet.Scheduler.Projection;
 /// Read-your-writes: remembers which answers of the cell the view does not show yet, and lets a list wait for those
 /// given before it. Writers never wait. Thread-safe.
 /// </summary>
-internal sealed class Freshness(TimeProvider clock)
+internal sealed class Freshness(Func<string, ulong> shown, TimeProvider clock)
 {
     /// <summary>Longest that a list waits for the view. A view that is further behind is shown as it is, with its index.</summary>
     public static readonly TimeSpan Bound = TimeSpan.FromSeconds(1);
@@ -25,18 +25,28 @@ internal sealed class Freshness(TimeProvider clock)
     {
         lock (_lock)
         {
-            if (_passed.TryGetValue(id, out var passed) && passed >= version)
+            if (Knows(id, version))
+                return;
+        }
+
+        // Not seen to pass lately, most likely since it has not changed: the view itself knows.
+        if (shown(id) >= version)
+            return;
+        lock (_lock)
+        {
+            if (Knows(id, version))
                 return;
             if (_expected.TryGetValue(id, out var earlier))
-            {
-                if (earlier.Version >= version)
-                    return;
                 _open.Remove(earlier.Ticket);
-            }
             _expected[id] = new(version, ++_tickets);
             _open.Add(_tickets);
         }
     }
+
+    // The view shows it, or is expected to.
+    private bool Knows(string id, ulong version) =>
+        (_passed.TryGetValue(id, out var passed) && passed >= version)
+        || (_expected.TryGetValue(id, out var expected) && expected.Version >= version);
 
     /// <summary>The view now shows these versions.</summary>
     public void Shown(IReadOnlyDictionary<string, ulong> versions)

@@ -42,9 +42,9 @@ internal sealed class ViewProjection : IAsyncDisposable
         _deleted = deleted;
         _clock = clock;
         _log = log;
-        _writer = new ViewWriter(_connectionString, options.ChangesKept, log);
+        _writer = new ViewWriter(_connectionString, options.ChangesKept, options.ChangeBytesKept, log);
         Reader = new ViewReader(_connectionString);
-        Freshness = new Freshness(clock);
+        Freshness = new Freshness(Reader.VersionOf, clock);
     }
 
     public ViewReader Reader { get; }
@@ -185,4 +185,5 @@ internal sealed class ViewProjection : IAsyncDisposable
 
 /// <param name="File">Path of the view's SQLite file.</param>
 /// <param name="ChangesKept">Entries of the change log that are kept; who asks for older ones gets <c>compacted</c>.</param>
-internal sealed record ViewOptions(string File, int ChangesKept = 100_000);
+/// <param name="ChangeBytesKept">Bytes of records in the change log that are kept: specs may be large.</param>
+internal sealed record ViewOptions(string File, int ChangesKept = 100_000, long ChangeBytesKept = 256 << 20);

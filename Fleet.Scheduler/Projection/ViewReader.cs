@@ -8,6 +8,23 @@ namespace Fleet.Scheduler.Projection;
 /// <summary>Reads the view: one consistent picture per call. Thread-safe; every call takes a pooled connection.</summary>
 internal sealed class ViewReader(string connectionString)
 {
+    /// <summary>Bytes of records after which a page ends, however few it holds: a spec may be large, and many callers read at once.</summary>
+    public const int MostBytes = 4 << 20;
+
+    /// <summary>The version that the view shows of a microVM or a host, by its persistence id; 0: none.</summary>
+    public ulong VersionOf(string persistenceId)
+    {
+        var isVm = persistenceId.StartsWith(PersistenceIds.VmPrefix, StringComparison.Ordinal);
+        using var connection = Open();
+        using var command = new SqliteCommand(isVm ? ViewSchema.ReadVm : ViewSchema.ReadHost, connection);
+        command.Parameters.AddWithValue("@id", persistenceId[(isVm ? PersistenceIds.VmPrefix : PersistenceIds.HostPrefix).Length..]);
+        using var reader = command.ExecuteReader();
+        if (!reader.Read())
+            return 0;
+        var record = reader.GetFieldValue<byte[]>(1);
+        return isVm ? VmRecord.Parser.ParseFrom(record).Version : HostRecord.Parser.ParseFrom(record).Version;
+    }
+
     /// <summary>One page of microVMs whose ids are above <paramref name="after"/>.</summary>
     public Page<VmRecord> ListVms(VmFilter filter, string after, int size) =>
         List(ViewSchema.ListVms(filter.States.Count, filter.Host is not null, filter.Labels.Count), after, size, VmRecord.Parser, command =>
@@ -43,15 +60,17 @@ internal sealed class ViewReader(string connectionString)
         command.Parameters.AddWithValue("@limit", limit);
         using var reader = command.ExecuteReader();
         var changes = new List<Change>();
-        while (reader.Read())
+        var bytes = 0;
+        while (bytes < MostBytes && reader.Read())
         {
             var kind = (ChangeKind)reader.GetInt32(1);
             var record = reader.GetFieldValue<byte[]>(3);
+            bytes += record.Length;
             changes.Add(new(reader.GetInt64(0), kind, reader.GetString(2),
                 kind == ChangeKind.Vm ? VmRecord.Parser.ParseFrom(record) : null,
                 kind == ChangeKind.Host ? HostRecord.Parser.ParseFrom(record) : null));
         }
-        return new(changes, changes.Count == limit ? changes[^1].Index : index, compacted, Outside: false);
+        return new(changes, changes.Count == limit || bytes >= MostBytes ? changes[^1].Index : index, compacted, Outside: false);
     }
 
     /// <summary>The names of all microVMs that exist, read as they are asked for.</summary>
@@ -77,11 +96,14 @@ internal sealed class ViewReader(string connectionString)
         using var reader = command.ExecuteReader();
         var items = new List<T>();
         string? last = null;
+        var bytes = 0;
         while (reader.Read())
         {
-            if (items.Count == size)
+            if (items.Count == size || bytes >= MostBytes)
                 return new(items, last, index);
-            items.Add(parser.ParseFrom(reader.GetFieldValue<byte[]>(1)));
+            var record = reader.GetFieldValue<byte[]>(1);
+            bytes += record.Length;
+            items.Add(parser.ParseFrom(record));
             last = reader.GetString(0);
         }
         return new(items, null, index);

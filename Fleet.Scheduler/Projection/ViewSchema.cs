@@ -59,6 +59,7 @@ internal static class ViewSchema
 
     public const string WriteChange = "INSERT INTO changes (position, kind, id, record) VALUES (@position, @kind, @id, @record)";
     public const string CountChanges = "SELECT COUNT(*) FROM changes";
+    public const string SumChanges = "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM changes";
     public const string NthOldestChange = "SELECT position FROM changes ORDER BY position LIMIT 1 OFFSET @skip";
     public const string DeleteChanges = "DELETE FROM changes WHERE position <= @position";
     public const string ReadChanges =

@@ -19,14 +19,19 @@ internal sealed class ViewWriter : IDisposable
     private readonly int _changesKept;
     private readonly ILogger _log;
     private readonly Dictionary<string, SqliteCommand> _commands = [];
+    private readonly long _changeBytesKept;
     private long _changes;
+    private long _changeBytes;
+    private long _bytesWritten;
 
     /// <param name="connectionString">The view's file.</param>
     /// <param name="changesKept">Entries of the change log that are kept.</param>
+    /// <param name="changeBytesKept">Bytes of records in it that are kept, whichever comes first.</param>
     /// <param name="log">Hears of events that fit nowhere.</param>
-    public ViewWriter(string connectionString, int changesKept, ILogger log)
+    public ViewWriter(string connectionString, int changesKept, long changeBytesKept, ILogger log)
     {
         _changesKept = changesKept;
+        _changeBytesKept = changeBytesKept;
         _log = log;
         _connection = new SqliteConnection(connectionString);
         try
@@ -44,6 +49,7 @@ internal sealed class ViewWriter : IDisposable
             }
             Offset = Meta("offset");
             _changes = (long)Scalar(ViewSchema.CountChanges)!;
+            _changeBytes = (long)Scalar(ViewSchema.SumChanges)!;
         }
         catch
         {
@@ -67,6 +73,7 @@ internal sealed class ViewWriter : IDisposable
         var batch = new Batch();
         var offset = Offset;
         var added = 0L;
+        _bytesWritten = 0;
         foreach (var entry in events)
         {
             if (entry.Offset <= offset)
@@ -82,13 +89,20 @@ internal sealed class ViewWriter : IDisposable
         foreach (var (id, row) in batch.Hosts)
             StoreHost(id, row, transaction);
         var surplus = Math.Max(0, _changes + added - _changesKept);
+        var bytes = _changeBytes + _bytesWritten;
+        // Large records: a quarter goes at once, since what went is counted anew over all that stay.
+        if (bytes > _changeBytesKept)
+            surplus = Math.Max(surplus, (_changes + added + 3) / 4);
         if (surplus > 0)
             Compact(surplus, transaction);
+        if (bytes > _changeBytesKept)
+            bytes = (long)Scalar(ViewSchema.SumChanges, transaction)!;
         SetMeta("offset", offset, transaction);
         transaction.Commit();
 
         Offset = offset;
         _changes += added - surplus;
+        _changeBytes = bytes;
         return new(offset, batch.Versions, batch.Deleted);
     }
 
@@ -162,8 +176,12 @@ internal sealed class ViewWriter : IDisposable
         Run(ViewSchema.WriteHost, transaction, ("@id", id), ("@state", (int)row.Record!.State),
             ("@sequence_nr", row.SequenceNr), ("@record", row.Record.ToByteArray()));
 
-    private void WriteChange(long position, ChangeKind kind, string id, IMessage record, SqliteTransaction transaction) =>
-        Run(ViewSchema.WriteChange, transaction, ("@position", position), ("@kind", (int)kind), ("@id", id), ("@record", record.ToByteArray()));
+    private void WriteChange(long position, ChangeKind kind, string id, IMessage record, SqliteTransaction transaction)
+    {
+        var bytes = record.ToByteArray();
+        _bytesWritten += bytes.Length;
+        Run(ViewSchema.WriteChange, transaction, ("@position", position), ("@kind", (int)kind), ("@id", id), ("@record", bytes));
+    }
 
     private void Compact(long surplus, SqliteTransaction transaction)
     {

@@ -25,7 +25,7 @@ internal static partial class HostMessageRules
     [GeneratedRegex("^[a-z0-9_]{1,64}\\z")]
     private static partial Regex CodeForm();
 
-    /// <summary>Cuts sentences for people to <see cref="MostText"/> characters.</summary>
+    /// <summary>Makes sentences for people one line of at most <see cref="MostText"/> characters.</summary>
     public static void Shorten(HostMessage message)
     {
         switch (message.BodyCase)
@@ -54,7 +54,11 @@ internal static partial class HostMessageRules
             reason.Message = Short(reason.Message);
     }
 
-    private static string Short(string text) => text.Length <= MostText ? text : string.Concat(text.AsSpan(0, MostText - 1), "…");
+    private static string Short(string text)
+    {
+        var line = text.Any(char.IsControl) ? string.Concat(text.Select(c => char.IsControl(c) ? ' ' : c)) : text;
+        return line.Length <= MostText ? line : string.Concat(line.AsSpan(0, MostText - 1), "…");
+    }
 
     /// <summary>What is wrong with the message; null: nothing.</summary>
     public static string? Check(HostMessage message) => message.BodyCase switch
@@ -83,9 +87,9 @@ internal static partial class HostMessageRules
                 return $"hello.vms names {report.VmId} epoch {report.Epoch} twice.";
         }
         return Check(inventory)
-            ?? TooLong(hello.AgentVersion, MostName, "hello.agent_version")
-            ?? TooLong(hello.BootId, MostName, "hello.boot_id")
-            ?? TooLong(hello.AgentInstance, MostName, "hello.agent_instance");
+            ?? Unfit(hello.AgentVersion, MostName, "hello.agent_version")
+            ?? Unfit(hello.BootId, MostName, "hello.boot_id")
+            ?? Unfit(hello.AgentInstance, MostName, "hello.agent_instance");
     }
 
     private static string? Check(Inventory inventory)
@@ -100,17 +104,17 @@ internal static partial class HostMessageRules
             return $"inventory.labels has {inventory.Labels.Count} entries; at most {MostLabels} are taken.";
         foreach (var driver in inventory.Drivers)
         {
-            if (TooLong(driver.Name, MostName, "driver.name") is { } wrong)
+            if (Unfit(driver.Name, MostName, "driver.name") is { } wrong)
                 return wrong;
         }
         foreach (var (key, value) in inventory.Labels)
         {
-            if ((TooLong(key, MostName, "label") ?? TooLong(value, 256, "label value")) is { } wrong)
+            if ((Unfit(key, MostName, "label") ?? Unfit(value, 256, "label value")) is { } wrong)
                 return wrong;
         }
-        return TooLong(inventory.AutoDriver, MostName, "inventory.auto_driver")
-            ?? TooLong(inventory.Kernel, 256, "inventory.kernel")
-            ?? TooLong(inventory.Architecture, MostName, "inventory.architecture");
+        return Unfit(inventory.AutoDriver, MostName, "inventory.auto_driver")
+            ?? Unfit(inventory.Kernel, 256, "inventory.kernel")
+            ?? Unfit(inventory.Architecture, MostName, "inventory.architecture");
     }
 
     private static string? Check(VmReport report)
@@ -125,14 +129,16 @@ internal static partial class HostMessageRules
             return $"report of {report.VmId}: exit status {report.Exit.Status} is not within 0 to 255.";
         if (report.Reason is { } reason && !CodeForm().IsMatch(reason.Code))
             return $"report of {report.VmId}: reason.code must match [a-z0-9_]{{1,64}}.";
-        return TooLong(report.Driver, MostName, "report.driver");
+        return Unfit(report.Driver, MostName, "report.driver");
     }
 
     private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes
         ? $"console.data has {chunk.Data.Length} bytes; at most {MostConsoleBytes} are taken."
-        : TooLong(chunk.Error?.Code ?? "", MostName, "console.error.code");
+        : Unfit(chunk.Error?.Code ?? "", MostName, "console.error.code");
 
-    private static string? TooLong(string text, int most, string field) => text.Length > most
-        ? $"{field} has {text.Length} characters; at most {most} are taken."
+    /// <summary>Words that people read on their terminals, and in a log's lines: short, and nothing that steers either.</summary>
+    private static string? Unfit(string text, int most, string field) =>
+        text.Length > most ? $"{field} has {text.Length} characters; at most {most} are taken."
+        : text.Any(char.IsControl) ? $"{field} has control characters."
         : null;
 }

@@ -237,7 +237,7 @@ public sealed record VmLife
 
     public const string HostDisconnectedCode = "host_disconnected";
 
-    private static Reason StopRequested => Because("stop_requested", "Stopped by request.");
+    private static Reason StopRequested => Because("stop_requested", "Stopped on request.");
 
     private bool IsPlacedOn(string host, ulong epoch) =>
         Record is { Host.Length: > 0 } record && record.Host == host && record.Epoch == epoch;

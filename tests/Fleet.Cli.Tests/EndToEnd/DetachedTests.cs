@@ -22,6 +22,39 @@ public class DetachedTests
         Assert.Contains("already_running", error, StringComparison.Ordinal);
     }
 
+    /// <summary>The directory and the API's address are two words of the command; they must lead to one node.</summary>
+    [Fact]
+    public async Task Should_not_delete_the_microvms_of_another_fleet()
+    {
+        await using var other = await RunningFleet.StartAsync();
+        var kept = await other.CreateAsync(new System.Text.Json.Nodes.JsonObject { ["driver"] = "simulated" });
+        await using var fleet = await RunningFleet.StartAsync();
+
+        var (exit, _, error) = await other.CliAsync("down", "--vms", "--data", fleet.Data);
+
+        Assert.NotEqual(0, exit);
+        Assert.Contains("other_fleet", error, StringComparison.Ordinal);
+        Assert.Equal(System.Net.HttpStatusCode.OK, (await other.SendAsync(HttpMethod.Get, $"/v1/vms/{kept.GetProperty("id")}")).Status);
+        Assert.Equal(System.Net.HttpStatusCode.OK, (await fleet.SendAsync(HttpMethod.Get, "/v1/vms")).Status);
+    }
+
+    /// <summary>A command in the foreground does not care that the control plane is started anew meanwhile.</summary>
+    [Fact]
+    public async Task Should_go_on_with_a_run_over_a_restart_of_the_control_plane()
+    {
+        await using var fleet = await RunningFleet.StartAsync();
+        var run = fleet.CliAsync("vm", "run", "--name", "waits", "--host", "nobody", "--driver", "simulated", "--simulate", "run_ms=1,exit_status=5");
+        await RunningFleet.WaitAsync("the microVM", async () => (await fleet.SendAsync(HttpMethod.Get, "/v1/vms/waits")).Status == System.Net.HttpStatusCode.OK);
+        fleet.Kill();
+        await fleet.UpAsync();
+        await fleet.CliAsync("vm", "delete", "waits");
+
+        var (exit, _, error) = await run;
+        Assert.Equal(125, exit);
+        Assert.DoesNotContain("unreachable", error, StringComparison.Ordinal);
+        Assert.Contains("not_found", error, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Should_leave_a_node_behind_that_down_ends()
     {

@@ -124,6 +124,20 @@ public sealed class AdmissionTests : IAsyncLifetime
         Assert.Equal(201, (await _api.PostAsync("/v1/vms", """{"name": "hello"}""")).Status);
     }
 
+    /// <summary>Who looked for the holder before a repeat drove its creation must not withdraw what that repeat made.</summary>
+    [Fact]
+    public async Task A_name_that_was_driven_meanwhile_is_not_withdrawn()
+    {
+        Assert.IsType<Claim.Granted>(await _api.Claims.ClaimAsync(new("vm-1", "hello", "k", [1])));
+        _api.Claims.Driven("vm-1");
+        var held = Assert.IsType<Claim.NameHeld>(await _api.Claims.ClaimAsync(new("vm-2", "hello", null, [2])));
+        _api.Clock.Advance(VmAdmission.AbandonedAfter);
+        Assert.IsType<Claim.Repeated>(await _api.Claims.ClaimAsync(new("vm-3", "hello", "k", [1])));
+        _api.Claims.Driven("vm-1");
+        Assert.False(await _api.Claims.WithdrawAbandonedAsync("vm-1", held.Since));
+        Assert.Equal("vm-1", _api.Claims.Holder("hello"));
+    }
+
     [Fact]
     public async Task Claims_outlive_the_process()
     {

@@ -44,6 +44,7 @@ internal sealed class TestCell : IAsyncDisposable
         Log = Log,
         ExtraHocon = """
             akka.actor.serialize-messages = on
+            akka.cluster.sharding.fail-on-invalid-entity-state-transition = on
             akka.actor.serializers.json = "Fleet.Scheduler.Tests.Cell.AkkaOnlySerializer, Fleet.Scheduler.Tests"
             akka.actor.serialization-identifiers."Fleet.Scheduler.Tests.Cell.AkkaOnlySerializer, Fleet.Scheduler.Tests" = 1
             """,

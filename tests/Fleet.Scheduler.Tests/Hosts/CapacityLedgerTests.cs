@@ -88,6 +88,10 @@ public sealed class CapacityLedgerTests
         var ledger = new CapacityLedger();
         ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 1 });
         Assert.Throws<InvalidOperationException>(() => ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1 }));
-        Assert.Throws<InvalidOperationException>(() => ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 2 }));
+        Assert.Throws<InvalidOperationException>(() => ledger.Apply(new HostVacated { VmId = "vm-1", Epoch = 2 }));
+
+        // But a release of what is not held gives nothing back: a stored one must never keep a host from coming back.
+        ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 2 });
+        Assert.Equal(1UL, ledger.ReservedCpus);
     }
 }

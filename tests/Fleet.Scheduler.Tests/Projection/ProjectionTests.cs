@@ -5,6 +5,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Tests.Api;
 using Fleet.Shared.Contracts;
+using Google.Protobuf.WellKnownTypes;
 using Microsoft.Data.Sqlite;
 using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
@@ -70,6 +71,46 @@ public sealed class ProjectionTests : IDisposable
         using var again = Open("format");
         Assert.Equal(0, again.Offset);
         Assert.Empty(new ViewReader(Connection("format")).ListVms(VmFilter.None, "", 10).Items);
+    }
+
+    [Fact]
+    public void Pages_and_the_change_log_are_bounded_in_bytes_too()
+    {
+        const int Large = 200_000;
+        var events = Enumerable.Range(0, 40).Select(i => new JournalEvent(i + 1, $"vm/vm-{i:d26}", 1, new VmCreated
+        {
+            Id = $"vm-{i:d26}",
+            At = Timestamp.FromDateTimeOffset(DateTimeOffset.UnixEpoch),
+            Spec = new VmSpec { Name = $"n{i}", Command = { new string('x', Large) } },
+        })).ToList();
+        using var writer = Open("bytes", changeBytesKept: 20 * Large);
+        foreach (var entry in events)
+            writer.Apply([entry]);
+        var reader = new ViewReader(Connection("bytes"));
+
+        var names = new HashSet<string>();
+        for (string? after = ""; after is not null;)
+        {
+            var page = reader.ListVms(VmFilter.None, after, 1000);
+            Assert.InRange(page.Items.Sum(vm => vm.CalculateSize()), 1, ViewReader.MostBytes + (2 * Large));
+            names.UnionWith(page.Items.Select(vm => vm.Spec.Name));
+            after = page.NextAfter;
+        }
+
+        Assert.Equal(40, names.Count);
+        var slice = reader.Changes(null, 1000);
+        Assert.InRange(slice.Compacted, 15, 30);
+        var seen = new List<long>();
+        for (var at = slice.Compacted; at < 40; at = slice.Index)
+        {
+            slice = reader.Changes(at, 1000);
+            Assert.InRange(slice.Changes.Sum(change => change.Vm!.CalculateSize()), 1, ViewReader.MostBytes + (2 * Large));
+            seen.AddRange(slice.Changes.Select(change => change.Index));
+        }
+
+        Assert.Equal(Enumerable.Range((int)seen[0], 41 - (int)seen[0]).Select(i => (long)i), seen);
+        Assert.Equal(0UL, reader.VersionOf("vm/vm-none"));
+        Assert.Equal(1UL, reader.VersionOf(events[7].PersistenceId));
     }
 
     [Fact]
@@ -223,7 +264,7 @@ public sealed class ProjectionTests : IDisposable
 
     private string Connection(string name) => new SqliteConnectionStringBuilder { DataSource = File(name), Pooling = false }.ToString();
 
-    private ViewWriter Open(string name) => new(Connection(name), ChangesKept, NullLogger.Instance);
+    private ViewWriter Open(string name, long changeBytesKept = 1 << 20) => new(Connection(name), ChangesKept, changeBytesKept, NullLogger.Instance);
 
     private async Task<ViewProjection> StartAsync(IEventFeed feed, string name)
     {

@@ -109,8 +109,9 @@ public class BinaryTests
         return (process.ExitCode, output, errors.GetAwaiter().GetResult());
     }
 
+    // With every signal at its default, as a host agent starts it: who runs the tests may ignore some (nohup).
     protected Process Start(params string[] arguments) =>
-        Process.Start(new ProcessStartInfo(Binary, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true })!;
+        Process.Start(new ProcessStartInfo("env", ["--default-signal", Binary, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true })!;
 
     private static bool Answers(string socket)
     {
