@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["balloon", "cpu-config", "drives", "entropy", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
+        ["balloon", "cpu-config", "drives", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -94,6 +94,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutMachineConfig, Counter.PutMachineConfigFails, body, PutMachineConfig);
             case (HttpMethod.Put, "fleet/status-port"):
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
+            case (HttpMethod.Put, "entropy"):
+                return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
             case (HttpMethod.Patch, "machine-config"):
                 return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
@@ -186,6 +188,13 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         var path = SingleFieldBody.ReadStatusPort(ref body);
         body.End();
         microvm.SetStatusPort(path);
+    }
+
+    private void PutEntropy(ref JsonBody body)
+    {
+        EntropyConfig.Check(ref body);
+        body.End();
+        microvm.AddEntropy();
     }
 
     private void PatchVm(ref JsonBody body)

@@ -12,8 +12,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port",
-        "balloon", "cpu-config", "drives", "entropy", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy",
+        "balloon", "cpu-config", "drives", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
     ];
 
     private BootSource? _bootSource;
@@ -21,6 +21,7 @@ internal sealed class ConfigFile
     private LoggerConfig? _logger;
     private MetricsConfig? _metrics;
     private string? _statusPort;
+    private bool _entropy;
 
     /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
     public static ConfigFile Load(string path)
@@ -50,7 +51,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 4 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 5 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -62,6 +63,10 @@ internal sealed class ConfigFile
                 case 2: config._logger = LoggerConfig.Read(ref body); break;
                 case 3: config._metrics = MetricsConfig.Read(ref body); break;
                 case 4: config._statusPort = SingleFieldBody.ReadStatusPort(ref body); break;
+                case 5:
+                    EntropyConfig.Check(ref body);
+                    config._entropy = true;
+                    break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -92,6 +97,11 @@ internal sealed class ConfigFile
         if (_statusPort is not null)
         {
             microvm.SetStatusPort(_statusPort);
+        }
+
+        if (_entropy)
+        {
+            microvm.AddEntropy();
         }
 
         microvm.SetBootSource(_bootSource!);

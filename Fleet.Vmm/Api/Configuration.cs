@@ -276,6 +276,26 @@ internal sealed record MetricsConfig(string MetricsPath, bool EmitId, IReadOnlyL
     }
 }
 
+/// <summary>What <c>PUT /entropy</c> says: nothing so far.</summary>
+internal static class EntropyConfig
+{
+    private static readonly string[] Fields = ["rate_limiter"];
+
+    public static void Check(ref JsonBody body)
+    {
+        body.ExpectObject("struct EntropyDeviceConfig");
+        uint seen = 0;
+        while (body.NextField(Fields, ref seen, out _))
+        {
+            // Said and not done would be worse than refused.
+            if (!body.IsNull)
+            {
+                throw body.Fault("fleet-vmm has no rate limiters yet, leave out `rate_limiter`");
+            }
+        }
+    }
+}
+
 /// <summary>Bodies with one required field.</summary>
 internal static class SingleFieldBody
 {

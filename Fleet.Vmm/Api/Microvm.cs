@@ -35,6 +35,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private MachineConfig _machineConfig = new();
     private LoggerConfig? _logger;
     private string? _statusPortPath;
+    private bool _entropy;
     private IMachine? _machine;
     private LoopTimer? _metricsTimer;
 
@@ -124,6 +125,12 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         _metricsTimer.Start(MetricsPeriod, MetricsPeriod);
     }
 
+    public void AddEntropy()
+    {
+        OnlyBeforeStart();
+        _entropy = true;
+    }
+
     public void SetStatusPort(string outputPath)
     {
         OnlyBeforeStart();
@@ -152,9 +159,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
                     InitrdPath = _bootSource.InitrdPath,
                     BootArgs = _bootSource.BootArgs ?? DefaultBootArgs,
                     StatusPortPath = _statusPortPath,
+                    Entropy = _entropy,
                 },
                 loop);
             machine.Ended += OnEnded;
+            machine.Complained += complaint => log.Warn(complaint);
             machine.Start();
         }
         catch (MachineException failure)
@@ -253,7 +262,18 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         json.WriteStartArray("pmem");
         json.WriteEndArray();
         json.WriteNull("vsock");
-        json.WriteNull("entropy");
+        json.WritePropertyName("entropy");
+        if (_entropy)
+        {
+            json.WriteStartObject();
+            json.WriteNull("rate_limiter");
+            json.WriteEndObject();
+        }
+        else
+        {
+            json.WriteNullValue();
+        }
+
         json.WritePropertyName("fleet-status-port");
         if (_statusPortPath is null)
         {

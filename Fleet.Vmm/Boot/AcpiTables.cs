@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Memory;
 
 namespace Fleet.Vmm.Boot;
@@ -30,15 +31,15 @@ internal static class AcpiTables
 
     private static ReadOnlySpan<byte> OemTable => "FLEETVMM"u8;
 
-    /// <summary>Writes RSDP, XSDT, FADT, MADT and DSDT for a machine with so many vCPUs.</summary>
-    public static void Write(GuestMemory memory, int vcpus, bool secondSerialPort)
+    /// <summary>Writes RSDP, XSDT, FADT, MADT and DSDT for a machine with so many vCPUs and these virtio devices.</summary>
+    public static void Write(GuestMemory memory, int vcpus, bool secondSerialPort, IReadOnlyList<VirtioPlace> devices)
     {
-        // 64 KiB below 1 MiB are reserved for it in the memory map; the tables of 32 vCPUs take less than 2 KiB.
+        // 64 KiB below 1 MiB are reserved for it in the memory map; the tables of 32 vCPUs and all devices take less than 4 KiB.
         var area = memory.Slice(GuestLayout.AcpiTables, 0x4000);
         area.Clear();
         var used = 0;
 
-        var dsdt = Place(ref used, WriteDsdt(area, secondSerialPort));
+        var dsdt = Place(ref used, WriteDsdt(area, secondSerialPort, devices));
         var fadt = Place(ref used, WriteFadt(area[used..], dsdt));
         var madt = Place(ref used, WriteMadt(area[used..], vcpus));
         var xsdt = Place(ref used, WriteXsdt(area[used..], fadt, madt));
@@ -53,7 +54,7 @@ internal static class AcpiTables
         return address;
     }
 
-    private static int WriteDsdt(Span<byte> table, bool secondSerialPort)
+    private static int WriteDsdt(Span<byte> table, bool secondSerialPort, IReadOnlyList<VirtioPlace> devices)
     {
         var aml = new AmlWriter(table[HeaderSize..]);
         var scope = aml.BeginScope("_SB_");
@@ -71,6 +72,11 @@ internal static class AcpiTables
         aml.IrqResource(GuestLayout.KeyboardGsi);
         aml.EndResources(resources);
         aml.End(keyboard);
+        for (var i = 0; i < devices.Count; i++)
+        {
+            VirtioDevice(ref aml, (byte)i, devices[i]);
+        }
+
         aml.End(scope);
         aml.BytePackageName("_S5_", [GuestLayout.SoftOffType, GuestLayout.SoftOffType, 0, 0]);
         var size = HeaderSize + aml.Length;
@@ -86,6 +92,21 @@ internal static class AcpiTables
         var resources = aml.BeginResources();
         aml.IoResource(port, 8);
         aml.IrqResource(irq);
+        aml.EndResources(resources);
+        aml.End(device);
+    }
+
+    private static void VirtioDevice(ref AmlWriter aml, byte id, VirtioPlace place)
+    {
+        var device = aml.BeginDevice($"V{id:d3}");
+
+        // Under this id Linux takes a device for virtio over memory-mapped I/O.
+        aml.StringName("_HID", "LNRO0005");
+        aml.ByteName("_UID", id);
+        aml.ByteName("_CCA", 1);
+        var resources = aml.BeginResources();
+        aml.MemoryResource((uint)place.Address, (uint)MmioTransport.Size);
+        aml.InterruptResource(place.Gsi);
         aml.EndResources(resources);
         aml.End(device);
     }

@@ -12,6 +12,7 @@ internal ref struct AmlWriter(Span<byte> buffer)
     private const byte NameOp = 0x08;
     private const byte ByteConst = 0x0a;
     private const byte DwordConst = 0x0c;
+    private const byte StringConst = 0x0d;
     private const byte ScopeOp = 0x10;
     private const byte BufferOp = 0x11;
     private const byte PackageOp = 0x12;
@@ -69,6 +70,15 @@ internal ref struct AmlWriter(Span<byte> buffer)
         Byte(Convert.ToByte(id.Substring(5, 2), 16));
     }
 
+    /// <summary><c>Name (name, "text")</c>.</summary>
+    public void StringName(string name, string text)
+    {
+        Name(name);
+        Byte(StringConst);
+        Text(text);
+        Byte(0);
+    }
+
     /// <summary><c>Name (name, value)</c>.</summary>
     public void ByteName(string name, byte value)
     {
@@ -122,6 +132,26 @@ internal ref struct AmlWriter(Span<byte> buffer)
         Word((ushort)(1 << (int)irq));
     }
 
+    /// <summary><c>Memory32Fixed (ReadWrite, address, length)</c>.</summary>
+    public void MemoryResource(uint address, uint length)
+    {
+        Byte(0x86);
+        Word(9);
+        Byte(1);
+        Dword(address);
+        Dword(length);
+    }
+
+    /// <summary><c>Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) {gsi}</c>: numbers above the ISA bus's.</summary>
+    public void InterruptResource(uint gsi)
+    {
+        Byte(0x89);
+        Word(6);
+        Byte(0x03);
+        Byte(1);
+        Dword(gsi);
+    }
+
     public void EndResources(int start)
     {
         Byte(0x79);
@@ -155,6 +185,12 @@ internal ref struct AmlWriter(Span<byte> buffer)
     {
         BinaryPrimitives.WriteUInt16LittleEndian(_buffer[Length..], value);
         Length += sizeof(ushort);
+    }
+
+    private void Dword(uint value)
+    {
+        BinaryPrimitives.WriteUInt32LittleEndian(_buffer[Length..], value);
+        Length += sizeof(uint);
     }
 
     private void Byte(byte value) => _buffer[Length++] = value;

@@ -1,4 +1,6 @@
+using System.Globalization;
 using System.Text;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Memory;
 
@@ -10,9 +12,10 @@ internal static class CommandLine
     /// <summary>
     /// Adds what is missing, before a <c>--</c> that begins the arguments of init. A key that the user gave stays the user's:
     /// <c>reboot=k</c> (the only reset that works without a real-mode BIOS), <c>panic=1</c>, <c>pci=off</c> (there is no
-    /// PCI bus to search), and with a status port a second serial port.
+    /// PCI bus to search), and with a status port a second serial port. Where the virtio devices are is told to kernels that
+    /// don't read ACPI; the others find the same places there first.
     /// </summary>
-    public static string Complete(string given, bool statusPort)
+    public static string Complete(string given, bool statusPort, IReadOnlyList<VirtioPlace> devices)
     {
         var (kernel, init) = SplitAtInitArguments(given);
         var line = new StringBuilder(kernel.TrimEnd().ToString());
@@ -22,6 +25,11 @@ internal static class CommandLine
         if (statusPort)
         {
             AppendMissing(line, kernel, "8250.nr_uarts", "2");
+        }
+
+        foreach (var device in devices)
+        {
+            line.Append(CultureInfo.InvariantCulture, $" virtio_mmio.device=4K@0x{device.Address:x}:{device.Gsi}");
         }
 
         if (!init.IsEmpty)

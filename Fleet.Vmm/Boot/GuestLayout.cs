@@ -31,6 +31,14 @@ internal static class GuestLayout
     /// <summary>What the start-up page tables map: the first GiB, one to one.</summary>
     public const ulong IdentityMapped = 1UL << 30;
 
+    /// <summary>Registers of virtio devices, a page each; Firecracker's addresses (its page before is the boot timer's).</summary>
+    public const ulong VirtioDevices = 0xc0001000;
+
+    /// <summary>Interrupts of virtio devices, one each, up to the last pin of the I/O APIC.</summary>
+    public const uint FirstVirtioGsi = 5;
+
+    public const int MostVirtioDevices = 19;
+
     public const uint IoApic = 0xfec00000;
     public const uint LocalApic = 0xfee00000;
 

@@ -16,6 +16,8 @@ internal static unsafe partial class KvmCalls
     public const uint SetTssAddress = 0xae47;
     public const uint CreateIrqChip = 0xae60;
     public const uint IrqLine = 0x4008ae61;
+    public const uint IrqFd = 0x4020ae76;
+    public const uint IoEventFd = 0x4040ae79;
     public const uint CreatePit2 = 0x4040ae77;
 
     public const uint Run = 0xae80;
@@ -59,6 +61,7 @@ internal static unsafe partial class KvmCalls
     public const uint MpStateHalted = 3;
 
     public const uint PitSpeakerDummy = 1;
+    public const uint IoEventFdDataMatch = 1;
     public const uint CpuidSignificantIndex = 1;
 
     public const uint SystemEventShutdown = 1;

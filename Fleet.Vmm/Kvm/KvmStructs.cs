@@ -127,6 +127,25 @@ internal struct KvmIrqLevel
     public uint Irq, Level;
 }
 
+/// <summary><c>struct kvm_irqfd</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmIrqFd
+{
+    public uint Fd, Gsi, Flags, ResampleFd;
+    public fixed byte Pad[16];
+}
+
+/// <summary><c>struct kvm_ioeventfd</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmIoEventFd
+{
+    public ulong DataMatch, Address;
+    public uint Length;
+    public int Fd;
+    public uint Flags;
+    public fixed byte Pad[36];
+}
+
 /// <summary><c>struct kvm_mp_state</c>.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KvmMpState

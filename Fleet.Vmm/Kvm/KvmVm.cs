@@ -39,6 +39,20 @@ internal sealed unsafe class KvmVm(int fd) : IDisposable
         Control(KvmCalls.IrqLine, &level, "KVM_IRQ_LINE");
     }
 
+    /// <summary>Each signal of the eventfd is one edge on an interrupt line; no thread of ours has to run for it.</summary>
+    public void BindInterrupt(uint gsi, int eventFd)
+    {
+        var binding = new KvmIrqFd { Fd = (uint)eventFd, Gsi = gsi };
+        Control(KvmCalls.IrqFd, &binding, "KVM_IRQFD");
+    }
+
+    /// <summary>A four-byte write of <paramref name="value"/> at an address signals the eventfd, and the guest goes on at once.</summary>
+    public void BindNotification(ulong address, uint value, int eventFd)
+    {
+        var binding = new KvmIoEventFd { DataMatch = value, Address = address, Length = sizeof(uint), Fd = eventFd, Flags = KvmCalls.IoEventFdDataMatch };
+        Control(KvmCalls.IoEventFd, &binding, "KVM_IOEVENTFD");
+    }
+
     public KvmVcpu CreateVcpu(int index, int mapSize)
     {
         var vcpu = KvmCalls.Ioctl(_fd, KvmCalls.CreateVcpu, index);

@@ -11,6 +11,9 @@ internal interface IMachine : IDisposable
     /// <summary>Raised when every vCPU thread has been joined and nothing of the guest runs any more.</summary>
     event Action<MachineEnd>? Ended;
 
+    /// <summary>Raised with a sentence when a driver of the guest broke the rules and its device waits for a reset.</summary>
+    event Action<string>? Complained;
+
     /// <summary>Thread ids (gettid) of the vCPUs, in order; empty before <see cref="Start"/>.</summary>
     IReadOnlyList<int> VcpuThreads { get; }
 
@@ -58,6 +61,9 @@ internal sealed record MachineSettings
 
     /// <summary>The user's command line, or Firecracker's default. The machine appends what it needs itself.</summary>
     public required string BootArgs { get; init; }
+
+    /// <summary>A virtio device that gives the guest randomness of the host.</summary>
+    public bool Entropy { get; init; }
 
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }

@@ -58,10 +58,15 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _threads = new int[_vcpus.Length];
         for (var i = 0; i < _vcpus.Length; i++)
         {
-            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, _moved, this);
+            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, parts.Mmio, _moved, this);
         }
 
         parts.PowerSwitch.Owner = this;
+        foreach (var slot in parts.Virtio)
+        {
+            slot.OnComplaint = complaint => Complained?.Invoke(complaint);
+        }
+
         try
         {
             _loop.Add(_ending.Descriptor, OnEnding);
@@ -75,6 +80,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
     }
 
     public event Action<MachineEnd>? Ended;
+
+    public event Action<string>? Complained;
 
     public IReadOnlyList<int> VcpuThreads => _started ? _threads : [];
 
@@ -117,6 +124,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
 
         _started = true;
+        AttendDevices();
         Command(VcpuOrder.Run);
     }
 
@@ -135,6 +143,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
             _paused = true;
             Command(VcpuOrder.Park);
             Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
+            LeaveDevices();
         }
     }
 
@@ -143,6 +152,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         if (_paused)
         {
             _paused = false;
+            AttendDevices();
             Command(VcpuOrder.Run);
         }
     }
@@ -217,10 +227,27 @@ internal sealed class Machine : IMachine, IVcpuOwner
     {
         _finished = true;
         _loop.Remove(_ending.Descriptor);
+        LeaveDevices();
         _input?.Dispose();
         _input = null;
         _watch?.Dispose();
         _watch = null;
+    }
+
+    private void AttendDevices()
+    {
+        foreach (var slot in _parts.Virtio)
+        {
+            slot.Attend(_loop);
+        }
+    }
+
+    private void LeaveDevices()
+    {
+        foreach (var slot in _parts.Virtio)
+        {
+            slot.Leave();
+        }
     }
 
     private void StopThreads()

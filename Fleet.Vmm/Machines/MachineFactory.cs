@@ -1,5 +1,6 @@
 using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
@@ -85,13 +86,28 @@ internal sealed class MachineFactory : IMachineFactory
             throw KernelImage.NeedsMoreMemory(2 * Mebibyte, memory);
         }
 
-        var kernel = LoadGuest(settings, memory, kernelFile, initrdFile);
+        var mmio = new MemoryBus(GuestLayout.VirtioDevices, GuestLayout.MostVirtioDevices);
+        var virtio = new List<VirtioSlot>();
+        var places = new List<VirtioPlace>();
+        foreach (var device in Devices(settings, memory))
+        {
+            var slot = Keep(undo, new VirtioSlot(device, memory));
+            places.Add(new VirtioPlace(mmio.Place(slot.Transport), GuestLayout.FirstVirtioGsi + (uint)virtio.Count));
+            virtio.Add(slot);
+        }
+
+        var kernel = LoadGuest(settings, memory, kernelFile, initrdFile, places);
         using var system = OpenKvm(settings.Vcpus);
         var vm = Keep(undo, system.CreateVm());
         vm.SetTssAddress(GuestLayout.KvmTss);
         SetMemory(vm, memory);
         vm.CreateIrqChip();
         vm.CreatePit();
+        for (var i = 0; i < virtio.Count; i++)
+        {
+            virtio[i].Wire(vm, places[i].Address, places[i].Gsi);
+        }
+
         var vcpus = CreateVcpus(system, vm, memory, settings.Vcpus, undo);
         BootRegisters.InitialiseFirst(vcpus[0], kernel);
 
@@ -123,6 +139,8 @@ internal sealed class MachineFactory : IMachineFactory
                 Memory = memory,
                 Vcpus = vcpus,
                 Ports = ports,
+                Mmio = mmio,
+                Virtio = virtio,
                 PowerSwitch = power,
                 Console = console,
                 ConsoleRoom = consoleRoom,
@@ -136,13 +154,22 @@ internal sealed class MachineFactory : IMachineFactory
             _onStuck);
     }
 
-    private static LoadedKernel LoadGuest(MachineSettings settings, GuestMemory memory, FileContent kernelFile, FileContent? initrdFile)
+    private static IEnumerable<VirtioDevice> Devices(MachineSettings settings, GuestMemory memory)
+    {
+        if (settings.Entropy)
+        {
+            yield return new EntropyDevice(memory);
+        }
+    }
+
+    private static LoadedKernel LoadGuest(
+        MachineSettings settings, GuestMemory memory, FileContent kernelFile, FileContent? initrdFile, IReadOnlyList<VirtioPlace> devices)
     {
         try
         {
             var kernel = KernelImage.Load(memory, kernelFile);
             var initrd = initrdFile is null ? default : InitialRamDisk.Load(memory, initrdFile, kernel);
-            var line = CommandLine.Complete(settings.BootArgs, settings.StatusPortPath is not null);
+            var line = CommandLine.Complete(settings.BootArgs, settings.StatusPortPath is not null, devices);
             CommandLine.Write(memory, line, kernel.CommandLineLimit);
             if (kernel.Mode == EntryMode.Pvh)
             {
@@ -155,7 +182,7 @@ internal sealed class MachineFactory : IMachineFactory
 
             BootRegisters.WriteTables(memory, kernel.Mode);
             MpTable.Write(memory, settings.Vcpus);
-            AcpiTables.Write(memory, settings.Vcpus, settings.StatusPortPath is not null);
+            AcpiTables.Write(memory, settings.Vcpus, settings.StatusPortPath is not null, devices);
             return kernel;
         }
         catch (GuestMemoryException failure)

@@ -1,4 +1,5 @@
 using Fleet.Vmm.Devices;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
@@ -15,6 +16,11 @@ internal sealed class MachineParts : IDisposable
     public required KvmVcpu[] Vcpus { get; init; }
 
     public required PortBus Ports { get; init; }
+
+    /// <summary>Devices with registers in the guest's address space.</summary>
+    public required MemoryBus Mmio { get; init; }
+
+    public required IReadOnlyList<VirtioSlot> Virtio { get; init; }
 
     public required PowerSwitch PowerSwitch { get; init; }
 
@@ -37,6 +43,11 @@ internal sealed class MachineParts : IDisposable
         foreach (var vcpu in Vcpus)
         {
             vcpu.Dispose();
+        }
+
+        foreach (var slot in Virtio)
+        {
+            slot.Dispose();
         }
 
         Vm.Dispose();

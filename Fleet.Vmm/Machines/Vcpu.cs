@@ -39,12 +39,10 @@ internal enum VcpuActivity
 /// <see cref="IsParked"/> and <see cref="HasEnded"/> and signals <paramref name="moved"/> after each change.
 /// Nothing here allocates on an exit.
 /// </remarks>
-internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, EventCounter moved, IVcpuOwner owner) : IDisposable
+internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryBus mmio, EventCounter moved, IVcpuOwner owner) : IDisposable
 {
     /// <summary>Small on purpose: the thread's deepest path is a port write that formats an error.</summary>
     private const int StackSize = 256 * 1024;
-
-    private const byte UnclaimedByte = 0xff;
 
     private Thread? _thread;
     private int _threadId;
@@ -250,19 +248,20 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, EventCo
         }
     }
 
-    // No device has registers in memory yet: reads give ones, writes vanish.
     private void HandleMemoryAccess(KvmRun* exit)
     {
+        // SAFETY: the field is a fixed array of 8 bytes, and no more of it is shown.
+        var data = new Span<byte>(exit->MmioData, (int)Math.Min(exit->MmioLength, 8));
         if (exit->MmioIsWrite != 0)
         {
             Volatile.Write(ref _mmioWrite, _mmioWrite + 1);
-            return;
+            mmio.Write(exit->MmioAddress, data);
         }
-
-        Volatile.Write(ref _mmioRead, _mmioRead + 1);
-
-        // SAFETY: the field is a fixed array of 8 bytes.
-        new Span<byte>(exit->MmioData, 8).Fill(UnclaimedByte);
+        else
+        {
+            Volatile.Write(ref _mmioRead, _mmioRead + 1);
+            mmio.Read(exit->MmioAddress, data);
+        }
     }
 
     private MachineEnd Describe(KvmRun* exit)

@@ -17,7 +17,12 @@ public sealed class BootArgumentsTests
     [InlineData("a -- panic=7 --", false, "a reboot=k panic=1 pci=off -- panic=7 --")]
     [InlineData("a=\"x -- panic=7\"", false, "a=\"x -- panic=7\" reboot=k panic=1 pci=off")]
     public void Should_add_only_what_is_missing(string given, bool statusPort, string expected) =>
-        Assert.Equal(expected, CommandLine.Complete(given, statusPort));
+        Assert.Equal(expected, CommandLine.Complete(given, statusPort, []));
+
+    [Fact]
+    public void Should_say_where_the_devices_are_before_the_arguments_of_init() => Assert.Equal(
+        "a reboot=k panic=1 pci=off virtio_mmio.device=4K@0xc0001000:5 virtio_mmio.device=4K@0xc0002000:6 -- b",
+        CommandLine.Complete("a -- b", false, [new(0xc0001000, 5), new(0xc0002000, 6)]));
 
     [Fact]
     public void Should_write_it_with_its_end()

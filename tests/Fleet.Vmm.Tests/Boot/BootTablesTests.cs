@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
 using Fleet.Vmm.Boot;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Memory;
 
 namespace Fleet.Vmm.Tests.Boot;
@@ -16,7 +17,7 @@ public sealed class BootTablesTests : IDisposable
     [InlineData(32)]
     public void Should_write_acpi_tables_that_lead_to_each_other(int vcpus)
     {
-        AcpiTables.Write(_memory, vcpus, secondSerialPort: true);
+        AcpiTables.Write(_memory, vcpus, secondSerialPort: true, []);
         var rsdp = _memory.Slice(GuestLayout.Rsdp, 36);
         Assert.Equal("RSD PTR ", Text(rsdp[..8]));
         Assert.Equal(0, Sum(rsdp[..20]));
@@ -58,10 +59,31 @@ public sealed class BootTablesTests : IDisposable
     [InlineData(false)]
     public void Should_describe_the_devices_that_there_are(bool second)
     {
-        AcpiTables.Write(_memory, 1, second);
+        AcpiTables.Write(_memory, 1, second, []);
         var names = DevicesOf(Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT")[36..]);
         string[] expected = second ? ["COM1", "COM2", "PS2_"] : ["COM1", "PS2_"];
         Assert.Equal(expected, names);
+    }
+
+    [Fact]
+    public void Should_describe_every_virtio_device_at_its_place()
+    {
+        var places = Enumerable.Range(0, GuestLayout.MostVirtioDevices)
+            .Select(i => new VirtioPlace(GuestLayout.VirtioDevices + ((ulong)i * 0x1000), GuestLayout.FirstVirtioGsi + (uint)i)).ToList();
+        AcpiTables.Write(_memory, 32, true, places);
+        var dsdt = Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT");
+        string[] expected = ["COM1", "COM2", "PS2_", .. places.Select((_, i) => $"V{i:d3}")];
+        Assert.Equal(expected, DevicesOf(dsdt[36..]));
+        foreach (var place in places)
+        {
+            // Memory32Fixed and the extended interrupt, as ACPI 6.5 §6.4.3 writes them.
+            byte[] resources =
+            [
+                0x86, 9, 0, 1, .. BitConverter.GetBytes((uint)place.Address), 0, 0x10, 0, 0,
+                0x89, 6, 0, 3, 1, .. BitConverter.GetBytes(place.Gsi), 0x79, 0,
+            ];
+            Assert.True(dsdt.IndexOf(resources) > 0, $"{place}");
+        }
     }
 
     [Theory]

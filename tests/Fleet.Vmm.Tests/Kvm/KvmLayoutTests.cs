@@ -113,6 +113,18 @@ public sealed unsafe class KvmLayoutTests
         Field("kvm_userspace_memory_region", "userspace_addr", &region, &region.UserspaceAddress);
         Size("kvm_irq_level", sizeof(KvmIrqLevel));
         Size("kvm_mp_state", sizeof(KvmMpState));
+
+        Size("kvm_irqfd", sizeof(KvmIrqFd));
+        KvmIrqFd irqfd;
+        Field("kvm_irqfd", "gsi", &irqfd, &irqfd.Gsi);
+        Field("kvm_irqfd", "flags", &irqfd, &irqfd.Flags);
+
+        Size("kvm_ioeventfd", sizeof(KvmIoEventFd));
+        KvmIoEventFd ioeventfd;
+        Field("kvm_ioeventfd", "addr", &ioeventfd, &ioeventfd.Address);
+        Field("kvm_ioeventfd", "len", &ioeventfd, &ioeventfd.Length);
+        Field("kvm_ioeventfd", "fd", &ioeventfd, &ioeventfd.Fd);
+        Field("kvm_ioeventfd", "flags", &ioeventfd, &ioeventfd.Flags);
         KvmSignalMask mask;
         Field("kvm_signal_mask", "sigset", &mask, &mask.Signals);
     }
@@ -152,6 +164,9 @@ public sealed unsafe class KvmLayoutTests
         Value("KVM_SET_TSS_ADDR", KvmCalls.SetTssAddress);
         Value("KVM_CREATE_IRQCHIP", KvmCalls.CreateIrqChip);
         Value("KVM_IRQ_LINE", KvmCalls.IrqLine);
+        Value("KVM_IRQFD", KvmCalls.IrqFd);
+        Value("KVM_IOEVENTFD", KvmCalls.IoEventFd);
+        Value("KVM_IOEVENTFD_FLAG_DATAMATCH", KvmCalls.IoEventFdDataMatch);
         Value("KVM_CREATE_PIT2", KvmCalls.CreatePit2);
         Value("KVM_RUN", KvmCalls.Run);
         Value("KVM_GET_REGS", KvmCalls.GetRegs);

@@ -22,7 +22,7 @@ internal sealed class MachineRun : IDisposable
     private MachineEnd? _end;
     private int _ends;
 
-    public MachineRun(byte[] kernel, int vcpus = 1, int memoryMib = 16, bool statusPort = false)
+    public MachineRun(byte[] kernel, int vcpus = 1, int memoryMib = 16, bool statusPort = false, bool entropy = false)
     {
         Skip.IfNot(File.Exists("/dev/kvm"), "there is no /dev/kvm on this machine");
         StatusPath = statusPort ? Path.Combine(_directory, "status.log") : null;
@@ -34,7 +34,7 @@ internal sealed class MachineRun : IDisposable
             onStuck: _stuck.Add,
             watchPeriod: TimeSpan.FromMilliseconds(100));
         Machine = factory.Build(
-            new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath },
+            new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy },
             Loop);
         Machine.Ended += end =>
         {
@@ -79,7 +79,7 @@ internal sealed class MachineRun : IDisposable
     public void HangUp() => _input.Dispose();
 
     /// <summary>Runs the loop until the machine has ended, exactly once and in time.</summary>
-    public MachineEnd RunToEnd()
+    public MachineEnd RunToEnd(bool started = false)
     {
         var late = false;
         After(Limit, () =>
@@ -87,7 +87,11 @@ internal sealed class MachineRun : IDisposable
             late = true;
             Loop.Exit(1);
         });
-        Machine.Start();
+        if (!started)
+        {
+            Machine.Start();
+        }
+
         Loop.Run();
         Assert.False(late, $"the machine did not end within {Limit.TotalSeconds} s");
         Assert.Empty(_stuck);
@@ -102,6 +106,16 @@ internal sealed class MachineRun : IDisposable
         _output.DisposeLocalCopyOfClientHandle();
         using var reader = new StreamReader(_output, Encoding.ASCII, false, 4096, leaveOpen: true);
         return reader.ReadToEnd();
+    }
+
+    /// <summary>The same, of a guest that does not send text.</summary>
+    public byte[] ConsoleBytes()
+    {
+        Machine.Dispose();
+        _output.DisposeLocalCopyOfClientHandle();
+        using var bytes = new MemoryStream();
+        _output.CopyTo(bytes);
+        return bytes.ToArray();
     }
 
     public static TimeSpan Time(Action action)
