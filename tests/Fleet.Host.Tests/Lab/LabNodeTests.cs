@@ -136,7 +136,7 @@ public sealed class LabNodeTests(LabNodeFixture fixture, ITestOutputHelper outpu
     [Fact]
     public async Task Should_reap_orphans()
     {
-        var result = await RunAsync("sh -c 'sleep 0.2 & echo $! >/run/orphan'; sleep 1; test ! -e /proc/$(cat /run/orphan)");
+        var result = await RunAsync("sh -c 'sleep 0.2 & echo $! >/run/orphan'; for i in $(seq 300); do test -e /proc/$(cat /run/orphan) || exit 0; sleep 0.1; done; exit 1");
         Assert.Equal(0, result.ExitStatus);
     }
 }
