@@ -97,6 +97,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         {
             ["boot-source"] = source,
             ["machine-config"] = new JsonObject { ["vcpu_count"] = launch.Spec.Cpus, ["mem_size_mib"] = launch.Spec.MemoryMib },
+            ["entropy"] = new JsonObject(),
             ["fleet-status-port"] = new JsonObject { ["output_path"] = VmmFiles.Status },
         };
         try

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images;
 using Fleet.Host.Lab;
@@ -20,6 +21,23 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
     [InlineData(4)]
     public async Task Should_boot_run_a_command_and_tell_its_status(int cpus)
     {
+        var result = await BootAsync(cpus, "echo hello from $(uname -r) on $(nproc) cpus; exit 7", []);
+        Assert.Matches($@"hello from 6\.\S+ on {cpus} cpus\r?\n(.*\n)*FLEET 1 ready\n(.*\n)*FLEET 1 exit 7\n", result.Output);
+        Assert.Equal(0, result.ExitStatus);
+    }
+
+    [Fact]
+    public async Task Should_give_linux_the_randomness_of_its_host()
+    {
+        var result = await BootAsync(
+            1,
+            "cat /sys/class/misc/hw_random/rng_current; head -c 4096 /dev/hwrng | wc -c; head -c 64 /dev/hwrng | od -An -tx1 | tr -d ' \\n'; echo; grep virtio /proc/interrupts",
+            new JsonObject { ["entropy"] = new JsonObject() });
+        Assert.True(Regex.IsMatch(result.Output, @"virtio_rng\.0\r?\n4096\r?\n[0-9a-f]{128}\r?\n *[0-9]+: .*IO-APIC +5-edge +virtio0\r?\n(.*\n)*FLEET 1 exit 0\n"), result.Output);
+    }
+
+    private async Task<LabResult> BootAsync(int cpus, string script, JsonObject devices)
+    {
         var program = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
         Assert.True(File.Exists(program), $"{program} is missing; build it with: ./fleet build");
         var folder = Directory.CreateTempSubdirectory("fleet-lab-").FullName;
@@ -28,26 +46,20 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             using var images = new DefaultImageStore(
                 new ImageOptions(fixture.Options.CacheDirectory, Path.Combine(Checkout.Artifacts, "guest", "fleet-init")), Logger.None);
             var image = await images.GetDefaultAsync(default);
-            var run = new GuestRun(["sh", "-c", "echo hello from $(uname -r) on $(nproc) cpus; exit 7"], new Dictionary<string, string>(), "guest");
+            var run = new GuestRun(["sh", "-c", script], new Dictionary<string, string>(), "guest");
             await images.WriteInitrdAsync(image, run, Path.Combine(folder, "initrd"), default);
-            await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), new JsonObject
+            devices["boot-source"] = new JsonObject
             {
-                ["boot-source"] = new JsonObject
-                {
-                    ["kernel_image_path"] = image.KernelPath,
-                    ["initrd_path"] = "initrd",
-                    ["boot_args"] = BootFiles.DefaultArguments,
-                },
-                ["machine-config"] = new JsonObject { ["vcpu_count"] = cpus, ["mem_size_mib"] = 256 },
-                ["fleet-status-port"] = new JsonObject { ["output_path"] = "status.log" },
-            }.ToJsonString());
-
-            var result = await fixture.RunAsync(
+                ["kernel_image_path"] = image.KernelPath,
+                ["initrd_path"] = "initrd",
+                ["boot_args"] = BootFiles.DefaultArguments,
+            };
+            devices["machine-config"] = new JsonObject { ["vcpu_count"] = cpus, ["mem_size_mib"] = 256 };
+            devices["fleet-status-port"] = new JsonObject { ["output_path"] = "status.log" };
+            await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), devices.ToJsonString());
+            return await fixture.RunAsync(
                 LabCommand.Shell($"{program} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; exit $status") with { WorkingDirectory = folder },
                 Limit);
-
-            Assert.Matches($@"hello from 6\.\S+ on {cpus} cpus\r?\n(.*\n)*FLEET 1 ready\n(.*\n)*FLEET 1 exit 7\n", result.Output);
-            Assert.Equal(0, result.ExitStatus);
         }
         finally
         {
