@@ -52,8 +52,8 @@ internal static unsafe partial class ThreadKick
         _ = sigtimedwait(&kick, null, null);
     }
 
-    /// <summary>Kicks a thread of this process that has blocked the signal. A thread that has ended is no error.</summary>
-    public static void Kick(int thread) => _ = tgkill(getpid(), thread, Signal);
+    /// <summary>Kicks a thread of this process that has blocked the signal; false when it has ended, or the user's queue of signals is full.</summary>
+    public static bool TryKick(int thread) => tgkill(getpid(), thread, Signal) == 0;
 
     public static int CurrentThread() => gettid();
 

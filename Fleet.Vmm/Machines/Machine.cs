@@ -19,6 +19,9 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private const int StopLimitSlices = 20;
     private const int SliceMilliseconds = 100;
 
+    /// <summary>How long the API waits while sleepers are looked at; what is not out of the guest by then is left alone.</summary>
+    private const int InspectionLimitSlices = 2;
+
     /// <summary>How often it is looked whether the guest has halted for good, and whether standard input has come back.</summary>
     public static readonly TimeSpan DefaultWatchPeriod = TimeSpan.FromSeconds(1);
 
@@ -247,6 +250,15 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     private void Await(Predicate<Vcpu> reached, string complaint)
     {
+        if (FindLate(reached, StopLimitSlices) is { } vcpu)
+        {
+            _onStuck($"vCPU {vcpu.Index} {complaint} within {StopLimitMilliseconds} ms");
+        }
+    }
+
+    // Waits until all have reached it; the one that had not when the time was over, or null.
+    private Vcpu? FindLate(Predicate<Vcpu> reached, int limitSlices)
+    {
         var slices = 0;
         foreach (var vcpu in _vcpus)
         {
@@ -258,13 +270,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
                     break;
                 }
 
-                if (!_moved.Wait(SliceMilliseconds) && ++slices == StopLimitSlices)
+                if (!_moved.Wait(SliceMilliseconds) && ++slices == limitSlices)
                 {
-                    _onStuck($"vCPU {vcpu.Index} {complaint} within {StopLimitMilliseconds} ms");
-                    return;
+                    return vcpu;
                 }
             }
         }
+
+        return null;
     }
 
     private void OnWatch()
@@ -277,7 +290,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
     }
 
     // A vCPU that waits in hlt uses no CPU at all, one that does anything uses some: only a machine that slept for a whole
-    // period is looked at, so a guest with a timer tick is never disturbed.
+    // period is looked at, so a guest with a timer tick is never disturbed. The reverse does not hold: a busy vCPU uses none
+    // either while the host throttles it, swaps or waits for a disk.
     private bool AllSleep()
     {
         var sleeps = true;
@@ -291,11 +305,28 @@ internal sealed class Machine : IMachine, IVcpuOwner
         return sleeps;
     }
 
-    // All of them outside the guest at the same time, or one could wake another (by an NMI) between two looks.
     private void InspectSleepers()
     {
+        // The second look sees all of them outside the guest; during the first, one still inside could wake another by an NMI.
+        if (AreDead() && AreDead())
+        {
+            ReportEnd(new MachineEnd(MachineEndKind.GuestHalted, "Every running vCPU halted with interrupts off: nothing can wake the guest."));
+            return;
+        }
+
+        Command(VcpuOrder.Run);
+    }
+
+    // False too when one can't be looked at for now, because the host holds its thread up: there is another look next period,
+    // and a guest must not die of a slow host.
+    private bool AreDead()
+    {
         Command(VcpuOrder.ParkAndInspect);
-        Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
+        if (FindLate(static vcpu => vcpu.IsInspected || vcpu.HasEnded, InspectionLimitSlices) is not null)
+        {
+            return false;
+        }
+
         var dead = 0;
         var alive = false;
         foreach (var vcpu in _vcpus)
@@ -304,12 +335,6 @@ internal sealed class Machine : IMachine, IVcpuOwner
             alive |= vcpu.Activity == VcpuActivity.Alive;
         }
 
-        if (!alive && dead > 0)
-        {
-            ReportEnd(new MachineEnd(MachineEndKind.GuestHalted, "Every running vCPU halted with interrupts off: nothing can wake the guest."));
-            return;
-        }
-
-        Command(VcpuOrder.Run);
+        return !alive && dead > 0;
     }
 }

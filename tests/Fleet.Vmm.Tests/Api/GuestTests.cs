@@ -20,6 +20,10 @@ public sealed class GuestTests
     // jmp $
     private static readonly byte[] Spin = [0xEB, 0xFE];
 
+    // l: mov dx,0x3fd; in al,dx; test al,1; jz l   wait for a byte
+    // cli; h: hlt; jmp h                           halt for good
+    private static readonly byte[] HaltAtByte = Convert.FromHexString("66BAFD03ECA80174F7FAF4EBFD");
+
     // ud2 without an IDT: a triple fault.
     private static readonly byte[] Crash = [0x0F, 0x0B];
 
@@ -75,6 +79,29 @@ public sealed class GuestTests
             Assert.Equal(0, Native.kill(vmm.Process.Id, Signals.Terminate));
             Assert.Equal((0, "stopped"), vmm.End());
         }
+    }
+
+    /// <summary>A thread without CPU time looks like one in hlt; taking the one for the other once killed healthy guests.</summary>
+    [SkippableFact]
+    public void Should_wait_for_a_vcpu_that_the_host_holds_up_and_still_notice_a_halt()
+    {
+        RequireKvm();
+        using var files = new ScratchDirectory();
+        using var vmm = new Guest(files, Elf(files, HaltAtByte));
+        vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{files.File("kernel")}}"}""");
+        vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
+        using var vcpus = JsonDocument.Parse(vmm.Get("/fleet/vcpus"));
+        var thread = vcpus.RootElement.GetProperty("threads")[0].GetInt32();
+        using (var frozen = new FrozenThread(vmm.Process.Id, thread))
+        {
+            // The kick says that the watch has ordered the vCPU out of the guest; the answer, that it did not insist.
+            Assert.True(SpinWait.SpinUntil(() => frozen.HasPending(ThreadKick.Signal), RunningVmm.Patience), "nobody looked at the vCPU");
+            Assert.Contains("\"Running\"", vmm.Get("/"), StringComparison.Ordinal);
+        }
+
+        vmm.Process.StandardInput.Write('x');
+        vmm.Process.StandardInput.Flush();
+        Assert.Equal((1, "guest_halted"), vmm.End());
     }
 
     [SkippableFact]
