@@ -49,15 +49,23 @@ internal sealed unsafe class KvmVcpu : IDisposable
         Control(KvmCalls.SetCpuid2, buffer, "KVM_SET_CPUID2");
     }
 
-    /// <summary>Returns how many were taken; KVM stops at the first that it refuses.</summary>
-    public int SetMsrs(ReadOnlySpan<KvmMsrEntry> entries)
+    /// <summary>Sets all that KVM takes; returns the indices of those that it refused.</summary>
+    public uint[] SetMsrs(ReadOnlySpan<KvmMsrEntry> entries)
     {
-        var size = sizeof(KvmMsrsHeader) + entries.Length * sizeof(KvmMsrEntry);
-        var buffer = stackalloc byte[size];
-        ((KvmMsrsHeader*)buffer)->Count = (uint)entries.Length;
-        ((KvmMsrsHeader*)buffer)->Pad = 0;
-        entries.CopyTo(new Span<KvmMsrEntry>(buffer + sizeof(KvmMsrsHeader), entries.Length));
-        return Control(KvmCalls.SetMsrs, buffer, "KVM_SET_MSRS");
+        List<uint>? refused = null;
+        while (!entries.IsEmpty)
+        {
+            var taken = SetMsrsUntilRefused(entries);
+            if (taken >= entries.Length)
+            {
+                break;
+            }
+
+            (refused ??= []).Add(entries[taken].Index);
+            entries = entries[(taken + 1)..];
+        }
+
+        return refused?.ToArray() ?? [];
     }
 
     public KvmRegs Registers
@@ -145,6 +153,17 @@ internal sealed unsafe class KvmVcpu : IDisposable
             _ = Descriptors.close(_fd);
             _fd = -1;
         }
+    }
+
+    // KVM stops at the first that it refuses, and says how many it took before.
+    private int SetMsrsUntilRefused(ReadOnlySpan<KvmMsrEntry> entries)
+    {
+        var size = sizeof(KvmMsrsHeader) + entries.Length * sizeof(KvmMsrEntry);
+        var buffer = stackalloc byte[size];
+        ((KvmMsrsHeader*)buffer)->Count = (uint)entries.Length;
+        ((KvmMsrsHeader*)buffer)->Pad = 0;
+        entries.CopyTo(new Span<KvmMsrEntry>(buffer + sizeof(KvmMsrsHeader), entries.Length));
+        return Control(KvmCalls.SetMsrs, buffer, "KVM_SET_MSRS");
     }
 
     // SAFETY of the callers: each passes a buffer of the size that the request number encodes (or its count says),

@@ -47,7 +47,7 @@ internal sealed class RunningVmm : IDisposable
 
         // A duplicate, because the VMM closes the descriptor that it is given.
         var reader = NonBlockingDuplicate((int)_signals.ClientSafePipeHandle.DangerousGetHandle());
-        _thread = new Thread(() => _exitCode = VmmProcess.Run(all, _ => Machines, TimeProvider.System, () => reader)) { IsBackground = true };
+        _thread = new Thread(() => _exitCode = VmmProcess.Run(all, (_, _) => Machines, TimeProvider.System, () => reader)) { IsBackground = true };
         _thread.Start();
         if (waitForSocket)
         {

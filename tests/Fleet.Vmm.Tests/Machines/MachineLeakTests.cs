@@ -42,7 +42,7 @@ public sealed class MachineLeakTests
         var settings = new MachineSettings { Vcpus = 4, MemoryMib = 16, KernelPath = kernel, BootArgs = "", StatusPortPath = "/nowhere/status" };
 
         // VM and vCPUs are made before the status port is found to have no place.
-        AssertNoneLeft(() => Assert.Throws<MachineException>(() => new MachineFactory(-1, -1, Assert.Fail).Build(settings, loop)));
+        AssertNoneLeft(() => Assert.Throws<MachineException>(() => new MachineFactory(-1, -1, Assert.Fail, _ => { }).Build(settings, loop)));
     }
 
     private static void AssertNoneLeft(Action life)
