@@ -33,6 +33,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private readonly long[] _cpuTimes;
     private readonly int[] _threads;
     private readonly Action<string> _onStuck;
+    private readonly Action<string> _onWarning;
     private readonly TimeSpan _watchPeriod;
     private ConsoleInput? _input;
     private LoopTimer? _watch;
@@ -47,12 +48,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
     /// <param name="parts">Everything but the vCPUs' threads.</param>
     /// <param name="watchPeriod">See <see cref="DefaultWatchPeriod"/>.</param>
     /// <param name="onStuck">Ends the process: a vCPU did not stop in time.</param>
-    public Machine(EventLoop loop, MachineParts parts, TimeSpan watchPeriod, Action<string> onStuck)
+    /// <param name="onWarning">Told, on the loop, what the machine goes on without.</param>
+    public Machine(EventLoop loop, MachineParts parts, TimeSpan watchPeriod, Action<string> onStuck, Action<string> onWarning)
     {
         _loop = loop;
         _parts = parts;
         _watchPeriod = watchPeriod;
         _onStuck = onStuck;
+        _onWarning = onWarning;
         _vcpus = new Vcpu[parts.Vcpus.Length];
         _cpuTimes = new long[_vcpus.Length];
         _threads = new int[_vcpus.Length];
@@ -104,7 +107,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
             if (_parts.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
             {
                 input.MakeRaw();
-                _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom);
+                _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom, _onWarning);
             }
 
             _watch = new LoopTimer(_loop, OnWatch);

@@ -136,7 +136,8 @@ internal sealed class MachineFactory : IMachineFactory
                 StatusFile = statusFile,
             },
             _watchPeriod,
-            _onStuck);
+            _onStuck,
+            _onWarning);
     }
 
     private static LoadedKernel LoadGuest(MachineSettings settings, GuestMemory memory, FileContent kernelFile, FileContent? initrdFile)

@@ -167,6 +167,9 @@ internal static partial class Native
     public static partial int fcntl(int fd, int command, int argument);
 
     [System.Runtime.InteropServices.LibraryImport("libc", SetLastError = true)]
+    public static partial int dup2(int fd, int number);
+
+    [System.Runtime.InteropServices.LibraryImport("libc", SetLastError = true)]
     public static partial int kill(int pid, int signal);
 
     [System.Runtime.InteropServices.LibraryImport("libc", SetLastError = true, StringMarshalling = System.Runtime.InteropServices.StringMarshalling.Utf8)]
