@@ -60,8 +60,6 @@ internal sealed unsafe class GuestMemory : IDisposable
     /// <summary>Where high memory lies in this process; null when there is none.</summary>
     public byte* HighHost => _high;
 
-    public bool Contains(ulong address, ulong length) => TryFind(address, length) != null;
-
     /// <summary>The bytes at a guest address. Valid until <see cref="Dispose"/>; the guest may change them at any time.</summary>
     public Span<byte> Slice(ulong address, int length)
     {
@@ -98,12 +96,6 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     private byte* Find(ulong address, ulong length)
     {
-        var host = TryFind(address, length);
-        return host != null ? host : throw new GuestMemoryException(address, length);
-    }
-
-    private byte* TryFind(ulong address, ulong length)
-    {
         // No sums of what comes from outside: a sum could wrap round.
         if (address < Low.Size && length <= Low.Size - address)
         {
@@ -115,7 +107,7 @@ internal sealed unsafe class GuestMemory : IDisposable
             return _high + (address - High.Start);
         }
 
-        return null;
+        throw new GuestMemoryException(address, length);
     }
 }
 
