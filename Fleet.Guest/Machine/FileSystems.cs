@@ -50,6 +50,7 @@ internal static unsafe class FileSystems
         using var strings = new NativeStrings();
         foreach (var (type, target, flags, options) in mounts)
         {
+            // SAFETY: the strings end with NUL and live until the end of this method; the kernel copies them.
             var path = strings.Add(target);
             Libc.mkdir(path, 0x1ED);
             if (Libc.mount(strings.Add(type), path, strings.Add(type), flags, strings.Add(options)) == 0) continue;
@@ -61,6 +62,7 @@ internal static unsafe class FileSystems
     private static void Link(string target, string path)
     {
         using var strings = new NativeStrings();
+        // SAFETY: as above.
         Libc.symlink(strings.Add(target), strings.Add(path));
     }
 }

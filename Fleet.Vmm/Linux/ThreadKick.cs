@@ -20,11 +20,10 @@ internal static unsafe partial class ThreadKick
     /// <summary>Closes the calling thread to the kick; returns its mask without the kick, for KVM_SET_SIGNAL_MASK.</summary>
     public static ulong BlockHere()
     {
+        // SAFETY: both sets are on this frame and as large as glibc's sigset_t; here as below the kick is a bit of the first word.
         SignalSet kick = default;
         SignalSet before = default;
         kick.Bits[0] = 1UL << (Signal - 1);
-
-        // SAFETY: both sets are on this frame and as large as glibc's sigset_t.
         var failed = pthread_sigmask(Block, &kick, &before);
         return failed == 0 ? before.Bits[0] & ~kick.Bits[0] : throw new SystemCallException("pthread_sigmask", failed);
     }

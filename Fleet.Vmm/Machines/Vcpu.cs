@@ -223,6 +223,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, EventCo
 
     private void HandleExit()
     {
+        // SAFETY: this is the vCPU's thread, see KvmVcpu.Exit; the methods below get the same pointer.
         var exit = kvm.Exit;
         Volatile.Write(ref _exits, _exits + 1);
         switch (exit->ExitReason)

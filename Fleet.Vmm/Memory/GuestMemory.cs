@@ -77,6 +77,8 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     /// <summary>Fills from a file; false when the file does not have the range (any more).</summary>
     public bool TryLoad(FileContent file, ulong offset, ulong address, ulong length) =>
+
+        // SAFETY: as Slice; the file is never asked for more than the length.
         file.TryRead(offset, Find(address, length), length);
 
     public void Dispose()
@@ -96,7 +98,8 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     private byte* Find(ulong address, ulong length)
     {
-        // No sums of what comes from outside: a sum could wrap round.
+        // SAFETY: what is returned is followed by the whole length inside one mapping, which lives until Dispose. No sums of
+        // what comes from outside: a sum could wrap round.
         if (address < Low.Size && length <= Low.Size - address)
         {
             return _low + address;
