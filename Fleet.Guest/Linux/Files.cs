@@ -16,6 +16,7 @@ internal static unsafe class Files
         int fd;
         do
         {
+            // SAFETY: the string ends with NUL and lives until the end of this method.
             fd = Libc.open(strings.Add(path), flags | Libc.O_CLOEXEC, mode);
             error = fd < 0 ? Marshal.GetLastPInvokeError() : 0;
         }

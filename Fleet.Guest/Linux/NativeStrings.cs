@@ -33,6 +33,7 @@ internal sealed unsafe class NativeStrings : IDisposable
 
     public void Dispose()
     {
+        // SAFETY: all of it came from NativeMemory.Alloc, and the list is emptied: nothing is freed twice.
         foreach (var memory in _owned) NativeMemory.Free((void*)memory);
         _owned.Clear();
     }

@@ -50,6 +50,7 @@ internal static unsafe class FileSystems
         using var strings = new NativeStrings();
         foreach (var (type, target, flags, options) in mounts)
         {
+            // SAFETY: the strings end with NUL and live until the end of this method; the kernel copies them.
             var path = strings.Add(target);
             // SAFETY: every string is kept, null-terminated, until strings is disposed.
             Libc.mkdir(path, 0x1ED);

@@ -18,6 +18,7 @@ internal static unsafe class Network
     {
         if (name.Length == 0) return;
         using var strings = new NativeStrings();
+        // SAFETY: the length is that of the string, which lives until the end of this method.
         if (Libc.sethostname(strings.Add(name), (nuint)Encoding.UTF8.GetByteCount(name)) != 0)
             complain($"the host name can't be set: {Files.Describe(Marshal.GetLastPInvokeError())}");
     }
@@ -26,10 +27,10 @@ internal static unsafe class Network
     public static void BringLoopbackUp(Action<string> complain)
     {
         var socket = Libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        // SAFETY: both requests read and write one struct ifreq, which is on this frame; its flags are the first two bytes of the union.
         var request = stackalloc byte[IfreqBytes];
         new Span<byte>(request, IfreqBytes).Clear();
         "lo"u8.CopyTo(new Span<byte>(request, IfreqBytes));
-        // SAFETY: both requests read and write one struct ifreq, whose flags are the first two bytes of the union.
         var failed = socket < 0 || Libc.ioctl(socket, SIOCGIFFLAGS, request) != 0;
         if (!failed)
         {

@@ -39,8 +39,7 @@ internal sealed record CommandLine(string? Path, IReadOnlyList<string> Argv, IRe
     {
         if (!File.Exists(path)) return FoundFile.Nothing;
         using var strings = new NativeStrings();
-
-        // SAFETY: the string is kept, null-terminated, until strings is disposed.
+        // SAFETY: the string ends with NUL and lives until the end of this method.
         return Libc.access(strings.Add(path), Libc.X_OK) == 0 ? FoundFile.Executable : FoundFile.Forbidden;
     }
 

@@ -29,7 +29,8 @@ internal static unsafe class Spawner
         var none = stackalloc byte[OpaqueBytes];
         var started = 0;
         pid = 0;
-        // SAFETY: each block is larger than the C library's structure for it and lives until the destroy calls below.
+        // SAFETY: each block is larger than the C library's structure for it and lives until the destroy calls below; so do the
+        // strings, and both arrays end with a null pointer.
         int error;
         if ((error = Libc.posix_spawn_file_actions_init(actions)) != 0) return error;
         if ((error = Libc.posix_spawnattr_init(attributes)) != 0) return error;
@@ -64,6 +65,7 @@ internal static unsafe class Spawner
     public static int Wait(int pid)
     {
         int status;
+        // SAFETY: the kernel writes one int, on this frame; it is read only when the process was waited for.
         while (Libc.waitpid(pid, &status, 0) < 0)
         {
             if (Marshal.GetLastPInvokeError() != Libc.EINTR) return 0;

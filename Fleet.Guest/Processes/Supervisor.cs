@@ -71,8 +71,7 @@ internal sealed unsafe class Supervisor(int console)
         while (true)
         {
             int status;
-
-            // SAFETY: the kernel writes one int, to a local that lives through the call.
+            // SAFETY: the kernel writes one int, on this frame; it is read only when a process id came back.
             var pid = Libc.waitpid(-1, &status, Libc.WUNTRACED);
             if (pid < 0)
             {
@@ -103,8 +102,7 @@ internal sealed unsafe class Supervisor(int console)
         while (Environment.TickCount64 - started < CleanUpLimit.TotalMilliseconds)
         {
             int status;
-
-            // SAFETY: the kernel writes one int, to a local that lives through the call.
+            // SAFETY: the kernel writes one int, on this frame; it is read only when a process id came back.
             var pid = Libc.waitpid(-1, &status, Libc.WNOHANG);
             if (pid < 0 && Marshal.GetLastPInvokeError() != Libc.EINTR) return;
             if (pid == 0) Thread.Sleep(1);

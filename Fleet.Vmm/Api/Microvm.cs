@@ -163,7 +163,6 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
                 },
                 loop);
             machine.Ended += OnEnded;
-            machine.Complained += complaint => log.Warn(complaint);
             machine.Start();
         }
         catch (MachineException failure)

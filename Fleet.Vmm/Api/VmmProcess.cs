@@ -5,8 +5,11 @@ using Fleet.Vmm.Machines;
 
 namespace Fleet.Vmm.Api;
 
-/// <summary>Makes the machine factory; it calls <paramref name="endAtOnce"/> on the loop when a vCPU can't be stopped, and that does not return.</summary>
-internal delegate IMachineFactory MachineFactoryMaker(Action<string> endAtOnce);
+/// <summary>
+/// Makes the machine factory; it calls <paramref name="endAtOnce"/> on the loop when a vCPU can't be stopped, and that does
+/// not return. What it goes on without goes to <paramref name="warn"/>, on the loop too.
+/// </summary>
+internal delegate IMachineFactory MachineFactoryMaker(Action<string> endAtOnce, Action<string> warn);
 
 /// <summary>
 /// The process from its arguments to its exit code: log, signals, API socket, configuration file, event loop, and the
@@ -44,7 +47,7 @@ internal sealed partial class VmmProcess : IDisposable
         _log = log;
         _loop = loop;
         _metrics = metrics;
-        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce), loop, log, metrics, clock);
+        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce, message => log.Warn(message)), loop, log, metrics, clock);
 
         // Made now, because at a stop there may be no descriptor left.
         _stopTimer = new LoopTimer(loop, OnStopTimeout);

@@ -73,20 +73,15 @@ internal static class BootRegisters
         }
     }
 
-    /// <summary>What every vCPU gets: FPU, MSRs, the legacy interrupt pins of its APIC.</summary>
-    public static void InitialiseCommon(KvmVcpu vcpu)
+    /// <summary>What every vCPU gets: FPU, MSRs, the legacy interrupt pins of its APIC. Returns the MSRs that KVM refused.</summary>
+    public static uint[] InitialiseCommon(KvmVcpu vcpu)
     {
         vcpu.SetFpu(new KvmFpu { Fcw = 0x37f, Mxcsr = 0x1f80 });
 
-        // A KVM stops at the first that it refuses; that one keeps its reset value (Linux comes up without any, measured),
-        // the others are still to be set.
-        ReadOnlySpan<KvmMsrEntry> left = BootMsrs;
-        while (!left.IsEmpty)
-        {
-            left = left[Math.Min(left.Length, vcpu.SetMsrs(left) + 1)..];
-        }
-
+        // A refused one stays at its reset value, and Linux comes up without any (measured).
+        var refused = vcpu.SetMsrs(BootMsrs);
         SetLegacyPins(vcpu);
+        return refused;
     }
 
     /// <summary>Where the first vCPU begins. The others wait in the in-kernel APIC for their start-up interrupt, which sets their registers.</summary>

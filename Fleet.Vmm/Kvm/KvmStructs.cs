@@ -167,7 +167,6 @@ internal unsafe struct KvmRun
 {
     [FieldOffset(1)] public byte ImmediateExit;
     [FieldOffset(8)] public uint ExitReason;
-    [FieldOffset(13)] public byte IfFlag;
 
     [FieldOffset(32)] public ulong HardwareExitReason;
 

@@ -72,10 +72,11 @@ internal sealed unsafe class KvmSystem : IDisposable
     {
         var size = sizeof(KvmCpuidHeader) + MaxCpuidEntries * sizeof(KvmCpuidEntry);
         var buffer = stackalloc byte[size];
+
+        // SAFETY: the buffer has room for the header and MaxCpuidEntries behind it; the kernel writes at most Count entries,
+        // and no more than MaxCpuidEntries are read.
         var header = (KvmCpuidHeader*)buffer;
         header->Count = MaxCpuidEntries;
-
-        // SAFETY: the kernel writes at most Count entries behind the header, and the buffer has that room.
         if (KvmCalls.Ioctl(_fd, KvmCalls.GetSupportedCpuid, buffer) < 0)
         {
             throw SystemCallException.Last("KVM_GET_SUPPORTED_CPUID");

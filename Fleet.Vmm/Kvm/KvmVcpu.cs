@@ -21,6 +21,7 @@ internal sealed unsafe class KvmVcpu : IDisposable
                 throw new KvmUnsuitableException($"a vCPU's shared area has only {mapSize} bytes");
             }
 
+            // SAFETY: checked right above that the area has room for the struct; the kernel keeps it page-aligned.
             _run = (KvmRun*)VirtualMemory.MapShared(fd, _mapSize);
         }
         catch
@@ -31,6 +32,8 @@ internal sealed unsafe class KvmVcpu : IDisposable
     }
 
     /// <summary>What the kernel says about the last exit. Valid until <see cref="Dispose"/>.</summary>
+    // SAFETY of the users: the vCPU's thread and whoever commands it; Dispose comes after the thread was joined. Both sides
+    // touch only fields of the struct, which lie inside the mapping.
     public KvmRun* Exit => _run;
 
     /// <summary>Bytes behind <see cref="Exit"/>.</summary>
@@ -43,21 +46,31 @@ internal sealed unsafe class KvmVcpu : IDisposable
     {
         var size = sizeof(KvmCpuidHeader) + entries.Length * sizeof(KvmCpuidEntry);
         var buffer = stackalloc byte[size];
+
+        // SAFETY: the buffer has room for the header and all entries behind it; Count tells the kernel how many.
         ((KvmCpuidHeader*)buffer)->Count = (uint)entries.Length;
         ((KvmCpuidHeader*)buffer)->Padding = 0;
         entries.CopyTo(new Span<KvmCpuidEntry>(buffer + sizeof(KvmCpuidHeader), entries.Length));
         Control(KvmCalls.SetCpuid2, buffer, "KVM_SET_CPUID2");
     }
 
-    /// <summary>Returns how many were taken; KVM stops at the first that it refuses.</summary>
-    public int SetMsrs(ReadOnlySpan<KvmMsrEntry> entries)
+    /// <summary>Sets all that KVM takes; returns the indices of those that it refused.</summary>
+    public uint[] SetMsrs(ReadOnlySpan<KvmMsrEntry> entries)
     {
-        var size = sizeof(KvmMsrsHeader) + entries.Length * sizeof(KvmMsrEntry);
-        var buffer = stackalloc byte[size];
-        ((KvmMsrsHeader*)buffer)->Count = (uint)entries.Length;
-        ((KvmMsrsHeader*)buffer)->Pad = 0;
-        entries.CopyTo(new Span<KvmMsrEntry>(buffer + sizeof(KvmMsrsHeader), entries.Length));
-        return Control(KvmCalls.SetMsrs, buffer, "KVM_SET_MSRS");
+        List<uint>? refused = null;
+        while (!entries.IsEmpty)
+        {
+            var taken = SetMsrsUntilRefused(entries);
+            if (taken >= entries.Length)
+            {
+                break;
+            }
+
+            (refused ??= []).Add(entries[taken].Index);
+            entries = entries[(taken + 1)..];
+        }
+
+        return refused?.ToArray() ?? [];
     }
 
     public KvmRegs Registers
@@ -145,6 +158,19 @@ internal sealed unsafe class KvmVcpu : IDisposable
             _ = Descriptors.close(_fd);
             _fd = -1;
         }
+    }
+
+    // KVM stops at the first that it refuses, and says how many it took before.
+    private int SetMsrsUntilRefused(ReadOnlySpan<KvmMsrEntry> entries)
+    {
+        var size = sizeof(KvmMsrsHeader) + entries.Length * sizeof(KvmMsrEntry);
+        var buffer = stackalloc byte[size];
+
+        // SAFETY: the buffer has room for the header and all entries behind it; Count tells the kernel how many.
+        ((KvmMsrsHeader*)buffer)->Count = (uint)entries.Length;
+        ((KvmMsrsHeader*)buffer)->Pad = 0;
+        entries.CopyTo(new Span<KvmMsrEntry>(buffer + sizeof(KvmMsrsHeader), entries.Length));
+        return Control(KvmCalls.SetMsrs, buffer, "KVM_SET_MSRS");
     }
 
     // SAFETY of the callers: each passes a buffer of the size that the request number encodes (or its count says),

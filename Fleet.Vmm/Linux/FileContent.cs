@@ -44,7 +44,7 @@ internal sealed unsafe partial class FileContent : IDisposable
 
         while (length > 0)
         {
-            // SAFETY: never asks for more than the caller's range still has.
+            // SAFETY: never asks for more than the caller's range still has; the step below is what was really read.
             var got = pread(_fd, target, (nint)Math.Min(length, LargestRead), (long)offset);
             if (got < 0)
             {

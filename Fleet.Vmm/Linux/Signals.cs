@@ -118,6 +118,7 @@ internal static unsafe partial class Signals
 
     private static SignalSet EndingSignals()
     {
+        // SAFETY: all four are bits of the first word.
         SignalSet set = default;
         set.Bits[0] = 1UL << (HangUp - 1) | 1UL << (Interrupt - 1) | 1UL << (Terminate - 1) | 1UL << (CpuTimeExceeded - 1);
         return set;

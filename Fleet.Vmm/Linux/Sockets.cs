@@ -25,6 +25,7 @@ internal static unsafe partial class Sockets
         }
 
         // sockaddr_un: the family in two bytes, then the path and its NUL.
+        // SAFETY: the path was measured right above and fits, its NUL included; all is on this frame.
         var address = stackalloc byte[2 + LongestPath + 1];
         new Span<byte>(address, 2 + LongestPath + 1).Clear();
         *(ushort*)address = Unix;
@@ -39,7 +40,7 @@ internal static unsafe partial class Sockets
         var bound = false;
 
         // The mode of an unbound socket becomes the mode of its file, so there is no moment in which it is open to others.
-        // SAFETY: the address is complete, NUL-terminated and on this frame.
+        // SAFETY: the kernel reads so many bytes of the address during the call only.
         if (fchmod(fd, 0x180) == 0 && bind(fd, address, (uint)(2 + length + 1)) == 0)
         {
             bound = true;

@@ -20,11 +20,10 @@ internal static unsafe partial class ThreadKick
     /// <summary>Closes the calling thread to the kick; returns its mask without the kick, for KVM_SET_SIGNAL_MASK.</summary>
     public static ulong BlockHere()
     {
+        // SAFETY: both sets are on this frame and as large as glibc's sigset_t; here as below the kick is a bit of the first word.
         SignalSet kick = default;
         SignalSet before = default;
         kick.Bits[0] = 1UL << (Signal - 1);
-
-        // SAFETY: both sets are on this frame and as large as glibc's sigset_t.
         var failed = pthread_sigmask(Block, &kick, &before);
         return failed == 0 ? before.Bits[0] & ~kick.Bits[0] : throw new SystemCallException("pthread_sigmask", failed);
     }
@@ -52,8 +51,8 @@ internal static unsafe partial class ThreadKick
         _ = sigtimedwait(&kick, null, null);
     }
 
-    /// <summary>Kicks a thread of this process that has blocked the signal. A thread that has ended is no error.</summary>
-    public static void Kick(int thread) => _ = tgkill(getpid(), thread, Signal);
+    /// <summary>Kicks a thread of this process that has blocked the signal; false when it has ended, or the user's queue of signals is full.</summary>
+    public static bool TryKick(int thread) => tgkill(getpid(), thread, Signal) == 0;
 
     public static int CurrentThread() => gettid();
 

@@ -22,6 +22,8 @@ internal static unsafe partial class VirtualMemory
     public static byte* Allocate(nuint size)
     {
         var reserved = checked(size + HugePage);
+
+        // SAFETY: without MAP_FIXED a mapping goes where nothing is.
         var start = mmap(null, reserved, ReadWrite, Private | Anonymous | NoReserve, -1, 0);
         if (start == (void*)-1)
         {
@@ -45,12 +47,13 @@ internal static unsafe partial class VirtualMemory
     /// <summary>A descriptor's memory, shared with the kernel.</summary>
     public static void* MapShared(int fd, nuint size)
     {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other.
+        // SAFETY: without MAP_FIXED the mapping goes where nothing is. It outlives the descriptor; only Unmap ends it.
         var address = mmap(null, size, ReadWrite, Shared, fd, 0);
         return address != (void*)-1 ? address : throw SystemCallException.Last("mmap");
     }
 
     /// <summary>Gives a mapping back; nobody may hold a pointer into it any more.</summary>
+    // SAFETY of the callers: each unmaps what it mapped itself, once, and drops its pointer with it.
     public static void Unmap(void* address, nuint size) => _ = munmap(address, size);
 
     [LibraryImport("libc", SetLastError = true)]

@@ -14,23 +14,30 @@ internal sealed unsafe class ConsoleInput : IDisposable
     private readonly int _fd;
     private readonly SerialPort _port;
     private readonly EventCounter _room;
+    private readonly Action<string> _onWarning;
     private bool _listening;
+    private bool _warned;
     private bool _full;
     private bool _disposed;
 
-    /// <summary>Begins to listen. <paramref name="room"/> is signalled by the port's <c>onRoom</c>. Does not own the fd.</summary>
-    public ConsoleInput(EventLoop loop, int fd, SerialPort port, EventCounter room)
+    /// <summary>
+    /// Begins to listen. <paramref name="room"/> is signalled by the port's <c>onRoom</c>. Does not own the fd. Throws
+    /// <see cref="SystemCallException"/> when the loop can't take <paramref name="room"/>; not for the fd, see <see cref="Retry"/>.
+    /// </summary>
+    public ConsoleInput(EventLoop loop, int fd, SerialPort port, EventCounter room, Action<string> onWarning)
     {
         _loop = loop;
         _fd = fd;
         _port = port;
         _room = room;
+        _onWarning = onWarning;
         _loop.Add(room.Descriptor, OnRoom);
         Listen();
     }
 
     /// <summary>
-    /// Listens again where there was nothing to hear: a FIFO that its writers left may find a new one. Called about once a second.
+    /// Listens again where there was nothing to hear: a FIFO that its writers left may find a new one, and a kernel that had
+    /// no room for the wait (epoll's max_user_watches, memory) may have it now. Called about once a second.
     /// </summary>
     public void Retry()
     {
@@ -57,10 +64,14 @@ internal sealed unsafe class ConsoleInput : IDisposable
             _loop.Add(_fd, OnReadable);
             _listening = true;
         }
-        catch (SystemCallException)
+        catch (SystemCallException failure)
         {
-            // The host has no room for one more watch: input waits, the guest goes on, and the next Retry tries again.
-            _listening = false;
+            // A guest without input is better than no guest.
+            if (!_warned)
+            {
+                _warned = true;
+                _onWarning($"The console's input can't be waited for, and is tried again every second: {failure.Message}.");
+            }
         }
     }
 

@@ -11,9 +11,6 @@ internal interface IMachine : IDisposable
     /// <summary>Raised when every vCPU thread has been joined and nothing of the guest runs any more.</summary>
     event Action<MachineEnd>? Ended;
 
-    /// <summary>Raised with a sentence when a driver of the guest broke the rules and its device waits for a reset.</summary>
-    event Action<string>? Complained;
-
     /// <summary>Thread ids (gettid) of the vCPUs, in order; empty before <see cref="Start"/>.</summary>
     IReadOnlyList<int> VcpuThreads { get; }
 

@@ -19,8 +19,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private const int StopLimitSlices = 20;
     private const int SliceMilliseconds = 100;
 
-    // A thread that did not come by then waits for the host (a disk, swap, a frozen cgroup), not for an interrupt.
-    private const int InspectionSlices = 2;
+    /// <summary>How long the API waits while sleepers are looked at; what is not out of the guest by then is left alone.</summary>
+    private const int InspectionLimitSlices = 2;
 
     /// <summary>How often it is looked whether the guest has halted for good, and whether standard input has come back.</summary>
     public static readonly TimeSpan DefaultWatchPeriod = TimeSpan.FromSeconds(1);
@@ -33,6 +33,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private readonly long[] _cpuTimes;
     private readonly int[] _threads;
     private readonly Action<string> _onStuck;
+    private readonly Action<string> _onWarning;
     private readonly TimeSpan _watchPeriod;
     private ConsoleInput? _input;
     private LoopTimer? _watch;
@@ -47,12 +48,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
     /// <param name="parts">Everything but the vCPUs' threads.</param>
     /// <param name="watchPeriod">See <see cref="DefaultWatchPeriod"/>.</param>
     /// <param name="onStuck">Ends the process: a vCPU did not stop in time.</param>
-    public Machine(EventLoop loop, MachineParts parts, TimeSpan watchPeriod, Action<string> onStuck)
+    /// <param name="onWarning">Told, on the loop, what the machine goes on without.</param>
+    public Machine(EventLoop loop, MachineParts parts, TimeSpan watchPeriod, Action<string> onStuck, Action<string> onWarning)
     {
         _loop = loop;
         _parts = parts;
         _watchPeriod = watchPeriod;
         _onStuck = onStuck;
+        _onWarning = onWarning;
         _vcpus = new Vcpu[parts.Vcpus.Length];
         _cpuTimes = new long[_vcpus.Length];
         _threads = new int[_vcpus.Length];
@@ -62,11 +65,6 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
 
         parts.PowerSwitch.Owner = this;
-        foreach (var slot in parts.Virtio)
-        {
-            slot.OnComplaint = complaint => Complained?.Invoke(complaint);
-        }
-
         try
         {
             _loop.Add(_ending.Descriptor, OnEnding);
@@ -80,8 +78,6 @@ internal sealed class Machine : IMachine, IVcpuOwner
     }
 
     public event Action<MachineEnd>? Ended;
-
-    public event Action<string>? Complained;
 
     public IReadOnlyList<int> VcpuThreads => _started ? _threads : [];
 
@@ -111,7 +107,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
             if (_parts.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
             {
                 input.MakeRaw();
-                _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom);
+                _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom, _onWarning);
             }
 
             _watch = new LoopTimer(_loop, OnWatch);
@@ -277,14 +273,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     private void Await(Predicate<Vcpu> reached, string complaint)
     {
-        if (FirstLate(reached, StopLimitSlices) is { } late)
+        if (FindLate(reached, StopLimitSlices) is { } vcpu)
         {
-            _onStuck($"vCPU {late.Index} {complaint} within {StopLimitMilliseconds} ms");
+            _onStuck($"vCPU {vcpu.Index} {complaint} within {StopLimitMilliseconds} ms");
         }
     }
 
-    // Waits until all have reached it; one that has not when the time is over, or null.
-    private Vcpu? FirstLate(Predicate<Vcpu> reached, int limit)
+    // Waits until all have reached it; the one that had not when the time was over, or null.
+    private Vcpu? FindLate(Predicate<Vcpu> reached, int limitSlices)
     {
         var slices = 0;
         foreach (var vcpu in _vcpus)
@@ -297,7 +293,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
                     break;
                 }
 
-                if (!_moved.Wait(SliceMilliseconds) && ++slices == limit)
+                if (!_moved.Wait(SliceMilliseconds) && ++slices == limitSlices)
                 {
                     return vcpu;
                 }
@@ -317,7 +313,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
     }
 
     // A vCPU that waits in hlt uses no CPU at all, one that does anything uses some: only a machine that slept for a whole
-    // period is looked at, so a guest with a timer tick is never disturbed. A thread that the host holds up sleeps as well.
+    // period is looked at, so a guest with a timer tick is never disturbed. The reverse does not hold: a busy vCPU uses none
+    // either while the host throttles it, swaps or waits for a disk.
     private bool AllSleep()
     {
         var sleeps = true;
@@ -331,15 +328,26 @@ internal sealed class Machine : IMachine, IVcpuOwner
         return sleeps;
     }
 
-    // All of them outside the guest at the same time, or one could wake another (by an NMI) between two looks.
     private void InspectSleepers()
     {
-        Command(VcpuOrder.ParkAndInspect);
-        if (FirstLate(static vcpu => vcpu.IsParked || vcpu.HasEnded, InspectionSlices) is not null)
+        // The second look sees all of them outside the guest; during the first, one still inside could wake another by an NMI.
+        if (AreDead() && AreDead())
         {
-            // Nobody asked this guest to stop: a host that stalls must not cost it its life. Looked at again in the next period.
-            Command(VcpuOrder.Run);
+            ReportEnd(new MachineEnd(MachineEndKind.GuestHalted, "Every running vCPU halted with interrupts off: nothing can wake the guest."));
             return;
+        }
+
+        Command(VcpuOrder.Run);
+    }
+
+    // False too when one can't be looked at for now, because the host holds its thread up: there is another look next period,
+    // and a guest must not die of a slow host.
+    private bool AreDead()
+    {
+        Command(VcpuOrder.ParkAndInspect);
+        if (FindLate(static vcpu => vcpu.IsInspected || vcpu.HasEnded, InspectionLimitSlices) is not null)
+        {
+            return false;
         }
 
         var dead = 0;
@@ -350,12 +358,6 @@ internal sealed class Machine : IMachine, IVcpuOwner
             alive |= vcpu.Activity == VcpuActivity.Alive;
         }
 
-        if (!alive && dead > 0)
-        {
-            ReportEnd(new MachineEnd(MachineEndKind.GuestHalted, "Every running vCPU halted with interrupts off: nothing can wake the guest."));
-            return;
-        }
-
-        Command(VcpuOrder.Run);
+        return !alive && dead > 0;
     }
 }

@@ -18,19 +18,22 @@ internal sealed class MachineFactory : IMachineFactory
     private readonly int _outputFd;
     private readonly string _kvmPath;
     private readonly Action<string> _onStuck;
+    private readonly Action<string> _onWarning;
     private readonly TimeSpan _watchPeriod;
 
     /// <param name="inputFd">What the guest's console reads, when it is a pipe, a FIFO or our terminal.</param>
     /// <param name="outputFd">What the guest's console writes to. Whatever has this number gets the guest's bytes: see <see cref="StandardStream.OccupyMissing"/>.</param>
     /// <param name="onStuck">Ends the process, because a vCPU did not leave the guest in time. Only a test's may return.</param>
+    /// <param name="onWarning">Told, on the loop, what the machine goes on without.</param>
     /// <param name="kvmPath">KVM's device.</param>
     /// <param name="watchPeriod">How often a sleeping guest is looked at; a test has less patience.</param>
-    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null)
+    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, Action<string> onWarning, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null)
     {
         _inputFd = inputFd;
         _outputFd = outputFd;
         _kvmPath = kvmPath;
         _onStuck = onStuck;
+        _onWarning = onWarning;
         _watchPeriod = watchPeriod ?? Machine.DefaultWatchPeriod;
     }
 
@@ -91,7 +94,7 @@ internal sealed class MachineFactory : IMachineFactory
         var places = new List<VirtioPlace>();
         foreach (var device in Devices(settings, memory))
         {
-            var slot = Keep(undo, new VirtioSlot(device, memory));
+            var slot = Keep(undo, new VirtioSlot(device, memory, _onWarning));
             places.Add(new VirtioPlace(mmio.Place(slot.Transport), GuestLayout.FirstVirtioGsi + (uint)virtio.Count));
             virtio.Add(slot);
         }
@@ -151,7 +154,8 @@ internal sealed class MachineFactory : IMachineFactory
                 StatusFile = statusFile,
             },
             _watchPeriod,
-            _onStuck);
+            _onStuck,
+            _onWarning);
     }
 
     private static IEnumerable<VirtioDevice> Devices(MachineSettings settings, GuestMemory memory)
@@ -192,7 +196,7 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private static KvmVcpu[] CreateVcpus(KvmSystem system, KvmVm vm, GuestMemory memory, int count, Stack<IDisposable> undo)
+    private KvmVcpu[] CreateVcpus(KvmSystem system, KvmVm vm, GuestMemory memory, int count, Stack<IDisposable> undo)
     {
         Span<KvmCpuidEntry> supported = new KvmCpuidEntry[KvmSystem.MaxCpuidEntries];
         var cpuid = new Cpuid(supported[..system.ReadSupportedCpuid(supported)], count);
@@ -207,7 +211,12 @@ internal sealed class MachineFactory : IMachineFactory
         {
             vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
             vcpus[i].SetCpuid(cpuid.For(i));
-            BootRegisters.InitialiseCommon(vcpus[i]);
+            var refused = BootRegisters.InitialiseCommon(vcpus[i]);
+            if (i == 0 && refused.Length > 0)
+            {
+                var names = string.Join(", ", Array.ConvertAll(refused, static msr => $"MSR 0x{msr:x}"));
+                _onWarning($"This host's KVM refuses to set {names}: the guest finds the reset value there.");
+            }
         }
 
         return vcpus;

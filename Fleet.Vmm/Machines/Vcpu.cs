@@ -35,7 +35,8 @@ internal enum VcpuActivity
 /// <summary>One vCPU and its thread: runs the guest, hands its port and memory accesses to the devices.</summary>
 /// <remarks>
 /// The thread sleeps on the kick signal while it is parked, and the same signal gets it out of KVM_RUN: whoever changes
-/// the order writes it first and kicks then, so a kick is never lost. The thread says where it is through
+/// the order writes it first and kicks then, so a kick is never lost. Nor is there a second one before the first was
+/// taken: kicks queue up, and all VMMs of a user share one limit (RLIMIT_SIGPENDING). The thread says where it is through
 /// <see cref="IsParked"/> and <see cref="HasEnded"/> and signals <paramref name="moved"/> after each change.
 /// Nothing here allocates on an exit.
 /// </remarks>
@@ -47,7 +48,10 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     private Thread? _thread;
     private int _threadId;
     private int _order;
+    private int _kicked;
     private int _activity;
+    private int _inspectionsAsked;
+    private int _inspectionsDone;
     private bool _parked;
     private bool _ended;
 
@@ -68,7 +72,10 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     /// <summary>The thread has left the guest for ever.</summary>
     public bool HasEnded => Volatile.Read(ref _ended);
 
-    /// <summary>What the last <see cref="VcpuOrder.ParkAndInspect"/> saw; meaningful while parked by it.</summary>
+    /// <summary>Parked, and the last <see cref="VcpuOrder.ParkAndInspect"/> obeyed. Event-loop thread only.</summary>
+    public bool IsInspected => Volatile.Read(ref _inspectionsDone) == _inspectionsAsked && IsParked;
+
+    /// <summary>What the last <see cref="VcpuOrder.ParkAndInspect"/> saw; meaningful while <see cref="IsInspected"/>.</summary>
     public VcpuActivity Activity => (VcpuActivity)Volatile.Read(ref _activity);
 
     public ulong Exits => Volatile.Read(ref _exits);
@@ -92,12 +99,21 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     /// <summary>Gives an order and gets the thread out of the guest to see it. Event-loop thread only.</summary>
     public void Command(VcpuOrder order)
     {
-        // Full fence: the order must be visible before IsParked is read, see Obey.
+        if (order == VcpuOrder.ParkAndInspect)
+        {
+            Volatile.Write(ref _inspectionsAsked, _inspectionsAsked + 1);
+        }
+
+        // Full fence: the order must be visible before IsParked is read, see Obey, and before it is seen that an earlier
+        // kick was not taken yet: whoever takes that one then finds this order.
         Interlocked.Exchange(ref _order, (int)order);
-        if (_threadId != 0 && !HasEnded)
+        if (_threadId != 0 && !HasEnded && Interlocked.Exchange(ref _kicked, 1) == 0)
         {
             kvm.Exit->ImmediateExit = 1;
-            ThreadKick.Kick(_threadId);
+            if (!ThreadKick.TryKick(_threadId))
+            {
+                Volatile.Write(ref _kicked, 0);
+            }
         }
     }
 
@@ -126,6 +142,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     // The other way round an order could be seen, its kick taken for it, and the next one missed.
                     kvm.Exit->ImmediateExit = 0;
                     ThreadKick.Drain();
+                    Volatile.Write(ref _kicked, 0);
                 }
                 else
                 {
@@ -166,22 +183,21 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     Volatile.Write(ref _parked, false);
                     break;
                 default:
-                    if (!_parked)
+                    var asked = Volatile.Read(ref _inspectionsAsked);
+                    if (order == VcpuOrder.ParkAndInspect && asked != _inspectionsDone)
                     {
-                        if (order == VcpuOrder.ParkAndInspect)
-                        {
-                            Volatile.Write(ref _activity, (int)Inspect());
-                        }
-                        else if (order == VcpuOrder.Park)
-                        {
-                            kvm.NoteStopped();
-                        }
-
-                        Volatile.Write(ref _parked, true);
-                        moved.Signal();
+                        Volatile.Write(ref _activity, (int)Inspect());
+                        Volatile.Write(ref _inspectionsDone, asked);
+                    }
+                    else if (order == VcpuOrder.Park && !_parked)
+                    {
+                        kvm.NoteStopped();
                     }
 
+                    Volatile.Write(ref _parked, true);
+                    moved.Signal();
                     ThreadKick.Await();
+                    Volatile.Write(ref _kicked, 0);
                     break;
             }
         }
@@ -205,6 +221,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
 
     private void HandleExit()
     {
+        // SAFETY: this is the vCPU's thread, see KvmVcpu.Exit; the methods below get the same pointer.
         var exit = kvm.Exit;
         Volatile.Write(ref _exits, _exits + 1);
         switch (exit->ExitReason)

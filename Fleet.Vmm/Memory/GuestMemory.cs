@@ -60,6 +60,7 @@ internal sealed unsafe class GuestMemory : IDisposable
     /// <summary>Where high memory lies in this process; null when there is none.</summary>
     public byte* HighHost => _high;
 
+    /// <summary>Whether the whole range is memory; what is then done with it has to look at it through <see cref="Slice"/> all the same.</summary>
     public bool Contains(ulong address, ulong length) => TryFind(address, length) != null;
 
     /// <summary>The bytes at a guest address. Valid until <see cref="Dispose"/>; the guest may change them at any time.</summary>
@@ -79,6 +80,8 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     /// <summary>Fills from a file; false when the file does not have the range (any more).</summary>
     public bool TryLoad(FileContent file, ulong offset, ulong address, ulong length) =>
+
+        // SAFETY: as Slice; the file is never asked for more than the length.
         file.TryRead(offset, Find(address, length), length);
 
     public void Dispose()
@@ -104,7 +107,8 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     private byte* TryFind(ulong address, ulong length)
     {
-        // No sums of what comes from outside: a sum could wrap round.
+        // SAFETY: what is returned is followed by the whole length inside one mapping, which lives until Dispose. No sums of
+        // what comes from outside: a sum could wrap round.
         if (address < Low.Size && length <= Low.Size - address)
         {
             return _low + address;

@@ -13,12 +13,17 @@ internal sealed class VirtioSlot : IDisposable
     private readonly EventCounter _interrupt = new();
     private readonly EventCounter _complained = new();
     private readonly EventCounter[] _notifications;
+    private readonly Action<string> _onComplaint;
     private string? _complaint;
     private EventLoop? _loop;
 
-    /// <summary>Throws <see cref="SystemCallException"/>.</summary>
-    public VirtioSlot(VirtioDevice device, GuestMemory memory)
+    /// <param name="device">What is behind the registers.</param>
+    /// <param name="memory">The guest's.</param>
+    /// <param name="onComplaint">Told, on the event loop, why the device needs a reset; of several complaints in a row the last.</param>
+    /// <exception cref="SystemCallException">No descriptor is left.</exception>
+    public VirtioSlot(VirtioDevice device, GuestMemory memory, Action<string> onComplaint)
     {
+        _onComplaint = onComplaint;
         _notifications = new EventCounter[device.QueueSizes.Count];
         for (var i = 0; i < _notifications.Length; i++)
         {
@@ -30,9 +35,6 @@ internal sealed class VirtioSlot : IDisposable
 
     /// <summary>For the memory bus.</summary>
     public MmioTransport Transport { get; }
-
-    /// <summary>Told, on the event loop, why the device needs a reset; of several complaints in a row the last.</summary>
-    public Action<string> OnComplaint { get; set; } = static _ => { };
 
     /// <summary>Connects registers at an address and the interrupt with the kernel. Before the first vCPU runs.</summary>
     public void Wire(KvmVm vm, ulong address, uint gsi)
@@ -53,7 +55,7 @@ internal sealed class VirtioSlot : IDisposable
             _complained.Clear();
             if (Interlocked.Exchange(ref _complaint, null) is { } complaint)
             {
-                OnComplaint(complaint);
+                _onComplaint(complaint);
             }
         });
         for (var i = 0; i < _notifications.Length; i++)

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Net.Sockets;
+using System.Text;
 using Fleet.Tests;
 
 namespace Fleet.Benchmarks.Start;
@@ -12,6 +13,7 @@ internal static class StartBenchmark
 {
     private const int Rounds = 25;
     private const int GuestMib = 128;
+    private const string Request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
 
     public static IReadOnlyList<Measurement> Run()
@@ -63,17 +65,11 @@ internal static class StartBenchmark
         for (var round = 0; round < Rounds + 1; round++)
         {
             var socket = Path.Combine(folder, $"api-{round}.sock");
-            var ownCpu = ToAnswer(vmm, ["--api-sock", socket, "--id", "bench"], socket, "GET / HTTP/1.1\r\n\r\n"u8);
+            var ownCpu = ToAnswer(vmm, ["--api-sock", socket, "--id", "bench"], socket, Request, "HTTP/1.1 200");
             var own = ToFirstInstruction(vmm, ["--no-api", "--config-file", config, "--id", "bench"]);
-            var peerCpu = double.NaN;
-            var peer = (Ms: double.NaN, Resident: double.NaN, Private: double.NaN);
-            if (qemu is not null)
-            {
-                socket = Path.Combine(folder, $"qmp-{round}.sock");
-                peerCpu = ToAnswer(qemu, [.. machine, "-S", "-qmp", $"unix:{socket},server=on,wait=off"], socket, default);
-                peer = ToFirstInstruction(qemu, [.. machine, "-kernel", kernel, "-serial", "stdio"]);
-            }
-
+            socket = Path.Combine(folder, $"qmp-{round}.sock");
+            var peerCpu = qemu is null ? 0 : ToAnswer(qemu, [.. machine, "-S", "-qmp", $"unix:{socket},server=on,wait=off"], socket, "", "{\"QMP\"");
+            var peer = qemu is null ? default : ToFirstInstruction(qemu, [.. machine, "-kernel", kernel, "-serial", "stdio"]);
             if (round == 0)
                 continue; // the first round fills the page cache, for both
             cpu.Add(ownCpu);
@@ -99,45 +95,60 @@ internal static class StartBenchmark
         ];
     }
 
-    /// <summary>CPU time in ms that the process has used when the first bytes of its first answer are there.</summary>
-    /// <param name="program">What is measured.</param>
-    /// <param name="arguments">Its arguments.</param>
-    /// <param name="socket">Where it listens.</param>
-    /// <param name="request">What it is asked; empty for one that speaks first.</param>
-    private static double ToAnswer(string program, string[] arguments, string socket, ReadOnlySpan<byte> request)
+    /// <summary>
+    /// CPU time in ms that the process has used when the first bytes of its answer are there. The connection alone says
+    /// little: the kernel takes it as soon as the process listens, long before anybody serves.
+    /// </summary>
+    private static double ToAnswer(string program, string[] arguments, string socket, string request, string answer)
     {
-        Span<byte> answer = stackalloc byte[16];
         using var process = Start(program, arguments);
         try
         {
-            var clock = Stopwatch.StartNew();
-            while (true)
+            using var client = Connect(process, program, socket);
+            client.ReceiveTimeout = (int)Patience.TotalMilliseconds;
+            client.Send(Encoding.ASCII.GetBytes(request));
+            var received = new byte[4096];
+            var length = 0;
+            while (length < answer.Length)
             {
-                using var client = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                try
-                {
-                    client.Connect(new UnixDomainSocketEndPoint(socket));
-                    client.ReceiveTimeout = (int)Patience.TotalMilliseconds;
-                    if (!request.IsEmpty)
-                        client.Send(request);
-                    if (client.Receive(answer) == 0)
-                        throw Failed(process, program, "did not answer");
-                    return ProcessFigures.CpuMs(process.Id);
-                }
-                catch (SocketException) when (clock.Elapsed < Patience && !process.HasExited)
-                {
-                    // Not there yet. Polling at this pace costs another core, not the process that is measured.
-                    Thread.SpinWait(2000);
-                }
-                catch (SocketException)
-                {
-                    throw Failed(process, program, "had no socket");
-                }
+                var got = client.Receive(received.AsSpan(length));
+                length += got > 0 ? got : throw Failed(process, program, "ended its connection and did not answer");
             }
+
+            var cpu = ProcessFigures.CpuMs(process.Id);
+            var text = Encoding.ASCII.GetString(received, 0, length);
+            return text.StartsWith(answer, StringComparison.Ordinal) ? cpu : throw new BenchmarkException($"{program} answered {text.Trim()}");
+        }
+        catch (SocketException)
+        {
+            throw Failed(process, program, "did not answer");
         }
         finally
         {
             End(process);
+        }
+    }
+
+    private static Socket Connect(Process process, string program, string path)
+    {
+        var clock = Stopwatch.StartNew();
+        while (true)
+        {
+            var client = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            try
+            {
+                client.Connect(new UnixDomainSocketEndPoint(path));
+                return client;
+            }
+            catch (SocketException)
+            {
+                client.Dispose();
+                if (clock.Elapsed > Patience || process.HasExited)
+                    throw Failed(process, program, "had no socket");
+
+                // Not there yet. Polling at this pace costs another core, not the process that is measured.
+                Thread.SpinWait(2000);
+            }
         }
     }
 

@@ -32,12 +32,6 @@ internal sealed class FakeMachines : IMachineFactory
     {
         public event Action<MachineEnd>? Ended;
 
-        public event Action<string>? Complained
-        {
-            add { }
-            remove { }
-        }
-
         public IReadOnlyList<int> VcpuThreads { get; private set; } = [];
 
         public void Start()

@@ -1,31 +1,44 @@
+using System.Globalization;
 using System.Runtime.InteropServices;
 
 namespace Fleet.Vmm.Tests.Api;
 
-/// <summary>One thread of a child process, stopped by ptrace until it is disposed; the others run on.</summary>
-/// <remarks>Only the thread that froze it may let it go: ptrace knows its tracer by thread.</remarks>
+/// <summary>
+/// A thread of a child process that gets no CPU until this is disposed, as on a host that swaps or throttles: stopped by
+/// ptrace, which ends by itself should the test's process die. To be made and disposed on the same thread (ptrace(2)).
+/// </summary>
 internal sealed partial class FrozenThread : IDisposable
 {
-    private const nint Seize = 0x4206;
-    private const nint Interrupt = 0x4207;
-    private const nint Detach = 17;
-    private const int WaitAll = 0x40000000;
+    private const int Seize = 0x4206;
+    private const int Interrupt = 0x4207;
+    private const int Detach = 17;
+    private const int AnyChild = 0x40000000;
 
+    private readonly int _process;
     private readonly int _thread;
 
-    public FrozenThread(int thread)
+    public FrozenThread(int process, int thread)
     {
+        _process = process;
         _thread = thread;
-        Assert.True(ptrace(Seize, thread, 0, 0) == 0, $"ptrace is not allowed here: error {Marshal.GetLastPInvokeError()}");
+        Assert.True(ptrace(Seize, thread, 0, 0) == 0, $"ptrace: error {Marshal.GetLastPInvokeError()}");
         Assert.Equal(0, ptrace(Interrupt, thread, 0, 0));
-        Assert.Equal(thread, waitpid(thread, out _, WaitAll));
+        Assert.Equal(thread, waitpid(thread, out _, AnyChild));
     }
 
-    public void Dispose() => Assert.Equal(0, ptrace(Detach, _thread, 0, 0));
+    /// <summary>Whether a signal waits for the thread.</summary>
+    public bool HasPending(int signal)
+    {
+        var line = File.ReadLines($"/proc/{_process}/task/{_thread}/status").Single(l => l.StartsWith("SigPnd:", StringComparison.Ordinal));
+        return (ulong.Parse(line.AsSpan(7).Trim(), NumberStyles.HexNumber, CultureInfo.InvariantCulture) >> (signal - 1) & 1) != 0;
+    }
+
+    /// <summary>Lets it run; a thread that is gone needs no more.</summary>
+    public void Dispose() => _ = ptrace(Detach, _thread, 0, 0);
 
     [LibraryImport("libc", SetLastError = true)]
-    private static partial nint ptrace(nint request, int thread, nint address, nint data);
+    private static partial long ptrace(long request, int thread, nint address, nint data);
 
     [LibraryImport("libc", SetLastError = true)]
-    private static partial int waitpid(int pid, out int status, int options);
+    private static partial int waitpid(int thread, out int status, int options);
 }

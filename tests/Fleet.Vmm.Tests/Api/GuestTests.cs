@@ -23,39 +23,6 @@ public sealed class GuestTests
     // ud2 without an IDT: a triple fault.
     private static readonly byte[] Crash = [0x0F, 0x0B];
 
-    /// <summary>A thread that the host holds up (a slow disk, swap, a frozen cgroup) looks like a guest that sleeps.</summary>
-    [SkippableFact]
-    [Trait("Kind", "Slow")]
-    public void Should_keep_a_guest_whose_vcpu_the_host_holds_up()
-    {
-        RequireKvm();
-        using var files = new ScratchDirectory();
-        using var vmm = new Guest(files, Elf(files, Spin));
-        vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{files.File("kernel")}}"}""");
-        vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
-        int thread;
-        using (var vcpus = JsonDocument.Parse(vmm.Get("/fleet/vcpus")))
-        {
-            thread = vcpus.RootElement.GetProperty("threads")[0].GetInt32();
-        }
-
-        using (new FrozenThread(thread))
-        {
-            // Longer than a watch period and the limit of a stop together: what is to be seen is that nothing happens.
-            var clock = Stopwatch.StartNew();
-            while (clock.Elapsed < TimeSpan.FromSeconds(5))
-            {
-                Assert.Contains("\"Running\"", vmm.Get("/"), StringComparison.Ordinal);
-                Assert.False(vmm.Process.WaitForExit(100), "the guest was ended");
-            }
-        }
-
-        vmm.Ok("PATCH", "/vm", """{"state": "Paused"}""");
-        vmm.Ok("PATCH", "/vm", """{"state": "Resumed"}""");
-        Assert.Equal(0, Native.kill(vmm.Process.Id, Signals.Terminate));
-        Assert.Equal((0, "stopped"), vmm.End());
-    }
-
     [SkippableFact]
     public void Should_boot_talk_pause_and_end_over_the_API()
     {
@@ -108,6 +75,32 @@ public sealed class GuestTests
             Assert.Equal(0, Native.kill(vmm.Process.Id, Signals.Terminate));
             Assert.Equal((0, "stopped"), vmm.End());
         }
+    }
+
+    /// <summary>A thread without CPU time looks like one in hlt; taking the one for the other once killed healthy guests.</summary>
+    [SkippableFact]
+    public void Should_wait_for_a_vcpu_that_the_host_holds_up()
+    {
+        RequireKvm();
+        using var files = new ScratchDirectory();
+
+        // A guest without exits: a thread that is frozen inside our own code would hold up its runtime, and so the loop too.
+        using var vmm = new Guest(files, Elf(files, Spin));
+        vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{files.File("kernel")}}"}""");
+        vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
+        using var vcpus = JsonDocument.Parse(vmm.Get("/fleet/vcpus"));
+        var thread = vcpus.RootElement.GetProperty("threads")[0].GetInt32();
+        using (var frozen = new FrozenThread(vmm.Process.Id, thread))
+        {
+            // The kick says that the watch has ordered the vCPU out of the guest; the answer, that it did not insist.
+            Assert.True(SpinWait.SpinUntil(() => frozen.HasPending(ThreadKick.Signal), RunningVmm.Patience), "nobody looked at the vCPU");
+            Assert.Contains("\"Running\"", vmm.Get("/"), StringComparison.Ordinal);
+        }
+
+        vmm.Ok("PATCH", "/vm", """{"state": "Paused"}""");
+        vmm.Ok("PATCH", "/vm", """{"state": "Resumed"}""");
+        Assert.Equal(0, Native.kill(vmm.Process.Id, Signals.Terminate));
+        Assert.Equal((0, "stopped"), vmm.End());
     }
 
     [SkippableFact]

@@ -47,7 +47,7 @@ internal sealed class RunningVmm : IDisposable
 
         // A duplicate, because the VMM closes the descriptor that it is given.
         var reader = NonBlockingDuplicate((int)_signals.ClientSafePipeHandle.DangerousGetHandle());
-        _thread = new Thread(() => _exitCode = VmmProcess.Run(all, _ => Machines, TimeProvider.System, () => reader)) { IsBackground = true };
+        _thread = new Thread(() => _exitCode = VmmProcess.Run(all, (_, _) => Machines, TimeProvider.System, () => reader)) { IsBackground = true };
         _thread.Start();
         if (waitForSocket)
         {
@@ -165,6 +165,9 @@ internal static partial class Native
 {
     [System.Runtime.InteropServices.LibraryImport("libc", SetLastError = true)]
     public static partial int fcntl(int fd, int command, int argument);
+
+    [System.Runtime.InteropServices.LibraryImport("libc", SetLastError = true)]
+    public static partial int dup2(int fd, int number);
 
     [System.Runtime.InteropServices.LibraryImport("libc", SetLastError = true)]
     public static partial int kill(int pid, int signal);

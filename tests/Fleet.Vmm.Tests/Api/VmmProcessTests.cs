@@ -142,7 +142,7 @@ public sealed class VmmProcessTests
         Assert.True(SpinWait.SpinUntil(() => File.Exists(second.Socket), RunningVmm.Patience));
         using var files = new ScratchDirectory();
         var exit = files.File("exit.json");
-        var code = VmmProcess.Run(["--api-sock", first.Socket, "--exit-file", exit, "--log-path", files.File("log")], _ => new FakeMachines(), TimeProvider.System, () => NoSignals());
+        var code = VmmProcess.Run(["--api-sock", first.Socket, "--exit-file", exit, "--log-path", files.File("log")], (_, _) => new FakeMachines(), TimeProvider.System, () => NoSignals());
         Assert.Equal(1, code);
         using var json = JsonDocument.Parse(File.ReadAllText(exit));
         Assert.Equal("api_socket_failed", json.RootElement.GetProperty("reason").GetString());
@@ -157,7 +157,7 @@ public sealed class VmmProcessTests
     {
         using var files = new ScratchDirectory();
         var exit = files.File("exit.json");
-        Assert.Equal(1, VmmProcess.Run(["--api-sock", path, "--exit-file", exit, "--log-path", files.File("log")], _ => new FakeMachines(), TimeProvider.System, () => NoSignals()));
+        Assert.Equal(1, VmmProcess.Run(["--api-sock", path, "--exit-file", exit, "--log-path", files.File("log")], (_, _) => new FakeMachines(), TimeProvider.System, () => NoSignals()));
         Assert.Contains(why, File.ReadAllText(exit), StringComparison.Ordinal);
     }
 
@@ -166,9 +166,9 @@ public sealed class VmmProcessTests
     {
         using var files = new ScratchDirectory();
         var exit = files.File("exit.json");
-        Assert.Equal(152, VmmProcess.Run(["--level", "loud", "--exit-file", exit], _ => new FakeMachines(), TimeProvider.System, () => NoSignals()));
+        Assert.Equal(152, VmmProcess.Run(["--level", "loud", "--exit-file", exit], (_, _) => new FakeMachines(), TimeProvider.System, () => NoSignals()));
         Assert.Contains("Invalid value for logger level: loud.", File.ReadAllText(exit), StringComparison.Ordinal);
-        Assert.Equal(1, VmmProcess.Run(["--log-path", "/no/such/dir/log", "--exit-file", exit], _ => new FakeMachines(), TimeProvider.System, () => NoSignals()));
+        Assert.Equal(1, VmmProcess.Run(["--log-path", "/no/such/dir/log", "--exit-file", exit], (_, _) => new FakeMachines(), TimeProvider.System, () => NoSignals()));
         Assert.Contains("Could not initialize logger", File.ReadAllText(exit), StringComparison.Ordinal);
     }
 

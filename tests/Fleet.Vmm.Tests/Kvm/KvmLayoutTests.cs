@@ -135,7 +135,6 @@ public sealed unsafe class KvmLayoutTests
         _program.Append(System.Globalization.CultureInfo.InvariantCulture, $"_Static_assert(sizeof(struct kvm_run) >= {sizeof(KvmRun)}, \"kvm_run\");\n");
         Field("kvm_run", "immediate_exit", &run, &run.ImmediateExit);
         Field("kvm_run", "exit_reason", &run, &run.ExitReason);
-        Field("kvm_run", "if_flag", &run, &run.IfFlag);
         Field("kvm_run", "hw.hardware_exit_reason", &run, &run.HardwareExitReason);
         Field("kvm_run", "io.direction", &run, &run.IoDirection);
         Field("kvm_run", "io.size", &run, &run.IoSize);

@@ -69,7 +69,7 @@ public sealed class MachineFactoryTests : IDisposable
 
     private string Refusal(MachineSettings settings, MachineFault fault, string kvm = "/dev/kvm")
     {
-        var refused = Assert.Throws<MachineException>(() => new MachineFactory(-1, -1, Assert.Fail, kvm).Build(settings, _loop));
+        var refused = Assert.Throws<MachineException>(() => new MachineFactory(-1, -1, Assert.Fail, _ => { }, kvm).Build(settings, _loop));
         Assert.Equal(fault, refused.Fault);
         return refused.Message;
     }

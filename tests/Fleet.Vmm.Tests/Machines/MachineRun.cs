@@ -32,6 +32,7 @@ internal sealed class MachineRun : IDisposable
             (int)_input.ClientSafePipeHandle.DangerousGetHandle(),
             (int)_output.ClientSafePipeHandle.DangerousGetHandle(),
             onStuck: _stuck.Add,
+            onWarning: Warnings.Add,
             watchPeriod: TimeSpan.FromMilliseconds(100));
         Machine = factory.Build(
             new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy },
@@ -49,6 +50,9 @@ internal sealed class MachineRun : IDisposable
     public IMachine Machine { get; }
 
     public string? StatusPath { get; }
+
+    /// <summary>What the machine goes on without.</summary>
+    public List<string> Warnings { get; } = [];
 
     /// <summary>Does something on the loop after a while.</summary>
     public void After(TimeSpan delay, Action action)
