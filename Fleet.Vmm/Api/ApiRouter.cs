@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["balloon", "cpu-config", "drives", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
+        ["balloon", "cpu-config", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -100,6 +100,12 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
                 return Change(Counter.PatchVm, Counter.PatchVmFails, body, PatchVm);
+            case (HttpMethod.Put, _) when first == "drives":
+                metrics.Count(Counter.PutDrive);
+                return ChangeDrive(path, body, Counter.PutDriveFails, PutDrive);
+            case (HttpMethod.Patch, _) when first == "drives":
+                metrics.Count(Counter.PatchDrive);
+                return ChangeDrive(path, body, Counter.PatchDriveFails, PatchDrive);
             default:
                 throw new ApiFaultException(Array.IndexOf(UnsupportedPaths, first) >= 0
                     ? $"/{first} is not supported by fleet-vmm {version}."
@@ -128,6 +134,44 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 metrics.Count(fails);
             }
         }
+    }
+
+    private delegate void DriveHandler(string id, ref JsonBody body);
+
+    private ApiAnswer ChangeDrive(string path, ReadOnlySpan<byte> text, Counter fails, DriveHandler handler)
+    {
+        var done = false;
+        try
+        {
+            var body = new JsonBody(text);
+            body.Begin();
+            handler(path.Split('/', 2) is [_, var id] ? id : "", ref body);
+            done = true;
+            return ApiAnswer.Done;
+        }
+        finally
+        {
+            if (!done)
+            {
+                metrics.Count(fails);
+            }
+        }
+    }
+
+    private void PutDrive(string id, ref JsonBody body)
+    {
+        var drive = DriveConfig.Read(ref body);
+        body.End();
+        DriveConfig.CheckId(id, drive.Id);
+        microvm.SetDrive(drive);
+    }
+
+    private void PatchDrive(string id, ref JsonBody body)
+    {
+        var (named, path) = DriveConfig.ReadUpdate(ref body);
+        body.End();
+        DriveConfig.CheckId(id, named);
+        microvm.UpdateDrive(id, path);
     }
 
     // Each reads the whole body, to its end, before anything is changed.

@@ -12,8 +12,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy",
-        "balloon", "cpu-config", "drives", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives",
+        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
     ];
 
     private BootSource? _bootSource;
@@ -22,6 +22,7 @@ internal sealed class ConfigFile
     private MetricsConfig? _metrics;
     private string? _statusPort;
     private bool _entropy;
+    private readonly List<DriveConfig> _drives = [];
 
     /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
     public static ConfigFile Load(string path)
@@ -51,7 +52,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 5 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 6 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -66,6 +67,14 @@ internal sealed class ConfigFile
                 case 5:
                     EntropyConfig.Check(ref body);
                     config._entropy = true;
+                    break;
+                case 6:
+                    body.ExpectArray();
+                    while (body.NextElement())
+                    {
+                        config._drives.Add(DriveConfig.Read(ref body));
+                    }
+
                     break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
@@ -97,6 +106,12 @@ internal sealed class ConfigFile
         if (_statusPort is not null)
         {
             microvm.SetStatusPort(_statusPort);
+        }
+
+        foreach (var drive in _drives)
+        {
+            DriveConfig.CheckId(drive.Id, drive.Id);
+            microvm.SetDrive(drive);
         }
 
         if (_entropy)

@@ -101,6 +101,22 @@ internal ref struct JsonBody
 
     public readonly bool IsNull => _reader.TokenType == JsonTokenType.Null;
 
+    /// <summary>The current token opens an array.</summary>
+    public readonly void ExpectArray()
+    {
+        if (_reader.TokenType != JsonTokenType.StartArray)
+        {
+            throw WrongType("a sequence");
+        }
+    }
+
+    /// <summary>Steps to the next element of an array; false at its end.</summary>
+    public bool NextElement()
+    {
+        Read();
+        return _reader.TokenType != JsonTokenType.EndArray;
+    }
+
     /// <summary>The current token opens an array, and the next one closes it.</summary>
     public bool IsEmptyArray()
     {

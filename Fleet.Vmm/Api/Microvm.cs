@@ -29,12 +29,15 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private const string NotBeforeStart = "The requested operation is not supported before starting the microVM.";
     private const string NotAfterStart = "The requested operation is not supported after starting the microVM.";
 
+    private const string DriveError = "Drive config error: Unable to create the virtio block device: ";
+
     private static readonly TimeSpan MetricsPeriod = TimeSpan.FromSeconds(60);
 
     private BootSource? _bootSource;
     private MachineConfig _machineConfig = new();
     private LoggerConfig? _logger;
     private string? _statusPortPath;
+    private readonly List<DriveConfig> _drives = [];
     private bool _entropy;
     private IMachine? _machine;
     private LoopTimer? _metricsTimer;
@@ -125,6 +128,55 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         _metricsTimer.Start(MetricsPeriod, MetricsPeriod);
     }
 
+    /// <summary>A new drive, or another configuration of one that has the id already.</summary>
+    public void SetDrive(DriveConfig drive)
+    {
+        OnlyBeforeStart();
+        CheckDisk(drive.PathOnHost, drive.IsReadOnly);
+        var index = _drives.FindIndex(known => known.Id == drive.Id);
+        if (drive.IsRoot && _drives.FindIndex(known => known.IsRoot) is var root and >= 0 && root != index)
+        {
+            throw new ApiFaultException("Drive config error: A root block device already exists!");
+        }
+
+        if (index >= 0)
+        {
+            _drives[index] = drive;
+        }
+        else if (_drives.Count == DriveConfig.Most)
+        {
+            throw new ApiFaultException("Drive config error: Could not allocate GSI: The requested resource is not available.");
+        }
+        else
+        {
+            _drives.Add(drive);
+        }
+    }
+
+    /// <summary>Puts another file behind a drive of the running machine; null: the same one, looked at anew.</summary>
+    public void UpdateDrive(string driveId, string? pathOnHost)
+    {
+        var machine = Started();
+        var index = _drives.FindIndex(known => known.Id == driveId);
+        if (index < 0)
+        {
+            throw new ApiFaultException("Drive config error: Device not found");
+        }
+
+        var drive = pathOnHost is null ? _drives[index] : _drives[index] with { PathOnHost = pathOnHost };
+        CheckDisk(drive.PathOnHost, drive.IsReadOnly);
+        try
+        {
+            machine.ReplaceDisk(driveId, drive.PathOnHost);
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
+        {
+            throw new ApiFaultException(DriveError + failure.Message, inner: failure);
+        }
+
+        _drives[index] = drive;
+    }
+
     public void AddEntropy()
     {
         OnlyBeforeStart();
@@ -159,6 +211,10 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
                     InitrdPath = _bootSource.InitrdPath,
                     BootArgs = _bootSource.BootArgs ?? DefaultBootArgs,
                     StatusPortPath = _statusPortPath,
+                    Disks = [.. _drives.OrderByDescending(drive => drive.IsRoot).Select(drive => drive.ToDisk())],
+                    Root = _drives.Find(drive => drive.IsRoot) is { } root
+                        ? new RootDevice(root.PartUuid is { } uuid ? "PARTUUID=" + uuid : "/dev/vda", root.IsReadOnly)
+                        : null,
                     Entropy = _entropy,
                 },
                 loop);
@@ -236,6 +292,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         json.WriteStartObject();
         json.WriteNull("balloon");
         json.WriteStartArray("drives");
+        foreach (var drive in _drives)
+        {
+            drive.Write(json);
+        }
+
         json.WriteEndArray();
         json.WritePropertyName("boot-source");
         BootSource.Write(json, _bootSource);
@@ -340,6 +401,19 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         if (path.Contains('\0'))
         {
             throw new ApiFaultException(prefix + "the path contains a NUL character.");
+        }
+    }
+
+    private static void CheckDisk(string path, bool readOnly)
+    {
+        CheckPath(path, DriveError);
+        try
+        {
+            new DiskFile(path, readOnly).Dispose();
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
+        {
+            throw new ApiFaultException($"{DriveError}{failure.Message} ({path})", inner: failure);
         }
     }
 

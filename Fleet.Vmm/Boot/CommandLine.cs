@@ -15,7 +15,7 @@ internal static class CommandLine
     /// PCI bus to search), and with a status port a second serial port. Where the virtio devices are is told to kernels that
     /// don't read ACPI; the others find the same places there first.
     /// </summary>
-    public static string Complete(string given, bool statusPort, IReadOnlyList<VirtioPlace> devices)
+    public static string Complete(string given, bool statusPort, IReadOnlyList<VirtioPlace> devices, RootDevice? root = null)
     {
         var (kernel, init) = SplitAtInitArguments(given);
         var line = new StringBuilder(kernel.TrimEnd().ToString());
@@ -25,6 +25,12 @@ internal static class CommandLine
         if (statusPort)
         {
             AppendMissing(line, kernel, "8250.nr_uarts", "2");
+        }
+
+        // Before the places: a kernel takes its root where the user's own words leave it open.
+        if (root is not null && !HasKey(kernel, "root"))
+        {
+            line.Append(CultureInfo.InvariantCulture, $" root={root.Name} {(root.ReadOnly ? "ro" : "rw")}");
         }
 
         foreach (var device in devices)

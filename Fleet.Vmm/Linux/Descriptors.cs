@@ -26,10 +26,10 @@ internal static unsafe partial class Descriptors
     /// <summary>Of st_mode in struct stat, x86-64; 24 behind device, inode and link count. The struct has 144 bytes.</summary>
     internal const int ModeOffset = 24;
 
-    /// <summary>Opens a regular file for reading. Anything else (a FIFO, a directory, a device) is refused, so that no open ever hangs.</summary>
-    public static int OpenRegularFile(string path)
+    /// <summary>Opens a regular file. Anything else (a FIFO, a directory, a device) is refused, so that no open ever hangs.</summary>
+    public static int OpenRegularFile(string path, int access = ReadOnly)
     {
-        var fd = open(path, ReadOnly | NonBlocking | NoTerminal | CloseOnExec, 0);
+        var fd = open(path, access | NonBlocking | NoTerminal | CloseOnExec, 0);
         if (fd < 0)
         {
             throw SystemCallException.Last("open");

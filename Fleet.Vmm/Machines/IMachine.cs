@@ -1,3 +1,4 @@
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 
 namespace Fleet.Vmm.Machines;
@@ -25,6 +26,12 @@ internal interface IMachine : IDisposable
 
     /// <summary>Undoes <see cref="Pause"/>.</summary>
     void Resume();
+
+    /// <summary>
+    /// Puts another file behind a disk and tells the guest its size. Throws <see cref="SystemCallException"/> or
+    /// <see cref="NotARegularFileException"/>, and then the old one stays.
+    /// </summary>
+    void ReplaceDisk(string id, string path);
 
     /// <summary>Ends the machine from outside. <see cref="Ended"/> follows within a bounded time.</summary>
     void Stop();
@@ -59,12 +66,21 @@ internal sealed record MachineSettings
     /// <summary>The user's command line, or Firecracker's default. The machine appends what it needs itself.</summary>
     public required string BootArgs { get; init; }
 
+    /// <summary>Disks, in the order in which the guest finds them.</summary>
+    public IReadOnlyList<DiskSettings> Disks { get; init; } = [];
+
+    /// <summary>Where the guest's kernel finds its root file system; null: it is told nothing.</summary>
+    public RootDevice? Root { get; init; }
+
     /// <summary>A virtio device that gives the guest randomness of the host.</summary>
     public bool Entropy { get; init; }
 
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }
 }
+
+/// <summary>The kernel's words for its root file system: <c>root=</c> this, and whether to mount it read-only.</summary>
+internal sealed record RootDevice(string Name, bool ReadOnly);
 
 /// <summary>How a machine ended.</summary>
 internal enum MachineEndKind

@@ -1,4 +1,5 @@
 using Fleet.Vmm.Devices;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
@@ -150,6 +151,18 @@ internal sealed class Machine : IMachine, IVcpuOwner
             _paused = false;
             AttendDevices();
             Command(VcpuOrder.Run);
+        }
+    }
+
+    public void ReplaceDisk(string id, string path)
+    {
+        foreach (var slot in _parts.Virtio)
+        {
+            if (slot.Device is BlockDevice disk && disk.Name == id)
+            {
+                slot.Transport.ChangeConfiguration(() => disk.Replace(path));
+                return;
+            }
         }
     }
 

@@ -94,6 +94,11 @@ internal sealed class MachineFactory : IMachineFactory
         var places = new List<VirtioPlace>();
         foreach (var device in Devices(settings, memory))
         {
+            if (device is IDisposable owned)
+            {
+                undo.Push(owned);
+            }
+
             var slot = Keep(undo, new VirtioSlot(device, memory, _onWarning));
             places.Add(new VirtioPlace(mmio.Place(slot.Transport), GuestLayout.FirstVirtioGsi + (uint)virtio.Count));
             virtio.Add(slot);
@@ -160,9 +165,26 @@ internal sealed class MachineFactory : IMachineFactory
 
     private static IEnumerable<VirtioDevice> Devices(MachineSettings settings, GuestMemory memory)
     {
+        foreach (var disk in settings.Disks)
+        {
+            yield return OpenDisk(disk, memory);
+        }
+
         if (settings.Entropy)
         {
             yield return new EntropyDevice(memory);
+        }
+    }
+
+    private static BlockDevice OpenDisk(DiskSettings disk, GuestMemory memory)
+    {
+        try
+        {
+            return new BlockDevice(memory, disk);
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
+        {
+            throw new MachineException(MachineFault.Other, $"The disk {disk.Id} can't be opened: {disk.Path}: {failure.Message}.", failure);
         }
     }
 
@@ -173,7 +195,7 @@ internal sealed class MachineFactory : IMachineFactory
         {
             var kernel = KernelImage.Load(memory, kernelFile);
             var initrd = initrdFile is null ? default : InitialRamDisk.Load(memory, initrdFile, kernel);
-            var line = CommandLine.Complete(settings.BootArgs, settings.StatusPortPath is not null, devices);
+            var line = CommandLine.Complete(settings.BootArgs, settings.StatusPortPath is not null, devices, settings.Root);
             CommandLine.Write(memory, line, kernel.CommandLineLimit);
             if (kernel.Mode == EntryMode.Pvh)
             {

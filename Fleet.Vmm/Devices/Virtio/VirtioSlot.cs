@@ -23,6 +23,7 @@ internal sealed class VirtioSlot : IDisposable
     /// <exception cref="SystemCallException">No descriptor is left.</exception>
     public VirtioSlot(VirtioDevice device, GuestMemory memory, Action<string> onComplaint)
     {
+        Device = device;
         _onComplaint = onComplaint;
         _notifications = new EventCounter[device.QueueSizes.Count];
         for (var i = 0; i < _notifications.Length; i++)
@@ -32,6 +33,8 @@ internal sealed class VirtioSlot : IDisposable
 
         Transport = new MmioTransport(device, memory, _interrupt.Signal, queue => _notifications[queue].Signal(), Complain);
     }
+
+    public VirtioDevice Device { get; }
 
     /// <summary>For the memory bus.</summary>
     public MmioTransport Transport { get; }
@@ -84,6 +87,7 @@ internal sealed class VirtioSlot : IDisposable
     public void Dispose()
     {
         Leave();
+        (Device as IDisposable)?.Dispose();
         _interrupt.Dispose();
         _complained.Dispose();
         foreach (var notification in _notifications)

@@ -56,6 +56,8 @@ internal sealed class FakeMachines : IMachineFactory
             }
         }
 
+        public void ReplaceDisk(string id, string path) => owner.Calls.Enqueue($"disk {id} {path}");
+
         public void Resume() => owner.Calls.Enqueue("resume");
 
         public void Stop()
