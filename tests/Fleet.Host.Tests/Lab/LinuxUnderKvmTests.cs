@@ -36,7 +36,41 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
         Assert.True(Regex.IsMatch(result.Output, @"virtio_rng\.0\r?\n4096\r?\n[0-9a-f]{128}\r?\n *[0-9]+: .*IO-APIC +5-edge +virtio0\r?\n(.*\n)*FLEET 1 exit 0\n"), result.Output);
     }
 
-    private async Task<LabResult> BootAsync(int cpus, string script, JsonObject devices)
+    [Fact]
+    public async Task Should_give_linux_disks_that_it_reads_and_writes()
+    {
+        var disk = new byte[1 << 20];
+        new Random(3).NextBytes(disk);
+        byte[] written = [];
+        var result = await BootAsync(
+            2,
+            "cat /sys/block/vda/size /sys/block/vda/serial; echo; md5sum </dev/vda; echo fleet was here | dd of=/dev/vda bs=512 seek=5 conv=notrunc,fsync 2>/dev/null; "
+                + "cat /sys/block/vdb/ro; echo x >/dev/vdb; sync; grep -c 'virtio[01]$' /proc/interrupts",
+            new JsonObject
+            {
+                ["drives"] = new JsonArray(
+                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "data.img", ["cache_type"] = "Writeback" },
+                    new JsonObject { ["drive_id"] = "fixed", ["is_root_device"] = false, ["path_on_host"] = "fixed.img", ["is_read_only"] = true }),
+            },
+            folder =>
+            {
+                File.WriteAllBytes(Path.Combine(folder, "data.img"), disk);
+                File.WriteAllBytes(Path.Combine(folder, "fixed.img"), disk);
+            },
+            folder =>
+            {
+                written = File.ReadAllBytes(Path.Combine(folder, "data.img"));
+                Assert.Equal(disk, File.ReadAllBytes(Path.Combine(folder, "fixed.img")));
+            });
+        var hash = Convert.ToHexStringLower(System.Security.Cryptography.MD5.HashData(disk));
+        Assert.True(Regex.IsMatch(result.Output, $@"2048\r?\ndata\r?\n{hash}  -\r?\n1\r?\n(.*\n)*FLEET 1 exit 0\n"), result.Output);
+        Assert.StartsWith("fleet was here\n", System.Text.Encoding.ASCII.GetString(written, 5 * 512, 20), StringComparison.Ordinal);
+        Assert.Equal(disk[..(5 * 512)], written[..(5 * 512)]);
+        Assert.Equal(disk[(6 * 512)..], written[(6 * 512)..]);
+    }
+
+    private async Task<LabResult> BootAsync(
+        int cpus, string script, JsonObject devices, Action<string>? prepare = null, Action<string>? check = null)
     {
         var program = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
         Assert.True(File.Exists(program), $"{program} is missing; build it with: ./fleet build");
@@ -57,9 +91,12 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             devices["machine-config"] = new JsonObject { ["vcpu_count"] = cpus, ["mem_size_mib"] = 256 };
             devices["fleet-status-port"] = new JsonObject { ["output_path"] = "status.log" };
             await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), devices.ToJsonString());
-            return await fixture.RunAsync(
+            prepare?.Invoke(folder);
+            var result = await fixture.RunAsync(
                 LabCommand.Shell($"{program} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; exit $status") with { WorkingDirectory = folder },
                 Limit);
+            check?.Invoke(folder);
+            return result;
         }
         finally
         {

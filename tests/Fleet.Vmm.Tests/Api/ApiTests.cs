@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Machines;
 using Xunit;
 
@@ -30,9 +31,10 @@ public sealed class ApiTests
         vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{vmm.Kernel}}", "initrd_path": "{{vmm.Kernel}}", "boot_args": "quiet"}""");
         vmm.Ok("PUT", "/fleet/status-port", """{"output_path": "/somewhere/status.log"}""");
         vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
-        Assert.Equal(
+        Assert.Equivalent(
             new MachineSettings { Vcpus = 2, MemoryMib = 64, KernelPath = vmm.Kernel, InitrdPath = vmm.Kernel, BootArgs = "quiet", StatusPortPath = "/somewhere/status.log" },
-            vmm.Machines.Settings);
+            vmm.Machines.Settings,
+            strict: true);
         Assert.Equal("Running", State(vmm));
         Assert.Equal((200, """{"threads":[101,102]}"""), vmm.Request("GET", "/fleet/vcpus"));
 
@@ -90,7 +92,7 @@ public sealed class ApiTests
     {
         using var vmm = new RunningVmm();
         vmm.Start();
-        Assert.Equal(
+        Assert.Equivalent(
             new MachineSettings
             {
                 Vcpus = 1,
@@ -98,7 +100,8 @@ public sealed class ApiTests
                 KernelPath = vmm.Kernel,
                 BootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce",
             },
-            vmm.Machines.Settings);
+            vmm.Machines.Settings,
+            strict: true);
     }
 
     [Fact]
@@ -203,7 +206,15 @@ public sealed class ApiTests
     [InlineData("PATCH", "/machine-config", null, "Empty PATCH request.")]
     [InlineData("PATCH", "/machine-config", "{}", "Empty PATCH request.")]
     [InlineData("DELETE", "/drives/root", "{}", "Empty Delete request.")]
-    [InlineData("PUT", "/drives/root", "{}", "/drives is not supported by fleet-vmm 0.1.0.")]
+    [InlineData("PUT", "/drives/root", "{}", "An error occurred when deserializing the json body of a request: missing field `drive_id` at line 1 column 2.")]
+    [InlineData("PUT", "/drives/root", """{"drive_id": "root", "is_root_device": true, "io_engine": "Async"}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine` at line 1 column 64.")]
+    [InlineData("PUT", "/drives/a", """{"drive_id": "b", "is_root_device": true}""", "The id from the path does not match the id from the body!")]
+    [InlineData("PUT", "/drives", """{"drive_id": "b", "is_root_device": true}""", "The ID cannot be empty.")]
+    [InlineData("PUT", "/drives/a-b", """{"drive_id": "a-b", "is_root_device": true}""", "API Resource IDs can only contain alphanumeric characters and underscores.")]
+    [InlineData("PUT", "/drives/a", """{"drive_id": "a", "is_root_device": true, "path_on_host": "/nowhere"}""", "Drive config error: Unable to create the virtio block device: open: No such file or directory (os error 2) (/nowhere)")]
+    [InlineData("PUT", "/drives/a", """{"drive_id": "a", "is_root_device": true, "path_on_host": "/dev", "is_read_only": true}""", "Drive config error: Unable to create the virtio block device: not a regular file (/dev)")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {}}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no rate limiters yet, leave out `rate_limiter` at line 1 column 18.")]
+    [InlineData("PATCH", "/drives/a", """{"drive_id": "a"}""", "The requested operation is not supported before starting the microVM.")]
     [InlineData("GET", "/balloon/statistics", null, "/balloon is not supported by fleet-vmm 0.1.0.")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/no/such/kernel"}""", "Boot source error: The kernel file cannot be opened: No such file or directory (os error 2)")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/dev/zero"}""", "Boot source error: The kernel file cannot be opened: not a regular file")]
@@ -316,6 +327,36 @@ public sealed class ApiTests
     }
 
     [Fact]
+    public void Should_configure_disks_and_change_their_files()
+    {
+        using var vmm = new RunningVmm();
+        var root = vmm.Directory.File("root.img", "r");
+        var data = vmm.Directory.File("data.img", "d");
+        vmm.Ok("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}", "cache_type": "Writeback"}""");
+        vmm.Ok("PUT", "/drives/root", $$"""{"drive_id": "root", "is_root_device": true, "path_on_host": "{{data}}"}""");
+        vmm.Ok("PUT", "/drives/root", $$"""{"drive_id": "root", "is_root_device": true, "path_on_host": "{{root}}", "is_read_only": true, "io_engine": "Sync"}""");
+        Assert.Equal(
+            "Drive config error: A root block device already exists!",
+            vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": true, "path_on_host": "{{data}}"}"""));
+        vmm.Ok("PUT", "/entropy", "{}");
+        vmm.Start();
+        Assert.Equal([new DiskSettings("root", root, true, false), new DiskSettings("data", data, false, true)], vmm.Machines.Settings!.Disks);
+        Assert.Equal(new RootDevice("/dev/vda", true), vmm.Machines.Settings.Root);
+        Assert.True(vmm.Machines.Settings.Entropy);
+        Assert.Contains(
+            $$"""{"drive_id":"data","partuuid":null,"is_root_device":false,"cache_type":"Writeback","is_read_only":false,"path_on_host":"{{data}}","rate_limiter":null,"io_engine":"Sync","socket":null}""",
+            vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+
+        vmm.Ok("PATCH", "/drives/data", $$"""{"drive_id": "data", "path_on_host": "{{root}}"}""");
+        vmm.Ok("PATCH", "/drives/data", """{"drive_id": "data"}""");
+        Assert.Equal(2, vmm.Machines.Calls.Count(call => call == $"disk data {root}"));
+        Assert.Equal("Drive config error: Device not found", vmm.Fault("PATCH", "/drives/none", """{"drive_id": "none"}"""));
+        Assert.Equal(
+            "The requested operation is not supported after starting the microVM.",
+            vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}"}"""));
+    }
+
+    [Fact]
     public void Should_answer_a_configuration_that_can_be_used_as_file()
     {
         using var vmm = new RunningVmm();
@@ -325,12 +366,14 @@ public sealed class ApiTests
         vmm.Ok("PUT", "/logger", """{"level": "Debug"}""");
         vmm.Ok("PUT", "/metrics", $$"""{"metrics_path": "{{vmm.Directory.File("m")}}", "properties": {"a": "b"} }""");
         vmm.Ok("PUT", "/fleet/status-port", """{"output_path": "/x/status.log"}""");
+        vmm.Ok("PUT", "/entropy", "{}");
+        vmm.Ok("PUT", "/drives/d", $$"""{"drive_id": "d", "is_root_device": true, "path_on_host": "{{vmm.Kernel}}", "is_read_only": true}""");
         vmm.Start();
         var file = vmm.Directory.File("config.json", vmm.Request("GET", "/vm/config").Body);
 
         using var again = new RunningVmm(null, true, "--config-file", file);
         Assert.True(SpinWait.SpinUntil(() => State(again) == "Running", RunningVmm.Patience));
-        Assert.Equal(vmm.Machines.Settings, again.Machines.Settings);
+        Assert.Equivalent(vmm.Machines.Settings, again.Machines.Settings, strict: true);
     }
 
     private static long Number(JsonDocument line, string group, string name) => line.RootElement.GetProperty(group).GetProperty(name).GetInt64();

@@ -88,7 +88,7 @@ public sealed class VmmProcessTests
     [InlineData("{}", "bad_configuration", "missing field `boot-source` at line 1 column 2")]
     [InlineData("""{"boot-source": null}""", "bad_configuration", "invalid type: null, expected struct BootSourceConfig")]
     [InlineData("""{"boot-source": {"kernel_image_path": "/etc/passwd"}, "extra": 1}""", "bad_configuration", "unknown field `extra`")]
-    [InlineData("""{"boot-source": {"kernel_image_path": "/etc/passwd"}, "drives": [{}]}""", "bad_configuration", "`drives` is not supported by fleet-vmm")]
+    [InlineData("""{"boot-source": {"kernel_image_path": "/etc/passwd"}, "drives": [{}]}""", "bad_configuration", "missing field `drive_id`")]
     [InlineData("""{"boot-source": {"kernel_image_path": "/etc/passwd"}} x""", "bad_configuration", "trailing characters")]
     [InlineData("""{"boot-source": {"kernel_image_path": "/no/such"}}""", "kernel_missing", "The kernel file cannot be opened")]
     [InlineData("""{"boot-source": {"kernel_image_path": "/etc/passwd", "initrd_path": "/no/such"}}""", "initrd_missing", "The initrd file cannot be opened")]
