@@ -24,6 +24,7 @@ public class DetachedTests
 
     /// <summary>The directory and the API's address are two words of the command; they must lead to one node.</summary>
     [Fact]
+    [Trait("Kind", "Slow")]
     public async Task Should_not_delete_the_microvms_of_another_fleet()
     {
         await using var other = await RunningFleet.StartAsync();
@@ -40,6 +41,7 @@ public class DetachedTests
 
     /// <summary>A command in the foreground does not care that the control plane is started anew meanwhile.</summary>
     [Fact]
+    [Trait("Kind", "Slow")]
     public async Task Should_go_on_with_a_run_over_a_restart_of_the_control_plane()
     {
         await using var fleet = await RunningFleet.StartAsync();

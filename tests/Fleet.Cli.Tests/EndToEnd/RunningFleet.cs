@@ -171,19 +171,20 @@ internal sealed class RunningFleet : IAsyncDisposable
         return path;
     }
 
-    /// <summary>Processes whose command line names the text, and files of this fleet that do.</summary>
-    public IReadOnlyList<string> Leftovers(string text)
+    /// <summary>Processes whose command line names one of the texts, and files of this fleet that do.</summary>
+    public IReadOnlyList<string> Leftovers(params string[] texts)
     {
+        bool IsNamed(string words) => texts.Any(text => words.Contains(text, StringComparison.Ordinal));
         var left = new List<string>();
         foreach (var folder in Directory.EnumerateDirectories("/proc").Where(folder => char.IsAsciiDigit(Path.GetFileName(folder)[0])))
         {
             var words = CommandLine(int.Parse(Path.GetFileName(folder), System.Globalization.CultureInfo.InvariantCulture));
-            if (words.Contains(text, StringComparison.Ordinal))
+            if (IsNamed(words))
                 left.Add($"process {Path.GetFileName(folder)}: {words}");
         }
 
         if (Directory.Exists(Data))
-            left.AddRange(Directory.EnumerateFileSystemEntries(Data, "*", SearchOption.AllDirectories).Where(path => Path.GetFileName(path).Contains(text, StringComparison.Ordinal)));
+            left.AddRange(Directory.EnumerateFileSystemEntries(Data, "*", SearchOption.AllDirectories).Where(path => IsNamed(Path.GetFileName(path))));
         return left;
     }
 
@@ -227,8 +228,12 @@ internal sealed class RunningFleet : IAsyncDisposable
             if (!_abandoned && _node is { HasExited: false })
             {
                 var (_, list) = await SendAsync(HttpMethod.Get, "/v1/vms?page_size=1000");
-                foreach (var vm in list.GetProperty("items").EnumerateArray())
-                    await DeleteAsync(vm);
+                // All at once: a test may have made hundreds.
+                var ids = list.GetProperty("items").EnumerateArray().Select(vm => vm.GetProperty("id").GetString()!).ToArray();
+                await Parallel.ForEachAsync(ids, new ParallelOptions { MaxDegreeOfParallelism = 16 }, async (id, _) => await SendAsync(HttpMethod.Delete, $"/v1/vms/{id}"));
+                foreach (var id in ids)
+                    await WaitAsync($"{id} to be gone", async () => (await SendAsync(HttpMethod.Get, $"/v1/vms/{id}")).Status == HttpStatusCode.NotFound);
+                Assert.Empty(Leftovers(ids));
                 await DownAsync();
             }
         }

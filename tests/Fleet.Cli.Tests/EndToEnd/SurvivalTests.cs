@@ -55,6 +55,7 @@ public sealed class SurvivalTests
     /// answer that a client got still holds.
     /// </summary>
     [Fact]
+    [Trait("Kind", "Slow")]
     public async Task Should_lose_nothing_acknowledged_when_killed_at_random_moments()
     {
         var seed = Environment.TickCount;

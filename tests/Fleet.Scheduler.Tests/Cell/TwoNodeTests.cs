@@ -36,6 +36,7 @@ public sealed class TwoNodeTests
     }
 
     [Fact]
+    [Trait("Kind", "Slow")]
     public async Task Should_carry_microVMs_across_nodes_and_go_on_when_one_leaves()
     {
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
