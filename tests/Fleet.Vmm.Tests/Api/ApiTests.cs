@@ -207,7 +207,7 @@ public sealed class ApiTests
     [InlineData("PATCH", "/machine-config", "{}", "Empty PATCH request.")]
     [InlineData("DELETE", "/drives/root", "{}", "Empty Delete request.")]
     [InlineData("PUT", "/drives/root", "{}", "An error occurred when deserializing the json body of a request: missing field `drive_id` at line 1 column 2.")]
-    [InlineData("PUT", "/drives/root", """{"drive_id": "root", "is_root_device": true, "io_engine": "Async"}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine` at line 1 column 64.")]
+    [InlineData("PUT", "/drives/root", """{"drive_id": "root", "is_root_device": true, "io_engine": "Async"}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine` at line 1 column 65.")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "b", "is_root_device": true}""", "The id from the path does not match the id from the body!")]
     [InlineData("PUT", "/drives", """{"drive_id": "b", "is_root_device": true}""", "The ID cannot be empty.")]
     [InlineData("PUT", "/drives/a-b", """{"drive_id": "a-b", "is_root_device": true}""", "API Resource IDs can only contain alphanumeric characters and underscores.")]
