@@ -109,9 +109,6 @@ internal sealed class VirtQueue
         return true;
     }
 
-    /// <summary>Puts the request that was taken last back: it comes again.</summary>
-    public void GiveBack() => _nextAvailable--;
-
     /// <summary>Tells the driver that a request is done.</summary>
     /// <param name="head">From <see cref="TryTake"/>.</param>
     /// <param name="written">Bytes that the device wrote into it.</param>
