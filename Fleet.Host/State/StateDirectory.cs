@@ -127,7 +127,7 @@ public sealed class StateDirectory : IDisposable
     public LaunchRecord? Read(string name)
     {
         var folder = Path.Combine(_vms, Path.GetFileName(name));
-        if (!Directory.Exists(folder))
+        if (!IsThere(folder))
             return null;
         try
         {
@@ -158,7 +158,7 @@ public sealed class StateDirectory : IDisposable
     public void Remove(string vmId)
     {
         var folder = FolderOf(vmId);
-        if (!Directory.Exists(folder))
+        if (!IsThere(folder))
             return;
         var trash = Path.Combine(_trash, $"{vmId}-{Guid.NewGuid():n}");
         Directory.Move(folder, trash);

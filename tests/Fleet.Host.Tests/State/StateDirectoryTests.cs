@@ -120,6 +120,21 @@ public sealed class StateDirectoryTests : IDisposable
         Assert.False(Directory.Exists(folder));
     }
 
+    /// <summary>A path that can't be looked at now (here: too many links) is not a path where nothing is.</summary>
+    [Fact]
+    public void Should_not_take_what_it_can_not_look_at_for_nothing()
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        var folder = state.FolderOf(Id);
+        File.CreateSymbolicLink(Path.Combine(_root, "loop"), Path.Combine(_root, "loop"));
+        Directory.Delete(Path.Combine(_root, "vms"));
+        File.CreateSymbolicLink(Path.Combine(_root, "vms"), Path.Combine(_root, "loop"));
+        Assert.False(Directory.Exists(folder));
+        Assert.ThrowsAny<IOException>(() => state.Read(Id));
+        Assert.ThrowsAny<IOException>(() => state.Remove(Id));
+        File.Delete(Path.Combine(_root, "vms"));
+    }
+
     [Fact]
     public void Should_tell_when_a_folder_is_not_on_the_disk() =>
         Assert.Throws<IOException>(() => FolderSync.Sync(Path.Combine(_root, "none")));
