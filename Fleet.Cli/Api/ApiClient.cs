@@ -1,8 +1,10 @@
+using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Api;
 
@@ -41,6 +43,10 @@ internal sealed class ApiClient : IDisposable
 
     public Task<JsonElement> DeleteAsync(string path, CancellationToken cancellation) =>
         SendAsync(HttpMethod.Delete, path, null, null, cancellation);
+
+    /// <summary>Whether the API is that of one process: its address may lead to another Fleet.</summary>
+    public async Task<bool> IsServedByAsync(int pid, CancellationToken cancellation) =>
+        (await GetAsync("v1/health", cancellation)).Text("pid") == pid.ToString(CultureInfo.InvariantCulture);
 
     /// <summary>Every item of a paged list.</summary>
     public async Task<JsonArray> ListAsync(string path, CancellationToken cancellation)

@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Diagnostics;
-using System.Globalization;
 using System.Text.Json;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
@@ -56,9 +55,8 @@ internal static class Detached
     {
         try
         {
-            var health = await client.GetAsync("v1/health", cancellation);
             // Another Fleet may hold the address; ours then ends by itself and says so.
-            if (health.Text("pid") != pid.ToString(CultureInfo.InvariantCulture))
+            if (!await client.IsServedByAsync(pid, cancellation))
                 return false;
             if (!withHost)
                 return true;

@@ -25,8 +25,7 @@ internal static class DownCommand
             if (parsed.GetValue(withVms))
             {
                 // Two addresses lead here, the directory's and the API's: only of one and the same node may it delete.
-                var health = await api.GetAsync("v1/health", cancellation);
-                if (NodeLock.Holder(directory) is not { } holder || health.Text("pid") != holder.ToString(System.Globalization.CultureInfo.InvariantCulture))
+                if (NodeLock.Holder(directory) is not { } holder || !await api.IsServedByAsync(holder, cancellation))
                 {
                     CommandContext.Tell(parsed, "other_fleet", $"{api.Endpoint} is not the API of the Fleet on {directory.Root}. Nothing was deleted; give the --api that belongs to this --data.");
                     return ExitCodes.Conflict;

@@ -251,16 +251,7 @@ internal sealed partial class HostActor
     {
         if (!_releasing.Add((held.VmId, held.Epoch)))
             return;
-        var released = new HostReleased
-        {
-            At = At,
-            VmId = held.VmId,
-            Epoch = held.Epoch,
-            WasReserved = !held.Vacated,
-            Cpus = held.Vacated ? 0 : held.Cpus,
-            MemoryMib = held.Vacated ? 0 : held.MemoryMib,
-        };
-        Store([released], () =>
+        Store([Released(held)], () =>
         {
             _releasing.Remove((held.VmId, held.Epoch));
             _presence.Forget(held.VmId, held.Epoch);
@@ -270,6 +261,16 @@ internal sealed partial class HostActor
                 Launch(waiting);
         });
     }
+
+    private HostReleased Released(Reservation held) => new()
+    {
+        At = At,
+        VmId = held.VmId,
+        Epoch = held.Epoch,
+        WasReserved = !held.Vacated,
+        Cpus = held.Vacated ? 0 : held.Cpus,
+        MemoryMib = held.Vacated ? 0 : held.MemoryMib,
+    };
 
     // --- reports ---
 

@@ -265,15 +265,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         // to remove them.
         var deleting = _ledger.Reservations.Where(held => _presence.IsRemoveWanted(held.VmId, held.Epoch)).ToList();
         var events = _ledger.Reservations
-            .Select(held => (IMessage)new HostReleased
-            {
-                At = At,
-                VmId = held.VmId,
-                Epoch = held.Epoch,
-                WasReserved = !held.Vacated,
-                Cpus = held.Vacated ? 0 : held.Cpus,
-                MemoryMib = held.Vacated ? 0 : held.MemoryMib,
-            })
+            .Select(held => (IMessage)Released(held))
             .Append(new HostRemoved { At = At })
             .ToList();
         Store(events, () =>

@@ -101,11 +101,9 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
             case (HttpMethod.Patch, "vm"):
                 return Change(Counter.PatchVm, Counter.PatchVmFails, body, PatchVm);
             case (HttpMethod.Put, _) when first == "drives":
-                metrics.Count(Counter.PutDrive);
-                return ChangeDrive(path, body, Counter.PutDriveFails, PutDrive);
+                return Change(Counter.PutDrive, Counter.PutDriveFails, body, (ref JsonBody drive) => PutDrive(path, ref drive));
             case (HttpMethod.Patch, _) when first == "drives":
-                metrics.Count(Counter.PatchDrive);
-                return ChangeDrive(path, body, Counter.PatchDriveFails, PatchDrive);
+                return Change(Counter.PatchDrive, Counter.PatchDriveFails, body, (ref JsonBody drive) => PatchDrive(path, ref drive));
             default:
                 throw new ApiFaultException(Array.IndexOf(UnsupportedPaths, first) >= 0
                     ? $"/{first} is not supported by fleet-vmm {version}."
@@ -134,44 +132,6 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 metrics.Count(fails);
             }
         }
-    }
-
-    private delegate void DriveHandler(string id, ref JsonBody body);
-
-    private ApiAnswer ChangeDrive(string path, ReadOnlySpan<byte> text, Counter fails, DriveHandler handler)
-    {
-        var done = false;
-        try
-        {
-            var body = new JsonBody(text);
-            body.Begin();
-            handler(path.Split('/', 2) is [_, var id] ? id : "", ref body);
-            done = true;
-            return ApiAnswer.Done;
-        }
-        finally
-        {
-            if (!done)
-            {
-                metrics.Count(fails);
-            }
-        }
-    }
-
-    private void PutDrive(string id, ref JsonBody body)
-    {
-        var drive = DriveConfig.Read(ref body);
-        body.End();
-        DriveConfig.CheckId(id, drive.Id);
-        microvm.SetDrive(drive);
-    }
-
-    private void PatchDrive(string id, ref JsonBody body)
-    {
-        var (named, path) = DriveConfig.ReadUpdate(ref body);
-        body.End();
-        DriveConfig.CheckId(id, named);
-        microvm.UpdateDrive(id, path);
     }
 
     // Each reads the whole body, to its end, before anything is changed.
@@ -233,6 +193,24 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         body.End();
         microvm.SetStatusPort(path);
     }
+
+    private void PutDrive(string path, ref JsonBody body)
+    {
+        var drive = DriveConfig.Read(ref body);
+        body.End();
+        DriveConfig.CheckId(IdIn(path), drive.Id);
+        microvm.SetDrive(drive);
+    }
+
+    private void PatchDrive(string path, ref JsonBody body)
+    {
+        var (id, file) = DriveConfig.ReadUpdate(ref body);
+        body.End();
+        DriveConfig.CheckId(IdIn(path), id);
+        microvm.UpdateDrive(id, file);
+    }
+
+    private static string IdIn(string path) => path.Split('/', 2) is [_, var id] ? id : "";
 
     private void PutEntropy(ref JsonBody body)
     {

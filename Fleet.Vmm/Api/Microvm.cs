@@ -132,7 +132,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     public void SetDrive(DriveConfig drive)
     {
         OnlyBeforeStart();
-        CheckDisk(drive.PathOnHost, drive.IsReadOnly);
+        UseDisk(drive.PathOnHost, () => new DiskFile(drive.PathOnHost, drive.IsReadOnly).Dispose());
         var index = _drives.FindIndex(known => known.Id == drive.Id);
         if (drive.IsRoot && _drives.FindIndex(known => known.IsRoot) is var root and >= 0 && root != index)
         {
@@ -164,16 +164,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
 
         var drive = pathOnHost is null ? _drives[index] : _drives[index] with { PathOnHost = pathOnHost };
-        CheckDisk(drive.PathOnHost, drive.IsReadOnly);
-        try
-        {
-            machine.ReplaceDisk(driveId, drive.PathOnHost);
-        }
-        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
-        {
-            throw new ApiFaultException(DriveError + failure.Message, inner: failure);
-        }
-
+        UseDisk(drive.PathOnHost, () => machine.ReplaceDisk(driveId, drive.PathOnHost));
         _drives[index] = drive;
     }
 
@@ -404,12 +395,12 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
     }
 
-    private static void CheckDisk(string path, bool readOnly)
+    private static void UseDisk(string path, Action open)
     {
         CheckPath(path, DriveError);
         try
         {
-            new DiskFile(path, readOnly).Dispose();
+            open();
         }
         catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
         {

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace Fleet.Vmm.Linux;
 
 /// <summary>A regular file read at positions, straight into where the bytes belong.</summary>
-internal sealed unsafe partial class FileContent : IDisposable
+internal unsafe partial class FileContent : IDisposable
 {
     /// <summary>What read(2) moves at most in one call, rounded down.</summary>
     private const ulong LargestRead = 1UL << 30;
@@ -13,9 +13,9 @@ internal sealed unsafe partial class FileContent : IDisposable
     private int _fd;
 
     /// <summary>Throws <see cref="SystemCallException"/> or <see cref="NotARegularFileException"/>.</summary>
-    public FileContent(string path)
+    public FileContent(string path, int access = Descriptors.ReadOnly)
     {
-        _fd = Descriptors.OpenRegularFile(path);
+        _fd = Descriptors.OpenRegularFile(path, access);
         var size = SizeOf(_fd);
         if (size < 0)
         {
@@ -29,6 +29,9 @@ internal sealed unsafe partial class FileContent : IDisposable
 
     /// <summary>Bytes, as of the opening.</summary>
     public ulong Size { get; }
+
+    /// <summary>For what else is done with the file; negative once it is closed.</summary>
+    protected int Descriptor => _fd;
 
     /// <summary>Bytes of an open file; negative, with errno, for what has no size. Moves the read position.</summary>
     public static long SizeOf(int fd) => lseek(fd, 0, FromEnd);

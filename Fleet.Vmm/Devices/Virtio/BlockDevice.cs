@@ -162,7 +162,7 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
             }
 
             var bytes = _memory.Slice(buffer.Address + (ulong)start, part);
-            if (toGuest ? !_file.TryRead(offset, bytes) : !_file.TryWrite(offset, bytes))
+            if (toGuest ? !_file.TryFill(offset, bytes) : !_file.TryWrite(offset, bytes))
             {
                 return StatusIoError;
             }

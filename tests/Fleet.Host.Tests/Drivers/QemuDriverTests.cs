@@ -146,20 +146,26 @@ public sealed class QemuDriverTests
         Assert.Equal("one two", File.ReadAllText(path));
     }
 
+    /// <summary>Starts a VMM, waits until its guest is ready and lets go of it, as an agent does that ends; its pid.</summary>
+    private static async Task<int> LeaveAsync(QemuDriver driver, VmmLaunch launch)
+    {
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        return vmm.Pid;
+    }
+
     [SkippableFact]
     public async Task Should_be_taken_over_by_another_driver()
     {
         var driver = await DriverAsync();
         await using var scratch = new Scratch();
         var launch = scratch.Launch(TinyKernel.EndingOnKey());
-        var first = await driver.LaunchAsync(launch, default);
-        await first.GuestReady.WaitAsync(Soon);
-        await first.DisposeAsync();
+        int pid = await LeaveAsync(driver, launch);
 
         await using var second = await new QemuDriver(Scratch.Options()).AdoptAsync(launch, default);
         Assert.NotNull(second);
 
-        Assert.Equal(first.Pid, second.Pid);
+        Assert.Equal(pid, second.Pid);
         await second.GuestReady.WaitAsync(Soon);
         Assert.Single(await second.VcpuThreads.WaitAsync(Soon));
         Assert.False(second.Completion.IsCompleted);
@@ -173,9 +179,7 @@ public sealed class QemuDriverTests
         var driver = await DriverAsync();
         await using var scratch = new Scratch();
         var launch = scratch.Launch(TinyKernel.EndingOnKey());
-        var first = await driver.LaunchAsync(launch, default);
-        await first.GuestReady.WaitAsync(Soon);
-        await first.DisposeAsync();
+        await LeaveAsync(driver, launch);
 
         // QEMU serves one connection at a time: as long as this one lives, the next driver gets no greeting.
         var busy = await VmmSocket.ConnectAsync(launch.Directory, VmmFiles.QmpSocket, default);
@@ -196,9 +200,7 @@ public sealed class QemuDriverTests
         var driver = await DriverAsync();
         await using var scratch = new Scratch();
         var launch = scratch.Launch(TinyKernel.EndingOnKey());
-        var first = await driver.LaunchAsync(launch, default);
-        await first.GuestReady.WaitAsync(Soon);
-        await first.DisposeAsync();
+        await LeaveAsync(driver, launch);
         using (var socket = await VmmSocket.ConnectAsync(launch.Directory, VmmFiles.QmpSocket, default))
         await using (var qmp = await QmpConnection.OpenAsync(socket, TimeProvider.System, (_, _) => { }, default))
         {
