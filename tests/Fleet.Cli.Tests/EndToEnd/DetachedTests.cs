@@ -70,6 +70,7 @@ public class DetachedTests
 
         (exit, _, error) = await fleet.CliAsync("down", "--data", fleet.Data);
         Assert.True(exit == 0, error);
-        Assert.Equal("", RunningFleet.CommandLine(pid));
+        // The directory is free when down returns; the process behind it needs an instant more to be gone.
+        await RunningFleet.WaitAsync("the process to be gone", () => Task.FromResult(RunningFleet.CommandLine(pid).Length == 0));
     }
 }
