@@ -82,6 +82,9 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
             case (HttpMethod.Get, "fleet/vcpus"):
                 metrics.Count(Counter.GetVcpus);
                 return ApiAnswer.Ok(WriteVcpus(microvm.VcpuThreads));
+            case (HttpMethod.Get, "fleet/limiters"):
+                metrics.Count(Counter.GetLimiters);
+                return ApiAnswer.Ok(JsonText.Write(microvm.WriteLimiters));
             case (HttpMethod.Put, "actions"):
                 return Change(Counter.PutActions, Counter.PutActionsFails, body, PutAction);
             case (HttpMethod.Put, "boot-source"):
@@ -96,6 +99,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
             case (HttpMethod.Put, "entropy"):
                 return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
+            case (HttpMethod.Patch, "entropy"):
+                return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
             case (HttpMethod.Patch, "machine-config"):
                 return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
@@ -204,19 +209,26 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     private void PatchDrive(string path, ref JsonBody body)
     {
-        var (id, file) = DriveConfig.ReadUpdate(ref body);
+        var (id, file, limits) = DriveConfig.ReadUpdate(ref body);
         body.End();
         DriveConfig.CheckId(IdIn(path), id);
-        microvm.UpdateDrive(id, file);
+        microvm.UpdateDrive(id, file, limits);
     }
 
     private static string IdIn(string path) => path.Split('/', 2) is [_, var id] ? id : "";
 
     private void PutEntropy(ref JsonBody body)
     {
-        EntropyConfig.Check(ref body);
+        var limits = EntropyConfig.Read(ref body);
         body.End();
-        microvm.AddEntropy();
+        microvm.SetEntropy(limits);
+    }
+
+    private void PatchEntropy(ref JsonBody body)
+    {
+        var limits = EntropyConfig.Read(ref body);
+        body.End();
+        microvm.UpdateEntropy(limits);
     }
 
     private void PatchVm(ref JsonBody body)

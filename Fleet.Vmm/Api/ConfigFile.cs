@@ -1,4 +1,5 @@
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
 
@@ -21,7 +22,7 @@ internal sealed class ConfigFile
     private LoggerConfig? _logger;
     private MetricsConfig? _metrics;
     private string? _statusPort;
-    private bool _entropy;
+    private LimiterSettings? _entropy;
     private readonly List<DriveConfig> _drives = [];
 
     /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
@@ -64,10 +65,7 @@ internal sealed class ConfigFile
                 case 2: config._logger = LoggerConfig.Read(ref body); break;
                 case 3: config._metrics = MetricsConfig.Read(ref body); break;
                 case 4: config._statusPort = SingleFieldBody.ReadStatusPort(ref body); break;
-                case 5:
-                    EntropyConfig.Check(ref body);
-                    config._entropy = true;
-                    break;
+                case 5: config._entropy = EntropyConfig.Read(ref body); break;
                 case 6:
                     body.ExpectArray();
                     while (body.NextElement())
@@ -114,9 +112,9 @@ internal sealed class ConfigFile
             microvm.SetDrive(drive);
         }
 
-        if (_entropy)
+        if (_entropy is not null)
         {
-            microvm.AddEntropy();
+            microvm.SetEntropy(_entropy);
         }
 
         microvm.SetBootSource(_bootSource!);

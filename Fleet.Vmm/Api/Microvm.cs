@@ -1,7 +1,10 @@
 using System.Text;
 using System.Text.Json;
+using Fleet.Vmm.Devices;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
 
@@ -38,7 +41,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private LoggerConfig? _logger;
     private string? _statusPortPath;
     private readonly List<DriveConfig> _drives = [];
-    private bool _entropy;
+    private LimiterSettings? _entropy;
     private IMachine? _machine;
     private LoopTimer? _metricsTimer;
 
@@ -153,8 +156,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
     }
 
-    /// <summary>Puts another file behind a drive of the running machine; null: the same one, looked at anew.</summary>
-    public void UpdateDrive(string driveId, string? pathOnHost)
+    /// <summary>
+    /// Puts another file behind a drive of the running machine (null: the same one, looked at anew, unless the limits alone
+    /// are to change) and changes its limits.
+    /// </summary>
+    public void UpdateDrive(string driveId, string? pathOnHost, LimiterSettings limits)
     {
         var machine = Started();
         var index = _drives.FindIndex(known => known.Id == driveId);
@@ -163,15 +169,58 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
             throw new ApiFaultException("Drive config error: Device not found");
         }
 
-        var drive = pathOnHost is null ? _drives[index] : _drives[index] with { PathOnHost = pathOnHost };
-        UseDisk(drive.PathOnHost, () => machine.ReplaceDisk(driveId, drive.PathOnHost));
+        var drive = _drives[index] with { PathOnHost = pathOnHost ?? _drives[index].PathOnHost, Limits = _drives[index].Limits.With(limits) };
+        if (pathOnHost is not null || limits == LimiterConfig.Unlimited)
+        {
+            UseDisk(drive.PathOnHost, () => machine.ReplaceDisk(driveId, drive.PathOnHost));
+        }
+
+        _ = machine.Retune(BlockDevice.PathOf(driveId), null, limits);
         _drives[index] = drive;
     }
 
-    public void AddEntropy()
+    public void SetEntropy(LimiterSettings limits)
     {
         OnlyBeforeStart();
-        _entropy = true;
+        _entropy = limits;
+    }
+
+    /// <summary>Changes the limits of the running machine's entropy device.</summary>
+    public void UpdateEntropy(LimiterSettings limits)
+    {
+        if (!Started().Retune(EntropyDevice.ApiPath, null, limits))
+        {
+            throw new ApiFaultException("Entropy config error: Device not found");
+        }
+
+        _entropy = _entropy!.With(limits);
+    }
+
+    /// <summary>Every limiter of the running machine: where it is, what is in force, what passed and what had to wait.</summary>
+    public void WriteLimiters(Utf8JsonWriter json)
+    {
+        var devices = Started().Devices;
+        json.WriteStartObject();
+        json.WriteStartArray("limiters");
+        foreach (var device in devices)
+        {
+            foreach (var (queue, limiter) in device.Limiters)
+            {
+                json.WriteStartObject();
+                json.WriteString("device", device.Path);
+                json.WriteString("queue", queue);
+                json.WritePropertyName("rate_limiter");
+                LimiterConfig.Write(json, limiter.Settings);
+                json.WriteNumber("passed_ops", limiter.PassedOperations);
+                json.WriteNumber("passed_bytes", limiter.PassedBytes);
+                json.WriteNumber("throttled_count", limiter.Throttled);
+                json.WriteNumber("throttled_us", limiter.ThrottledTime / TimeSpan.TicksPerMicrosecond);
+                json.WriteEndObject();
+            }
+        }
+
+        json.WriteEndArray();
+        json.WriteEndObject();
     }
 
     public void SetStatusPort(string outputPath)
@@ -224,6 +273,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
 
         _machine = machine;
+        metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
         State = MicrovmState.Running;
         log.Info($"The microVM runs: {_machineConfig.VcpuCount} vCPUs, {_machineConfig.MemSizeMib} MiB, kernel {_bootSource.KernelImagePath}.");
         FlushMetricsOrWarn();
@@ -314,10 +364,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         json.WriteEndArray();
         json.WriteNull("vsock");
         json.WritePropertyName("entropy");
-        if (_entropy)
+        if (_entropy is not null)
         {
             json.WriteStartObject();
-            json.WriteNull("rate_limiter");
+            json.WritePropertyName("rate_limiter");
+            LimiterConfig.Write(json, _entropy);
             json.WriteEndObject();
         }
         else

@@ -170,9 +170,9 @@ internal sealed class MachineFactory : IMachineFactory
             yield return OpenDisk(disk, memory);
         }
 
-        if (settings.Entropy)
+        if (settings.Entropy is { } limits)
         {
-            yield return new EntropyDevice(memory);
+            yield return new EntropyDevice(memory, limits, TimeProvider.System);
         }
     }
 
@@ -180,7 +180,7 @@ internal sealed class MachineFactory : IMachineFactory
     {
         try
         {
-            return new BlockDevice(memory, disk);
+            return new BlockDevice(memory, disk, TimeProvider.System);
         }
         catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
         {

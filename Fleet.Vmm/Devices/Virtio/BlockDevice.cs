@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Text;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -10,7 +11,8 @@ namespace Fleet.Vmm.Devices.Virtio;
 /// <param name="Path">The file on the host.</param>
 /// <param name="ReadOnly">The guest can't write, whatever it tries.</param>
 /// <param name="Flushes">The guest may ask for what it wrote to be on the host's disk; without it that is left to the host.</param>
-internal sealed record DiskSettings(string Id, string Path, bool ReadOnly, bool Flushes);
+/// <param name="Limits">What it may carry.</param>
+internal sealed record DiskSettings(string Id, string Path, bool ReadOnly, bool Flushes, LimiterSettings Limits);
 
 /// <summary>
 /// A disk (virtio 1.2, §5.2) backed by a file, served synchronously on the event loop: one queue of 256, reads, writes,
@@ -35,17 +37,39 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
     private const ulong FeatureReadOnly = 1 << 5;
     private const ulong FeatureFlush = 1 << 9;
 
+    private const int ReadBytes = 0;
+    private const int WriteBytes = 1;
+    private const int Reads = 2;
+    private const int Writes = 3;
+    private const int Flushes = 4;
+    private const int Updates = 5;
+    private const int Failures = 6;
+    private const int Invalid = 7;
+    private const int Throttled = 8;
+
     private static readonly ushort[] Sizes = [256];
+
+    private static readonly string[] MetricNames =
+    [
+        "read_bytes", "write_bytes", "read_count", "write_count", "flush_count", "update_count", "execute_fails",
+        "invalid_reqs_count", "rate_limiter_throttled_events",
+    ];
 
     private readonly GuestMemory _memory;
     private readonly DiskSettings _settings;
     private DiskFile _file;
     private readonly byte[] _configuration = new byte[ConfigurationSize];
     private readonly byte[] _serial = new byte[SerialSize];
+    private readonly RateLimiter _limiter;
+    private bool _hasHeader;
+    private uint _type;
+    private ulong _sector;
 
     /// <summary>Throws <see cref="SystemCallException"/> or <see cref="NotARegularFileException"/>.</summary>
-    public BlockDevice(GuestMemory memory, DiskSettings settings)
+    public BlockDevice(GuestMemory memory, DiskSettings settings, TimeProvider clock)
     {
+        _limiter = new RateLimiter(settings.Limits, clock);
+        Metrics = new DeviceMetrics("block", settings.Id, MetricNames);
         _memory = memory;
         _settings = settings;
         _file = new DiskFile(settings.Path, settings.ReadOnly);
@@ -56,8 +80,11 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
     /// <summary>Whole sectors of the file; what is behind the last one the guest does not see.</summary>
     public ulong Sectors { get; private set; }
 
-    /// <summary>Its id at the API.</summary>
-    public string Name => _settings.Id;
+    public override string Path => PathOf(_settings.Id);
+
+    public override DeviceMetrics Metrics { get; }
+
+    public override IReadOnlyList<QueueLimiter> Limiters => [new(null, _limiter)];
 
     public override uint Id => 2;
 
@@ -68,6 +95,11 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
 
     public override ReadOnlySpan<byte> Configuration => _configuration;
 
+    /// <summary>Place in the API of the disk with an id.</summary>
+    public static string PathOf(string id) => "drives/" + id;
+
+    public override RateLimiter LimiterOf(int queue) => _limiter;
+
     /// <summary>Puts another file behind the disk. Throws as the constructor does, and then the old one stays.</summary>
     public void Replace(string path)
     {
@@ -75,6 +107,7 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         _file = new DiskFile(path, _settings.ReadOnly);
         old.Dispose();
         TellSize();
+        Metrics.Add(Updates);
     }
 
     public void Dispose() => _file.Dispose();
@@ -85,6 +118,24 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         BinaryPrimitives.WriteUInt64LittleEndian(_configuration, Sectors);
     }
 
+    protected override void OnThrottled() => Metrics.Add(Throttled);
+
+    // Reads and writes count their data; what has none is an operation only. The header is read here and nowhere else: a
+    // guest that changed it afterwards would get what it did not pay for.
+    protected override ulong Weigh(VirtQueue request)
+    {
+        Span<byte> header = stackalloc byte[HeaderSize];
+        _hasHeader = TryReadHeader(request.Readable, header);
+        _type = BinaryPrimitives.ReadUInt32LittleEndian(header);
+        _sector = BinaryPrimitives.ReadUInt64LittleEndian(header[8..]);
+        return _type switch
+        {
+            TypeIn => (ulong)Math.Max(0, VirtQueue.LengthOf(request.Writable) - 1),
+            TypeOut => (ulong)Math.Max(0, VirtQueue.LengthOf(request.Readable) - HeaderSize),
+            _ => 0,
+        };
+    }
+
     protected override uint Serve(int queue, VirtQueue request)
     {
         if (request.Writable is not [.., { Length: > 0 } last])
@@ -92,20 +143,17 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
             throw new VirtQueueException("a disk request without a place for its status");
         }
 
-        Span<byte> header = stackalloc byte[HeaderSize];
-        var status = TryReadHeader(request.Readable, header)
-            ? Carry(BinaryPrimitives.ReadUInt32LittleEndian(header), BinaryPrimitives.ReadUInt64LittleEndian(header[8..]), request, out var written)
-            : Refuse(out written);
+        var written = 0u;
+        var status = _hasHeader ? Carry(_type, _sector, request, out written) : StatusIoError;
+
+        if (status != StatusOk)
+        {
+            Metrics.Add(status == StatusIoError ? Failures : Invalid);
+        }
 
         // The last byte that the device may write, wherever the buffers end.
         _memory.Slice(last.Address + (ulong)last.Length - 1, 1)[0] = status;
         return written + 1;
-    }
-
-    private static byte Refuse(out uint written)
-    {
-        written = 0;
-        return StatusIoError;
     }
 
     // The header may be cut into buffers as the driver likes (virtio 1.2, §2.7.4.1).
@@ -127,12 +175,19 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         switch (type)
         {
             case TypeIn:
-                return Transfer(request.Writable, 0, Total(request.Writable) - 1, sector, toGuest: true, out written);
+                Metrics.Add(Reads);
+                var read = Transfer(request.Writable, 0, VirtQueue.LengthOf(request.Writable) - 1, sector, toGuest: true, out written);
+                Metrics.Add(ReadBytes, written);
+                return read;
             case TypeOut when !_settings.ReadOnly:
-                return Transfer(request.Readable, HeaderSize, Total(request.Readable) - HeaderSize, sector, toGuest: false, out _);
+                Metrics.Add(Writes);
+                var wrote = Transfer(request.Readable, HeaderSize, VirtQueue.LengthOf(request.Readable) - HeaderSize, sector, toGuest: false, out var put);
+                Metrics.Add(WriteBytes, put);
+                return wrote;
             case TypeOut:
                 return StatusIoError;
             case TypeFlush when _settings.Flushes:
+                Metrics.Add(Flushes);
                 return _file.TryFlush() ? StatusOk : StatusIoError;
             case TypeGetId:
                 return GiveSerial(request.Writable, out written);
@@ -178,7 +233,7 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
     private byte GiveSerial(ReadOnlySpan<GuestBuffer> buffers, out uint written)
     {
         written = 0;
-        if (Total(buffers) - 1 < SerialSize)
+        if (VirtQueue.LengthOf(buffers) - 1 < SerialSize)
         {
             return StatusIoError;
         }
@@ -193,16 +248,5 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
 
         written = SerialSize;
         return StatusOk;
-    }
-
-    private static long Total(ReadOnlySpan<GuestBuffer> buffers)
-    {
-        var total = 0L;
-        foreach (var buffer in buffers)
-        {
-            total += buffer.Length;
-        }
-
-        return total;
     }
 }

@@ -67,6 +67,18 @@ internal sealed class VirtQueue
     /// <summary>Buffers that the device writes, in order.</summary>
     public ReadOnlySpan<GuestBuffer> Writable => _buffers.AsSpan(_readable, _count - _readable);
 
+    /// <summary>Bytes of so many buffers.</summary>
+    public static long LengthOf(ReadOnlySpan<GuestBuffer> buffers)
+    {
+        var total = 0L;
+        foreach (var buffer in buffers)
+        {
+            total += buffer.Length;
+        }
+
+        return total;
+    }
+
     /// <summary>Accepts the driver's choice; false when the size is none or the rings do not lie in memory, aligned.</summary>
     public bool Enable()
     {
@@ -108,6 +120,9 @@ internal sealed class VirtQueue
         _nextAvailable++;
         return true;
     }
+
+    /// <summary>The request that was just taken is taken again by the next <see cref="TryTake"/>.</summary>
+    public void PutBack() => _nextAvailable--;
 
     /// <summary>Tells the driver that a request is done.</summary>
     /// <param name="head">From <see cref="TryTake"/>.</param>

@@ -1,3 +1,5 @@
+using Fleet.Vmm.RateLimiting;
+
 namespace Fleet.Vmm.Devices.Virtio;
 
 /// <summary>What of a device is its own; registers, status and queues are the transport's.</summary>
@@ -9,6 +11,15 @@ internal abstract class VirtioDevice
 
     /// <summary>VIRTIO_F_EVENT_IDX.</summary>
     public const ulong EventIndex = 1ul << 29;
+
+    /// <summary>Its place in the API, such as <c>drives/root</c>.</summary>
+    public abstract string Path { get; }
+
+    /// <summary>What it counts, if it does.</summary>
+    public virtual DeviceMetrics? Metrics => null;
+
+    /// <summary>What its queues have to pass.</summary>
+    public virtual IReadOnlyList<QueueLimiter> Limiters => [];
 
     /// <summary>The device's number (virtio 1.2, §5).</summary>
     public abstract uint Id { get; }
@@ -47,21 +58,31 @@ internal abstract class VirtioDevice
     /// The driver may have put requests into an enabled queue of an active device. Serves as many as the queue holds at
     /// most: a guest that puts in new ones all the while must not keep the thread for itself.
     /// </summary>
-    /// <returns>True when it has to be called again, after others had their turn.</returns>
+    /// <returns>When it has to be called again, after others had their turn; null when a notification will do.</returns>
     /// <exception cref="VirtQueueException">The driver broke the rules.</exception>
-    public bool Process(int queue)
+    public virtual TimeSpan? Process(int queue)
     {
         var requests = Queues[queue];
-        var budget = (int)requests.Size;
-        while (budget > 0)
+        var limiter = LimiterOf(queue);
+        TimeSpan? again = TimeSpan.Zero;
+        for (var budget = (int)requests.Size; budget > 0;)
         {
             if (requests.TryTake(out var head))
             {
                 budget--;
+                if (limiter is not null && !limiter.TryTake(Weigh(requests), out var wait))
+                {
+                    OnThrottled();
+                    requests.PutBack();
+                    again = wait;
+                    break;
+                }
+
                 requests.AddUsed(head, Serve(queue, requests));
             }
             else if (!requests.AskForNotification())
             {
+                again = null;
                 break;
             }
         }
@@ -71,9 +92,25 @@ internal abstract class VirtioDevice
             Interrupt();
         }
 
-        return budget == 0;
+        return again;
     }
+
+    /// <summary>What a queue's requests have to pass, if anything.</summary>
+    public virtual RateLimiter? LimiterOf(int queue) => null;
+
+    /// <summary>A request has to wait at its limiter.</summary>
+    protected virtual void OnThrottled()
+    {
+    }
+
+    /// <summary>Bytes that the request that was just taken counts for its limiter; asked before each <see cref="Serve"/> where there is one.</summary>
+    protected virtual ulong Weigh(VirtQueue request) => 0;
 
     /// <summary>Serves the request that was just taken from a queue; the bytes that were written into it.</summary>
     protected abstract uint Serve(int queue, VirtQueue request);
 }
+
+/// <summary>One limiter of a device.</summary>
+/// <param name="Queue">Which of its directions, as the API names it; null when there is one only.</param>
+/// <param name="Limiter">The limiter; of the event loop, under the transport's lock.</param>
+internal readonly record struct QueueLimiter(string? Queue, RateLimiter Limiter);

@@ -13,6 +13,7 @@ internal sealed class VirtioSlot : IDisposable
     private readonly EventCounter _interrupt = new();
     private readonly EventCounter _complained = new();
     private readonly EventCounter[] _notifications;
+    private readonly LoopTimer?[] _retries;
     private readonly Action<string> _onComplaint;
     private string? _complaint;
     private EventLoop? _loop;
@@ -31,7 +32,8 @@ internal sealed class VirtioSlot : IDisposable
             _notifications[i] = new EventCounter();
         }
 
-        Transport = new MmioTransport(device, memory, _interrupt.Signal, queue => _notifications[queue].Signal(), Complain);
+        _retries = new LoopTimer?[_notifications.Length];
+        Transport = new MmioTransport(device, memory, _interrupt.Signal, Again, Complain);
     }
 
     public VirtioDevice Device { get; }
@@ -76,12 +78,28 @@ internal sealed class VirtioSlot : IDisposable
     public void Leave()
     {
         _loop?.Remove(_complained.Descriptor);
-        foreach (var notification in _notifications)
+        for (var i = 0; i < _notifications.Length; i++)
         {
-            _loop?.Remove(notification.Descriptor);
+            _loop?.Remove(_notifications[i].Descriptor);
+            if (_retries[i] is { } retry)
+            {
+                // Whoever waited for it looks again when there is a loop again.
+                retry.Dispose();
+                _retries[i] = null;
+                _notifications[i].Signal();
+            }
         }
 
         _loop = null;
+    }
+
+    /// <summary>Has every queue looked at again: what they waited for may have changed.</summary>
+    public void Wake()
+    {
+        foreach (var notification in _notifications)
+        {
+            notification.Signal();
+        }
     }
 
     public void Dispose()
@@ -94,6 +112,19 @@ internal sealed class VirtioSlot : IDisposable
         {
             notification.Dispose();
         }
+    }
+
+    // A vCPU's thread comes here too, but never with a wait: timers are the loop's.
+    private void Again(int queue, TimeSpan wait)
+    {
+        if (wait == TimeSpan.Zero || _loop is not { } loop)
+        {
+            _notifications[queue].Signal();
+            return;
+        }
+
+        var retry = _retries[queue] ??= new LoopTimer(loop, _notifications[queue].Signal);
+        retry.Start(wait, TimeSpan.Zero);
     }
 
     private void Complain(string why)

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.RateLimiting;
 using Fleet.Vmm.Machines;
 using Xunit;
 
@@ -213,7 +214,9 @@ public sealed class ApiTests
     [InlineData("PUT", "/drives/a-b", """{"drive_id": "a-b", "is_root_device": true}""", "API Resource IDs can only contain alphanumeric characters and underscores.")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "a", "is_root_device": true, "path_on_host": "/nowhere"}""", "Drive config error: Unable to create the virtio block device: open: No such file or directory (os error 2) (/nowhere)")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "a", "is_root_device": true, "path_on_host": "/dev", "is_read_only": true}""", "Drive config error: Unable to create the virtio block device: not a regular file (/dev)")]
-    [InlineData("PUT", "/entropy", """{"rate_limiter": {}}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no rate limiters yet, leave out `rate_limiter` at line 1 column 18.")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {"bandwidth": {"size": 1}}}""", "An error occurred when deserializing the json body of a request: missing field `refill_time` at line 1 column 42.")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {"bytes": 1}}""", "An error occurred when deserializing the json body of a request: unknown field `bytes`, expected `bandwidth` or `ops` at line 1 column 25.")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}""", "An error occurred when deserializing the json body of a request: invalid value: integer `-1`, expected u64 at line 1 column 36.")]
     [InlineData("PATCH", "/drives/a", """{"drive_id": "a"}""", "The requested operation is not supported before starting the microVM.")]
     [InlineData("GET", "/balloon/statistics", null, "/balloon is not supported by fleet-vmm 0.1.0.")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/no/such/kernel"}""", "Boot source error: The kernel file cannot be opened: No such file or directory (os error 2)")]
@@ -340,9 +343,9 @@ public sealed class ApiTests
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": true, "path_on_host": "{{data}}"}"""));
         vmm.Ok("PUT", "/entropy", "{}");
         vmm.Start();
-        Assert.Equal([new DiskSettings("root", root, true, false), new DiskSettings("data", data, false, true)], vmm.Machines.Settings!.Disks);
+        Assert.Equal([new DiskSettings("root", root, true, false, new LimiterSettings(null, null)), new DiskSettings("data", data, false, true, new LimiterSettings(null, null))], vmm.Machines.Settings!.Disks);
         Assert.Equal(new RootDevice("/dev/vda", true), vmm.Machines.Settings.Root);
-        Assert.True(vmm.Machines.Settings.Entropy);
+        Assert.Equal(new LimiterSettings(null, null), vmm.Machines.Settings.Entropy);
         Assert.Contains(
             $$"""{"drive_id":"data","partuuid":null,"is_root_device":false,"cache_type":"Writeback","is_read_only":false,"path_on_host":"{{data}}","rate_limiter":null,"io_engine":"Sync","socket":null}""",
             vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
@@ -354,6 +357,41 @@ public sealed class ApiTests
         Assert.Equal(
             "The requested operation is not supported after starting the microVM.",
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}"}"""));
+    }
+
+    [Fact]
+    public void Should_configure_limits_and_change_them()
+    {
+        using var vmm = new RunningVmm();
+        var path = vmm.Directory.File("data.img", "d");
+        vmm.Ok("PUT", "/entropy", """{"rate_limiter": {"bandwidth": {"size": 10, "refill_time": 20, "one_time_burst": null, "more": [{"than": 1}, "asked"]}, "ops": null}}""");
+        vmm.Ok("PUT", "/drives/d", $$"""
+            {"drive_id": "d", "is_root_device": false, "path_on_host": "{{path}}",
+             "rate_limiter": {"ops": {"one_time_burst": 5, "refill_time": 100, "size": 7}, "bandwidth": {"size": 0, "refill_time": 1} } }
+            """);
+        Assert.Equal("The requested operation is not supported before starting the microVM.", vmm.Fault("PATCH", "/entropy", "{}"));
+        Assert.Equal("The requested operation is not supported before starting the microVM.", Fault(vmm.Request("GET", "/fleet/limiters").Body));
+        vmm.Start();
+        Assert.Equal(new LimiterSettings(new BucketSettings(10, 20, 0), null), vmm.Machines.Settings!.Entropy);
+        Assert.Equal(new LimiterSettings(new BucketSettings(0, 1, 0), new BucketSettings(7, 100, 5)), Assert.Single(vmm.Machines.Settings.Disks).Limits);
+        var config = vmm.Request("GET", "/vm/config").Body;
+        Assert.Contains("""
+            "rate_limiter":{"bandwidth":null,"ops":{"size":7,"one_time_burst":5,"refill_time":100}},"io_engine"
+            """.Trim(), config, StringComparison.Ordinal);
+        Assert.Contains("""
+            "entropy":{"rate_limiter":{"bandwidth":{"size":10,"one_time_burst":null,"refill_time":20},"ops":null}}
+            """.Trim(), config, StringComparison.Ordinal);
+
+        vmm.Ok("PATCH", "/drives/d", """{"drive_id": "d", "rate_limiter": {"bandwidth": {"size": 9, "refill_time": 8}, "ops": {"size": 0, "refill_time": 0}}}""");
+        vmm.Ok("PATCH", "/entropy", """{"rate_limiter": {"bandwidth": {"size": 0, "refill_time": 0}}}""");
+        var update = new LimiterSettings(new BucketSettings(9, 8, 0), new BucketSettings(0, 0, 0));
+        Assert.Contains($"retune drives/d {update}", vmm.Machines.Calls);
+        Assert.DoesNotContain(vmm.Machines.Calls, call => call.StartsWith("disk", StringComparison.Ordinal));
+        config = vmm.Request("GET", "/vm/config").Body;
+        Assert.Contains("""
+            "rate_limiter":{"bandwidth":{"size":9,"one_time_burst":null,"refill_time":8},"ops":null},"io_engine"
+            """.Trim(), config, StringComparison.Ordinal);
+        Assert.Contains("\"entropy\":{\"rate_limiter\":null}", config, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -377,6 +415,12 @@ public sealed class ApiTests
     }
 
     private static long Number(JsonDocument line, string group, string name) => line.RootElement.GetProperty(group).GetProperty(name).GetInt64();
+
+    private static string Fault(string body)
+    {
+        using var json = JsonDocument.Parse(body);
+        return json.RootElement.GetProperty("fault_message").GetString()!;
+    }
 
     private static string State(RunningVmm vmm)
     {

@@ -3,6 +3,7 @@ using System.Text;
 using CsCheck;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Devices.Virtio;
 
@@ -15,6 +16,8 @@ public sealed class BlockDeviceTests : IDisposable
     private const ulong Content = VirtioDriver.Data + 0x1000;
     private const ulong Status = VirtioDriver.Data + 0x8000;
     private const ulong Flush = VirtioDevice.Version1 | (1 << 9);
+
+    private static readonly LimiterSettings Unlimited = new(null, null);
 
     private readonly string _path = Path.GetTempFileName();
     private readonly byte[] _disk = new byte[(Sectors * 512) + 100];
@@ -68,7 +71,7 @@ public sealed class BlockDeviceTests : IDisposable
     [Fact]
     public void Should_not_write_what_is_read_only_and_not_flush_what_was_not_agreed_on()
     {
-        using var driver = new VirtioDriver(memory => new BlockDevice(memory, new DiskSettings("d", _path, ReadOnly: true, Flushes: false)));
+        using var driver = new VirtioDriver(memory => new BlockDevice(memory, new DiskSettings("d", _path, ReadOnly: true, Flushes: false, Unlimited), TimeProvider.System));
         Assert.Equal(1u << 5, driver.Read(0x10) & 0xffff);
         driver.Begin();
         Assert.Equal(1, Ask(driver, type: 1, sector: 0, length: 512, toGuest: false).Status);
@@ -176,7 +179,7 @@ public sealed class BlockDeviceTests : IDisposable
     private VirtioDriver Begin(out BlockDevice device)
     {
         BlockDevice? made = null;
-        var driver = new VirtioDriver(memory => made = new BlockDevice(memory, new DiskSettings("root", _path, ReadOnly: false, Flushes: true)));
+        var driver = new VirtioDriver(memory => made = new BlockDevice(memory, new DiskSettings("root", _path, ReadOnly: false, Flushes: true, Unlimited), TimeProvider.System));
         device = made!;
         driver.Begin(Flush);
         return driver;

@@ -13,12 +13,15 @@ internal sealed class VirtioDriver : IDisposable
     public const ulong Data = 0x40000;
     public const ushort QueueSize = 16;
 
+    private readonly Queue<int> _notified = new();
+    private bool _writes;
     private ushort _available;
 
-    public VirtioDriver(Func<GuestMemory, VirtioDevice> device)
-    {
-        Transport = new MmioTransport(device(Memory), Memory, () => Interrupts++, _ => Again++, Complaints.Add);
-    }
+    public VirtioDriver(Func<GuestMemory, VirtioDevice> device) =>
+        Transport = new MmioTransport(device(Memory), Memory, () => Interrupts++, Later, Complaints.Add);
+
+    /// <summary>For a transport of somebody else, who also hears what the device asks for.</summary>
+    public VirtioDriver(Func<GuestMemory, MmioTransport> transport) => Transport = transport(Memory);
 
     public GuestMemory Memory { get; } = new(1 << 20);
 
@@ -26,7 +29,8 @@ internal sealed class VirtioDriver : IDisposable
 
     public int Interrupts { get; private set; }
 
-    public int Again { get; private set; }
+    /// <summary>When the device wants to be called again, in the order in which it said so.</summary>
+    public List<TimeSpan> Again { get; } = [];
 
     public List<string> Complaints { get; } = [];
 
@@ -45,7 +49,13 @@ internal sealed class VirtioDriver : IDisposable
     {
         Span<byte> data = stackalloc byte[4];
         BinaryPrimitives.WriteUInt32LittleEndian(data, value);
+        _writes = true;
         Transport.Write(register, data);
+        _writes = false;
+        while (_notified.TryDequeue(out var queue))
+        {
+            Transport.Process(queue);
+        }
     }
 
     /// <summary>Up to the word that the driver is ready.</summary>
@@ -98,6 +108,19 @@ internal sealed class VirtioDriver : IDisposable
     {
         var at = Memory.Slice(Used + 4 + (ulong)(8 * (index % QueueSize)), 8);
         return (BinaryPrimitives.ReadUInt32LittleEndian(at), BinaryPrimitives.ReadUInt32LittleEndian(at[4..]));
+    }
+
+    // What a register asks for is done right behind the write, as the event loop would; what the device asks for is kept.
+    private void Later(int queue, TimeSpan wait)
+    {
+        if (_writes)
+        {
+            _notified.Enqueue(queue);
+        }
+        else
+        {
+            Again.Add(wait);
+        }
     }
 
     public void Dispose() => Memory.Dispose();
