@@ -13,8 +13,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives",
-        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces",
+        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial", "vsock",
     ];
 
     private BootSource? _bootSource;
@@ -24,6 +24,7 @@ internal sealed class ConfigFile
     private string? _statusPort;
     private LimiterSettings? _entropy;
     private readonly List<DriveConfig> _drives = [];
+    private readonly List<NetworkConfig> _networks = [];
 
     /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
     public static ConfigFile Load(string path)
@@ -53,7 +54,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 6 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 7 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -71,6 +72,14 @@ internal sealed class ConfigFile
                     while (body.NextElement())
                     {
                         config._drives.Add(DriveConfig.Read(ref body));
+                    }
+
+                    break;
+                case 7:
+                    body.ExpectArray();
+                    while (body.NextElement())
+                    {
+                        config._networks.Add(NetworkConfig.Read(ref body));
                     }
 
                     break;
@@ -106,17 +115,20 @@ internal sealed class ConfigFile
             microvm.SetStatusPort(_statusPort);
         }
 
+        var devices = microvm.DevicesBeforeStart;
         foreach (var drive in _drives)
         {
-            DriveConfig.CheckId(drive.Id, drive.Id);
-            microvm.SetDrive(drive);
+            ResourceId.Check(drive.Id, drive.Id);
+            devices.SetDrive(drive);
         }
 
-        if (_entropy is not null)
+        foreach (var network in _networks)
         {
-            microvm.SetEntropy(_entropy);
+            ResourceId.Check(network.Id, network.Id);
+            devices.SetNetwork(network);
         }
 
+        devices.Entropy = _entropy;
         microvm.SetBootSource(_bootSource!);
     }
 }

@@ -8,9 +8,6 @@ namespace Fleet.Vmm.Api;
 internal sealed record DriveConfig(
     string Id, bool IsRoot, string PathOnHost, string? PartUuid, bool IsReadOnly, bool Flushes, LimiterSettings Limits)
 {
-    /// <summary>As many as there are places for virtio devices, less one for each other kind.</summary>
-    public const int Most = 17;
-
     private static readonly string[] Fields =
         ["drive_id", "is_root_device", "path_on_host", "partuuid", "cache_type", "is_read_only", "io_engine", "rate_limiter", "socket"];
 
@@ -78,28 +75,6 @@ internal sealed record DriveConfig(
 
         body.Require(UpdateFields, seen, 0);
         return (id, path, limits);
-    }
-
-    /// <summary>The id from the path, checked against the body's.</summary>
-    public static void CheckId(string fromPath, string fromBody)
-    {
-        if (fromPath.Length == 0 || fromBody.Length == 0)
-        {
-            throw new ApiFaultException("The ID cannot be empty.");
-        }
-
-        foreach (var character in fromPath)
-        {
-            if (!char.IsAsciiLetterOrDigit(character) && character != '_')
-            {
-                throw new ApiFaultException("API Resource IDs can only contain alphanumeric characters and underscores.");
-            }
-        }
-
-        if (fromPath != fromBody)
-        {
-            throw new ApiFaultException("The id from the path does not match the id from the body!");
-        }
     }
 
     public DiskSettings ToDisk() => new(Id, PathOnHost, IsReadOnly, Flushes, Limits);

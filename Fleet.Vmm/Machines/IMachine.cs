@@ -82,6 +82,9 @@ internal sealed record MachineSettings
     /// <summary>Where the guest's kernel finds its root file system; null: it is told nothing.</summary>
     public RootDevice? Root { get; init; }
 
+    /// <summary>Network interfaces, in the order in which the guest finds them.</summary>
+    public IReadOnlyList<NetworkSettings> Networks { get; init; } = [];
+
     /// <summary>Limits of a virtio device that gives the guest randomness of the host; null: there is none.</summary>
     public LimiterSettings? Entropy { get; init; }
 

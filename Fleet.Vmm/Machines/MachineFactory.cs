@@ -170,6 +170,11 @@ internal sealed class MachineFactory : IMachineFactory
             yield return OpenDisk(disk, memory);
         }
 
+        foreach (var network in settings.Networks)
+        {
+            yield return OpenNetwork(network, memory);
+        }
+
         if (settings.Entropy is { } limits)
         {
             yield return new EntropyDevice(memory, limits, TimeProvider.System);
@@ -185,6 +190,19 @@ internal sealed class MachineFactory : IMachineFactory
         catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
         {
             throw new MachineException(MachineFault.Other, $"The disk {disk.Id} can't be opened: {disk.Path}: {failure.Message}.", failure);
+        }
+    }
+
+    private static NetDevice OpenNetwork(NetworkSettings network, GuestMemory memory)
+    {
+        try
+        {
+            return new NetDevice(memory, network, new TapInterface(network.HostDevice, memory), TimeProvider.System);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new MachineException(
+                MachineFault.Other, $"The network interface {network.Id} can't be opened: {network.HostDevice}: {failure.Message}.", failure);
         }
     }
 

@@ -82,14 +82,14 @@ internal sealed class MmioTransport : IMemoryDevice
 
     private bool Active => (_status & (DriverReady | NeedsReset | Failed)) == DriverReady;
 
-    /// <summary>Works on a queue, after a notification. Nothing happens while the driver is not ready.</summary>
-    public void Process(int queue)
+    /// <summary>Works on a queue, after a notification; false while the driver is not ready, or has not enabled it.</summary>
+    public bool Process(int queue)
     {
         lock (_gate)
         {
             if (!Active || (uint)queue >= (uint)_queues.Length || !_queues[queue].IsEnabled)
             {
-                return;
+                return false;
             }
 
             try
@@ -98,10 +98,13 @@ internal sealed class MmioTransport : IMemoryDevice
                 {
                     _again(queue, wait);
                 }
+
+                return true;
             }
             catch (VirtQueueException broken)
             {
                 Break(broken.Message);
+                return false;
             }
         }
     }
@@ -341,6 +344,11 @@ internal sealed class MmioTransport : IMemoryDevice
             case (Acknowledged | DriverKnown | FeaturesAgreed, Acknowledged | DriverKnown | FeaturesAgreed | DriverReady):
                 _status = value;
                 _device.Activate(_driverFeatures);
+                for (var i = 0; i < _queues.Length; i++)
+                {
+                    _again(i, TimeSpan.Zero);
+                }
+
                 break;
         }
     }

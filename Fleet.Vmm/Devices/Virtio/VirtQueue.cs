@@ -121,20 +121,28 @@ internal sealed class VirtQueue
         return true;
     }
 
-    /// <summary>The request that was just taken is taken again by the next <see cref="TryTake"/>.</summary>
-    public void PutBack() => _nextAvailable--;
+    /// <summary>The last so many requests that were taken will be taken again.</summary>
+    public void PutBack(int count = 1) => _nextAvailable -= (ushort)count;
 
     /// <summary>Tells the driver that a request is done.</summary>
     /// <param name="head">From <see cref="TryTake"/>.</param>
     /// <param name="written">Bytes that the device wrote into it.</param>
     public void AddUsed(ushort head, uint written)
     {
+        StageUsed(head, written);
+        PublishUsed();
+    }
+
+    /// <summary>As <see cref="AddUsed"/>, but the driver does not see it before <see cref="PublishUsed"/>: several at once.</summary>
+    public void StageUsed(ushort head, uint written)
+    {
         var element = _memory.Slice(UsedRing + RingHeader + (ulong)UsedElementSize * (ulong)(_nextUsed & (Size - 1)), UsedElementSize);
         BinaryPrimitives.WriteUInt32LittleEndian(element, head);
         BinaryPrimitives.WriteUInt32LittleEndian(element[4..], written);
         _nextUsed++;
-        WriteShared(UsedRing + 2, _nextUsed);
     }
+
+    public void PublishUsed() => WriteShared(UsedRing + 2, _nextUsed);
 
     /// <summary>Whether the driver wants an interrupt for what was added since the last time this said so.</summary>
     public bool TakeInterruptNeed()
@@ -144,7 +152,7 @@ internal sealed class VirtQueue
         Interlocked.MemoryBarrier();
         var before = _signalledUsed;
         var wasValid = _signalledValid;
-        if (wasValid && before == _nextUsed)
+        if (before == _nextUsed)
         {
             return false;
         }
@@ -163,17 +171,19 @@ internal sealed class VirtQueue
     }
 
     /// <summary>
-    /// Asks to be notified of the next request; true when one came in between and the caller has to look again.
+    /// Asks to be notified of the next request behind so many that are known and were put back; true when one came in
+    /// between and the caller has to look again.
     /// </summary>
-    public bool AskForNotification()
+    public bool AskForNotification(int known = 0)
     {
+        var seen = (ushort)(_nextAvailable + known);
         if (UsesEventIndex)
         {
-            WriteShared(UsedRing + RingHeader + (ulong)UsedElementSize * Size, _nextAvailable);
+            WriteShared(UsedRing + RingHeader + (ulong)UsedElementSize * Size, seen);
             Interlocked.MemoryBarrier();
         }
 
-        return ReadShared(AvailableRing + 2) != _nextAvailable;
+        return ReadShared(AvailableRing + 2) != seen;
     }
 
     private void ReadChain(ushort head)

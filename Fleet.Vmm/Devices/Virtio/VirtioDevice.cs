@@ -49,6 +49,19 @@ internal abstract class VirtioDevice
     {
     }
 
+    /// <summary>
+    /// The machine runs: what comes from the host may be listened to. Called on the event loop without the transport's lock,
+    /// as <see cref="Leave"/> is.
+    /// </summary>
+    public virtual void Attend(IDeviceHost host)
+    {
+    }
+
+    /// <summary>The machine stands still: nothing of it may change.</summary>
+    public virtual void Leave()
+    {
+    }
+
     /// <summary>The driver let go: nothing of a request may be touched any more.</summary>
     public virtual void Reset()
     {

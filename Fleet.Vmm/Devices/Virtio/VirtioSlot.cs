@@ -8,7 +8,7 @@ namespace Fleet.Vmm.Devices.Virtio;
 /// One virtio device of a machine: its registers, and its eventfds to and from the kernel. Notifications of the driver
 /// come to the event loop; a vCPU does not wait for them to be served.
 /// </summary>
-internal sealed class VirtioSlot : IDisposable
+internal sealed class VirtioSlot : IDeviceHost, IDisposable
 {
     private readonly EventCounter _interrupt = new();
     private readonly EventCounter _complained = new();
@@ -51,10 +51,17 @@ internal sealed class VirtioSlot : IDisposable
         }
     }
 
+    public EventLoop Loop => _loop ?? throw new InvalidOperationException("the device's machine stands still");
+
+    public bool Process(int queue) => Transport.Process(queue);
+
+    public void Warn(string what) => _onComplaint(what);
+
     /// <summary>Begins to serve. What was asked for meanwhile comes at once.</summary>
     public void Attend(EventLoop loop)
     {
         _loop = loop;
+        Device.Attend(this);
         loop.Add(_complained.Descriptor, () =>
         {
             _complained.Clear();
@@ -69,14 +76,22 @@ internal sealed class VirtioSlot : IDisposable
             loop.Add(_notifications[i].Descriptor, () =>
             {
                 _notifications[queue].Clear();
-                Transport.Process(queue);
+                _ = Transport.Process(queue);
             });
+
+            // Frames and the like may have come from the host meanwhile.
+            _notifications[i].Signal();
         }
     }
 
     /// <summary>Serves nothing until <see cref="Attend"/>: a paused guest's devices stand still.</summary>
     public void Leave()
     {
+        if (_loop is not null)
+        {
+            Device.Leave();
+        }
+
         _loop?.Remove(_complained.Descriptor);
         for (var i = 0; i < _notifications.Length; i++)
         {
