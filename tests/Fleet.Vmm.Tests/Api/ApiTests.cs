@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Tests.Devices.Virtio;
 using Fleet.Vmm.Machines;
 using Xunit;
 
@@ -370,7 +371,7 @@ public sealed class ApiTests
              "rate_limiter": {"ops": {"one_time_burst": 5, "refill_time": 100, "size": 7}, "bandwidth": {"size": 0, "refill_time": 1} } }
             """);
         Assert.Equal("The requested operation is not supported before starting the microVM.", vmm.Fault("PATCH", "/entropy", "{}"));
-        Assert.Equal("The requested operation is not supported before starting the microVM.", Fault(vmm.Request("GET", "/fleet/limiters").Body));
+        Assert.Equal("The requested operation is not supported before starting the microVM.", vmm.Fault("GET", "/fleet/limiters"));
         vmm.Start();
         Assert.Equal(new LimiterSettings(new BucketSettings(10, 20, 0), null), vmm.Machines.Settings!.Entropy);
         Assert.Equal(new LimiterSettings(new BucketSettings(0, 1, 0), new BucketSettings(7, 100, 5)), Assert.Single(vmm.Machines.Settings.Disks).Limits);
@@ -394,6 +395,52 @@ public sealed class ApiTests
         Assert.Contains("\"entropy\":{\"rate_limiter\":null}", config, StringComparison.Ordinal);
     }
 
+    [SkippableFact]
+    public void Should_configure_network_interfaces_and_change_their_limits()
+    {
+        Skip.IfNot(OwnNetwork.IsPossible, "needs root and /dev/net/tun");
+        using var vmm = new RunningVmm(taps: ["fleet0", "fleet1"]);
+        vmm.Ok("PUT", "/network-interfaces/eth0", """
+            {"iface_id": "eth0", "host_dev_name": "fleet0", "guest_mac": "06:00:AC:10:00:02", "mtu": 9000,
+             "rx_rate_limiter": {"bandwidth": {"size": 5, "refill_time": 6, "one_time_burst": 7}}, "tx_rate_limiter": null}
+            """);
+        const string Other = """{"iface_id": "eth1", "host_dev_name": "fleet1"}""";
+        Assert.Equal(
+            "The id from the path [eth0] does not match the id from the body [eth1]!", vmm.Fault("PUT", "/network-interfaces/eth0", Other));
+        vmm.Ok("PUT", "/network-interfaces/eth1", Other);
+        Assert.Equal(
+            "Network config error: The MAC address is already in use: 06:00:ac:10:00:02",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "fleet1", "guest_mac": "06:00:ac:10:00:02"}"""));
+        Assert.Equal(
+            "Network config error: The host device name is already in use: fleet0",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "fleet0"}"""));
+        Assert.Equal(
+            "Network config error: Could not create the network device: Open tap device failed: if_nametoindex: No such device (os error 19) (fleet9)",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "fleet9"}"""));
+        Assert.StartsWith(
+            "Network config error: Could not create the network device: Open tap device failed: TUNSETIFF: Invalid argument",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "lo"}"""), StringComparison.Ordinal);
+        foreach (var bad in (string[])["\"mtu\": 67", "\"mtu\": 65536", "\"guest_mac\": \"06:00:ac:10:00\"", "\"guest_mac\": \"06:00:ac:10:00:0g\""])
+        {
+            Assert.StartsWith(
+                "An error occurred when deserializing",
+                vmm.Fault("PUT", "/network-interfaces/eth1", $$"""{"iface_id": "eth1", "host_dev_name": "fleet1", {{bad}}}"""), StringComparison.Ordinal);
+        }
+
+        vmm.Start();
+        var rx = new LimiterSettings(new BucketSettings(5, 6, 7), null);
+        var none = new LimiterSettings(null, null);
+        Assert.Equal(
+            [new NetworkSettings("eth0", "fleet0", 0x0600ac100002, 9000, rx, none), new NetworkSettings("eth1", "fleet1", null, null, none, none)],
+            vmm.Machines.Settings!.Networks);
+        vmm.Ok("PATCH", "/network-interfaces/eth0", """{"iface_id": "eth0", "tx_rate_limiter": {"ops": {"size": 3, "refill_time": 4}}}""");
+        Assert.Contains($"retune network-interfaces/eth0 {new LimiterSettings(null, new BucketSettings(3, 4, 0))}", vmm.Machines.Calls);
+        Assert.Contains(
+            """{"iface_id":"eth0","host_dev_name":"fleet0","guest_mac":"06:00:ac:10:00:02","rx_rate_limiter":{"bandwidth":{"size":5,"one_time_burst":7,"refill_time":6},"ops":null},"tx_rate_limiter":{"bandwidth":null,"ops":{"size":3,"one_time_burst":null,"refill_time":4}},"mtu":9000}""",
+            vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+        Assert.Equal("Network config error: Device not found", vmm.Fault("PATCH", "/network-interfaces/eth7", """{"iface_id": "eth7"}"""));
+    }
+
     [Fact]
     public void Should_answer_a_configuration_that_can_be_used_as_file()
     {
@@ -415,12 +462,6 @@ public sealed class ApiTests
     }
 
     private static long Number(JsonDocument line, string group, string name) => line.RootElement.GetProperty(group).GetProperty(name).GetInt64();
-
-    private static string Fault(string body)
-    {
-        using var json = JsonDocument.Parse(body);
-        return json.RootElement.GetProperty("fault_message").GetString()!;
-    }
 
     private static string State(RunningVmm vmm)
     {
