@@ -33,7 +33,14 @@ internal sealed class ConfiguredDevices
     /// <summary>A new drive, or another configuration of one that has the id already.</summary>
     public void SetDrive(DriveConfig drive)
     {
-        CheckDisk(drive.PathOnHost, () => new DiskFile(drive.PathOnHost, drive.IsReadOnly).Dispose());
+        CheckDisk(drive.PathOnHost, () =>
+        {
+            new DiskFile(drive.PathOnHost, drive.IsReadOnly).Dispose();
+            if (drive.IsAsynchronous)
+            {
+                new DiskQueue().Dispose();
+            }
+        });
         var index = _drives.FindIndex(known => known.Id == drive.Id);
         if (drive.IsRoot && _drives.FindIndex(known => known.IsRoot) is var root and >= 0 && root != index)
         {

@@ -6,7 +6,7 @@ namespace Fleet.Vmm.Api;
 
 /// <summary>What <c>PUT /drives/{id}</c> says.</summary>
 internal sealed record DriveConfig(
-    string Id, bool IsRoot, string PathOnHost, string? PartUuid, bool IsReadOnly, bool Flushes, LimiterSettings Limits)
+    string Id, bool IsRoot, string PathOnHost, string? PartUuid, bool IsReadOnly, bool Flushes, bool IsAsynchronous, LimiterSettings Limits)
 {
     private static readonly string[] Fields =
         ["drive_id", "is_root_device", "path_on_host", "partuuid", "cache_type", "is_read_only", "io_engine", "rate_limiter", "socket"];
@@ -18,7 +18,7 @@ internal sealed record DriveConfig(
     public static DriveConfig Read(ref JsonBody body)
     {
         body.ExpectObject("struct BlockDeviceConfig");
-        var drive = new DriveConfig("", false, "", null, false, false, LimiterConfig.Unlimited);
+        var drive = new DriveConfig("", false, "", null, false, false, false, LimiterConfig.Unlimited);
         uint seen = 0;
         while (body.NextField(Fields, ref seen, out var field))
         {
@@ -35,11 +35,10 @@ internal sealed record DriveConfig(
                 3 => drive with { PartUuid = body.String() },
                 4 => drive with { Flushes = body.Variant(CacheTypes) == 1 },
                 5 => drive with { IsReadOnly = body.Boolean() },
-                6 when body.Variant(Engines) == 0 => drive,
+                6 => drive with { IsAsynchronous = body.Variant(Engines) == 1 },
+                7 => drive with { Limits = LimiterConfig.Read(ref body) },
 
                 // Said and not done would be worse than refused: the caller would count on it.
-                6 => throw body.Fault("fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine`"),
-                7 => drive with { Limits = LimiterConfig.Read(ref body) },
                 _ => throw body.Fault("fleet-vmm has no vhost-user devices, leave out `socket`"),
             };
         }
@@ -77,7 +76,7 @@ internal sealed record DriveConfig(
         return (id, path, limits);
     }
 
-    public DiskSettings ToDisk() => new(Id, PathOnHost, IsReadOnly, Flushes, Limits);
+    public DiskSettings ToDisk() => new(Id, PathOnHost, IsReadOnly, Flushes, IsAsynchronous, Limits);
 
     public void Write(Utf8JsonWriter json)
     {
@@ -90,7 +89,7 @@ internal sealed record DriveConfig(
         json.WriteString("path_on_host", PathOnHost);
         json.WritePropertyName("rate_limiter");
         LimiterConfig.Write(json, Limits);
-        json.WriteString("io_engine", Engines[0]);
+        json.WriteString("io_engine", Engines[IsAsynchronous ? 1 : 0]);
         json.WriteNull("socket");
         json.WriteEndObject();
     }

@@ -1,5 +1,4 @@
 using System.Buffers;
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Text;
 using Fleet.Vmm.Devices.Virtio;
@@ -23,9 +22,6 @@ internal sealed unsafe partial class TapInterface : INetworkPort
     internal const int RequestSize = 40;
 
     private const string Device = "/dev/net/tun";
-
-    /// <summary>iovecs of one call; the kernel takes 1024, and no queue of ours holds more buffers than this.</summary>
-    private const int MostPieces = 256;
 
     private static readonly SearchValues<char> NotInNames = SearchValues.Create("/: \t\n\v\f\r\0%");
 
@@ -74,22 +70,11 @@ internal sealed unsafe partial class TapInterface : INetworkPort
 
     public bool Send(ReadOnlySpan<GuestBuffer> buffers)
     {
-        if (buffers.Length > MostPieces)
-        {
-            return false;
-        }
+        var pieces = stackalloc IoPiece[GuestPieces.Most];
+        var count = GuestPieces.Locate(_memory, buffers, 0, NetDevice.LargestFrame, pieces);
 
-        var pieces = stackalloc Piece[MostPieces];
-        for (var i = 0; i < buffers.Length; i++)
-        {
-            // SAFETY: guest memory is mapped outside of the collector's heap, so it does not move, and it outlives the
-            // device; Slice checked that the whole length is there.
-            pieces[i].Start = (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(_memory.Slice(buffers[i].Address, buffers[i].Length)));
-            pieces[i].Length = (nuint)buffers[i].Length;
-        }
-
-        // SAFETY: as many pieces as were filled in above; the kernel reads them during the call.
-        return writev(_fd, pieces, buffers.Length) >= 0;
+        // SAFETY: as many pieces as were filled in; the kernel reads them and the guest's memory during the call.
+        return writev(_fd, pieces, count) >= 0;
     }
 
     public void Dispose()
@@ -129,14 +114,6 @@ internal sealed unsafe partial class TapInterface : INetworkPort
         return fd;
     }
 
-    /// <summary>struct iovec.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct Piece
-    {
-        public byte* Start;
-        public nuint Length;
-    }
-
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial uint if_nametoindex(string name);
 
@@ -144,5 +121,5 @@ internal sealed unsafe partial class TapInterface : INetworkPort
     private static partial int ioctl(int fd, ulong request, nint argument);
 
     [LibraryImport("libc", SetLastError = true)]
-    private static partial nint writev(int fd, Piece* pieces, int count);
+    private static partial nint writev(int fd, IoPiece* pieces, int count);
 }

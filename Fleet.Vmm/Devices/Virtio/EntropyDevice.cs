@@ -41,7 +41,7 @@ internal sealed class EntropyDevice(GuestMemory memory, LimiterSettings limits, 
 
     protected override ulong Weigh(VirtQueue request) => (ulong)Math.Min(MostPerRequest, VirtQueue.LengthOf(request.Writable));
 
-    protected override uint Serve(int queue, VirtQueue request)
+    protected override uint? Serve(int queue, VirtQueue request, ushort head)
     {
         var left = MostPerRequest;
         foreach (var buffer in request.Writable)

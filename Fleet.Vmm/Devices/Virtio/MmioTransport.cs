@@ -101,7 +101,7 @@ internal sealed class MmioTransport : IMemoryDevice
 
                 return true;
             }
-            catch (VirtQueueException broken)
+            catch (DeviceBrokenException broken)
             {
                 Break(broken.Message);
                 return false;
@@ -272,6 +272,7 @@ internal sealed class MmioTransport : IMemoryDevice
             if (value == 1)
             {
                 queue.UsesEventIndex = (_driverFeatures & VirtioDevice.EventIndex) != 0;
+                queue.UsesIndirect = (_driverFeatures & VirtioDevice.IndirectDescriptors) != 0;
                 if (!queue.Enable())
                 {
                     _complain($"virtio device {_device.Id}: queue {_selectedQueue} is not set up in the guest's memory, or its size is none");

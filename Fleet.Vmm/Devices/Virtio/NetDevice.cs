@@ -113,7 +113,7 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
     public override uint Id => 1;
 
     public override ulong Features =>
-        Version1 | EventIndex | MergesBuffers | HostOffloads | GuestChecksum | GuestTso4 | GuestTso6 | GuestUfo
+        Version1 | EventIndex | IndirectDescriptors | MergesBuffers | HostOffloads | GuestChecksum | GuestTso4 | GuestTso6 | GuestUfo
         | (_settings.Mac is null ? 0 : OffersMac) | (_settings.Mtu is null ? 0 : OffersMtu);
 
     public override IReadOnlyList<ushort> QueueSizes => Sizes;
@@ -169,7 +169,7 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
 
     protected override ulong Weigh(VirtQueue request) => (ulong)Math.Max(0, VirtQueue.LengthOf(request.Readable) - HeaderSize);
 
-    protected override uint Serve(int queue, VirtQueue request)
+    protected override uint? Serve(int queue, VirtQueue request, ushort head)
     {
         var length = VirtQueue.LengthOf(request.Readable);
         if (length is < HeaderSize + EthernetHeader or > LargestFrame)

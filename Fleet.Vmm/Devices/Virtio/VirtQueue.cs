@@ -61,6 +61,9 @@ internal sealed class VirtQueue
     /// <summary>VIRTIO_F_EVENT_IDX was negotiated.</summary>
     public bool UsesEventIndex { get; set; }
 
+    /// <summary>VIRTIO_F_INDIRECT_DESC was negotiated.</summary>
+    public bool UsesIndirect { get; set; }
+
     /// <summary>Buffers of the request that was taken last which the device reads, in order.</summary>
     public ReadOnlySpan<GuestBuffer> Readable => _buffers.AsSpan(0, _readable);
 
@@ -93,7 +96,7 @@ internal sealed class VirtQueue
     {
         Size = MaxSize;
         DescriptorTable = AvailableRing = UsedRing = 0;
-        IsEnabled = UsesEventIndex = _signalledValid = false;
+        IsEnabled = UsesEventIndex = UsesIndirect = _signalledValid = false;
         _nextAvailable = _nextUsed = _signalledUsed = 0;
         _readable = _count = 0;
     }
@@ -189,28 +192,46 @@ internal sealed class VirtQueue
     private void ReadChain(ushort head)
     {
         _readable = _count = 0;
+        var (table, entries) = (DescriptorTable, (int)Size);
         var index = head;
         var writes = false;
         while (true)
         {
-            if (index >= Size)
+            if (index >= entries)
             {
-                throw new VirtQueueException($"descriptor {index} of {Size}");
+                throw new VirtQueueException($"descriptor {index} of {entries}");
             }
 
-            if (_count == Size)
+            if (_count == _buffers.Length)
             {
                 throw new VirtQueueException("a chain of descriptors that is longer than the queue");
             }
 
-            var descriptor = _memory.Slice(DescriptorTable + (ulong)(DescriptorSize * index), DescriptorSize);
+            var descriptor = _memory.Slice(table + (ulong)(DescriptorSize * index), DescriptorSize);
             var address = BinaryPrimitives.ReadUInt64LittleEndian(descriptor);
             var length = BinaryPrimitives.ReadUInt32LittleEndian(descriptor[8..]);
             var flags = BinaryPrimitives.ReadUInt16LittleEndian(descriptor[12..]);
             var next = BinaryPrimitives.ReadUInt16LittleEndian(descriptor[14..]);
             if ((flags & Indirect) != 0)
             {
-                throw new VirtQueueException("an indirect descriptor, which was never offered");
+                // Only as the whole of a chain: what Linux sends, and one table to check.
+                if (!UsesIndirect || table != DescriptorTable || _count > 0 || (flags & HasNext) != 0)
+                {
+                    throw new VirtQueueException("an indirect descriptor where none may be");
+                }
+
+                if (length == 0 || length % DescriptorSize != 0 || length / DescriptorSize > (uint)MaxSize || !_memory.Contains(address, length))
+                {
+                    throw new VirtQueueException($"an indirect table of {length} bytes at 0x{address:x}, which is none or not in the guest's memory");
+                }
+
+                (table, entries, index) = (address, (int)(length / DescriptorSize), 0);
+                if (table == DescriptorTable)
+                {
+                    throw new VirtQueueException("its descriptor table as an indirect one");
+                }
+
+                continue;
             }
 
             if (length > LongestBuffer || !_memory.Contains(address, length))
@@ -244,4 +265,7 @@ internal sealed class VirtQueue
 }
 
 /// <summary>The driver broke the rules of a queue; the device needs a reset.</summary>
-internal sealed class VirtQueueException(string what) : Exception($"The guest's driver handed over {what}.");
+internal sealed class VirtQueueException(string what) : DeviceBrokenException($"The guest's driver handed over {what}.");
+
+/// <summary>A device can't go on before its driver has reset it.</summary>
+internal class DeviceBrokenException(string message, Exception? inner = null) : Exception(message, inner);

@@ -12,6 +12,9 @@ internal abstract class VirtioDevice
     /// <summary>VIRTIO_F_EVENT_IDX.</summary>
     public const ulong EventIndex = 1ul << 29;
 
+    /// <summary>VIRTIO_F_INDIRECT_DESC.</summary>
+    public const ulong IndirectDescriptors = 1ul << 28;
+
     /// <summary>Its place in the API, such as <c>drives/root</c>.</summary>
     public abstract string Path { get; }
 
@@ -80,6 +83,12 @@ internal abstract class VirtioDevice
         TimeSpan? again = TimeSpan.Zero;
         for (var budget = (int)requests.Size; budget > 0;)
         {
+            if (!HasRoom)
+            {
+                again = null;
+                break;
+            }
+
             if (requests.TryTake(out var head))
             {
                 budget--;
@@ -91,7 +100,10 @@ internal abstract class VirtioDevice
                     break;
                 }
 
-                requests.AddUsed(head, Serve(queue, requests));
+                if (Serve(queue, requests, head) is { } written)
+                {
+                    requests.AddUsed(head, written);
+                }
             }
             else if (!requests.AskForNotification())
             {
@@ -111,6 +123,9 @@ internal abstract class VirtioDevice
     /// <summary>What a queue's requests have to pass, if anything.</summary>
     public virtual RateLimiter? LimiterOf(int queue) => null;
 
+    /// <summary>False while no further request can be begun; the device has itself processed again when that changes.</summary>
+    protected virtual bool HasRoom => true;
+
     /// <summary>A request has to wait at its limiter.</summary>
     protected virtual void OnThrottled()
     {
@@ -119,8 +134,11 @@ internal abstract class VirtioDevice
     /// <summary>Bytes that the request that was just taken counts for its limiter; asked before each <see cref="Serve"/> where there is one.</summary>
     protected virtual ulong Weigh(VirtQueue request) => 0;
 
-    /// <summary>Serves the request that was just taken from a queue; the bytes that were written into it.</summary>
-    protected abstract uint Serve(int queue, VirtQueue request);
+    /// <summary>
+    /// Serves the request that was just taken from a queue; the bytes that were written into it, or null when it was only
+    /// begun: the device puts its <paramref name="head"/> into the used ring itself, later.
+    /// </summary>
+    protected abstract uint? Serve(int queue, VirtQueue request, ushort head);
 }
 
 /// <summary>One limiter of a device.</summary>

@@ -44,11 +44,11 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
         var result = await BootAsync(
             2,
             "cat /sys/block/vda/size /sys/block/vda/serial; echo; sha256sum </dev/vda; echo fleet was here | dd of=/dev/vda bs=512 seek=5 conv=notrunc,fsync 2>/dev/null; "
-                + "cat /sys/block/vdb/ro; echo x >/dev/vdb; sync; grep -c 'virtio[01]$' /proc/interrupts",
+                + "cat /sys/block/vdb/ro; sha256sum </dev/vdb; echo x >/dev/vdb; sync; grep -c 'virtio[01]$' /proc/interrupts",
             new JsonObject
             {
                 ["drives"] = new JsonArray(
-                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "data.img", ["cache_type"] = "Writeback" },
+                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "data.img", ["cache_type"] = "Writeback", ["io_engine"] = "Async" },
                     new JsonObject { ["drive_id"] = "fixed", ["is_root_device"] = false, ["path_on_host"] = "fixed.img", ["is_read_only"] = true }),
             },
             folder =>
@@ -60,7 +60,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             after: "dd if=data.img bs=512 skip=5 count=1 2>/dev/null | head -c 15; sha256sum <fixed.img; ");
         var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(disk));
         Assert.True(
-            Regex.IsMatch(result.Output, $@"2048\r?\ndata\r?\n{hash}  -\r?\n1\r?\n(.*\n)*FLEET 1 exit 0\nfleet was here\n{hash}  -\n"), result.Output);
+            Regex.IsMatch(result.Output, $@"2048\r?\ndata\r?\n{hash}  -\r?\n1\r?\n{hash}  -\r?\n(.*\n)*FLEET 1 exit 0\nfleet was here\n{hash}  -\n"), result.Output);
     }
 
     /// <summary>Check sums and segmentation are left to the tap both ways; hashes tell whether every byte came through.</summary>

@@ -209,7 +209,6 @@ public sealed class ApiTests
     [InlineData("PATCH", "/machine-config", "{}", "Empty PATCH request.")]
     [InlineData("DELETE", "/drives/root", "{}", "Empty Delete request.")]
     [InlineData("PUT", "/drives/root", "{}", "An error occurred when deserializing the json body of a request: missing field `drive_id` at line 1 column 2.")]
-    [InlineData("PUT", "/drives/root", """{"drive_id": "root", "is_root_device": true, "io_engine": "Async"}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine` at line 1 column 65.")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "b", "is_root_device": true}""", "The id from the path does not match the id from the body!")]
     [InlineData("PUT", "/drives", """{"drive_id": "b", "is_root_device": true}""", "The ID cannot be empty.")]
     [InlineData("PUT", "/drives/a-b", """{"drive_id": "a-b", "is_root_device": true}""", "API Resource IDs can only contain alphanumeric characters and underscores.")]
@@ -336,7 +335,7 @@ public sealed class ApiTests
         using var vmm = new RunningVmm();
         var root = vmm.Directory.File("root.img", "r");
         var data = vmm.Directory.File("data.img", "d");
-        vmm.Ok("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}", "cache_type": "Writeback"}""");
+        vmm.Ok("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}", "cache_type": "Writeback", "io_engine": "Async"}""");
         vmm.Ok("PUT", "/drives/root", $$"""{"drive_id": "root", "is_root_device": true, "path_on_host": "{{data}}"}""");
         vmm.Ok("PUT", "/drives/root", $$"""{"drive_id": "root", "is_root_device": true, "path_on_host": "{{root}}", "is_read_only": true, "io_engine": "Sync"}""");
         Assert.Equal(
@@ -344,11 +343,11 @@ public sealed class ApiTests
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": true, "path_on_host": "{{data}}"}"""));
         vmm.Ok("PUT", "/entropy", "{}");
         vmm.Start();
-        Assert.Equal([new DiskSettings("root", root, true, false, new LimiterSettings(null, null)), new DiskSettings("data", data, false, true, new LimiterSettings(null, null))], vmm.Machines.Settings!.Disks);
+        Assert.Equal([new DiskSettings("root", root, true, false, false, new LimiterSettings(null, null)), new DiskSettings("data", data, false, true, true, new LimiterSettings(null, null))], vmm.Machines.Settings!.Disks);
         Assert.Equal(new RootDevice("/dev/vda", true), vmm.Machines.Settings.Root);
         Assert.Equal(new LimiterSettings(null, null), vmm.Machines.Settings.Entropy);
         Assert.Contains(
-            $$"""{"drive_id":"data","partuuid":null,"is_root_device":false,"cache_type":"Writeback","is_read_only":false,"path_on_host":"{{data}}","rate_limiter":null,"io_engine":"Sync","socket":null}""",
+            $$"""{"drive_id":"data","partuuid":null,"is_root_device":false,"cache_type":"Writeback","is_read_only":false,"path_on_host":"{{data}}","rate_limiter":null,"io_engine":"Async","socket":null}""",
             vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
 
         vmm.Ok("PATCH", "/drives/data", $$"""{"drive_id": "data", "path_on_host": "{{root}}"}""");

@@ -300,7 +300,7 @@ public sealed class TransportTests : IDisposable
 
         public override IReadOnlyList<ushort> QueueSizes { get; } = [256];
 
-        protected override uint Serve(int queue, VirtQueue request)
+        protected override uint? Serve(int queue, VirtQueue request, ushort head)
         {
             Served++;
             More();
