@@ -52,8 +52,8 @@ internal sealed class RateLimiter
             return false;
         }
 
-        _operations?.Take(1, now);
-        _bytes?.Take(bytes, now);
+        _operations?.Take(1);
+        _bytes?.Take(bytes);
         if (_waitingSince >= 0)
         {
             ThrottledTime += (ulong)(now - _waitingSince);

@@ -7,7 +7,8 @@ namespace Fleet.Vmm.RateLimiting;
 /// <remarks>
 /// Pure: times are ticks of 100 ns of any clock that does not go back. Two things differ from Firecracker so that the rate
 /// over a long time is the one that was asked for: the pause after a large request refills nothing (it pays for what was
-/// taken), and a refused request may come back as soon as its tokens are there, not a fixed 100 ms later.
+/// taken), and a refused request may come back as soon as its tokens are there, not a fixed 100 ms later; if it comes later
+/// than that, the time between is not lost.
 /// </remarks>
 internal sealed class TokenBucket
 {
@@ -19,6 +20,10 @@ internal sealed class TokenBucket
     // Up to here time has been turned into tokens. In the future while a large request is being paid for.
     private long _filledAt;
 
+    // When whoever was refused last may come again; 0 for nobody.
+    private long _readyAt;
+    private long _admittedAt;
+
     public TokenBucket(BucketSettings settings, long now)
     {
         _size = settings.Size;
@@ -28,42 +33,38 @@ internal sealed class TokenBucket
         _filledAt = now;
     }
 
-    /// <summary>Whether <see cref="Take"/> of so many tokens is allowed now; if not, <paramref name="readyAt"/> is when it will be.</summary>
+    /// <summary>Whether so many tokens may be taken now; if not, <paramref name="readyAt"/> is when they may.</summary>
     public bool Admits(ulong tokens, long now, out long readyAt)
     {
-        readyAt = now;
-        if (now < _filledAt)
+        // Whoever was told a time and comes later takes at that time: a timer is always a little late, and a small bucket
+        // would be full and lose what comes in between.
+        if (_readyAt > 0 && _readyAt < now && Admits(tokens, _readyAt))
         {
-            // Nothing is left of budget and burst while a large request is being paid for.
-            readyAt = _filledAt + (tokens > _size ? 0 : TimeFor(tokens));
-            return false;
-        }
-
-        if (tokens <= _burst || tokens - _burst <= _budget)
-        {
+            readyAt = now;
             return true;
         }
 
-        Refill(now);
-        var wanted = tokens - _burst;
-        if (wanted <= _budget || wanted > _size)
+        if (Admits(tokens, now))
         {
+            readyAt = now;
             return true;
         }
 
-        readyAt = _filledAt + TimeFor(wanted - _budget);
+        // Nothing is left of budget and burst while a large request is being paid for.
+        readyAt = _readyAt = _filledAt + (now >= _filledAt ? TimeFor(tokens - _burst - _budget) : tokens > _size ? 0 : TimeFor(tokens));
         return false;
     }
 
-    /// <summary>Takes the tokens; only after <see cref="Admits"/> said yes at the same time.</summary>
-    public void Take(ulong tokens, long now)
+    /// <summary>Takes the tokens that <see cref="Admits(ulong, long, out long)"/> admitted last.</summary>
+    public void Take(ulong tokens)
     {
+        _readyAt = 0;
         if (tokens <= _burst)
         {
             _burst -= tokens;
 
             // Time in which the burst was lived on does not fill the budget as well.
-            _filledAt = now;
+            _filledAt = _admittedAt;
             return;
         }
 
@@ -77,7 +78,25 @@ internal sealed class TokenBucket
 
         var debt = tokens - _budget;
         _budget = 0;
-        _filledAt = now + TimeFor(debt);
+        _filledAt = _admittedAt + TimeFor(debt);
+    }
+
+    private bool Admits(ulong tokens, long at)
+    {
+        if (at < _filledAt)
+        {
+            return false;
+        }
+
+        _admittedAt = at;
+        if (tokens <= _burst || tokens - _burst <= _budget)
+        {
+            return true;
+        }
+
+        Refill(at);
+        var wanted = tokens - _burst;
+        return wanted <= _budget || wanted > _size;
     }
 
     private void Refill(long now)

@@ -46,6 +46,26 @@ public class TokenBucketTests
     }
 
     [Fact]
+    public void Should_not_lose_what_comes_while_a_timer_is_late()
+    {
+        var bucket = new TokenBucket(new BucketSettings(1, 1, 0), 0);
+        Assert.True(Try(bucket, 1, 0));
+        var now = 0L;
+        for (var i = 1; i <= 1000; i++)
+        {
+            Assert.False(bucket.Admits(1, now, out var ready));
+            Assert.Equal(i * Millisecond, ready);
+            now = ready + (Millisecond / 3);
+            Assert.True(Try(bucket, 1, now));
+        }
+
+        // But a bucket that nobody waits at is full and no more.
+        now += 50 * Millisecond;
+        Assert.True(Try(bucket, 1, now));
+        Assert.False(Try(bucket, 1, now));
+    }
+
+    [Fact]
     public void Should_hold_no_more_than_its_size_however_long_nobody_asks()
     {
         var bucket = new TokenBucket(new BucketSettings(100, 1000, 0), 0);
@@ -81,7 +101,7 @@ public class TokenBucketTests
                             Assert.True(bucket.Admits(request, now, out _));
                         }
 
-                        bucket.Take(request, now);
+                        bucket.Take(request);
                         taken += request;
                         // Tokens so far, in units of 1/refill ticks; the last request may be larger than the bucket.
                         var perTick = (UInt128)refill * (ulong)Millisecond;
@@ -103,7 +123,7 @@ public class TokenBucketTests
             return false;
         }
 
-        bucket.Take(tokens, now);
+        bucket.Take(tokens);
         return true;
     }
 }
