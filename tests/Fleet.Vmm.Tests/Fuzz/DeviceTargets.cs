@@ -1,0 +1,116 @@
+using System.Buffers.Binary;
+using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.RateLimiting;
+
+namespace Fleet.Vmm.Tests.Fuzz;
+
+internal sealed class EntropyTarget : DeviceTarget
+{
+    public EntropyTarget() => Use(new EntropyDevice(Memory, new LimiterSettings(null, null), TimeProvider.System));
+
+    public override string Name => "entropy";
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) => Breaks(random) ? random.Below(buffers + 1) : 0;
+}
+
+/// <summary>A disk; its file keeps its size whatever is asked, and its content when it is read-only.</summary>
+internal sealed class BlockTarget : DeviceTarget
+{
+    private const int Sectors = 64;
+
+    private readonly bool _asynchronous;
+    private readonly bool _readOnly;
+    private readonly string _path = Path.GetTempFileName();
+    private readonly byte[] _content = new byte[(Sectors * 512) + 100];
+
+    public BlockTarget(bool asynchronous, bool readOnly)
+    {
+        _asynchronous = asynchronous;
+        _readOnly = readOnly;
+        new Random(1).NextBytes(_content);
+        File.WriteAllBytes(_path, _content);
+        Use(new BlockDevice(
+            Memory, new DiskSettings("disk", _path, readOnly, Flushes: true, asynchronous, new LimiterSettings(null, null)), TimeProvider.System));
+    }
+
+    public override string Name => (_asynchronous ? "block io_uring" : "block") + (_readOnly ? " read-only" : "");
+
+    public override string? Check()
+    {
+        var now = File.ReadAllBytes(_path);
+        var kept = _readOnly ? 0 : Sectors * 512;
+        return !now.AsSpan(kept).SequenceEqual(_content.AsSpan(kept)) ? "the disk's file is not what it should be" : base.Check();
+    }
+
+    public override void Dispose()
+    {
+        base.Dispose();
+        File.Delete(_path);
+    }
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) => Breaks(random) ? random.Below(buffers + 1) : Math.Min(1 + random.Below(buffers), buffers - 1);
+
+    protected override void FillHeader(FuzzRandom random, Span<byte> header)
+    {
+        // A flush costs a write to the host's disk: seldom.
+        BinaryPrimitives.WriteUInt32LittleEndian(header, random.OneIn(10) ? (uint)random.Wild() : random.Pick<uint>([0, 1, 8]));
+        BinaryPrimitives.WriteUInt64LittleEndian(header[8..], random.OneIn(5) ? random.Wild() : (ulong)random.Below(Sectors + 2));
+    }
+}
+
+internal sealed class NetTarget : DeviceTarget
+{
+    private readonly Port _port = new();
+
+    public NetTarget()
+    {
+        var unlimited = new LimiterSettings(null, null);
+        Use(new NetDevice(Memory, new NetworkSettings("eth0", "none", 0x020000000001, 1500, unlimited, unlimited), _port, TimeProvider.System));
+    }
+
+    public override string Name => "net";
+
+    public override string? Check() => _port.Longest > NetDevice.LargestFrame ? $"a frame of {_port.Longest} bytes was sent" : base.Check();
+
+    protected override void BeforeRequests(FuzzRandom random) => _port.Waiting = random.Below(6);
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) =>
+        Breaks(random) ? random.Below(buffers + 1) : queue == 0 ? 0 : buffers;
+
+    /// <summary>Frames of all sizes come in; those that go out are measured.</summary>
+    private sealed class Port : INetworkPort
+    {
+        private readonly FuzzRandom _random = new(3);
+
+        public int Waiting { get; set; }
+
+        public long Longest { get; private set; }
+
+        public int Descriptor => -1;
+
+        public void SetOffloads(NetworkOffloads offloads)
+        {
+        }
+
+        public int Receive(Span<byte> frame)
+        {
+            if (Waiting == 0)
+            {
+                return 0;
+            }
+
+            Waiting--;
+            return _random.OneIn(5) ? _random.Below(frame.Length + 1) : 12 + _random.Below(3000);
+        }
+
+        public bool Send(ReadOnlySpan<GuestBuffer> buffers)
+        {
+            Longest = Math.Max(Longest, VirtQueue.LengthOf(buffers));
+            return !_random.OneIn(50);
+        }
+
+        public void Dispose()
+        {
+        }
+    }
+}
