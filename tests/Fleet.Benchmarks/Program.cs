@@ -10,6 +10,8 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["start"] = ("VMM start to API socket and to the first guest instruction, memory beyond guest RAM", _ => StartBenchmark.Run()),
     ["ratelimit"] = ("how near a limited device comes to its rate and its burst", _ => RateLimitBenchmark.Run()),
     ["boot"] = ("Linux to a line from user space, in the lab, against QEMU's microvm", _ => BootBenchmark.Run()),
+    ["block"] = ("reads of a disk by Linux in the lab, against QEMU's microvm", _ => BlockBenchmark.Run()),
+    ["net"] = ("TCP and ping of Linux in the lab, against QEMU's microvm", _ => NetBenchmark.Run()),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 

@@ -12,8 +12,8 @@ internal static class BootBenchmark
     private static async Task<IReadOnlyList<Measurement>> RunAsync()
     {
         await using var bench = await LabBench.StartAsync();
-        var fleet = $"{bench.Load} until USERSPACE {await bench.CommandAsync(fleet: true, "echo USER'SPACE'", [], "")}";
-        var qemu = $"{bench.Load} until USERSPACE {await bench.CommandAsync(fleet: false, "echo USER'SPACE'", [], "")}";
+        var fleet = $"{bench.Load} until USERSPACE {await bench.CommandAsync("fleet", "echo USER'SPACE'", [], "")}";
+        var qemu = $"{bench.Load} until USERSPACE {await bench.CommandAsync(null, "echo USER'SPACE'", [], "")}";
         List<double[]> ours = [], theirs = [];
         for (var round = 0; round <= Rounds; round++)
         {
@@ -35,6 +35,12 @@ internal static class BootBenchmark
             new("boot_ratio", LabBench.Median(ours.Zip(theirs, (one, other) => one[0] / other[0])), ""),
             new("boot_ms", boot, "ms", "QEMU microvm, KVM", peer),
             new("vmm_share", share, "%"),
+            Part("guest_cpu_ms", 1),
+            Part("vmm_cpu_ms", 2),
+            Part("kernel_cpu_ms", 3),
         ];
+
+        Measurement Part(string metric, int index) =>
+            new(metric, LabBench.Median(ours.Select(one => one[index])), "ms", "QEMU microvm, KVM", LabBench.Median(theirs.Select(one => one[index])));
     }
 }

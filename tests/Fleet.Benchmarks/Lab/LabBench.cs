@@ -57,30 +57,30 @@ internal sealed class LabBench : IAsyncDisposable
     }
 
     /// <summary>The command line of a VMM with a guest that runs a script; <c>/load</c> is there in it.</summary>
-    /// <param name="fleet">fleet-vmm, or else QEMU.</param>
+    /// <param name="fleet">A name for this configuration of fleet-vmm; null for QEMU.</param>
     /// <param name="script">What the guest's shell runs.</param>
     /// <param name="devices">Sections of fleet-vmm's configuration file.</param>
     /// <param name="qemuDevices">The same for QEMU.</param>
-    public async Task<string> CommandAsync(bool fleet, string script, JsonObject devices, string qemuDevices, int cpus = 1)
+    public async Task<string> CommandAsync(string? fleet, string script, JsonObject devices, string qemuDevices, int cpus = 1)
     {
-        var name = fleet ? "fleet" : "qemu";
+        var name = fleet ?? "qemu";
         var initrd = Path.Combine(_folder, $"{name}.initrd");
         await _images.WriteInitrdAsync(_image, new GuestRun(["sh", "-c", script], new Dictionary<string, string>(), "guest"), initrd, default);
         await using (var file = new FileStream(initrd, FileMode.Append, FileAccess.Write))
             new CpioWriter().AddFileFrom("load", Load, 0x1ED).WriteTo(file);
-        if (!fleet)
+        if (fleet is null)
         {
             return $"{QemuProgram} {FastestQemu} -m {MemoryMib}M -smp {cpus} -kernel {_image.KernelPath} -initrd {initrd} "
                 + $"-append '{Arguments}' {qemuDevices}";
         }
 
-        var config = Path.Combine(_folder, "vm.json");
-        var file2 = new JsonObject(devices.Select(section => KeyValuePair.Create(section.Key, section.Value?.DeepClone())))
+        var config = Path.Combine(_folder, $"{name}.json");
+        var sections = new JsonObject(devices.Select(section => KeyValuePair.Create(section.Key, section.Value?.DeepClone())))
         {
             ["boot-source"] = new JsonObject { ["kernel_image_path"] = _image.KernelPath, ["initrd_path"] = initrd, ["boot_args"] = Arguments },
             ["machine-config"] = new JsonObject { ["vcpu_count"] = cpus, ["mem_size_mib"] = MemoryMib },
         };
-        await File.WriteAllTextAsync(config, file2.ToJsonString());
+        await File.WriteAllTextAsync(config, sections.ToJsonString());
         return $"{Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm")} --no-api --config-file {config}";
     }
 
