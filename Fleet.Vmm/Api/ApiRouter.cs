@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["balloon", "cpu-config", "hotplug", "mmds", "pmem", "serial", "snapshot", "vsock"];
+        ["balloon", "cpu-config", "hotplug", "mmds", "pmem", "serial", "snapshot"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -99,6 +99,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
             case (HttpMethod.Put, "entropy"):
                 return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
+            case (HttpMethod.Put, "vsock"):
+                return Change(Counter.PutVsock, Counter.PutVsockFails, body, PutVsock);
             case (HttpMethod.Patch, "entropy"):
                 return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
             case (HttpMethod.Patch, "machine-config"):
@@ -233,6 +235,13 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         body.End();
         ResourceId.Check(ResourceId.In(path), id, tellBoth: true);
         microvm.RunningDevices.UpdateNetwork(id, received, sent);
+    }
+
+    private void PutVsock(ref JsonBody body)
+    {
+        var vsock = VsockConfig.Read(ref body);
+        body.End();
+        microvm.DevicesBeforeStart.SetVsock(vsock);
     }
 
     private void PutEntropy(ref JsonBody body)

@@ -1,3 +1,4 @@
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.RateLimiting;
 
@@ -13,8 +14,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces",
-        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock",
+        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial",
     ];
 
     private BootSource? _bootSource;
@@ -23,6 +24,7 @@ internal sealed class ConfigFile
     private MetricsConfig? _metrics;
     private string? _statusPort;
     private LimiterSettings? _entropy;
+    private VsockSettings? _vsock;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -54,7 +56,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 7 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 8 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -83,6 +85,7 @@ internal sealed class ConfigFile
                     }
 
                     break;
+                case 8: config._vsock = VsockConfig.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -126,6 +129,11 @@ internal sealed class ConfigFile
         {
             ResourceId.Check(network.Id, network.Id);
             devices.SetNetwork(network);
+        }
+
+        if (_vsock is not null)
+        {
+            devices.SetVsock(_vsock);
         }
 
         devices.Entropy = _entropy;

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.RateLimiting;
@@ -10,6 +11,7 @@ namespace Fleet.Vmm.Api;
 internal sealed class ConfiguredDevices
 {
     private const string DriveError = "Drive config error: Unable to create the virtio block device: ";
+    private const string VsockError = "Vsock config error: Cannot create backend for vsock device: ";
     private const string NetworkError = "Network config error: ";
 
     /// <summary>Of disks and network interfaces, so that with one device of each other kind there is a place for all.</summary>
@@ -20,6 +22,9 @@ internal sealed class ConfiguredDevices
 
     /// <summary>Limits of the entropy device; null: there is none.</summary>
     public LimiterSettings? Entropy { get; set; }
+
+    /// <summary>Sockets between guest and host; null: there are none.</summary>
+    public VsockSettings? Vsock { get; private set; }
 
     /// <summary>The root disk first: the guest calls it vda.</summary>
     public IReadOnlyList<DiskSettings> Disks => [.. _drives.OrderByDescending(drive => drive.IsRoot).Select(drive => drive.ToDisk())];
@@ -82,6 +87,24 @@ internal sealed class ConfiguredDevices
         }
 
         Put(_networks, index, network, NetworkError);
+    }
+
+    /// <summary>The sockets between guest and host, or another configuration of them.</summary>
+    public void SetVsock(VsockSettings vsock)
+    {
+        CheckPath(vsock.SocketPath, VsockError);
+        try
+        {
+            // The device itself makes it at the start; what would be wrong then is told now.
+            _ = Descriptors.close(Sockets.Listen(vsock.SocketPath, 1));
+            _ = Descriptors.unlink(vsock.SocketPath);
+        }
+        catch (Exception failure) when (failure is SystemCallException or ArgumentException)
+        {
+            throw new ApiFaultException($"{VsockError}{failure.Message} ({vsock.SocketPath})", inner: failure);
+        }
+
+        Vsock = vsock;
     }
 
     public DriveConfig? Drive(string id) => _drives.Find(drive => drive.Id == id);

@@ -197,6 +197,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
                     Disks = _devices.Disks,
                     Root = _devices.Root,
                     Networks = _devices.Networks,
+                    Vsock = _devices.Vsock,
                     Entropy = _devices.Entropy,
                 },
                 loop);
@@ -297,7 +298,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         _devices.WriteNetworks(json);
         json.WriteStartArray("pmem");
         json.WriteEndArray();
-        json.WriteNull("vsock");
+        VsockConfig.Write(json, _devices.Vsock);
         _devices.WriteEntropy(json);
         json.WritePropertyName("fleet-status-port");
         if (_statusPortPath is null)

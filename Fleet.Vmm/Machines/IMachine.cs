@@ -1,4 +1,5 @@
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.RateLimiting;
 
@@ -84,6 +85,9 @@ internal sealed record MachineSettings
 
     /// <summary>Network interfaces, in the order in which the guest finds them.</summary>
     public IReadOnlyList<NetworkSettings> Networks { get; init; } = [];
+
+    /// <summary>Sockets between guest and host; null: there are none.</summary>
+    public VsockSettings? Vsock { get; init; }
 
     /// <summary>Limits of a virtio device that gives the guest randomness of the host; null: there is none.</summary>
     public LimiterSettings? Entropy { get; init; }

@@ -1,6 +1,7 @@
 using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
@@ -175,6 +176,11 @@ internal sealed class MachineFactory : IMachineFactory
             yield return OpenNetwork(network, memory);
         }
 
+        if (settings.Vsock is { } vsock)
+        {
+            yield return OpenVsock(vsock, memory);
+        }
+
         if (settings.Entropy is { } limits)
         {
             yield return new EntropyDevice(memory, limits, TimeProvider.System);
@@ -203,6 +209,18 @@ internal sealed class MachineFactory : IMachineFactory
         {
             throw new MachineException(
                 MachineFault.Other, $"The network interface {network.Id} can't be opened: {network.HostDevice}: {failure.Message}.", failure);
+        }
+    }
+
+    private static VsockDevice OpenVsock(VsockSettings vsock, GuestMemory memory)
+    {
+        try
+        {
+            return new VsockDevice(memory, vsock, TimeProvider.System);
+        }
+        catch (Exception failure) when (failure is SystemCallException or ArgumentException)
+        {
+            throw new MachineException(MachineFault.Other, $"The vsock's socket can't be made: {vsock.SocketPath}: {failure.Message}.", failure);
         }
     }
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Fleet.Host.Drivers;
@@ -93,11 +94,30 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             result.Output);
     }
 
-    private async Task<LabResult> BootAsync(
-        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "")
+    /// <summary>50 connections at once each way, every one with bytes of its own that come back as they were.</summary>
+    [Fact]
+    public async Task Should_connect_sockets_of_linux_with_those_of_its_host()
     {
-        var program = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
-        Assert.True(File.Exists(program), $"{program} is missing; build it with: ./fleet build");
+        var result = await BootAsync(
+            2,
+            "modprobe vmw_vsock_virtio_transport; /sockets echo vsock 52 & /sockets check vsock 77 50 100000; "
+                + "until /sockets check vsock 78 1 1 >/dev/null 2>&1; do sleep 0.2; done",
+            new JsonObject { ["vsock"] = new JsonObject { ["guest_cid"] = 42, ["uds_path"] = "v.sock" } },
+            // The guest goes on until there is somebody at 78: when the host has had its turn.
+            before: "./sockets echo unix v.sock_77 & first=$!; { until ./sockets check unix v.sock 52 1 1 >/dev/null 2>&1; do sleep 0.2; done; "
+                + "./sockets check unix v.sock 52 50 100000 >from-host; exec ./sockets echo unix v.sock_78; } & second=$!; ",
+            after: "kill $first $second; cat from-host; ls v.sock; ",
+            program: "sockets");
+        Assert.True(
+            Regex.IsMatch(result.Output, @"50 of 50 came back\r?\n(.*\n)*FLEET 1 exit 0\n50 of 50 came back\n$"), result.Output + result.Errors);
+        Assert.Contains("No such file", result.Errors, StringComparison.Ordinal);
+    }
+
+    private async Task<LabResult> BootAsync(
+        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "", string? program = null)
+    {
+        var vmm = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
+        Assert.True(File.Exists(vmm), $"{vmm} is missing; build it with: ./fleet build");
         var folder = Directory.CreateTempSubdirectory("fleet-lab-").FullName;
         try
         {
@@ -106,6 +126,8 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             var image = await images.GetDefaultAsync(default);
             var run = new GuestRun(["sh", "-c", script], new Dictionary<string, string>(), "guest");
             await images.WriteInitrdAsync(image, run, Path.Combine(folder, "initrd"), default);
+            if (program is not null)
+                AddProgram(program, folder);
             devices["boot-source"] = new JsonObject
             {
                 ["kernel_image_path"] = image.KernelPath,
@@ -117,12 +139,24 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), devices.ToJsonString());
             prepare?.Invoke(folder);
             return await fixture.RunAsync(
-                LabCommand.Shell($"{before}{program} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
+                LabCommand.Shell($"{before}{vmm} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
                 Limit);
         }
         finally
         {
             Directory.Delete(folder, recursive: true);
         }
+    }
+
+    // For the node and for the guest, from a source file beside this one.
+    private static void AddProgram(string name, string folder)
+    {
+        var source = Path.Combine(Checkout.Root, "tests", "Fleet.Host.Tests", "Lab", name + ".c");
+        var path = Path.Combine(folder, name);
+        using var compiler = Process.Start("gcc", ["-O2", "-static", "-o", path, source]);
+        compiler.WaitForExit();
+        Assert.Equal(0, compiler.ExitCode);
+        using var initrd = new FileStream(Path.Combine(folder, "initrd"), FileMode.Append, FileAccess.Write);
+        new CpioWriter().AddFileFrom(name, path, 0x1ED).WriteTo(initrd);
     }
 }

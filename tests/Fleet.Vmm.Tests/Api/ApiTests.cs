@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.RateLimiting;
 using Fleet.Vmm.Tests.Devices.Virtio;
 using Fleet.Vmm.Machines;
@@ -357,6 +358,25 @@ public sealed class ApiTests
         Assert.Equal(
             "The requested operation is not supported after starting the microVM.",
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}"}"""));
+    }
+
+    [Fact]
+    public void Should_configure_sockets_between_guest_and_host()
+    {
+        using var vmm = new RunningVmm();
+        var path = vmm.Directory.File("v.sock");
+        vmm.Ok("PUT", "/vsock", $$"""{"guest_cid": 3, "uds_path": "{{vmm.Directory.File("other")}}", "vsock_id": "old"}""");
+        vmm.Ok("PUT", "/vsock", $$"""{"guest_cid": 52, "uds_path": "{{path}}"}""");
+        Assert.Equal(
+            $"Vsock config error: Cannot create backend for vsock device: bind: Address already in use (os error 98) ({vmm.Kernel})",
+            vmm.Fault("PUT", "/vsock", $$"""{"guest_cid": 52, "uds_path": "{{vmm.Kernel}}"}"""));
+        Assert.Contains("a guest_cid of 2", vmm.Fault("PUT", "/vsock", $$"""{"guest_cid": 2, "uds_path": "{{path}}"}"""), StringComparison.Ordinal);
+        Assert.Contains("107 bytes", vmm.Fault("PUT", "/vsock", $$"""{"guest_cid": 3, "uds_path": "{{new string('x', 108)}}"}"""), StringComparison.Ordinal);
+        vmm.Start();
+        Assert.Equal(new VsockSettings(52, path), vmm.Machines.Settings!.Vsock);
+        Assert.Contains($$"""
+            "vsock":{"guest_cid":52,"uds_path":"{{path}}"}
+            """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
     }
 
     [Fact]

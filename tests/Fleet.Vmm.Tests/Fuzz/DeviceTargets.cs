@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
+using System.Net.Sockets;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Fuzz;
@@ -113,4 +115,55 @@ internal sealed class NetTarget : DeviceTarget
         {
         }
     }
+}
+
+/// <summary>Sockets of a guest that floods, lies and mixes up its connections; one program of the host listens and never reads.</summary>
+internal sealed class VsockTarget : DeviceTarget
+{
+    private const uint Cid = 42;
+    private const uint Port = 77;
+
+    private readonly string _folder = Directory.CreateTempSubdirectory("fleet-fuzz-").FullName;
+    private readonly Socket _listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+
+    public VsockTarget()
+    {
+        var path = Path.Combine(_folder, "v");
+        _listener.Bind(new UnixDomainSocketEndPoint($"{path}_{Port}"));
+        _listener.Listen(8);
+        Use(new VsockDevice(Memory, new VsockSettings(Cid, path), TimeProvider.System));
+    }
+
+    public override string Name => "vsock";
+
+    public override void Dispose()
+    {
+        base.Dispose();
+        _listener.Dispose();
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    protected override void BeforeRequests(FuzzRandom random)
+    {
+        // So that the guest can be connected again.
+        while (_listener.Poll(0, SelectMode.SelectRead))
+        {
+            _listener.Accept().Dispose();
+        }
+    }
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) => Breaks(random) ? random.Below(buffers + 1) : queue == 1 ? buffers : 0;
+
+    protected override void FillHeader(FuzzRandom random, Span<byte> header) =>
+        new VsockHeader(
+            Breaks(random) ? random.Wild() : Cid,
+            Breaks(random) ? random.Wild() : 2,
+            1000u + (uint)random.Below(2),
+            Breaks(random) ? (uint)random.Wild() : Port + (uint)(random.OneIn(10) ? 1 : 0),
+            random.OneIn(3) ? 0 : random.OneIn(5) ? (uint)random.Wild() : (uint)random.Below(2000),
+            (ushort)(random.OneIn(20) ? random.Wild() : 1),
+            (VsockOperation)(random.OneIn(10) ? (ushort)random.Wild() : random.Pick<ushort>([1, 1, 1, 3, 4, 5, 5, 5, 6, 7])),
+            (uint)random.Below(5),
+            random.OneIn(4) ? (uint)random.Wild() : 65536,
+            random.OneIn(4) ? (uint)random.Wild() : 0).Write(header);
 }
