@@ -1,3 +1,4 @@
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.RateLimiting;
@@ -14,8 +15,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock",
-        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon",
+        "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial",
     ];
 
     private BootSource? _bootSource;
@@ -25,6 +26,7 @@ internal sealed class ConfigFile
     private string? _statusPort;
     private LimiterSettings? _entropy;
     private VsockSettings? _vsock;
+    private BalloonSettings? _balloon;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -56,7 +58,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 8 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 9 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -86,6 +88,7 @@ internal sealed class ConfigFile
 
                     break;
                 case 8: config._vsock = VsockConfig.Read(ref body); break;
+                case 9: config._balloon = BalloonConfig.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -136,6 +139,7 @@ internal sealed class ConfigFile
             devices.SetVsock(_vsock);
         }
 
+        devices.Balloon = _balloon;
         devices.Entropy = _entropy;
         microvm.SetBootSource(_bootSource!);
     }

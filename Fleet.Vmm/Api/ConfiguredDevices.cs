@@ -23,6 +23,9 @@ internal sealed class ConfiguredDevices
     /// <summary>Limits of the entropy device; null: there is none.</summary>
     public LimiterSettings? Entropy { get; set; }
 
+    /// <summary>Memory balloon; null: there is none.</summary>
+    public BalloonSettings? Balloon { get; set; }
+
     /// <summary>Sockets between guest and host; null: there are none.</summary>
     public VsockSettings? Vsock { get; private set; }
 
@@ -201,6 +204,8 @@ internal sealed class ConfiguredDevices
 /// <summary>Changes of a running machine's devices, kept in their configuration as well.</summary>
 internal readonly struct RunningDevices(ConfiguredDevices configured, IMachine machine)
 {
+    private const string NoBalloon = "Balloon config error: No balloon device found.";
+
     private readonly ConfiguredDevices _configured = configured;
     private readonly IMachine _machine = machine;
 
@@ -228,6 +233,44 @@ internal readonly struct RunningDevices(ConfiguredDevices configured, IMachine m
         _ = _machine.Retune(NetDevice.PathOf(id), NetDevice.ReceiveLimiter, received);
         _ = _machine.Retune(NetDevice.PathOf(id), NetDevice.SendLimiter, sent);
         _configured.Change(network with { Received = network.Received.With(received), Sent = network.Sent.With(sent) });
+    }
+
+    public void UpdateBalloon(uint amountMib, int memoryMib)
+    {
+        var balloon = _configured.Balloon ?? throw new ApiFaultException(NoBalloon);
+        balloon = balloon with { AmountMib = amountMib };
+        CheckBalloon(balloon, memoryMib);
+        _ = _machine.ResizeBalloon(amountMib * BalloonDevice.PagesPerMib);
+        _configured.Balloon = balloon;
+    }
+
+    /// <summary>How often the guest is asked; whether it is at all was settled before the start.</summary>
+    public void UpdateBalloonStatistics(ushort seconds)
+    {
+        var device = BalloonWithStatistics();
+        if (seconds == 0)
+        {
+            throw new ApiFaultException("Balloon config error: Statistics can't be switched off after the start.");
+        }
+
+        device.PollEvery(seconds);
+        _configured.Balloon = _configured.Balloon! with { StatisticsSeconds = seconds };
+    }
+
+    /// <summary>For its statistics.</summary>
+    public BalloonDevice BalloonWithStatistics() => _configured.Balloon switch
+    {
+        null => throw new ApiFaultException(NoBalloon),
+        { StatisticsSeconds: 0 } => throw new ApiFaultException("Balloon config error: Statistics for the balloon device are not enabled."),
+        _ => _machine.Devices.OfType<BalloonDevice>().First(),
+    };
+
+    public static void CheckBalloon(BalloonSettings? balloon, int memoryMib)
+    {
+        if (balloon?.AmountMib > (uint)memoryMib)
+        {
+            throw new ApiFaultException($"Balloon config error: Amount of MiB requested ({balloon.AmountMib}) is larger than the microVM's memory ({memoryMib}).");
+        }
     }
 
     public void UpdateEntropy(LimiterSettings limits)

@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using Fleet.Vmm.Devices;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 
@@ -139,6 +140,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     /// <summary>The devices of the machine, to be changed.</summary>
     public RunningDevices RunningDevices => new(_devices, Started());
 
+    public void UpdateBalloon(uint amountMib) => RunningDevices.UpdateBalloon(amountMib, _machineConfig.MemSizeMib);
+
+    /// <summary>The balloon as it is configured.</summary>
+    public BalloonSettings Balloon => _devices.Balloon ?? throw new ApiFaultException("Balloon config error: No balloon device found.");
+
     /// <summary>Every limiter of the running machine: where it is, what is in force, what passed and what had to wait.</summary>
     public void WriteLimiters(Utf8JsonWriter json)
     {
@@ -182,6 +188,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
             throw new ApiFaultException("Start microvm error: Cannot start microvm without kernel configuration.");
         }
 
+        RunningDevices.CheckBalloon(_devices.Balloon, _machineConfig.MemSizeMib);
         IMachine? machine = null;
         try
         {
@@ -197,6 +204,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
                     Disks = _devices.Disks,
                     Root = _devices.Root,
                     Networks = _devices.Networks,
+                    Balloon = _devices.Balloon,
                     Vsock = _devices.Vsock,
                     Entropy = _devices.Entropy,
                 },
@@ -274,7 +282,8 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     public void WriteConfiguration(Utf8JsonWriter json)
     {
         json.WriteStartObject();
-        json.WriteNull("balloon");
+        json.WritePropertyName("balloon");
+        WriteBalloon(json);
         _devices.WriteDrives(json);
         json.WritePropertyName("boot-source");
         BootSource.Write(json, _bootSource);
@@ -330,6 +339,18 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         if (_machine is not null)
         {
             throw new ApiFaultException(NotAfterStart);
+        }
+    }
+
+    private void WriteBalloon(Utf8JsonWriter json)
+    {
+        if (_devices.Balloon is { } balloon)
+        {
+            BalloonConfig.Write(json, balloon);
+        }
+        else
+        {
+            json.WriteNullValue();
         }
     }
 

@@ -8,6 +8,7 @@ namespace Fleet.Vmm.Api;
 /// <summary>Everything that is counted up. The order is that of the written line.</summary>
 internal enum Counter
 {
+    GetBalloon,
     GetInstanceInfo,
     GetMachineConfig,
     GetVmmVersion,
@@ -17,6 +18,8 @@ internal enum Counter
     I8042Resets,
     MissedMetrics,
     MissedLogLines,
+    PatchBalloon,
+    PatchBalloonFails,
     PatchDrive,
     PatchDriveFails,
     PatchEntropy,
@@ -29,6 +32,8 @@ internal enum Counter
     PatchVmFails,
     PutActions,
     PutActionsFails,
+    PutBalloon,
+    PutBalloonFails,
     PutBootSource,
     PutBootSourceFails,
     PutDrive,
@@ -67,6 +72,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 {
     private static readonly (string Group, string Name)[] Names =
     [
+        ("get_api_requests", "balloon_count"),
         ("get_api_requests", "instance_info_count"),
         ("get_api_requests", "machine_cfg_count"),
         ("get_api_requests", "vmm_version_count"),
@@ -76,6 +82,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("i8042", "reset_count"),
         ("logger", "missed_metrics_count"),
         ("logger", "missed_log_count"),
+        ("patch_api_requests", "balloon_count"),
+        ("patch_api_requests", "balloon_fails"),
         ("patch_api_requests", "drive_count"),
         ("patch_api_requests", "drive_fails"),
         ("patch_api_requests", "fleet_entropy_count"),
@@ -88,6 +96,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("patch_api_requests", "vm_fails"),
         ("put_api_requests", "actions_count"),
         ("put_api_requests", "actions_fails"),
+        ("put_api_requests", "balloon_count"),
+        ("put_api_requests", "balloon_fails"),
         ("put_api_requests", "boot_source_count"),
         ("put_api_requests", "boot_source_fails"),
         ("put_api_requests", "drive_count"),

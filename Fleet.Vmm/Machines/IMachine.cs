@@ -35,6 +35,9 @@ internal interface IMachine : IDisposable
     /// </summary>
     void ReplaceDisk(string id, string path);
 
+    /// <summary>Has the guest told that its balloon shall hold so many pages; false when it has none.</summary>
+    bool ResizeBalloon(uint pages);
+
     /// <summary>
     /// Changes a limiter; whoever waits at it looks again. False when no device has that place in the API
     /// (<see cref="VirtioDevice.Path"/>) and such a queue with a limiter.
@@ -85,6 +88,9 @@ internal sealed record MachineSettings
 
     /// <summary>Network interfaces, in the order in which the guest finds them.</summary>
     public IReadOnlyList<NetworkSettings> Networks { get; init; } = [];
+
+    /// <summary>Memory balloon; null: there is none.</summary>
+    public BalloonSettings? Balloon { get; init; }
 
     /// <summary>Sockets between guest and host; null: there are none.</summary>
     public VsockSettings? Vsock { get; init; }

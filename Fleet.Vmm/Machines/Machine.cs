@@ -171,6 +171,20 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
     }
 
+    public bool ResizeBalloon(uint pages)
+    {
+        foreach (var slot in _parts.Virtio)
+        {
+            if (slot.Device is BalloonDevice balloon)
+            {
+                slot.Transport.ChangeConfiguration(() => balloon.TargetPages = pages);
+                return true;
+            }
+        }
+
+        return false;
+    }
+
     public bool Retune(string device, string? queue, LimiterSettings update)
     {
         foreach (var slot in _parts.Virtio)

@@ -166,6 +166,11 @@ internal sealed class MachineFactory : IMachineFactory
 
     private static IEnumerable<VirtioDevice> Devices(MachineSettings settings, GuestMemory memory)
     {
+        if (settings.Balloon is { } balloon)
+        {
+            yield return new BalloonDevice(memory, balloon);
+        }
+
         foreach (var disk in settings.Disks)
         {
             yield return OpenDisk(disk, memory);

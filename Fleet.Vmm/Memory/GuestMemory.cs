@@ -24,6 +24,8 @@ internal sealed unsafe class GuestMemory : IDisposable
     /// <summary>End of the devices' addresses, start of high memory.</summary>
     public const ulong HoleEnd = 4UL << 30;
 
+    private const ulong PageSize = 4096;
+
     private byte* _low;
     private byte* _high;
 
@@ -74,6 +76,19 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     /// <summary>Where the bytes at a guest address lie in this process, for a system call; as <see cref="Slice"/>.</summary>
     public byte* Locate(ulong address, ulong length) => Find(address, length);
+
+    /// <summary>
+    /// Gives the whole pages of a range back to the host; the guest finds zeros there when it uses them again. False when the
+    /// range is not in the guest's memory, or the host refuses.
+    /// </summary>
+    public bool TryGiveBack(ulong address, ulong length)
+    {
+        var start = TryFind(address, length);
+
+        // Guest and host addresses lie alike within a page.
+        var skip = (PageSize - (address & (PageSize - 1))) & (PageSize - 1);
+        return start != null && (length < skip + PageSize || VirtualMemory.TryDrop(start + skip, (nuint)((length - skip) & ~(PageSize - 1))));
+    }
 
     public void Write(ulong address, ReadOnlySpan<byte> bytes) => bytes.CopyTo(Slice(address, bytes.Length));
 

@@ -16,6 +16,18 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
     /// <summary>A boot takes 5–12 s on an idle machine of 2 cores.</summary>
     private static readonly TimeSpan Limit = TimeSpan.FromSeconds(90);
 
+    /// <summary>For a script beside a running VMM: its resident KiB, and a request to its API (perl-base is in every Debian).</summary>
+    private const string Functions =
+        """
+        resident() { awk '/VmRSS/ { print $2 }' /proc/$vmm/status; }
+        api() { perl -MIO::Socket::UNIX -e '
+          my ($method, $path, $body) = @ARGV;
+          my $socket = IO::Socket::UNIX->new("api.sock") or die "api.sock: $!";
+          printf $socket "%s %s HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", $method, $path, length $body, $body;
+          $socket->flush; local $/; my $answer = <$socket>; $answer =~ s/.*?\r\n\r\n//s; print $answer;' "$@"; }
+
+        """;
+
     [Theory]
     [InlineData(1)]
     [InlineData(2)]
@@ -94,6 +106,29 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             result.Output);
     }
 
+    /// <summary>What Linux used and gave back is the host's again: asked for by the balloon's target, and by free page reporting.</summary>
+    [Fact]
+    public async Task Should_take_memory_back_from_linux()
+    {
+        const string Use = "dd if=/dev/zero of=/tmp/used bs=1M count=120 2>/dev/null; echo used; read line; rm /tmp/used; echo free; read line";
+        var result = await BootAsync(
+            1,
+            $"modprobe virtio_balloon; mount -t tmpfs -o size=150m tmpfs /tmp; {Use}",
+            new JsonObject { ["balloon"] = new JsonObject { ["amount_mib"] = 0, ["deflate_on_oom"] = false, ["stats_polling_interval_s"] = 1, ["free_page_reporting"] = true } },
+            before: "mkfifo in; exec 9<>in; ",
+            during: "until grep -q used console.log; do sleep 0.2; done; full=$(resident); echo >&9; until grep -q free console.log; do sleep 0.2; done; "
+                + "for i in $(seq 100); do [ $(resident) -lt $((full - 60000)) ] && break; sleep 0.2; done; reported=$(resident); "
+                + "api PATCH /balloon '{\"amount_mib\": 150}'; for i in $(seq 100); do [ $(resident) -lt $((full - 90000)) ] && break; sleep 0.2; done; "
+                + "api GET /balloon/statistics >statistics; echo $full $reported $(resident) >figures; echo >&9; ",
+            after: "cat figures statistics; ");
+        var figures = Regex.Match(result.Output, @"\n(\d+) (\d+) (\d+)\n");
+        Assert.True(figures.Success && result.Output.Contains("FLEET 1 exit 0", StringComparison.Ordinal), result.Output + result.Errors);
+        var resident = figures.Groups.Values.Skip(1).Select(group => int.Parse(group.Value, System.Globalization.CultureInfo.InvariantCulture)).ToArray();
+        Assert.True(resident[1] < resident[0] - 60_000, result.Output);
+        Assert.True(resident[2] < resident[0] - 90_000, result.Output);
+        Assert.Matches("\"target_mib\":150.*\"free_memory\":[0-9]", result.Output);
+    }
+
     /// <summary>50 connections at once each way, every one with bytes of its own that come back as they were.</summary>
     [Fact]
     public async Task Should_connect_sockets_of_linux_with_those_of_its_host()
@@ -114,7 +149,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
     }
 
     private async Task<LabResult> BootAsync(
-        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "", string? program = null)
+        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "", string? program = null, string? during = null)
     {
         var vmm = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
         Assert.True(File.Exists(vmm), $"{vmm} is missing; build it with: ./fleet build");
@@ -124,8 +159,8 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             using var images = new DefaultImageStore(
                 new ImageOptions(fixture.Options.CacheDirectory, Path.Combine(Checkout.Artifacts, "guest", "fleet-init")), Logger.None);
             var image = await images.GetDefaultAsync(default);
-            var run = new GuestRun(["sh", "-c", script], new Dictionary<string, string>(), "guest");
-            await images.WriteInitrdAsync(image, run, Path.Combine(folder, "initrd"), default);
+            var guest = new GuestRun(["sh", "-c", script], new Dictionary<string, string>(), "guest");
+            await images.WriteInitrdAsync(image, guest, Path.Combine(folder, "initrd"), default);
             if (program is not null)
                 AddProgram(program, folder);
             devices["boot-source"] = new JsonObject
@@ -138,8 +173,11 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             devices["fleet-status-port"] = new JsonObject { ["output_path"] = "status.log" };
             await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), devices.ToJsonString());
             prepare?.Invoke(folder);
+            var run = during is null
+                ? $"{vmm} --no-api --config-file vm.json >console.log; "
+                : $"{Functions}{vmm} --api-sock api.sock --config-file vm.json <in >console.log & vmm=$!; {during} wait $vmm; ";
             return await fixture.RunAsync(
-                LabCommand.Shell($"{before}{vmm} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
+                LabCommand.Shell($"{before}{run}status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
                 Limit);
         }
         finally

@@ -219,7 +219,7 @@ public sealed class ApiTests
     [InlineData("PUT", "/entropy", """{"rate_limiter": {"bytes": 1}}""", "An error occurred when deserializing the json body of a request: unknown field `bytes`, expected `bandwidth` or `ops` at line 1 column 25.")]
     [InlineData("PUT", "/entropy", """{"rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}""", "An error occurred when deserializing the json body of a request: invalid value: integer `-1`, expected u64 at line 1 column 36.")]
     [InlineData("PATCH", "/drives/a", """{"drive_id": "a"}""", "The requested operation is not supported before starting the microVM.")]
-    [InlineData("GET", "/balloon/statistics", null, "/balloon is not supported by fleet-vmm 0.1.0.")]
+    [InlineData("GET", "/hotplug/memory", null, "/hotplug is not supported by fleet-vmm 0.1.0.")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/no/such/kernel"}""", "Boot source error: The kernel file cannot be opened: No such file or directory (os error 2)")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/dev/zero"}""", "Boot source error: The kernel file cannot be opened: not a regular file")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": ""}""", "Boot source error: The kernel file cannot be opened: the path is empty.")]
@@ -376,6 +376,36 @@ public sealed class ApiTests
         Assert.Equal(new VsockSettings(52, path), vmm.Machines.Settings!.Vsock);
         Assert.Contains($$"""
             "vsock":{"guest_cid":52,"uds_path":"{{path}}"}
+            """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Should_configure_a_balloon_and_change_it()
+    {
+        using var vmm = new RunningVmm();
+        Assert.Equal("Balloon config error: No balloon device found.", vmm.Fault("GET", "/balloon"));
+        vmm.Ok("PUT", "/balloon", """{"amount_mib": 200, "deflate_on_oom": true, "stats_polling_interval_s": 5, "free_page_reporting": true}""");
+        Assert.Equal(
+            (200, """{"amount_mib":200,"deflate_on_oom":true,"stats_polling_interval_s":5,"free_page_hinting":false,"free_page_reporting":true}"""),
+            vmm.Request("GET", "/balloon"));
+        vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{vmm.Kernel}}"}""");
+        Assert.Equal(
+            "Balloon config error: Amount of MiB requested (200) is larger than the microVM's memory (128).",
+            vmm.Fault("PUT", "/actions", """{"action_type": "InstanceStart"}"""));
+        vmm.Ok("PUT", "/balloon", """{"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 5}""");
+        Assert.Contains("no free page hinting", vmm.Fault("PUT", "/balloon", """{"amount_mib": 0, "deflate_on_oom": true, "free_page_hinting": true}"""), StringComparison.Ordinal);
+        vmm.Start();
+        Assert.Equal(new BalloonSettings(0, true, 5, false), vmm.Machines.Settings!.Balloon);
+        vmm.Ok("PATCH", "/balloon", """{"amount_mib": 64}""");
+        Assert.Contains("balloon 16384", vmm.Machines.Calls);
+        Assert.Contains("larger than the microVM's memory", vmm.Fault("PATCH", "/balloon", """{"amount_mib": 129}"""), StringComparison.Ordinal);
+        vmm.Ok("PATCH", "/balloon/statistics", """{"stats_polling_interval_s": 9}""");
+        Assert.Contains("can't be switched off", vmm.Fault("PATCH", "/balloon/statistics", """{"stats_polling_interval_s": 0}"""), StringComparison.Ordinal);
+        Assert.StartsWith("""{"target_pages":""", vmm.Request("GET", "/balloon/statistics").Body, StringComparison.Ordinal);
+        Assert.Contains("not supported", vmm.Fault("PATCH", "/balloon/hinting/start", "{}"), StringComparison.Ordinal);
+        Assert.Contains(
+            """
+            "balloon":{"amount_mib":64,"deflate_on_oom":true,"stats_polling_interval_s":9,
             """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
     }
 

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Api;
@@ -60,7 +61,15 @@ internal sealed class FakeMachines : IMachineFactory
 
         public void ReplaceDisk(string id, string path) => owner.Calls.Enqueue($"disk {id} {path}");
 
-        public IReadOnlyList<VirtioDevice> Devices => [];
+        private readonly GuestMemory _memory = new(1 << 20);
+
+        public IReadOnlyList<VirtioDevice> Devices => owner.Settings!.Balloon is { } balloon ? [new BalloonDevice(_memory, balloon)] : [];
+
+        public bool ResizeBalloon(uint pages)
+        {
+            owner.Calls.Enqueue($"balloon {pages}");
+            return true;
+        }
 
         public bool Retune(string device, string? queue, LimiterSettings update)
         {
@@ -81,6 +90,10 @@ internal sealed class FakeMachines : IMachineFactory
 
         public MachineCounters ReadCounters() => owner.Counters;
 
-        public void Dispose() => owner.Calls.Enqueue("dispose");
+        public void Dispose()
+        {
+            _memory.Dispose();
+            owner.Calls.Enqueue("dispose");
+        }
     }
 }

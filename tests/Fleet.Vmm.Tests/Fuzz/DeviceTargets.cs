@@ -167,3 +167,21 @@ internal sealed class VsockTarget : DeviceTarget
             random.OneIn(4) ? (uint)random.Wild() : 65536,
             random.OneIn(4) ? (uint)random.Wild() : 0).Write(header);
 }
+
+internal sealed class BalloonTarget : DeviceTarget
+{
+    public BalloonTarget() => Use(new BalloonDevice(Memory, new BalloonSettings(0, true, 1, true)));
+
+    public override string Name => "balloon";
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) => Breaks(random) ? random.Below(buffers + 1) : queue == 3 ? 0 : buffers;
+
+    // Pages in the guest's memory, and a few that are not.
+    protected override void FillHeader(FuzzRandom random, Span<byte> header)
+    {
+        for (var at = 0; at < header.Length; at += 4)
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(header[at..], Breaks(random) ? (uint)random.Wild() : (uint)random.Below(257));
+        }
+    }
+}

@@ -17,6 +17,7 @@ internal static class FuzzRun
         static () => new BlockTarget(asynchronous: true, readOnly: false),
         static () => new NetTarget(),
         static () => new VsockTarget(),
+        static () => new BalloonTarget(),
         static () => new JsonTarget(),
         static () => new HttpTarget(),
         static () => new KernelTarget(),
