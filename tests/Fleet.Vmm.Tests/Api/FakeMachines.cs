@@ -4,6 +4,7 @@ using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Tests.Api;
 
@@ -24,10 +25,20 @@ internal sealed class FakeMachines : IMachineFactory
 
     public MachineSettings? Settings { get; private set; }
 
+    public SavedMachine? Saved { get; private set; }
+
     public IMachine Build(MachineSettings settings, EventLoop loop)
     {
         Settings = settings;
         Calls.Enqueue("build");
+        return BuildFailure is null ? new Machine(this) : throw BuildFailure;
+    }
+
+    public IMachine Restore(MachineSettings settings, SavedMachine saved, EventLoop loop)
+    {
+        Settings = settings;
+        Saved = saved;
+        Calls.Enqueue("restore");
         return BuildFailure is null ? new Machine(this) : throw BuildFailure;
     }
 
@@ -37,7 +48,7 @@ internal sealed class FakeMachines : IMachineFactory
 
         public IReadOnlyList<int> VcpuThreads { get; private set; } = [];
 
-        public void Start()
+        public void Start(bool paused = false)
         {
             owner.Calls.Enqueue("start");
             VcpuThreads = [101, 102];
@@ -76,6 +87,10 @@ internal sealed class FakeMachines : IMachineFactory
             owner.Calls.Enqueue($"retune {device} {update}");
             return true;
         }
+
+        public void SaveState(StateWriter state) => state.Text("state");
+
+        public void SaveMemory(string path) => File.WriteAllText(path, "memory");
 
         public void Resume() => owner.Calls.Enqueue("resume");
 

@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio.Vsock;
 
@@ -154,7 +155,10 @@ internal sealed class VsockDevice : VirtioDevice, IDisposable
         _released.Signal();
     }
 
-    /// <summary>Ends every connection and has the guest told that all are gone: it was restored from a snapshot.</summary>
+    /// <summary>Connections do not come along: the guest is told that all are gone.</summary>
+    public override void Restore(ref StateReader state) => ResetConnections();
+
+    /// <summary>Ends every connection and has the guest told that all are gone.</summary>
     public void ResetConnections()
     {
         EndAll();
