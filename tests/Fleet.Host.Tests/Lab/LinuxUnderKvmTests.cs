@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Fleet.Host.Drivers;
@@ -123,10 +124,45 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             after: "cat figures statistics; ");
         var figures = Regex.Match(result.Output, @"\n(\d+) (\d+) (\d+)\n");
         Assert.True(figures.Success && result.Output.Contains("FLEET 1 exit 0", StringComparison.Ordinal), result.Output + result.Errors);
-        var resident = figures.Groups.Values.Skip(1).Select(group => int.Parse(group.Value, System.Globalization.CultureInfo.InvariantCulture)).ToArray();
+        var resident = figures.Groups.Values.Skip(1).Select(group => int.Parse(group.Value, CultureInfo.InvariantCulture)).ToArray();
         Assert.True(resident[1] < resident[0] - 60_000, result.Output);
         Assert.True(resident[2] < resident[0] - 90_000, result.Output);
         Assert.Matches("\"target_mib\":150.*\"free_memory\":[0-9]", result.Output);
+    }
+
+    /// <summary>Counts on in a new process, with another disk behind its drive.</summary>
+    [Fact]
+    public async Task Should_go_on_with_linux_in_another_process_and_with_another_disk()
+    {
+        const string Count =
+            "modprobe virtio_blk; i=0; others=0; while [ $others -lt 3 ]; do i=$((i+1)); echo 3 >/proc/sys/vm/drop_caches; disk=$(head -c 5 /dev/vda); "
+            + "echo tick $i $disk; [ \"$disk\" != other ] || others=$((others+1)); sleep 0.2; done; date +%s; exit 9";
+        var result = await BootAsync(
+            2,
+            Count,
+            new JsonObject
+            {
+                ["drives"] = new JsonArray(new JsonObject { ["drive_id"] = "d", ["is_root_device"] = false, ["path_on_host"] = "first.img", ["io_engine"] = "Async" }),
+                ["entropy"] = new JsonObject(),
+            },
+            folder =>
+            {
+                File.WriteAllText(Path.Combine(folder, "first.img"), "first" + new string('.', 4091));
+                File.WriteAllText(Path.Combine(folder, "other.img"), "other" + new string('.', 4091));
+            },
+            before: "mkfifo in; exec 9<>in; ",
+            during: "until grep -q 'tick 4' console.log; do sleep 0.2; done; api PATCH /vm '{\"state\": \"Paused\"}'; "
+                + "api PUT /snapshot/create '{\"snapshot_path\": \"state\", \"mem_file_path\": \"memory\"}'; kill $vmm; wait $vmm; "
+                + "$program --api-sock api.sock <in >second.log & vmm=$!; until [ -S api.sock ]; do sleep 0.1; done; "
+                + "api PUT /snapshot/load '{\"snapshot_path\": \"state\", \"mem_file_path\": \"memory\", \"resume_vm\": true, "
+                + "\"drive_overrides\": [{\"drive_id\": \"d\", \"path_on_host\": \"other.img\"}]}'; ",
+            after: "echo second; cat second.log; date +%s; ");
+        var ticks = Regex.Matches(result.Output, @"tick (\d+) (first|other)").Select(tick => (int.Parse(tick.Groups[1].Value, CultureInfo.InvariantCulture), tick.Groups[2].Value)).ToArray();
+        Assert.True(result.Output.Contains("FLEET 1 exit 9", StringComparison.Ordinal), result.Output + result.Errors);
+        Assert.Equal(Enumerable.Range(1, ticks.Length), ticks.Select(tick => tick.Item1));
+        Assert.Equal("first", ticks[0].Item2);
+        Assert.Equal(["other", "other", "other"], ticks[^3..].Select(tick => tick.Item2));
+        Assert.Matches(@"second\n(tick \d+ \w+\r?\n)+", result.Output);
     }
 
     /// <summary>50 connections at once each way, every one with bytes of its own that come back as they were.</summary>
@@ -175,7 +211,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             prepare?.Invoke(folder);
             var run = during is null
                 ? $"{vmm} --no-api --config-file vm.json >console.log; "
-                : $"{Functions}{vmm} --api-sock api.sock --config-file vm.json <in >console.log & vmm=$!; {during} wait $vmm; ";
+                : $"{Functions}program={vmm}; $program --api-sock api.sock --config-file vm.json <in >console.log & vmm=$!; {during} wait $vmm; ";
             return await fixture.RunAsync(
                 LabCommand.Shell($"{before}{run}status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
                 Limit);
