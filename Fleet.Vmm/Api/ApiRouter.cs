@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["balloon", "cpu-config", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
+        ["balloon", "cpu-config", "hotplug", "mmds", "pmem", "serial", "snapshot", "vsock"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -82,6 +82,9 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
             case (HttpMethod.Get, "fleet/vcpus"):
                 metrics.Count(Counter.GetVcpus);
                 return ApiAnswer.Ok(WriteVcpus(microvm.VcpuThreads));
+            case (HttpMethod.Get, "fleet/limiters"):
+                metrics.Count(Counter.GetLimiters);
+                return ApiAnswer.Ok(JsonText.Write(microvm.WriteLimiters));
             case (HttpMethod.Put, "actions"):
                 return Change(Counter.PutActions, Counter.PutActionsFails, body, PutAction);
             case (HttpMethod.Put, "boot-source"):
@@ -96,6 +99,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
             case (HttpMethod.Put, "entropy"):
                 return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
+            case (HttpMethod.Patch, "entropy"):
+                return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
             case (HttpMethod.Patch, "machine-config"):
                 return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
@@ -104,6 +109,10 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutDrive, Counter.PutDriveFails, body, (ref JsonBody drive) => PutDrive(path, ref drive));
             case (HttpMethod.Patch, _) when first == "drives":
                 return Change(Counter.PatchDrive, Counter.PatchDriveFails, body, (ref JsonBody drive) => PatchDrive(path, ref drive));
+            case (HttpMethod.Put, _) when first == "network-interfaces":
+                return Change(Counter.PutNetwork, Counter.PutNetworkFails, body, (ref JsonBody network) => PutNetwork(path, ref network));
+            case (HttpMethod.Patch, _) when first == "network-interfaces":
+                return Change(Counter.PatchNetwork, Counter.PatchNetworkFails, body, (ref JsonBody network) => PatchNetwork(path, ref network));
             default:
                 throw new ApiFaultException(Array.IndexOf(UnsupportedPaths, first) >= 0
                     ? $"/{first} is not supported by fleet-vmm {version}."
@@ -198,25 +207,46 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
     {
         var drive = DriveConfig.Read(ref body);
         body.End();
-        DriveConfig.CheckId(IdIn(path), drive.Id);
-        microvm.SetDrive(drive);
+        ResourceId.Check(ResourceId.In(path), drive.Id);
+        microvm.DevicesBeforeStart.SetDrive(drive);
     }
 
     private void PatchDrive(string path, ref JsonBody body)
     {
-        var (id, file) = DriveConfig.ReadUpdate(ref body);
+        var (id, file, limits) = DriveConfig.ReadUpdate(ref body);
         body.End();
-        DriveConfig.CheckId(IdIn(path), id);
-        microvm.UpdateDrive(id, file);
+        ResourceId.Check(ResourceId.In(path), id);
+        microvm.RunningDevices.UpdateDrive(id, file, limits);
     }
 
-    private static string IdIn(string path) => path.Split('/', 2) is [_, var id] ? id : "";
+    private void PutNetwork(string path, ref JsonBody body)
+    {
+        var network = NetworkConfig.Read(ref body);
+        body.End();
+        ResourceId.Check(ResourceId.In(path), network.Id, tellBoth: true);
+        microvm.DevicesBeforeStart.SetNetwork(network);
+    }
+
+    private void PatchNetwork(string path, ref JsonBody body)
+    {
+        var (id, received, sent) = NetworkConfig.ReadUpdate(ref body);
+        body.End();
+        ResourceId.Check(ResourceId.In(path), id, tellBoth: true);
+        microvm.RunningDevices.UpdateNetwork(id, received, sent);
+    }
 
     private void PutEntropy(ref JsonBody body)
     {
-        EntropyConfig.Check(ref body);
+        var limits = EntropyConfig.Read(ref body);
         body.End();
-        microvm.AddEntropy();
+        microvm.DevicesBeforeStart.Entropy = limits;
+    }
+
+    private void PatchEntropy(ref JsonBody body)
+    {
+        var limits = EntropyConfig.Read(ref body);
+        body.End();
+        microvm.RunningDevices.UpdateEntropy(limits);
     }
 
     private void PatchVm(ref JsonBody body)

@@ -1,4 +1,5 @@
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
 
@@ -12,8 +13,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives",
-        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces",
+        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial", "vsock",
     ];
 
     private BootSource? _bootSource;
@@ -21,8 +22,9 @@ internal sealed class ConfigFile
     private LoggerConfig? _logger;
     private MetricsConfig? _metrics;
     private string? _statusPort;
-    private bool _entropy;
+    private LimiterSettings? _entropy;
     private readonly List<DriveConfig> _drives = [];
+    private readonly List<NetworkConfig> _networks = [];
 
     /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
     public static ConfigFile Load(string path)
@@ -52,7 +54,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 6 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 7 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -64,15 +66,20 @@ internal sealed class ConfigFile
                 case 2: config._logger = LoggerConfig.Read(ref body); break;
                 case 3: config._metrics = MetricsConfig.Read(ref body); break;
                 case 4: config._statusPort = SingleFieldBody.ReadStatusPort(ref body); break;
-                case 5:
-                    EntropyConfig.Check(ref body);
-                    config._entropy = true;
-                    break;
+                case 5: config._entropy = EntropyConfig.Read(ref body); break;
                 case 6:
                     body.ExpectArray();
                     while (body.NextElement())
                     {
                         config._drives.Add(DriveConfig.Read(ref body));
+                    }
+
+                    break;
+                case 7:
+                    body.ExpectArray();
+                    while (body.NextElement())
+                    {
+                        config._networks.Add(NetworkConfig.Read(ref body));
                     }
 
                     break;
@@ -108,17 +115,20 @@ internal sealed class ConfigFile
             microvm.SetStatusPort(_statusPort);
         }
 
+        var devices = microvm.DevicesBeforeStart;
         foreach (var drive in _drives)
         {
-            DriveConfig.CheckId(drive.Id, drive.Id);
-            microvm.SetDrive(drive);
+            ResourceId.Check(drive.Id, drive.Id);
+            devices.SetDrive(drive);
         }
 
-        if (_entropy)
+        foreach (var network in _networks)
         {
-            microvm.AddEntropy();
+            ResourceId.Check(network.Id, network.Id);
+            devices.SetNetwork(network);
         }
 
+        devices.Entropy = _entropy;
         microvm.SetBootSource(_bootSource!);
     }
 }

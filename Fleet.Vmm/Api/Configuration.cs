@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
 
@@ -276,23 +277,22 @@ internal sealed record MetricsConfig(string MetricsPath, bool EmitId, IReadOnlyL
     }
 }
 
-/// <summary>What <c>PUT /entropy</c> says: nothing so far.</summary>
+/// <summary>What <c>PUT</c> and our own <c>PATCH /entropy</c> say.</summary>
 internal static class EntropyConfig
 {
     private static readonly string[] Fields = ["rate_limiter"];
 
-    public static void Check(ref JsonBody body)
+    public static LimiterSettings Read(ref JsonBody body)
     {
         body.ExpectObject("struct EntropyDeviceConfig");
+        var limits = LimiterConfig.Unlimited;
         uint seen = 0;
         while (body.NextField(Fields, ref seen, out _))
         {
-            // Said and not done would be worse than refused.
-            if (!body.IsNull)
-            {
-                throw body.Fault("fleet-vmm has no rate limiters yet, leave out `rate_limiter`");
-            }
+            limits = LimiterConfig.Read(ref body);
         }
+
+        return limits;
     }
 }
 

@@ -1,14 +1,13 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
 
 /// <summary>What <c>PUT /drives/{id}</c> says.</summary>
-internal sealed record DriveConfig(string Id, bool IsRoot, string PathOnHost, string? PartUuid, bool IsReadOnly, bool Flushes)
+internal sealed record DriveConfig(
+    string Id, bool IsRoot, string PathOnHost, string? PartUuid, bool IsReadOnly, bool Flushes, bool IsAsynchronous, LimiterSettings Limits)
 {
-    /// <summary>As many as there are places for virtio devices, less one for each other kind.</summary>
-    public const int Most = 17;
-
     private static readonly string[] Fields =
         ["drive_id", "is_root_device", "path_on_host", "partuuid", "cache_type", "is_read_only", "io_engine", "rate_limiter", "socket"];
 
@@ -19,7 +18,7 @@ internal sealed record DriveConfig(string Id, bool IsRoot, string PathOnHost, st
     public static DriveConfig Read(ref JsonBody body)
     {
         body.ExpectObject("struct BlockDeviceConfig");
-        var drive = new DriveConfig("", false, "", null, false, false);
+        var drive = new DriveConfig("", false, "", null, false, false, false, LimiterConfig.Unlimited);
         uint seen = 0;
         while (body.NextField(Fields, ref seen, out var field))
         {
@@ -36,11 +35,10 @@ internal sealed record DriveConfig(string Id, bool IsRoot, string PathOnHost, st
                 3 => drive with { PartUuid = body.String() },
                 4 => drive with { Flushes = body.Variant(CacheTypes) == 1 },
                 5 => drive with { IsReadOnly = body.Boolean() },
-                6 when body.Variant(Engines) == 0 => drive,
+                6 => drive with { IsAsynchronous = body.Variant(Engines) == 1 },
+                7 => drive with { Limits = LimiterConfig.Read(ref body) },
 
                 // Said and not done would be worse than refused: the caller would count on it.
-                6 => throw body.Fault("fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine`"),
-                7 => throw body.Fault("fleet-vmm has no rate limiters yet, leave out `rate_limiter`"),
                 _ => throw body.Fault("fleet-vmm has no vhost-user devices, leave out `socket`"),
             };
         }
@@ -50,12 +48,13 @@ internal sealed record DriveConfig(string Id, bool IsRoot, string PathOnHost, st
         return drive;
     }
 
-    /// <summary>Body of <c>PATCH /drives/{id}</c>: which drive, and its new file if there is to be another.</summary>
-    public static (string Id, string? PathOnHost) ReadUpdate(ref JsonBody body)
+    /// <summary>Body of <c>PATCH /drives/{id}</c>: which drive, its new file if there is to be another, its limits' changes.</summary>
+    public static (string Id, string? PathOnHost, LimiterSettings Limits) ReadUpdate(ref JsonBody body)
     {
         body.ExpectObject("struct BlockDeviceUpdateConfig");
         string id = "";
         string? path = null;
+        var limits = LimiterConfig.Unlimited;
         uint seen = 0;
         while (body.NextField(UpdateFields, ref seen, out var field))
         {
@@ -67,38 +66,17 @@ internal sealed record DriveConfig(string Id, bool IsRoot, string PathOnHost, st
                 case 1:
                     path = body.OptionalString();
                     break;
-                case 2 when !body.IsNull:
-                    throw body.Fault("fleet-vmm has no rate limiters yet, leave out `rate_limiter`");
+                default:
+                    limits = LimiterConfig.Read(ref body);
+                    break;
             }
         }
 
         body.Require(UpdateFields, seen, 0);
-        return (id, path);
+        return (id, path, limits);
     }
 
-    /// <summary>The id from the path, checked against the body's.</summary>
-    public static void CheckId(string fromPath, string fromBody)
-    {
-        if (fromPath.Length == 0 || fromBody.Length == 0)
-        {
-            throw new ApiFaultException("The ID cannot be empty.");
-        }
-
-        foreach (var character in fromPath)
-        {
-            if (!char.IsAsciiLetterOrDigit(character) && character != '_')
-            {
-                throw new ApiFaultException("API Resource IDs can only contain alphanumeric characters and underscores.");
-            }
-        }
-
-        if (fromPath != fromBody)
-        {
-            throw new ApiFaultException("The id from the path does not match the id from the body!");
-        }
-    }
-
-    public DiskSettings ToDisk() => new(Id, PathOnHost, IsReadOnly, Flushes);
+    public DiskSettings ToDisk() => new(Id, PathOnHost, IsReadOnly, Flushes, IsAsynchronous, Limits);
 
     public void Write(Utf8JsonWriter json)
     {
@@ -109,8 +87,9 @@ internal sealed record DriveConfig(string Id, bool IsRoot, string PathOnHost, st
         json.WriteString("cache_type", CacheTypes[Flushes ? 1 : 0]);
         json.WriteBoolean("is_read_only", IsReadOnly);
         json.WriteString("path_on_host", PathOnHost);
-        json.WriteNull("rate_limiter");
-        json.WriteString("io_engine", Engines[0]);
+        json.WritePropertyName("rate_limiter");
+        LimiterConfig.Write(json, Limits);
+        json.WriteString("io_engine", Engines[IsAsynchronous ? 1 : 0]);
         json.WriteNull("socket");
         json.WriteEndObject();
     }

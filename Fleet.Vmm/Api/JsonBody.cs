@@ -46,34 +46,44 @@ internal ref struct JsonBody
     public bool NextField(ReadOnlySpan<string> known, ref uint seen, out int field)
     {
         Read();
-        field = -1;
         if (_reader.TokenType == JsonTokenType.EndObject)
         {
+            field = -1;
             return false;
         }
 
-        for (var i = 0; i < known.Length; i++)
-        {
-            if (_reader.ValueTextEquals(known[i]))
-            {
-                field = i;
-                break;
-            }
-        }
-
+        field = Find(known);
         if (field < 0)
         {
             throw Fault($"unknown field `{Text()}`, {ExpectedOneOf(known)}");
         }
 
-        if ((seen & (1u << field)) != 0)
-        {
-            throw Fault($"duplicate field `{known[field]}`");
-        }
-
-        seen |= 1u << field;
-        Read();
+        Enter(known, ref seen, field);
         return true;
+    }
+
+    /// <summary>As <see cref="NextField"/>, but unknown fields are stepped over.</summary>
+    public bool NextKnownField(ReadOnlySpan<string> known, ref uint seen, out int field)
+    {
+        while (true)
+        {
+            Read();
+            if (_reader.TokenType == JsonTokenType.EndObject)
+            {
+                field = -1;
+                return false;
+            }
+
+            field = Find(known);
+            if (field >= 0)
+            {
+                Enter(known, ref seen, field);
+                return true;
+            }
+
+            Read();
+            SkipValue();
+        }
     }
 
     /// <summary>The next field of an object with free names.</summary>
@@ -205,6 +215,44 @@ internal ref struct JsonBody
         var line = before.Count((byte)'\n') + 1;
         var column = consumed - (before.LastIndexOf((byte)'\n') + 1);
         return new JsonFaultException($"{message} at line {line} column {column}");
+    }
+
+    private readonly int Find(ReadOnlySpan<string> known)
+    {
+        for (var i = 0; i < known.Length; i++)
+        {
+            if (_reader.ValueTextEquals(known[i]))
+            {
+                return i;
+            }
+        }
+
+        return -1;
+    }
+
+    private void Enter(ReadOnlySpan<string> known, ref uint seen, int field)
+    {
+        if ((seen & (1u << field)) != 0)
+        {
+            throw Fault($"duplicate field `{known[field]}`");
+        }
+
+        seen |= 1u << field;
+        Read();
+    }
+
+    // To the last token of the value that the reader stands on.
+    private void SkipValue()
+    {
+        var depth = _reader.CurrentDepth;
+        if (_reader.TokenType is JsonTokenType.StartObject or JsonTokenType.StartArray)
+        {
+            do
+            {
+                Read();
+            }
+            while (_reader.CurrentDepth > depth);
+        }
     }
 
     private void Read()

@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using Fleet.Vmm.Devices;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 
@@ -29,16 +30,13 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private const string NotBeforeStart = "The requested operation is not supported before starting the microVM.";
     private const string NotAfterStart = "The requested operation is not supported after starting the microVM.";
 
-    private const string DriveError = "Drive config error: Unable to create the virtio block device: ";
-
     private static readonly TimeSpan MetricsPeriod = TimeSpan.FromSeconds(60);
 
     private BootSource? _bootSource;
     private MachineConfig _machineConfig = new();
     private LoggerConfig? _logger;
     private string? _statusPortPath;
-    private readonly List<DriveConfig> _drives = [];
-    private bool _entropy;
+    private readonly ConfiguredDevices _devices = new();
     private IMachine? _machine;
     private LoopTimer? _metricsTimer;
 
@@ -88,7 +86,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         OnlyBeforeStart();
         if (config.LogPath is { } path)
         {
-            CheckPath(path, "Logger error: ");
+            ConfiguredDevices.CheckPath(path, "Logger error: ");
         }
 
         try
@@ -111,7 +109,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
             throw new ApiFaultException("Metrics error: Reinitialization of metrics not allowed.");
         }
 
-        CheckPath(config.MetricsPath, "Metrics error: ");
+        ConfiguredDevices.CheckPath(config.MetricsPath, "Metrics error: ");
         LoopTimer? timer = null;
         try
         {
@@ -128,56 +126,50 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         _metricsTimer.Start(MetricsPeriod, MetricsPeriod);
     }
 
-    /// <summary>A new drive, or another configuration of one that has the id already.</summary>
-    public void SetDrive(DriveConfig drive)
+    /// <summary>The devices, to be configured; not any more once the machine was started.</summary>
+    public ConfiguredDevices DevicesBeforeStart
     {
-        OnlyBeforeStart();
-        UseDisk(drive.PathOnHost, () => new DiskFile(drive.PathOnHost, drive.IsReadOnly).Dispose());
-        var index = _drives.FindIndex(known => known.Id == drive.Id);
-        if (drive.IsRoot && _drives.FindIndex(known => known.IsRoot) is var root and >= 0 && root != index)
+        get
         {
-            throw new ApiFaultException("Drive config error: A root block device already exists!");
-        }
-
-        if (index >= 0)
-        {
-            _drives[index] = drive;
-        }
-        else if (_drives.Count == DriveConfig.Most)
-        {
-            throw new ApiFaultException("Drive config error: Could not allocate GSI: The requested resource is not available.");
-        }
-        else
-        {
-            _drives.Add(drive);
+            OnlyBeforeStart();
+            return _devices;
         }
     }
 
-    /// <summary>Puts another file behind a drive of the running machine; null: the same one, looked at anew.</summary>
-    public void UpdateDrive(string driveId, string? pathOnHost)
+    /// <summary>The devices of the machine, to be changed.</summary>
+    public RunningDevices RunningDevices => new(_devices, Started());
+
+    /// <summary>Every limiter of the running machine: where it is, what is in force, what passed and what had to wait.</summary>
+    public void WriteLimiters(Utf8JsonWriter json)
     {
-        var machine = Started();
-        var index = _drives.FindIndex(known => known.Id == driveId);
-        if (index < 0)
+        var devices = Started().Devices;
+        json.WriteStartObject();
+        json.WriteStartArray("limiters");
+        foreach (var device in devices)
         {
-            throw new ApiFaultException("Drive config error: Device not found");
+            foreach (var (queue, limiter) in device.Limiters)
+            {
+                json.WriteStartObject();
+                json.WriteString("device", device.Path);
+                json.WriteString("queue", queue);
+                json.WritePropertyName("rate_limiter");
+                LimiterConfig.Write(json, limiter.Settings);
+                json.WriteNumber("passed_ops", limiter.PassedOperations);
+                json.WriteNumber("passed_bytes", limiter.PassedBytes);
+                json.WriteNumber("throttled_count", limiter.Throttled);
+                json.WriteNumber("throttled_us", limiter.ThrottledTime / TimeSpan.TicksPerMicrosecond);
+                json.WriteEndObject();
+            }
         }
 
-        var drive = pathOnHost is null ? _drives[index] : _drives[index] with { PathOnHost = pathOnHost };
-        UseDisk(drive.PathOnHost, () => machine.ReplaceDisk(driveId, drive.PathOnHost));
-        _drives[index] = drive;
-    }
-
-    public void AddEntropy()
-    {
-        OnlyBeforeStart();
-        _entropy = true;
+        json.WriteEndArray();
+        json.WriteEndObject();
     }
 
     public void SetStatusPort(string outputPath)
     {
         OnlyBeforeStart();
-        CheckPath(outputPath, "Status port error: ");
+        ConfiguredDevices.CheckPath(outputPath, "Status port error: ");
         _statusPortPath = outputPath;
     }
 
@@ -202,11 +194,10 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
                     InitrdPath = _bootSource.InitrdPath,
                     BootArgs = _bootSource.BootArgs ?? DefaultBootArgs,
                     StatusPortPath = _statusPortPath,
-                    Disks = [.. _drives.OrderByDescending(drive => drive.IsRoot).Select(drive => drive.ToDisk())],
-                    Root = _drives.Find(drive => drive.IsRoot) is { } root
-                        ? new RootDevice(root.PartUuid is { } uuid ? "PARTUUID=" + uuid : "/dev/vda", root.IsReadOnly)
-                        : null,
-                    Entropy = _entropy,
+                    Disks = _devices.Disks,
+                    Root = _devices.Root,
+                    Networks = _devices.Networks,
+                    Entropy = _devices.Entropy,
                 },
                 loop);
             machine.Ended += OnEnded;
@@ -224,6 +215,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
 
         _machine = machine;
+        metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
         State = MicrovmState.Running;
         log.Info($"The microVM runs: {_machineConfig.VcpuCount} vCPUs, {_machineConfig.MemSizeMib} MiB, kernel {_bootSource.KernelImagePath}.");
         FlushMetricsOrWarn();
@@ -282,13 +274,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     {
         json.WriteStartObject();
         json.WriteNull("balloon");
-        json.WriteStartArray("drives");
-        foreach (var drive in _drives)
-        {
-            drive.Write(json);
-        }
-
-        json.WriteEndArray();
+        _devices.WriteDrives(json);
         json.WritePropertyName("boot-source");
         BootSource.Write(json, _bootSource);
         json.WriteNull("cpu-config");
@@ -308,23 +294,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         metrics.WriteConfiguration(json);
         json.WriteNull("memory-hotplug");
         json.WriteNull("mmds-config");
-        json.WriteStartArray("network-interfaces");
-        json.WriteEndArray();
+        _devices.WriteNetworks(json);
         json.WriteStartArray("pmem");
         json.WriteEndArray();
         json.WriteNull("vsock");
-        json.WritePropertyName("entropy");
-        if (_entropy)
-        {
-            json.WriteStartObject();
-            json.WriteNull("rate_limiter");
-            json.WriteEndObject();
-        }
-        else
-        {
-            json.WriteNullValue();
-        }
-
+        _devices.WriteEntropy(json);
         json.WritePropertyName("fleet-status-port");
         if (_statusPortPath is null)
         {
@@ -381,36 +355,9 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
 
     private ulong Microseconds(long since) => (ulong)(clock.GetElapsedTime(since).Ticks / TimeSpan.TicksPerMicrosecond);
 
-    private static void CheckPath(string path, string prefix)
-    {
-        if (path.Length == 0)
-        {
-            throw new ApiFaultException(prefix + "the path is empty.");
-        }
-
-        // The kernel would read such a path up to the NUL and so open something else than was asked for.
-        if (path.Contains('\0'))
-        {
-            throw new ApiFaultException(prefix + "the path contains a NUL character.");
-        }
-    }
-
-    private static void UseDisk(string path, Action open)
-    {
-        CheckPath(path, DriveError);
-        try
-        {
-            open();
-        }
-        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
-        {
-            throw new ApiFaultException($"{DriveError}{failure.Message} ({path})", inner: failure);
-        }
-    }
-
     private static void CheckFile(string path, string prefix, string what)
     {
-        CheckPath(path, prefix);
+        ConfiguredDevices.CheckPath(path, prefix);
         try
         {
             _ = Descriptors.close(Descriptors.OpenRegularFile(path));

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Fleet.Vmm.Devices;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 
@@ -12,13 +13,18 @@ internal enum Counter
     GetVmmVersion,
     GetVmConfig,
     GetVcpus,
+    GetLimiters,
     I8042Resets,
     MissedMetrics,
     MissedLogLines,
     PatchDrive,
     PatchDriveFails,
+    PatchEntropy,
+    PatchEntropyFails,
     PatchMachineConfig,
     PatchMachineConfigFails,
+    PatchNetwork,
+    PatchNetworkFails,
     PatchVm,
     PatchVmFails,
     PutActions,
@@ -33,6 +39,8 @@ internal enum Counter
     PutMachineConfigFails,
     PutMetrics,
     PutMetricsFails,
+    PutNetwork,
+    PutNetworkFails,
     PutEntropy,
     PutEntropyFails,
     PutStatusPort,
@@ -62,13 +70,18 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("get_api_requests", "vmm_version_count"),
         ("get_api_requests", "vm_config_count"),
         ("get_api_requests", "fleet_vcpus_count"),
+        ("get_api_requests", "fleet_limiters_count"),
         ("i8042", "reset_count"),
         ("logger", "missed_metrics_count"),
         ("logger", "missed_log_count"),
         ("patch_api_requests", "drive_count"),
         ("patch_api_requests", "drive_fails"),
+        ("patch_api_requests", "fleet_entropy_count"),
+        ("patch_api_requests", "fleet_entropy_fails"),
         ("patch_api_requests", "machine_cfg_count"),
         ("patch_api_requests", "machine_cfg_fails"),
+        ("patch_api_requests", "network_count"),
+        ("patch_api_requests", "network_fails"),
         ("patch_api_requests", "vm_count"),
         ("patch_api_requests", "vm_fails"),
         ("put_api_requests", "actions_count"),
@@ -83,6 +96,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "machine_cfg_fails"),
         ("put_api_requests", "metrics_count"),
         ("put_api_requests", "metrics_fails"),
+        ("put_api_requests", "network_count"),
+        ("put_api_requests", "network_fails"),
         ("put_api_requests", "fleet_entropy_count"),
         ("put_api_requests", "fleet_entropy_fails"),
         ("put_api_requests", "fleet_status_port_count"),
@@ -101,6 +116,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 
     private readonly ulong[] _now = new ulong[Names.Length];
     private readonly ulong[] _written = new ulong[Names.Length];
+    private IReadOnlyList<DeviceMetrics> _devices = [];
     private MetricsConfig? _config;
     private int _sink = -1;
 
@@ -153,6 +169,9 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         Set(Counter.I8042Resets, machine.I8042Resets);
     }
 
+    /// <summary>From now on these devices' counters are written as well. Those of a kind stand together.</summary>
+    public void ObserveDevices(IReadOnlyList<DeviceMetrics> devices) => _devices = devices;
+
     public void ObserveLog(VmmLog log) => Set(Counter.MissedLogLines, log.Missed);
 
     /// <summary>Appends a line; false when metrics are configured and the sink did not take it. Never waits.</summary>
@@ -170,6 +189,11 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         }
 
         _now.CopyTo(_written, 0);
+        foreach (var device in _devices)
+        {
+            device.Commit();
+        }
+
         return true;
     }
 
@@ -232,6 +256,55 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         }
 
         json.WriteEndObject();
+        WriteDevices(json);
+        json.WriteEndObject();
+    }
+
+    // All of a kind together under the kind's name, then each under its own.
+    private void WriteDevices(Utf8JsonWriter json)
+    {
+        for (var first = 0; first < _devices.Count;)
+        {
+            var kind = _devices[first];
+            var next = first + 1;
+            while (next < _devices.Count && _devices[next].Group == kind.Group)
+            {
+                next++;
+            }
+
+            json.WriteStartObject(kind.Group);
+            for (var name = 0; name < kind.Names.Length; name++)
+            {
+                var sum = 0ul;
+                for (var i = first; i < next; i++)
+                {
+                    sum += _devices[i].Since(name);
+                }
+
+                json.WriteNumber(kind.Names[name], sum);
+            }
+
+            json.WriteEndObject();
+            for (; first < next; first++)
+            {
+                WriteInstance(json, _devices[first]);
+            }
+        }
+    }
+
+    private static void WriteInstance(Utf8JsonWriter json, DeviceMetrics device)
+    {
+        if (device.Instance is null)
+        {
+            return;
+        }
+
+        json.WriteStartObject($"{device.Group}_{device.Instance}");
+        for (var name = 0; name < device.Names.Length; name++)
+        {
+            json.WriteNumber(device.Names[name], device.Since(name));
+        }
+
         json.WriteEndObject();
     }
 }

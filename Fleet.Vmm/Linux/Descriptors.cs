@@ -57,10 +57,10 @@ internal static unsafe partial class Descriptors
         return fd >= 0 ? fd : throw SystemCallException.Last("open");
     }
 
-    /// <summary>Opens a device such as /dev/kvm for reading and writing.</summary>
-    public static int OpenDevice(string path)
+    /// <summary>Opens a device such as /dev/kvm for reading and writing, with further flags.</summary>
+    public static int OpenDevice(string path, int flags = 0)
     {
-        var fd = open(path, ReadWrite | NoTerminal | CloseOnExec, 0);
+        var fd = open(path, ReadWrite | NoTerminal | CloseOnExec | flags, 0);
         return fd >= 0 ? fd : throw SystemCallException.Last("open");
     }
 

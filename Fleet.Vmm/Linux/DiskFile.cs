@@ -11,44 +11,47 @@ namespace Fleet.Vmm.Linux;
 internal sealed unsafe partial class DiskFile(string path, bool readOnly)
     : FileContent(path, readOnly ? Descriptors.ReadOnly : Descriptors.ReadWrite)
 {
-    /// <summary>Fills the span from a position; false when the host can't read it.</summary>
-    public bool TryFill(ulong offset, Span<byte> target)
+    /// <summary>For the kernel's asynchronous interface.</summary>
+    public int Handle => Descriptor;
+
+    /// <summary>Fills the pieces from a position; false when the host can't read it.</summary>
+    /// <remarks>The caller answers for the pieces: so many bytes each that may be written.</remarks>
+    public bool TryFill(ulong offset, IoPiece* pieces, int count) => TryMove(offset, pieces, count, reads: true);
+
+    /// <summary>Writes the pieces at a position; false when the host can't (a full disk, a limit).</summary>
+    /// <remarks>The caller answers for the pieces: so many bytes each.</remarks>
+    public bool TryWrite(ulong offset, IoPiece* pieces, int count) => TryMove(offset, pieces, count, reads: false);
+
+    private bool TryMove(ulong offset, IoPiece* pieces, int count, bool reads)
     {
-        try
+        while (count > 0)
         {
-            return TryRead(offset, target);
-        }
-        catch (SystemCallException)
-        {
-            return false;
-        }
-    }
-
-    /// <summary>Writes the span at a position; false when the host can't (a full disk, a limit).</summary>
-    public bool TryWrite(ulong offset, ReadOnlySpan<byte> source)
-    {
-        while (!source.IsEmpty)
-        {
-            nint put;
-
-            // SAFETY: pinned for the call, length as given.
-            fixed (byte* start = source)
+            // SAFETY: the caller's pieces; below they are made shorter by what was moved, never longer.
+            var moved = reads ? preadv(Descriptor, pieces, count, (long)offset) : pwritev(Descriptor, pieces, count, (long)offset);
+            if (moved <= 0)
             {
-                put = pwrite(Descriptor, start, source.Length, (long)offset);
-            }
-
-            if (put <= 0)
-            {
-                if (put < 0 && Marshal.GetLastPInvokeError() == SystemCallException.Interrupted)
+                if (moved < 0 && Marshal.GetLastPInvokeError() == SystemCallException.Interrupted)
                 {
                     continue;
                 }
 
+                // The end of a file that was cut short meanwhile is an error too.
                 return false;
             }
 
-            source = source[(int)put..];
-            offset += (ulong)put;
+            offset += (ulong)moved;
+            for (var left = (nuint)moved; left > 0;)
+            {
+                var part = Math.Min(left, pieces->Length);
+                pieces->Start += part;
+                pieces->Length -= part;
+                left -= part;
+                if (pieces->Length == 0)
+                {
+                    pieces++;
+                    count--;
+                }
+            }
         }
 
         return true;
@@ -58,7 +61,10 @@ internal sealed unsafe partial class DiskFile(string path, bool readOnly)
     public bool TryFlush() => fdatasync(Descriptor) == 0;
 
     [LibraryImport("libc", SetLastError = true)]
-    private static partial nint pwrite(int fd, byte* buffer, nint size, long offset);
+    private static partial nint preadv(int fd, IoPiece* pieces, int count, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint pwritev(int fd, IoPiece* pieces, int count, long offset);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fdatasync(int fd);

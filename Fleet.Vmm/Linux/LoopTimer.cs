@@ -34,11 +34,11 @@ internal sealed unsafe partial class LoopTimer : IDisposable
         }
     }
 
-    /// <summary>Arms it anew; <see cref="TimeSpan.Zero"/> as period means once. A due time below 1 ms counts as 1 ms.</summary>
+    /// <summary>Arms it anew; <see cref="TimeSpan.Zero"/> as period means once. A due time of none counts as the shortest there is.</summary>
     public void Start(TimeSpan due, TimeSpan period)
     {
         var times = stackalloc long[4];
-        var dueTicks = Math.Max(due.Ticks, TimeSpan.TicksPerMillisecond);
+        var dueTicks = Math.Max(due.Ticks, 1);
         times[0] = period.Ticks / TimeSpan.TicksPerSecond;
         times[1] = period.Ticks % TimeSpan.TicksPerSecond * 100;
         times[2] = dueTicks / TimeSpan.TicksPerSecond;

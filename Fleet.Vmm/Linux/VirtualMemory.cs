@@ -44,11 +44,11 @@ internal static unsafe partial class VirtualMemory
         return address;
     }
 
-    /// <summary>A descriptor's memory, shared with the kernel.</summary>
-    public static void* MapShared(int fd, nuint size)
+    /// <summary>A descriptor's memory, shared with the kernel, from an offset on.</summary>
+    public static void* MapShared(int fd, nuint size, long offset = 0)
     {
         // SAFETY: without MAP_FIXED the mapping goes where nothing is. It outlives the descriptor; only Unmap ends it.
-        var address = mmap(null, size, ReadWrite, Shared, fd, 0);
+        var address = mmap(null, size, ReadWrite, Shared, fd, offset);
         return address != (void*)-1 ? address : throw SystemCallException.Last("mmap");
     }
 

@@ -1,5 +1,6 @@
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Machines;
 
@@ -32,6 +33,15 @@ internal interface IMachine : IDisposable
     /// <see cref="NotARegularFileException"/>, and then the old one stays.
     /// </summary>
     void ReplaceDisk(string id, string path);
+
+    /// <summary>
+    /// Changes a limiter; whoever waits at it looks again. False when no device has that place in the API
+    /// (<see cref="VirtioDevice.Path"/>) and such a queue with a limiter.
+    /// </summary>
+    bool Retune(string device, string? queue, LimiterSettings update);
+
+    /// <summary>The devices, in the order in which the guest finds them.</summary>
+    IReadOnlyList<VirtioDevice> Devices { get; }
 
     /// <summary>Ends the machine from outside. <see cref="Ended"/> follows within a bounded time.</summary>
     void Stop();
@@ -72,8 +82,11 @@ internal sealed record MachineSettings
     /// <summary>Where the guest's kernel finds its root file system; null: it is told nothing.</summary>
     public RootDevice? Root { get; init; }
 
-    /// <summary>A virtio device that gives the guest randomness of the host.</summary>
-    public bool Entropy { get; init; }
+    /// <summary>Network interfaces, in the order in which the guest finds them.</summary>
+    public IReadOnlyList<NetworkSettings> Networks { get; init; } = [];
+
+    /// <summary>Limits of a virtio device that gives the guest randomness of the host; null: there is none.</summary>
+    public LimiterSettings? Entropy { get; init; }
 
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }

@@ -3,6 +3,7 @@ using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Machines;
 
@@ -36,6 +37,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private readonly Action<string> _onStuck;
     private readonly Action<string> _onWarning;
     private readonly TimeSpan _watchPeriod;
+    private readonly VirtioDevice[] _devices;
     private ConsoleInput? _input;
     private LoopTimer? _watch;
     private MachineEnd? _end;
@@ -55,6 +57,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _loop = loop;
         _parts = parts;
         _watchPeriod = watchPeriod;
+        _devices = [.. parts.Virtio.Select(static slot => slot.Device)];
         _onStuck = onStuck;
         _onWarning = onWarning;
         _vcpus = new Vcpu[parts.Vcpus.Length];
@@ -81,6 +84,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
     public event Action<MachineEnd>? Ended;
 
     public IReadOnlyList<int> VcpuThreads => _started ? _threads : [];
+
+    public IReadOnlyList<VirtioDevice> Devices => _devices;
 
     public bool IsEnding => Volatile.Read(ref _end) is not null;
 
@@ -158,12 +163,35 @@ internal sealed class Machine : IMachine, IVcpuOwner
     {
         foreach (var slot in _parts.Virtio)
         {
-            if (slot.Device is BlockDevice disk && disk.Name == id)
+            if (slot.Device is BlockDevice disk && disk.Path == BlockDevice.PathOf(id))
             {
                 slot.Transport.ChangeConfiguration(() => disk.Replace(path));
                 return;
             }
         }
+    }
+
+    public bool Retune(string device, string? queue, LimiterSettings update)
+    {
+        foreach (var slot in _parts.Virtio)
+        {
+            if (slot.Device.Path != device)
+            {
+                continue;
+            }
+
+            foreach (var limited in slot.Device.Limiters)
+            {
+                if (limited.Queue == queue)
+                {
+                    slot.Transport.Change(() => limited.Limiter.Update(update));
+                    slot.Wake();
+                    return true;
+                }
+            }
+        }
+
+        return false;
     }
 
     public void Stop() => ReportEnd(new MachineEnd(MachineEndKind.Stopped, "The microVM was stopped from outside."));

@@ -170,9 +170,14 @@ internal sealed class MachineFactory : IMachineFactory
             yield return OpenDisk(disk, memory);
         }
 
-        if (settings.Entropy)
+        foreach (var network in settings.Networks)
         {
-            yield return new EntropyDevice(memory);
+            yield return OpenNetwork(network, memory);
+        }
+
+        if (settings.Entropy is { } limits)
+        {
+            yield return new EntropyDevice(memory, limits, TimeProvider.System);
         }
     }
 
@@ -180,11 +185,24 @@ internal sealed class MachineFactory : IMachineFactory
     {
         try
         {
-            return new BlockDevice(memory, disk);
+            return new BlockDevice(memory, disk, TimeProvider.System);
         }
         catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
         {
             throw new MachineException(MachineFault.Other, $"The disk {disk.Id} can't be opened: {disk.Path}: {failure.Message}.", failure);
+        }
+    }
+
+    private static NetDevice OpenNetwork(NetworkSettings network, GuestMemory memory)
+    {
+        try
+        {
+            return new NetDevice(memory, network, new TapInterface(network.HostDevice, memory), TimeProvider.System);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new MachineException(
+                MachineFault.Other, $"The network interface {network.Id} can't be opened: {network.HostDevice}: {failure.Message}.", failure);
         }
     }
 

@@ -72,6 +72,9 @@ internal sealed unsafe class GuestMemory : IDisposable
         return new Span<byte>(Find(address, (ulong)length), length);
     }
 
+    /// <summary>Where the bytes at a guest address lie in this process, for a system call; as <see cref="Slice"/>.</summary>
+    public byte* Locate(ulong address, ulong length) => Find(address, length);
+
     public void Write(ulong address, ReadOnlySpan<byte> bytes) => bytes.CopyTo(Slice(address, bytes.Length));
 
     public void WriteUInt32(ulong address, uint value) => BinaryPrimitives.WriteUInt32LittleEndian(Slice(address, sizeof(uint)), value);

@@ -1,10 +1,12 @@
 using Fleet.Benchmarks;
+using Fleet.Benchmarks.RateLimit;
 using Fleet.Benchmarks.Start;
 
 // fleet bench NAME [--json]
 var benchmarks = new Dictionary<string, (string What, Func<IReadOnlyList<Measurement>> Run)>
 {
     ["start"] = ("VMM start to API socket and to the first guest instruction, memory beyond guest RAM", StartBenchmark.Run),
+    ["ratelimit"] = ("how near a limited device comes to its rate and its burst", RateLimitBenchmark.Run),
 };
 
 var json = args.Contains("--json");

@@ -37,7 +37,7 @@ internal sealed class MmioTransport : IMemoryDevice
     private readonly VirtioDevice _device;
     private readonly VirtQueue[] _queues;
     private readonly Action _raise;
-    private readonly Action<int> _again;
+    private readonly Action<int, TimeSpan> _again;
     private readonly Action<string> _complain;
     private uint _status;
     private uint _deviceFeaturesPage;
@@ -50,9 +50,9 @@ internal sealed class MmioTransport : IMemoryDevice
     /// <param name="device">What is behind it.</param>
     /// <param name="memory">The guest's.</param>
     /// <param name="raise">Raises the device's interrupt; any thread.</param>
-    /// <param name="again">Has <see cref="Process"/> called once more for a queue, later.</param>
+    /// <param name="again">Has <see cref="Process"/> called once more for a queue, after so long.</param>
     /// <param name="complain">Told why a device needs a reset; any thread.</param>
-    public MmioTransport(VirtioDevice device, GuestMemory memory, Action raise, Action<int> again, Action<string> complain)
+    public MmioTransport(VirtioDevice device, GuestMemory memory, Action raise, Action<int, TimeSpan> again, Action<string> complain)
     {
         _device = device;
         _raise = raise;
@@ -82,26 +82,29 @@ internal sealed class MmioTransport : IMemoryDevice
 
     private bool Active => (_status & (DriverReady | NeedsReset | Failed)) == DriverReady;
 
-    /// <summary>Works on a queue, after a notification. Nothing happens while the driver is not ready.</summary>
-    public void Process(int queue)
+    /// <summary>Works on a queue, after a notification; false while the driver is not ready, or has not enabled it.</summary>
+    public bool Process(int queue)
     {
         lock (_gate)
         {
             if (!Active || (uint)queue >= (uint)_queues.Length || !_queues[queue].IsEnabled)
             {
-                return;
+                return false;
             }
 
             try
             {
-                if (_device.Process(queue))
+                if (_device.Process(queue) is { } wait)
                 {
-                    _again(queue);
+                    _again(queue, wait);
                 }
+
+                return true;
             }
-            catch (VirtQueueException broken)
+            catch (DeviceBrokenException broken)
             {
                 Break(broken.Message);
+                return false;
             }
         }
     }
@@ -117,6 +120,15 @@ internal sealed class MmioTransport : IMemoryDevice
             {
                 Raise(ConfigurationInterrupt);
             }
+        }
+    }
+
+    /// <summary>Changes what the event loop works with, such as a limiter, while no queue is worked on.</summary>
+    public void Change(Action change)
+    {
+        lock (_gate)
+        {
+            change();
         }
     }
 
@@ -209,7 +221,12 @@ internal sealed class MmioTransport : IMemoryDevice
 
         if (offset == NotifyRegister)
         {
-            Process((int)Math.Min(value, int.MaxValue));
+            // The kernel takes it by an ioeventfd as a rule. Queues are the event loop's in any case.
+            if (value < (uint)_queues.Length)
+            {
+                _again((int)value, TimeSpan.Zero);
+            }
+
             return;
         }
 
@@ -255,6 +272,7 @@ internal sealed class MmioTransport : IMemoryDevice
             if (value == 1)
             {
                 queue.UsesEventIndex = (_driverFeatures & VirtioDevice.EventIndex) != 0;
+                queue.UsesIndirect = (_driverFeatures & VirtioDevice.IndirectDescriptors) != 0;
                 if (!queue.Enable())
                 {
                     _complain($"virtio device {_device.Id}: queue {_selectedQueue} is not set up in the guest's memory, or its size is none");
@@ -327,6 +345,11 @@ internal sealed class MmioTransport : IMemoryDevice
             case (Acknowledged | DriverKnown | FeaturesAgreed, Acknowledged | DriverKnown | FeaturesAgreed | DriverReady):
                 _status = value;
                 _device.Activate(_driverFeatures);
+                for (var i = 0; i < _queues.Length; i++)
+                {
+                    _again(i, TimeSpan.Zero);
+                }
+
                 break;
         }
     }
@@ -334,9 +357,10 @@ internal sealed class MmioTransport : IMemoryDevice
     private void Reset()
     {
         _device.Reset();
-        foreach (var queue in _queues)
+        for (var i = 0; i < _queues.Length; i++)
         {
-            queue.Reset();
+            _device.LimiterOf(i)?.Forget();
+            _queues[i].Reset();
         }
 
         _status = 0;

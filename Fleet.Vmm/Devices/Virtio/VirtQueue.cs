@@ -61,11 +61,26 @@ internal sealed class VirtQueue
     /// <summary>VIRTIO_F_EVENT_IDX was negotiated.</summary>
     public bool UsesEventIndex { get; set; }
 
+    /// <summary>VIRTIO_F_INDIRECT_DESC was negotiated.</summary>
+    public bool UsesIndirect { get; set; }
+
     /// <summary>Buffers of the request that was taken last which the device reads, in order.</summary>
     public ReadOnlySpan<GuestBuffer> Readable => _buffers.AsSpan(0, _readable);
 
     /// <summary>Buffers that the device writes, in order.</summary>
     public ReadOnlySpan<GuestBuffer> Writable => _buffers.AsSpan(_readable, _count - _readable);
+
+    /// <summary>Bytes of so many buffers.</summary>
+    public static long LengthOf(ReadOnlySpan<GuestBuffer> buffers)
+    {
+        var total = 0L;
+        foreach (var buffer in buffers)
+        {
+            total += buffer.Length;
+        }
+
+        return total;
+    }
 
     /// <summary>Accepts the driver's choice; false when the size is none or the rings do not lie in memory, aligned.</summary>
     public bool Enable()
@@ -81,7 +96,7 @@ internal sealed class VirtQueue
     {
         Size = MaxSize;
         DescriptorTable = AvailableRing = UsedRing = 0;
-        IsEnabled = UsesEventIndex = _signalledValid = false;
+        IsEnabled = UsesEventIndex = UsesIndirect = _signalledValid = false;
         _nextAvailable = _nextUsed = _signalledUsed = 0;
         _readable = _count = 0;
     }
@@ -109,17 +124,28 @@ internal sealed class VirtQueue
         return true;
     }
 
+    /// <summary>The last so many requests that were taken will be taken again.</summary>
+    public void PutBack(int count = 1) => _nextAvailable -= (ushort)count;
+
     /// <summary>Tells the driver that a request is done.</summary>
     /// <param name="head">From <see cref="TryTake"/>.</param>
     /// <param name="written">Bytes that the device wrote into it.</param>
     public void AddUsed(ushort head, uint written)
     {
+        StageUsed(head, written);
+        PublishUsed();
+    }
+
+    /// <summary>As <see cref="AddUsed"/>, but the driver does not see it before <see cref="PublishUsed"/>: several at once.</summary>
+    public void StageUsed(ushort head, uint written)
+    {
         var element = _memory.Slice(UsedRing + RingHeader + (ulong)UsedElementSize * (ulong)(_nextUsed & (Size - 1)), UsedElementSize);
         BinaryPrimitives.WriteUInt32LittleEndian(element, head);
         BinaryPrimitives.WriteUInt32LittleEndian(element[4..], written);
         _nextUsed++;
-        WriteShared(UsedRing + 2, _nextUsed);
     }
+
+    public void PublishUsed() => WriteShared(UsedRing + 2, _nextUsed);
 
     /// <summary>Whether the driver wants an interrupt for what was added since the last time this said so.</summary>
     public bool TakeInterruptNeed()
@@ -129,7 +155,7 @@ internal sealed class VirtQueue
         Interlocked.MemoryBarrier();
         var before = _signalledUsed;
         var wasValid = _signalledValid;
-        if (wasValid && before == _nextUsed)
+        if (before == _nextUsed)
         {
             return false;
         }
@@ -148,44 +174,64 @@ internal sealed class VirtQueue
     }
 
     /// <summary>
-    /// Asks to be notified of the next request; true when one came in between and the caller has to look again.
+    /// Asks to be notified of the next request behind so many that are known and were put back; true when one came in
+    /// between and the caller has to look again.
     /// </summary>
-    public bool AskForNotification()
+    public bool AskForNotification(int known = 0)
     {
+        var seen = (ushort)(_nextAvailable + known);
         if (UsesEventIndex)
         {
-            WriteShared(UsedRing + RingHeader + (ulong)UsedElementSize * Size, _nextAvailable);
+            WriteShared(UsedRing + RingHeader + (ulong)UsedElementSize * Size, seen);
             Interlocked.MemoryBarrier();
         }
 
-        return ReadShared(AvailableRing + 2) != _nextAvailable;
+        return ReadShared(AvailableRing + 2) != seen;
     }
 
     private void ReadChain(ushort head)
     {
         _readable = _count = 0;
+        var (table, entries) = (DescriptorTable, (int)Size);
         var index = head;
         var writes = false;
         while (true)
         {
-            if (index >= Size)
+            if (index >= entries)
             {
-                throw new VirtQueueException($"descriptor {index} of {Size}");
+                throw new VirtQueueException($"descriptor {index} of {entries}");
             }
 
-            if (_count == Size)
+            if (_count == _buffers.Length)
             {
                 throw new VirtQueueException("a chain of descriptors that is longer than the queue");
             }
 
-            var descriptor = _memory.Slice(DescriptorTable + (ulong)(DescriptorSize * index), DescriptorSize);
+            var descriptor = _memory.Slice(table + (ulong)(DescriptorSize * index), DescriptorSize);
             var address = BinaryPrimitives.ReadUInt64LittleEndian(descriptor);
             var length = BinaryPrimitives.ReadUInt32LittleEndian(descriptor[8..]);
             var flags = BinaryPrimitives.ReadUInt16LittleEndian(descriptor[12..]);
             var next = BinaryPrimitives.ReadUInt16LittleEndian(descriptor[14..]);
             if ((flags & Indirect) != 0)
             {
-                throw new VirtQueueException("an indirect descriptor, which was never offered");
+                // Only as the whole of a chain: what Linux sends, and one table to check.
+                if (!UsesIndirect || table != DescriptorTable || _count > 0 || (flags & HasNext) != 0)
+                {
+                    throw new VirtQueueException("an indirect descriptor where none may be");
+                }
+
+                if (length == 0 || length % DescriptorSize != 0 || length / DescriptorSize > (uint)MaxSize || !_memory.Contains(address, length))
+                {
+                    throw new VirtQueueException($"an indirect table of {length} bytes at 0x{address:x}, which is none or not in the guest's memory");
+                }
+
+                (table, entries, index) = (address, (int)(length / DescriptorSize), 0);
+                if (table == DescriptorTable)
+                {
+                    throw new VirtQueueException("its descriptor table as an indirect one");
+                }
+
+                continue;
             }
 
             if (length > LongestBuffer || !_memory.Contains(address, length))
@@ -219,4 +265,7 @@ internal sealed class VirtQueue
 }
 
 /// <summary>The driver broke the rules of a queue; the device needs a reset.</summary>
-internal sealed class VirtQueueException(string what) : Exception($"The guest's driver handed over {what}.");
+internal sealed class VirtQueueException(string what) : DeviceBrokenException($"The guest's driver handed over {what}.");
+
+/// <summary>A device can't go on before its driver has reset it.</summary>
+internal class DeviceBrokenException(string message, Exception? inner = null) : Exception(message, inner);

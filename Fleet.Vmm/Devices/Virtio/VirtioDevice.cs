@@ -1,3 +1,5 @@
+using Fleet.Vmm.RateLimiting;
+
 namespace Fleet.Vmm.Devices.Virtio;
 
 /// <summary>What of a device is its own; registers, status and queues are the transport's.</summary>
@@ -9,6 +11,18 @@ internal abstract class VirtioDevice
 
     /// <summary>VIRTIO_F_EVENT_IDX.</summary>
     public const ulong EventIndex = 1ul << 29;
+
+    /// <summary>VIRTIO_F_INDIRECT_DESC.</summary>
+    public const ulong IndirectDescriptors = 1ul << 28;
+
+    /// <summary>Its place in the API, such as <c>drives/root</c>.</summary>
+    public abstract string Path { get; }
+
+    /// <summary>What it counts, if it does.</summary>
+    public virtual DeviceMetrics? Metrics => null;
+
+    /// <summary>What its queues have to pass.</summary>
+    public virtual IReadOnlyList<QueueLimiter> Limiters => [];
 
     /// <summary>The device's number (virtio 1.2, §5).</summary>
     public abstract uint Id { get; }
@@ -38,6 +52,19 @@ internal abstract class VirtioDevice
     {
     }
 
+    /// <summary>
+    /// The machine runs: what comes from the host may be listened to. Called on the event loop without the transport's lock,
+    /// as <see cref="Leave"/> is.
+    /// </summary>
+    public virtual void Attend(IDeviceHost host)
+    {
+    }
+
+    /// <summary>The machine stands still: nothing of it may change.</summary>
+    public virtual void Leave()
+    {
+    }
+
     /// <summary>The driver let go: nothing of a request may be touched any more.</summary>
     public virtual void Reset()
     {
@@ -47,21 +74,40 @@ internal abstract class VirtioDevice
     /// The driver may have put requests into an enabled queue of an active device. Serves as many as the queue holds at
     /// most: a guest that puts in new ones all the while must not keep the thread for itself.
     /// </summary>
-    /// <returns>True when it has to be called again, after others had their turn.</returns>
+    /// <returns>When it has to be called again, after others had their turn; null when a notification will do.</returns>
     /// <exception cref="VirtQueueException">The driver broke the rules.</exception>
-    public bool Process(int queue)
+    public virtual TimeSpan? Process(int queue)
     {
         var requests = Queues[queue];
-        var budget = (int)requests.Size;
-        while (budget > 0)
+        var limiter = LimiterOf(queue);
+        TimeSpan? again = TimeSpan.Zero;
+        for (var budget = (int)requests.Size; budget > 0;)
         {
+            if (!HasRoom)
+            {
+                again = null;
+                break;
+            }
+
             if (requests.TryTake(out var head))
             {
                 budget--;
-                requests.AddUsed(head, Serve(queue, requests));
+                if (limiter is not null && !limiter.TryTake(Weigh(requests), out var wait))
+                {
+                    OnThrottled();
+                    requests.PutBack();
+                    again = wait;
+                    break;
+                }
+
+                if (Serve(queue, requests, head) is { } written)
+                {
+                    requests.AddUsed(head, written);
+                }
             }
             else if (!requests.AskForNotification())
             {
+                again = null;
                 break;
             }
         }
@@ -71,9 +117,31 @@ internal abstract class VirtioDevice
             Interrupt();
         }
 
-        return budget == 0;
+        return again;
     }
 
-    /// <summary>Serves the request that was just taken from a queue; the bytes that were written into it.</summary>
-    protected abstract uint Serve(int queue, VirtQueue request);
+    /// <summary>What a queue's requests have to pass, if anything.</summary>
+    public virtual RateLimiter? LimiterOf(int queue) => null;
+
+    /// <summary>False while no further request can be begun; the device has itself processed again when that changes.</summary>
+    protected virtual bool HasRoom => true;
+
+    /// <summary>A request has to wait at its limiter.</summary>
+    protected virtual void OnThrottled()
+    {
+    }
+
+    /// <summary>Bytes that the request that was just taken counts for its limiter; asked before each <see cref="Serve"/> where there is one.</summary>
+    protected virtual ulong Weigh(VirtQueue request) => 0;
+
+    /// <summary>
+    /// Serves the request that was just taken from a queue; the bytes that were written into it, or null when it was only
+    /// begun: the device puts its <paramref name="head"/> into the used ring itself, later.
+    /// </summary>
+    protected abstract uint? Serve(int queue, VirtQueue request, ushort head);
 }
+
+/// <summary>One limiter of a device.</summary>
+/// <param name="Queue">Which of its directions, as the API names it; null when there is one only.</param>
+/// <param name="Limiter">The limiter; of the event loop, under the transport's lock.</param>
+internal readonly record struct QueueLimiter(string? Queue, RateLimiter Limiter);

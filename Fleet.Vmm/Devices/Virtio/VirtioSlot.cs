@@ -8,11 +8,12 @@ namespace Fleet.Vmm.Devices.Virtio;
 /// One virtio device of a machine: its registers, and its eventfds to and from the kernel. Notifications of the driver
 /// come to the event loop; a vCPU does not wait for them to be served.
 /// </summary>
-internal sealed class VirtioSlot : IDisposable
+internal sealed class VirtioSlot : IDeviceHost, IDisposable
 {
     private readonly EventCounter _interrupt = new();
     private readonly EventCounter _complained = new();
     private readonly EventCounter[] _notifications;
+    private readonly LoopTimer?[] _retries;
     private readonly Action<string> _onComplaint;
     private string? _complaint;
     private EventLoop? _loop;
@@ -31,7 +32,8 @@ internal sealed class VirtioSlot : IDisposable
             _notifications[i] = new EventCounter();
         }
 
-        Transport = new MmioTransport(device, memory, _interrupt.Signal, queue => _notifications[queue].Signal(), Complain);
+        _retries = new LoopTimer?[_notifications.Length];
+        Transport = new MmioTransport(device, memory, _interrupt.Signal, Again, Complain);
     }
 
     public VirtioDevice Device { get; }
@@ -49,10 +51,17 @@ internal sealed class VirtioSlot : IDisposable
         }
     }
 
+    public EventLoop Loop => _loop ?? throw new InvalidOperationException("the device's machine stands still");
+
+    public bool Process(int queue) => Transport.Process(queue);
+
+    public void Warn(string what) => _onComplaint(what);
+
     /// <summary>Begins to serve. What was asked for meanwhile comes at once.</summary>
     public void Attend(EventLoop loop)
     {
         _loop = loop;
+        Device.Attend(this);
         loop.Add(_complained.Descriptor, () =>
         {
             _complained.Clear();
@@ -67,21 +76,45 @@ internal sealed class VirtioSlot : IDisposable
             loop.Add(_notifications[i].Descriptor, () =>
             {
                 _notifications[queue].Clear();
-                Transport.Process(queue);
+                _ = Transport.Process(queue);
             });
+
+            // Frames and the like may have come from the host meanwhile.
+            _notifications[i].Signal();
         }
     }
 
     /// <summary>Serves nothing until <see cref="Attend"/>: a paused guest's devices stand still.</summary>
     public void Leave()
     {
-        _loop?.Remove(_complained.Descriptor);
-        foreach (var notification in _notifications)
+        if (_loop is not null)
         {
-            _loop?.Remove(notification.Descriptor);
+            Device.Leave();
+        }
+
+        _loop?.Remove(_complained.Descriptor);
+        for (var i = 0; i < _notifications.Length; i++)
+        {
+            _loop?.Remove(_notifications[i].Descriptor);
+            if (_retries[i] is { } retry)
+            {
+                // Whoever waited for it looks again when there is a loop again.
+                retry.Dispose();
+                _retries[i] = null;
+                _notifications[i].Signal();
+            }
         }
 
         _loop = null;
+    }
+
+    /// <summary>Has every queue looked at again: what they waited for may have changed.</summary>
+    public void Wake()
+    {
+        foreach (var notification in _notifications)
+        {
+            notification.Signal();
+        }
     }
 
     public void Dispose()
@@ -94,6 +127,19 @@ internal sealed class VirtioSlot : IDisposable
         {
             notification.Dispose();
         }
+    }
+
+    // A vCPU's thread comes here too, but never with a wait: timers are the loop's.
+    private void Again(int queue, TimeSpan wait)
+    {
+        if (wait == TimeSpan.Zero || _loop is not { } loop)
+        {
+            _notifications[queue].Signal();
+            return;
+        }
+
+        var retry = _retries[queue] ??= new LoopTimer(loop, _notifications[queue].Signal);
+        retry.Start(wait, TimeSpan.Zero);
     }
 
     private void Complain(string why)

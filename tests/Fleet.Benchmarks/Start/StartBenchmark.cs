@@ -18,11 +18,7 @@ internal static class StartBenchmark
 
     public static IReadOnlyList<Measurement> Run()
     {
-        var vmm = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
-        if (!File.Exists(vmm))
-            throw new BenchmarkException($"{vmm} is not built: run ./fleet build");
-        if (!File.Exists("/dev/kvm"))
-            throw new BenchmarkException("no /dev/kvm on this machine, and fleet-vmm needs it");
+        var vmm = VmmProcess.Program;
         var qemu = new[] { "/usr/bin/qemu-system-x86_64", "/usr/local/bin/qemu-system-x86_64" }.FirstOrDefault(File.Exists);
         var folder = Directory.CreateTempSubdirectory("fleet-bench-").FullName;
         try

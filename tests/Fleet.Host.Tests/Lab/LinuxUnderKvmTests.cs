@@ -44,11 +44,11 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
         var result = await BootAsync(
             2,
             "cat /sys/block/vda/size /sys/block/vda/serial; echo; sha256sum </dev/vda; echo fleet was here | dd of=/dev/vda bs=512 seek=5 conv=notrunc,fsync 2>/dev/null; "
-                + "cat /sys/block/vdb/ro; echo x >/dev/vdb; sync; grep -c 'virtio[01]$' /proc/interrupts",
+                + "cat /sys/block/vdb/ro; sha256sum </dev/vdb; echo x >/dev/vdb; sync; grep -c 'virtio[01]$' /proc/interrupts",
             new JsonObject
             {
                 ["drives"] = new JsonArray(
-                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "data.img", ["cache_type"] = "Writeback" },
+                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "data.img", ["cache_type"] = "Writeback", ["io_engine"] = "Async" },
                     new JsonObject { ["drive_id"] = "fixed", ["is_root_device"] = false, ["path_on_host"] = "fixed.img", ["is_read_only"] = true }),
             },
             folder =>
@@ -60,11 +60,41 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             after: "dd if=data.img bs=512 skip=5 count=1 2>/dev/null | head -c 15; sha256sum <fixed.img; ");
         var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(disk));
         Assert.True(
-            Regex.IsMatch(result.Output, $@"2048\r?\ndata\r?\n{hash}  -\r?\n1\r?\n(.*\n)*FLEET 1 exit 0\nfleet was here\n{hash}  -\n"), result.Output);
+            Regex.IsMatch(result.Output, $@"2048\r?\ndata\r?\n{hash}  -\r?\n1\r?\n{hash}  -\r?\n(.*\n)*FLEET 1 exit 0\nfleet was here\n{hash}  -\n"), result.Output);
+    }
+
+    /// <summary>Check sums and segmentation are left to the tap both ways; hashes tell whether every byte came through.</summary>
+    [Fact]
+    public async Task Should_connect_linux_with_its_host_over_a_tap()
+    {
+        var data = new byte[8 << 20];
+        new Random(4).NextBytes(data);
+        var result = await BootAsync(
+            2,
+            "modprobe virtio_net; ip link set eth0 up; ip address add 10.77.0.2/24 dev eth0; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; "
+                + "ping -c 3 10.77.0.1 | grep received; wget -q -O /tmp/got http://10.77.0.1:8077/data; sha256sum </tmp/got; "
+                + "nc 10.77.0.1 8078 </tmp/got",
+            new JsonObject
+            {
+                ["network-interfaces"] = new JsonArray(new JsonObject
+                {
+                    ["iface_id"] = "eth0", ["host_dev_name"] = "fleet0", ["guest_mac"] = "06:00:0a:4d:00:02", ["mtu"] = 1420,
+                }),
+            },
+            folder => File.WriteAllBytes(Path.Combine(folder, "data"), data),
+            before: "busybox tunctl -t fleet0 >/dev/null; busybox ip address add 10.77.0.1/24 dev fleet0; busybox ip link set fleet0 mtu 1420 up; "
+                + "busybox httpd -p 8077 -h . ; busybox nc -l -p 8078 -e dd of=back bs=64k 2>/dev/null & ",
+            after: "wait; sha256sum <back; busybox ip link set fleet0 down; busybox tunctl -d fleet0 >/dev/null; kill $(busybox pidof httpd); ");
+        var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(data));
+        Assert.True(
+            Regex.IsMatch(
+                result.Output,
+                $@"06:00:0a:4d:00:02\r?\n1420\r?\n3 packets transmitted, 3 packets received, 0% packet loss\r?\n{hash}  -\r?\n(.*\n)*FLEET 1 exit 0\n{hash}  -\n"),
+            result.Output);
     }
 
     private async Task<LabResult> BootAsync(
-        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string after = "")
+        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "")
     {
         var program = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
         Assert.True(File.Exists(program), $"{program} is missing; build it with: ./fleet build");
@@ -87,7 +117,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), devices.ToJsonString());
             prepare?.Invoke(folder);
             return await fixture.RunAsync(
-                LabCommand.Shell($"{program} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
+                LabCommand.Shell($"{before}{program} --no-api --config-file vm.json >console.log; status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
                 Limit);
         }
         finally

@@ -1,5 +1,7 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Tests.Devices.Virtio;
 using Fleet.Vmm.Machines;
 using Xunit;
 
@@ -207,13 +209,14 @@ public sealed class ApiTests
     [InlineData("PATCH", "/machine-config", "{}", "Empty PATCH request.")]
     [InlineData("DELETE", "/drives/root", "{}", "Empty Delete request.")]
     [InlineData("PUT", "/drives/root", "{}", "An error occurred when deserializing the json body of a request: missing field `drive_id` at line 1 column 2.")]
-    [InlineData("PUT", "/drives/root", """{"drive_id": "root", "is_root_device": true, "io_engine": "Async"}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no asynchronous engine yet, say `Sync` or leave out `io_engine` at line 1 column 65.")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "b", "is_root_device": true}""", "The id from the path does not match the id from the body!")]
     [InlineData("PUT", "/drives", """{"drive_id": "b", "is_root_device": true}""", "The ID cannot be empty.")]
     [InlineData("PUT", "/drives/a-b", """{"drive_id": "a-b", "is_root_device": true}""", "API Resource IDs can only contain alphanumeric characters and underscores.")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "a", "is_root_device": true, "path_on_host": "/nowhere"}""", "Drive config error: Unable to create the virtio block device: open: No such file or directory (os error 2) (/nowhere)")]
     [InlineData("PUT", "/drives/a", """{"drive_id": "a", "is_root_device": true, "path_on_host": "/dev", "is_read_only": true}""", "Drive config error: Unable to create the virtio block device: not a regular file (/dev)")]
-    [InlineData("PUT", "/entropy", """{"rate_limiter": {}}""", "An error occurred when deserializing the json body of a request: fleet-vmm has no rate limiters yet, leave out `rate_limiter` at line 1 column 18.")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {"bandwidth": {"size": 1}}}""", "An error occurred when deserializing the json body of a request: missing field `refill_time` at line 1 column 42.")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {"bytes": 1}}""", "An error occurred when deserializing the json body of a request: unknown field `bytes`, expected `bandwidth` or `ops` at line 1 column 25.")]
+    [InlineData("PUT", "/entropy", """{"rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}""", "An error occurred when deserializing the json body of a request: invalid value: integer `-1`, expected u64 at line 1 column 36.")]
     [InlineData("PATCH", "/drives/a", """{"drive_id": "a"}""", "The requested operation is not supported before starting the microVM.")]
     [InlineData("GET", "/balloon/statistics", null, "/balloon is not supported by fleet-vmm 0.1.0.")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/no/such/kernel"}""", "Boot source error: The kernel file cannot be opened: No such file or directory (os error 2)")]
@@ -332,7 +335,7 @@ public sealed class ApiTests
         using var vmm = new RunningVmm();
         var root = vmm.Directory.File("root.img", "r");
         var data = vmm.Directory.File("data.img", "d");
-        vmm.Ok("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}", "cache_type": "Writeback"}""");
+        vmm.Ok("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}", "cache_type": "Writeback", "io_engine": "Async"}""");
         vmm.Ok("PUT", "/drives/root", $$"""{"drive_id": "root", "is_root_device": true, "path_on_host": "{{data}}"}""");
         vmm.Ok("PUT", "/drives/root", $$"""{"drive_id": "root", "is_root_device": true, "path_on_host": "{{root}}", "is_read_only": true, "io_engine": "Sync"}""");
         Assert.Equal(
@@ -340,11 +343,11 @@ public sealed class ApiTests
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": true, "path_on_host": "{{data}}"}"""));
         vmm.Ok("PUT", "/entropy", "{}");
         vmm.Start();
-        Assert.Equal([new DiskSettings("root", root, true, false), new DiskSettings("data", data, false, true)], vmm.Machines.Settings!.Disks);
+        Assert.Equal([new DiskSettings("root", root, true, false, false, new LimiterSettings(null, null)), new DiskSettings("data", data, false, true, true, new LimiterSettings(null, null))], vmm.Machines.Settings!.Disks);
         Assert.Equal(new RootDevice("/dev/vda", true), vmm.Machines.Settings.Root);
-        Assert.True(vmm.Machines.Settings.Entropy);
+        Assert.Equal(new LimiterSettings(null, null), vmm.Machines.Settings.Entropy);
         Assert.Contains(
-            $$"""{"drive_id":"data","partuuid":null,"is_root_device":false,"cache_type":"Writeback","is_read_only":false,"path_on_host":"{{data}}","rate_limiter":null,"io_engine":"Sync","socket":null}""",
+            $$"""{"drive_id":"data","partuuid":null,"is_root_device":false,"cache_type":"Writeback","is_read_only":false,"path_on_host":"{{data}}","rate_limiter":null,"io_engine":"Async","socket":null}""",
             vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
 
         vmm.Ok("PATCH", "/drives/data", $$"""{"drive_id": "data", "path_on_host": "{{root}}"}""");
@@ -354,6 +357,87 @@ public sealed class ApiTests
         Assert.Equal(
             "The requested operation is not supported after starting the microVM.",
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}"}"""));
+    }
+
+    [Fact]
+    public void Should_configure_limits_and_change_them()
+    {
+        using var vmm = new RunningVmm();
+        var path = vmm.Directory.File("data.img", "d");
+        vmm.Ok("PUT", "/entropy", """{"rate_limiter": {"bandwidth": {"size": 10, "refill_time": 20, "one_time_burst": null, "more": [{"than": 1}, "asked"]}, "ops": null}}""");
+        vmm.Ok("PUT", "/drives/d", $$"""
+            {"drive_id": "d", "is_root_device": false, "path_on_host": "{{path}}",
+             "rate_limiter": {"ops": {"one_time_burst": 5, "refill_time": 100, "size": 7}, "bandwidth": {"size": 0, "refill_time": 1} } }
+            """);
+        Assert.Equal("The requested operation is not supported before starting the microVM.", vmm.Fault("PATCH", "/entropy", "{}"));
+        Assert.Equal("The requested operation is not supported before starting the microVM.", vmm.Fault("GET", "/fleet/limiters"));
+        vmm.Start();
+        Assert.Equal(new LimiterSettings(new BucketSettings(10, 20, 0), null), vmm.Machines.Settings!.Entropy);
+        Assert.Equal(new LimiterSettings(new BucketSettings(0, 1, 0), new BucketSettings(7, 100, 5)), Assert.Single(vmm.Machines.Settings.Disks).Limits);
+        var config = vmm.Request("GET", "/vm/config").Body;
+        Assert.Contains("""
+            "rate_limiter":{"bandwidth":null,"ops":{"size":7,"one_time_burst":5,"refill_time":100}},"io_engine"
+            """.Trim(), config, StringComparison.Ordinal);
+        Assert.Contains("""
+            "entropy":{"rate_limiter":{"bandwidth":{"size":10,"one_time_burst":null,"refill_time":20},"ops":null}}
+            """.Trim(), config, StringComparison.Ordinal);
+
+        vmm.Ok("PATCH", "/drives/d", """{"drive_id": "d", "rate_limiter": {"bandwidth": {"size": 9, "refill_time": 8}, "ops": {"size": 0, "refill_time": 0}}}""");
+        vmm.Ok("PATCH", "/entropy", """{"rate_limiter": {"bandwidth": {"size": 0, "refill_time": 0}}}""");
+        var update = new LimiterSettings(new BucketSettings(9, 8, 0), new BucketSettings(0, 0, 0));
+        Assert.Contains($"retune drives/d {update}", vmm.Machines.Calls);
+        Assert.DoesNotContain(vmm.Machines.Calls, call => call.StartsWith("disk", StringComparison.Ordinal));
+        config = vmm.Request("GET", "/vm/config").Body;
+        Assert.Contains("""
+            "rate_limiter":{"bandwidth":{"size":9,"one_time_burst":null,"refill_time":8},"ops":null},"io_engine"
+            """.Trim(), config, StringComparison.Ordinal);
+        Assert.Contains("\"entropy\":{\"rate_limiter\":null}", config, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
+    public void Should_configure_network_interfaces_and_change_their_limits()
+    {
+        Skip.IfNot(OwnNetwork.IsPossible, "needs root and /dev/net/tun");
+        using var vmm = new RunningVmm(taps: ["fleet0", "fleet1"]);
+        vmm.Ok("PUT", "/network-interfaces/eth0", """
+            {"iface_id": "eth0", "host_dev_name": "fleet0", "guest_mac": "06:00:AC:10:00:02", "mtu": 9000,
+             "rx_rate_limiter": {"bandwidth": {"size": 5, "refill_time": 6, "one_time_burst": 7}}, "tx_rate_limiter": null}
+            """);
+        const string Other = """{"iface_id": "eth1", "host_dev_name": "fleet1"}""";
+        Assert.Equal(
+            "The id from the path [eth0] does not match the id from the body [eth1]!", vmm.Fault("PUT", "/network-interfaces/eth0", Other));
+        vmm.Ok("PUT", "/network-interfaces/eth1", Other);
+        Assert.Equal(
+            "Network config error: The MAC address is already in use: 06:00:ac:10:00:02",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "fleet1", "guest_mac": "06:00:ac:10:00:02"}"""));
+        Assert.Equal(
+            "Network config error: The host device name is already in use: fleet0",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "fleet0"}"""));
+        Assert.Equal(
+            "Network config error: Could not create the network device: Open tap device failed: if_nametoindex: No such device (os error 19) (fleet9)",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "fleet9"}"""));
+        Assert.StartsWith(
+            "Network config error: Could not create the network device: Open tap device failed: TUNSETIFF: Invalid argument",
+            vmm.Fault("PUT", "/network-interfaces/eth1", """{"iface_id": "eth1", "host_dev_name": "lo"}"""), StringComparison.Ordinal);
+        foreach (var bad in (string[])["\"mtu\": 67", "\"mtu\": 65536", "\"guest_mac\": \"06:00:ac:10:00\"", "\"guest_mac\": \"06:00:ac:10:00:0g\""])
+        {
+            Assert.StartsWith(
+                "An error occurred when deserializing",
+                vmm.Fault("PUT", "/network-interfaces/eth1", $$"""{"iface_id": "eth1", "host_dev_name": "fleet1", {{bad}}}"""), StringComparison.Ordinal);
+        }
+
+        vmm.Start();
+        var rx = new LimiterSettings(new BucketSettings(5, 6, 7), null);
+        var none = new LimiterSettings(null, null);
+        Assert.Equal(
+            [new NetworkSettings("eth0", "fleet0", 0x0600ac100002, 9000, rx, none), new NetworkSettings("eth1", "fleet1", null, null, none, none)],
+            vmm.Machines.Settings!.Networks);
+        vmm.Ok("PATCH", "/network-interfaces/eth0", """{"iface_id": "eth0", "tx_rate_limiter": {"ops": {"size": 3, "refill_time": 4}}}""");
+        Assert.Contains($"retune network-interfaces/eth0 {new LimiterSettings(null, new BucketSettings(3, 4, 0))}", vmm.Machines.Calls);
+        Assert.Contains(
+            """{"iface_id":"eth0","host_dev_name":"fleet0","guest_mac":"06:00:ac:10:00:02","rx_rate_limiter":{"bandwidth":{"size":5,"one_time_burst":7,"refill_time":6},"ops":null},"tx_rate_limiter":{"bandwidth":null,"ops":{"size":3,"one_time_burst":null,"refill_time":4}},"mtu":9000}""",
+            vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+        Assert.Equal("Network config error: Device not found", vmm.Fault("PATCH", "/network-interfaces/eth7", """{"iface_id": "eth7"}"""));
     }
 
     [Fact]

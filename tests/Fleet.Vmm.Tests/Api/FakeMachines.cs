@@ -1,6 +1,8 @@
 using System.Collections.Concurrent;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Api;
 
@@ -57,6 +59,14 @@ internal sealed class FakeMachines : IMachineFactory
         }
 
         public void ReplaceDisk(string id, string path) => owner.Calls.Enqueue($"disk {id} {path}");
+
+        public IReadOnlyList<VirtioDevice> Devices => [];
+
+        public bool Retune(string device, string? queue, LimiterSettings update)
+        {
+            owner.Calls.Enqueue($"retune {device} {update}");
+            return true;
+        }
 
         public void Resume() => owner.Calls.Enqueue("resume");
 

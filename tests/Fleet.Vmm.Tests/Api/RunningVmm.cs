@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using Fleet.Vmm.Api;
+using Fleet.Vmm.Tests.Devices.Virtio;
 using Xunit;
 
 namespace Fleet.Vmm.Tests.Api;
@@ -37,6 +38,12 @@ internal sealed class RunningVmm : IDisposable
     private int? _exitCode;
 
     public RunningVmm(FakeMachines? machines = null, bool waitForSocket = true, params string[] arguments)
+        : this([], machines, waitForSocket, arguments)
+    {
+    }
+
+    /// <summary>In a network of its own, with these taps.</summary>
+    public RunningVmm(string[] taps, FakeMachines? machines = null, bool waitForSocket = true, params string[] arguments)
     {
         Machines = machines ?? new FakeMachines();
         Socket = Directory.File("api.sock");
@@ -47,7 +54,15 @@ internal sealed class RunningVmm : IDisposable
 
         // A duplicate, because the VMM closes the descriptor that it is given.
         var reader = NonBlockingDuplicate((int)_signals.ClientSafePipeHandle.DangerousGetHandle());
-        _thread = new Thread(() => _exitCode = VmmProcess.Run(all, (_, _) => Machines, TimeProvider.System, () => reader)) { IsBackground = true };
+        _thread = new Thread(() =>
+        {
+            if (taps.Length > 0)
+            {
+                OwnNetwork.Enter(taps);
+            }
+
+            _exitCode = VmmProcess.Run(all, (_, _) => Machines, TimeProvider.System, () => reader);
+        }) { IsBackground = true };
         _thread.Start();
         if (waitForSocket)
         {

@@ -35,7 +35,7 @@ internal sealed class MachineRun : IDisposable
             onWarning: Warnings.Add,
             watchPeriod: TimeSpan.FromMilliseconds(100));
         Machine = factory.Build(
-            new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy },
+            new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy ? new Fleet.Vmm.RateLimiting.LimiterSettings(null, null) : null },
             Loop);
         Machine.Ended += end =>
         {

@@ -31,10 +31,11 @@ public class VirtioGuestTests
     public void Should_ignore_a_notification_of_a_queue_that_is_none()
     {
         using var run = new MachineRun(ElfImage.Pvh(Driver(notify: 5)), entropy: true);
-        run.After(TimeSpan.FromMilliseconds(200), run.Machine.Stop);
-        Assert.Equal(MachineEndKind.Stopped, run.RunToEnd().Kind);
+
+        // What it put into the queue before it was ready is served without a notification.
+        Assert.Equal(MachineEndKind.GuestShutdown, run.RunToEnd().Kind);
         Assert.Equal((ulong)Setup().Count + 1, run.Machine.ReadCounters().ExitsMmioWrite);
-        Assert.Empty(run.ConsoleBytes());
+        Assert.Equal(Bytes, run.ConsoleBytes().Length);
     }
 
     [SkippableFact]

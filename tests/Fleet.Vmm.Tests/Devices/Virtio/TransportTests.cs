@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using CsCheck;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Devices.Virtio;
 
@@ -16,7 +17,7 @@ public sealed class TransportTests : IDisposable
 
     private static readonly uint[] Likely = [1, 3, 11, 15, 0x10000, 0x20000, 0x30000, 0xffff0, 1u << 29];
 
-    private readonly VirtioDriver _driver = new(memory => new EntropyDevice(memory));
+    private readonly VirtioDriver _driver = new(memory => new EntropyDevice(memory, new LimiterSettings(null, null), TimeProvider.System));
 
     public void Dispose() => _driver.Dispose();
 
@@ -226,7 +227,8 @@ public sealed class TransportTests : IDisposable
         driver.Begin();
         driver.Descriptor(0, VirtioDriver.Data, 8, Writes);
         driver.Notify(0);
-        Assert.Equal((VirtioDriver.QueueSize, 1), (endless.Served, driver.Again));
+        Assert.Equal(VirtioDriver.QueueSize, endless.Served);
+        Assert.Equal([TimeSpan.Zero], driver.Again);
     }
 
     [Fact]
@@ -259,7 +261,7 @@ public sealed class TransportTests : IDisposable
         Gen.Select(Gen.Bool, write.Array[0, 40], poke.Array[0, 60], Gen.Int[0, 5]).Sample(
             (begun, writes, pokes, notifications) =>
             {
-                using var driver = new VirtioDriver(memory => new EntropyDevice(memory));
+                using var driver = new VirtioDriver(memory => new EntropyDevice(memory, new LimiterSettings(null, null), TimeProvider.System));
                 if (begun)
                 {
                     driver.Begin();
@@ -290,13 +292,15 @@ public sealed class TransportTests : IDisposable
 
         public int Served { get; private set; }
 
+        public override string Path => "endless";
+
         public override uint Id => 42;
 
         public override ulong Features => Version1;
 
         public override IReadOnlyList<ushort> QueueSizes { get; } = [256];
 
-        protected override uint Serve(int queue, VirtQueue request)
+        protected override uint? Serve(int queue, VirtQueue request, ushort head)
         {
             Served++;
             More();
