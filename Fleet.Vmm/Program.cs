@@ -5,6 +5,10 @@ using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 
 StandardStream.OccupyMissing();
+if (args is ["jail", ..])
+{
+    return Jailer.Run(args.AsSpan(1));
+}
 
 // A build for tests runs on the JIT runtime, which lives on executable memory and threads of its own.
 var confinement = RuntimeFeature.IsDynamicCodeSupported ? null : new Confinement();
@@ -16,3 +20,4 @@ Environment.Exit(VmmProcess.Run(
     TimeProvider.System,
     Signals.OpenEndingSignals,
     confinement is null ? null : confinement.Begin));
+return ExitCode.Ok;

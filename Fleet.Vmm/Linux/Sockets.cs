@@ -15,9 +15,15 @@ internal static unsafe partial class Sockets
     /// <summary>sun_path without the closing NUL; unix(7).</summary>
     public const int LongestPath = 107;
 
-    /// <summary>Makes the socket file, readable and writable for its owner only, and listens.</summary>
+    /// <summary>Makes the socket file, readable and writable for its owner only, and listens. One that was passed listens already.</summary>
     public static int Listen(string path, int backlog)
     {
+        if (PassedDescriptor.NumberOf(path) is { } passed)
+        {
+            var listener = PassedDescriptor.Open(passed);
+            return listener >= 0 ? listener : throw SystemCallException.Last("fcntl");
+        }
+
         var length = Encoding.UTF8.GetByteCount(path);
         if (length is 0 or > LongestPath)
         {
