@@ -29,7 +29,7 @@ internal static unsafe partial class Descriptors
     /// <summary>Opens a regular file. Anything else (a FIFO, a directory, a device) is refused, so that no open ever hangs.</summary>
     public static int OpenRegularFile(string path, int access = ReadOnly)
     {
-        var fd = open(path, access | NonBlocking | NoTerminal | CloseOnExec, 0);
+        var fd = Open(path, access | NonBlocking | NoTerminal | CloseOnExec, 0);
         if (fd < 0)
         {
             throw SystemCallException.Last("open");
@@ -53,7 +53,7 @@ internal static unsafe partial class Descriptors
     /// </summary>
     public static int OpenSink(string path)
     {
-        var fd = open(path, ReadWrite | Append | Create | NonBlocking | NoTerminal | CloseOnExec, 0x180);
+        var fd = Open(path, ReadWrite | Append | Create | NonBlocking | NoTerminal | CloseOnExec, 0x180);
         return fd >= 0 ? fd : throw SystemCallException.Last("open");
     }
 
@@ -114,6 +114,17 @@ internal static unsafe partial class Descriptors
     /// <summary>Replaces the file in one step: whoever reads it sees the old content or the new one, never a part.</summary>
     public static void ReplaceFile(string path, ReadOnlySpan<byte> content)
     {
+        // What is behind a passed descriptor has no name that could be replaced; who passed it reads it after our end.
+        if (PassedDescriptor.NumberOf(path) is { } passed)
+        {
+            if (!WriteAll(passed, content))
+            {
+                throw SystemCallException.Last("write");
+            }
+
+            return;
+        }
+
         var temporary = OpenReplacement(path);
         var failed = !WriteAll(temporary, content) ? SystemCallException.Last("write") : null;
         Replace(path, temporary, failed);
@@ -222,6 +233,9 @@ internal static unsafe partial class Descriptors
         // SAFETY: one entry, on this frame, for the length of the call.
         return poll(&request, 1, 0) == 1 && (request.Answered & PollWritable) != 0;
     }
+
+    private static int Open(string path, int flags, uint mode) =>
+        PassedDescriptor.NumberOf(path) is { } passed ? PassedDescriptor.Open(passed) : open(path, flags, mode);
 
     [StructLayout(LayoutKind.Sequential)]
     internal struct PollRequest

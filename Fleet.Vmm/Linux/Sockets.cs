@@ -17,9 +17,15 @@ internal static unsafe partial class Sockets
 
     private const int AddressSize = 2 + LongestPath + 1;
 
-    /// <summary>Makes the socket file, readable and writable for its owner only, and listens.</summary>
+    /// <summary>Makes the socket file, readable and writable for its owner only, and listens. One that was passed listens already.</summary>
     public static int Listen(string path, int backlog)
     {
+        if (PassedDescriptor.NumberOf(path) is { } passed)
+        {
+            var listener = PassedDescriptor.Open(passed);
+            return listener >= 0 ? listener : throw SystemCallException.Last("fcntl");
+        }
+
         // SAFETY: room for the whole structure, on this frame.
         var address = stackalloc byte[AddressSize];
         var length = WriteAddress(path, new Span<byte>(address, AddressSize))

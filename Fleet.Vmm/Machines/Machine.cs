@@ -66,7 +66,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _threads = new int[_vcpus.Length];
         for (var i = 0; i < _vcpus.Length; i++)
         {
-            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, parts.Mmio, _moved, this);
+            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, parts.Mmio, _moved, this, parts.Confinement);
         }
 
         parts.PowerSwitch.Owner = this;
@@ -119,6 +119,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
             _watch = new LoopTimer(_loop, OnWatch);
             _watch.Start(_watchPeriod, _watchPeriod);
+            _parts.Confinement?.GuestRuns();
         }
         catch (Exception failure) when (failure is OutOfMemoryException or SystemCallException or ThreadStartException)
         {

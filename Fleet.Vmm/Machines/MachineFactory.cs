@@ -22,6 +22,7 @@ internal sealed class MachineFactory : IMachineFactory
     private readonly Action<string> _onStuck;
     private readonly Action<string> _onWarning;
     private readonly TimeSpan _watchPeriod;
+    private readonly IConfinement? _confinement;
 
     /// <param name="inputFd">What the guest's console reads, when it is a pipe, a FIFO or our terminal.</param>
     /// <param name="outputFd">What the guest's console writes to. Whatever has this number gets the guest's bytes: see <see cref="StandardStream.OccupyMissing"/>.</param>
@@ -29,7 +30,8 @@ internal sealed class MachineFactory : IMachineFactory
     /// <param name="onWarning">Told, on the loop, what the machine goes on without.</param>
     /// <param name="kvmPath">KVM's device.</param>
     /// <param name="watchPeriod">How often a sleeping guest is looked at; a test has less patience.</param>
-    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, Action<string> onWarning, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null)
+    /// <param name="confinement">What the machine's threads give up when they run the guest; null: nothing.</param>
+    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, Action<string> onWarning, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null, IConfinement? confinement = null)
     {
         _inputFd = inputFd;
         _outputFd = outputFd;
@@ -37,6 +39,7 @@ internal sealed class MachineFactory : IMachineFactory
         _onStuck = onStuck;
         _onWarning = onWarning;
         _watchPeriod = watchPeriod ?? Machine.DefaultWatchPeriod;
+        _confinement = confinement;
     }
 
     public IMachine Build(MachineSettings settings, EventLoop loop)
@@ -203,6 +206,7 @@ internal sealed class MachineFactory : IMachineFactory
                 Keyboard = keyboard,
                 StatusPort = statusPort,
                 StatusFile = statusFile,
+                Confinement = _confinement,
             },
             supported[..system.ReadSupportedCpuid(supported)]);
     }

@@ -41,6 +41,8 @@ internal sealed class MachineParts : IDisposable
 
     public StatusFile? StatusFile { get; init; }
 
+    public IConfinement? Confinement { get; init; }
+
     public void Dispose()
     {
         foreach (var vcpu in Vcpus)

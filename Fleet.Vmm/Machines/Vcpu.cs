@@ -40,7 +40,7 @@ internal enum VcpuActivity
 /// <see cref="IsParked"/> and <see cref="HasEnded"/> and signals <paramref name="moved"/> after each change.
 /// Nothing here allocates on an exit.
 /// </remarks>
-internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryBus mmio, EventCounter moved, IVcpuOwner owner) : IDisposable
+internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryBus mmio, EventCounter moved, IVcpuOwner owner, IConfinement? confinement = null) : IDisposable
 {
     /// <summary>Small on purpose: the thread's deepest path is a port write that formats an error.</summary>
     private const int StackSize = 256 * 1024;
@@ -126,6 +126,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     {
         try
         {
+            confinement?.EnterVcpu();
             kvm.SetSignalMask(ThreadKick.BlockHere());
             Volatile.Write(ref _threadId, ThreadKick.CurrentThread());
             moved.Signal();

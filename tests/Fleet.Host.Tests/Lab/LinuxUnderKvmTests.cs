@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Images;
 using Fleet.Host.Lab;
 using Fleet.Tests;
@@ -10,7 +11,7 @@ using Serilog.Core;
 
 namespace Fleet.Host.Tests.Lab;
 
-/// <summary>The default image under fleet-vmm, on a kernel with hardware KVM: that of a lab node.</summary>
+/// <summary>The default image under fleet-vmm in its jail, on a kernel with hardware KVM: that of a lab node.</summary>
 [Trait("Kind", "Slow")]
 public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<LabNodeFixture>
 {
@@ -62,8 +63,8 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             new JsonObject
             {
                 ["drives"] = new JsonArray(
-                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "data.img", ["cache_type"] = "Writeback", ["io_engine"] = "Async" },
-                    new JsonObject { ["drive_id"] = "fixed", ["is_root_device"] = false, ["path_on_host"] = "fixed.img", ["is_read_only"] = true }),
+                    new JsonObject { ["drive_id"] = "data", ["is_root_device"] = false, ["path_on_host"] = "/dev/fd/9", ["cache_type"] = "Writeback", ["io_engine"] = "Async" },
+                    new JsonObject { ["drive_id"] = "fixed", ["is_root_device"] = false, ["path_on_host"] = "/dev/fd/10", ["is_read_only"] = true }),
             },
             folder =>
             {
@@ -71,7 +72,8 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
                 File.WriteAllBytes(Path.Combine(folder, "fixed.img"), disk);
             },
             // Read in the node, whose changes to our files stay there.
-            after: "dd if=data.img bs=512 skip=5 count=1 2>/dev/null | head -c 15; sha256sum <fixed.img; ");
+            after: "dd if=data.img bs=512 skip=5 count=1 2>/dev/null | head -c 15; sha256sum <fixed.img; ",
+            jail: "--fd 9=edit:data.img --fd 10=read:fixed.img");
         var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(disk));
         Assert.True(
             Regex.IsMatch(result.Output, $@"2048\r?\ndata\r?\n{hash}  -\r?\n1\r?\n{hash}  -\r?\n(.*\n)*FLEET 1 exit 0\nfleet was here\n{hash}  -\n"), result.Output);
@@ -98,7 +100,8 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
             folder => File.WriteAllBytes(Path.Combine(folder, "data"), data),
             before: "busybox tunctl -t fleet0 >/dev/null; busybox ip address add 10.77.0.1/24 dev fleet0; busybox ip link set fleet0 mtu 1420 up; "
                 + "busybox httpd -p 8077 -h . ; busybox nc -l -p 8078 -e dd of=back bs=64k 2>/dev/null & ",
-            after: "wait; sha256sum <back; busybox ip link set fleet0 down; busybox tunctl -d fleet0 >/dev/null; kill $(busybox pidof httpd); ");
+            after: "wait; sha256sum <back; busybox ip link set fleet0 down; busybox tunctl -d fleet0 >/dev/null; kill $(busybox pidof httpd); ",
+            jail: "--device net/tun --netns /proc/self/ns/net");
         var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(data));
         Assert.True(
             Regex.IsMatch(
@@ -175,17 +178,19 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
                 + "until /sockets check vsock 78 1 1 >/dev/null 2>&1; do sleep 0.2; done",
             new JsonObject { ["vsock"] = new JsonObject { ["guest_cid"] = 42, ["uds_path"] = "v.sock" } },
             // The guest goes on until there is somebody at 78: when the host has had its turn.
-            before: "./sockets echo unix v.sock_77 & first=$!; { until ./sockets check unix v.sock 52 1 1 >/dev/null 2>&1; do sleep 0.2; done; "
+            before: "mkfifo in; exec 9<>in; ./sockets echo unix v.sock_77 & first=$!; { until ./sockets check unix v.sock 52 1 1 >/dev/null 2>&1; do sleep 0.2; done; "
                 + "./sockets check unix v.sock 52 50 100000 >from-host; exec ./sockets echo unix v.sock_78; } & second=$!; ",
             after: "kill $first $second; cat from-host; ls v.sock; ",
-            program: "sockets");
+            program: "sockets",
+            during: ":; ");
         Assert.True(
             Regex.IsMatch(result.Output, @"50 of 50 came back\r?\n(.*\n)*FLEET 1 exit 0\n50 of 50 came back\n$"), result.Output + result.Errors);
         Assert.Contains("No such file", result.Errors, StringComparison.Ordinal);
     }
 
     private async Task<LabResult> BootAsync(
-        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "", string? program = null, string? during = null)
+        int cpus, string script, JsonObject devices, Action<string>? prepare = null, string before = "", string after = "", string jail = "",
+        string? program = null, string? during = null)
     {
         var vmm = Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm");
         Assert.True(File.Exists(vmm), $"{vmm} is missing; build it with: ./fleet build");
@@ -201,20 +206,23 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
                 AddProgram(program, folder);
             devices["boot-source"] = new JsonObject
             {
-                ["kernel_image_path"] = image.KernelPath,
-                ["initrd_path"] = "initrd",
+                ["kernel_image_path"] = during is null ? JailCommand.Kernel : image.KernelPath,
+                ["initrd_path"] = during is null ? JailCommand.Initrd : "initrd",
                 ["boot_args"] = BootFiles.DefaultArguments,
             };
             devices["machine-config"] = new JsonObject { ["vcpu_count"] = cpus, ["mem_size_mib"] = 256 };
-            devices["fleet-status-port"] = new JsonObject { ["output_path"] = "status.log" };
+            devices["fleet-status-port"] = new JsonObject { ["output_path"] = during is null ? JailCommand.Status : "status.log" };
             await File.WriteAllTextAsync(Path.Combine(folder, "vm.json"), devices.ToJsonString());
             prepare?.Invoke(folder);
-            var run = during is null
-                ? $"{vmm} --no-api --config-file vm.json >console.log; "
-                : $"{Functions}program={vmm}; $program --api-sock api.sock --config-file vm.json <in >console.log & vmm=$!; {during} wait $vmm; ";
+
+            // Jailed, as the agent does it: the jailer ends when the VMM begins, and the VMM is not the shell's to wait for.
+            var jailed = $"{vmm} jail --id lab --uid 65534 --gid 65534 --pid-file pid --cgroup memory.max=400000000 --cgroup pids.max=64 --fd 4=read:vm.json --fd 5=write:exit.json "
+                + $"--fd 6=append:status.log --fd 7=read:{image.KernelPath} --fd 8=read:initrd {jail} -- --no-api --config-file /dev/fd/4 --exit-file /dev/fd/5 2>vmm.log >console.log || cat vmm.log; "
+                + "pid=$(tail -n 1 pid | cut -d' ' -f1); until [ -s exit.json ] || grep -q ') Z ' /proc/$pid/stat || [ ! -e /proc/$pid ]; do sleep 0.1; done; ";
+            var free = $"{Functions}program={vmm}; $program --api-sock api.sock --config-file vm.json --exit-file exit.json <in >console.log 2>vmm.log & vmm=$!; {during} wait $vmm; ";
+            const string End = "cat console.log status.log; grep -q '\"code\":0' exit.json; status=$?; [ $status = 0 ] || cat vmm.log exit.json; ";
             return await fixture.RunAsync(
-                LabCommand.Shell($"{before}{run}status=$?; cat console.log status.log; {after}exit $status") with { WorkingDirectory = folder },
-                Limit);
+                LabCommand.Shell($"{before}{(during is null ? jailed : free)}{End}{after}exit $status") with { WorkingDirectory = folder }, Limit);
         }
         finally
         {
