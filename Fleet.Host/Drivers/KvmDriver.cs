@@ -63,7 +63,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             using var time = new CancellationTokenSource(options.StartTimeout, options.Clock);
             using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation, time.Token);
             if (await vmm.BeginAsync(limit.Token).ConfigureAwait(false)) return vmm;
-            throw EndedAtOnce(launch);
+            throw EndedAtOnce(launch, process);
         }
         catch (Exception e)
         {
@@ -81,7 +81,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             }
             await vmm.DestroyAsync().ConfigureAwait(false);
             if (e is LaunchFailedException || cancellation.IsCancellationRequested) throw;
-            if (ended) throw EndedAtOnce(launch);
+            if (ended) throw EndedAtOnce(launch, process);
             throw new LaunchFailedException("vmm_failed", $"fleet-vmm started but could not be spoken to: {e.Message}", e);
         }
     }
@@ -121,10 +121,13 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         }
     }
 
-    private static LaunchFailedException EndedAtOnce(VmmLaunch launch) =>
-        FleetVmmExit.Read(launch.Directory) is { } exit
-            ? new LaunchFailedException(exit.Code, exit.Message)
+    private static LaunchFailedException EndedAtOnce(VmmLaunch launch, VmmProcess process)
+    {
+        if (FleetVmmExit.Read(launch.Directory) is { } exit) return new LaunchFailedException(exit.Code, exit.Message);
+        return process.Ended.IsCompletedSuccessfully && KvmVmm.Forbidden(process.Ended.Result, process.Pid) is { } why
+            ? new LaunchFailedException(why.Code, why.Message)
             : VmmDirectory.EndedAtOnce("fleet-vmm", launch.Directory);
+    }
 
     private static LaunchFailedException Unusable(string why) =>
         new("driver_unusable", $"The driver kvm can't be used on this host: {why}.");

@@ -6,6 +6,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
 
@@ -68,7 +69,15 @@ internal sealed class KvmVmm : RunningVmm
         return Task.CompletedTask;
     }
 
-    protected override VmmEnd Explain(ProcessEnd end) => FleetVmmExit.Read(Launch.Directory)?.AsEnd() ?? (end.Signal == BadSystemCall ? Forbidden() : Unexplained(end));
+    protected override VmmEnd Explain(ProcessEnd end) => FleetVmmExit.Read(Launch.Directory)?.AsEnd() ?? (Forbidden(end, Pid) is { } why ? Failed(why.Code, why.Message) : Unexplained(end));
+
+    /// <summary>What a VMM died of that made a system call outside its filter (docs/jail.md); null: it did not.</summary>
+    public static Reason? Forbidden(ProcessEnd end, int pid) => end.Signal != BadSystemCall ? null : new Reason
+    {
+        Code = "seccomp",
+        Message = $"fleet-vmm (pid {pid}) made a system call that its filter forbids, and the kernel ended it: a guest broke into it, or it has a defect. "
+            + $"The kernel's log names the call: dmesg | grep 'type=1326.* pid={pid} '",
+    };
 
     protected override async ValueTask ReleaseAsync()
     {
@@ -76,10 +85,6 @@ internal sealed class KvmVmm : RunningVmm
         _api.Dispose();
         if (Process.Ended.IsCompleted) await _jails.RemoveAsync(Launch).ConfigureAwait(false);
     }
-
-    private VmmEnd Forbidden() => Failed("seccomp",
-        $"fleet-vmm (pid {Pid}) made a system call that its filter forbids, and the kernel ended it: a guest broke into it, or it has a defect. "
-        + $"The kernel's log names the call: dmesg | grep 'type=1326.* pid={Pid} '.");
 
     private async Task LearnThreadsAsync(CancellationToken cancellation)
     {

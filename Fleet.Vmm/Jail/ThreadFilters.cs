@@ -175,7 +175,8 @@ internal static class ThreadFilters
             // SO_SNDBUF, SO_RCVBUF.
             Allow(CallNumbers.Setsockopt, OneOf(1, SocketLevel), OneOf(2, 7, 8)),
         ]),
-        new("io_uring of disks", ThreadKinds.Serving, [Allow(CallNumbers.IoUringSetup), Allow(CallNumbers.IoUringRegister)]),
+        // A ring is made with its disk, before the guest runs, and restricts itself: its operations pass by these filters.
+        new("io_uring of disks", ThreadKinds.Start, [Allow(CallNumbers.IoUringSetup), Allow(CallNumbers.IoUringRegister)]),
         new("taps", ThreadKinds.Serving, [Allow(CallNumbers.Ioctl, OneOf(1, (uint)TapInterface.SetInterface, (uint)TapInterface.SetHeaderSize, RequestNumbers.InterfaceIndex))]),
         new("the console's terminal", ThreadKinds.Serving,
         [

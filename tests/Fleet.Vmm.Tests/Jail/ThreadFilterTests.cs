@@ -111,6 +111,7 @@ public sealed class ThreadFilterTests
             Assert.Equal(SystemCallFilter.KillProcess, Answer(CallNumbers.Ioctl, 3, 0x5412)); // TIOCSTI
             Assert.Equal(kind == ThreadKinds.Start ? SystemCallFilter.LetThrough : SystemCallFilter.KillProcess, Answer(CallNumbers.Clone, ThreadFilters.ThreadFlags));
             Assert.Equal(SystemCallFilter.KillProcess, Answer(CallNumbers.Clone, 17));
+            Assert.Equal(kind == ThreadKinds.Start ? SystemCallFilter.LetThrough : SystemCallFilter.KillProcess, Answer(CallNumbers.IoUringSetup, 128));
             Assert.Equal(kind == ThreadKinds.Start ? SystemCallFilter.LetThrough : SystemCallFilter.KillProcess, Answer(CallNumbers.Ioctl, 3, KvmCalls.CreateVm));
             Assert.Equal(kind is ThreadKinds.Start or ThreadKinds.Vcpu ? SystemCallFilter.LetThrough : SystemCallFilter.KillProcess, Answer(CallNumbers.Ioctl, 3, KvmCalls.Run));
         }
@@ -159,7 +160,7 @@ public sealed class ThreadFilterTests
     [SkippableFact]
     public void Should_agree_with_the_headers()
     {
-        var text = new StringBuilder("#define _GNU_SOURCE\n#include <stddef.h>\n#include <sched.h>\n#include <linux/audit.h>\n#include <linux/filter.h>\n#include <linux/kvm.h>\n#include <linux/seccomp.h>\n"
+        var text = new StringBuilder("#define _GNU_SOURCE\n#include <stddef.h>\n#include <sched.h>\n#include <linux/audit.h>\n#include <linux/io_uring.h>\n#include <linux/filter.h>\n#include <linux/kvm.h>\n#include <linux/seccomp.h>\n"
             + "#include <linux/userfaultfd.h>\n#include <linux/sockios.h>\n#include <linux/if_tun.h>\n#include <sys/ioctl.h>\n#include <sys/syscall.h>\n");
         void Fact(string c, long ours) => text.Append("_Static_assert((unsigned int)(").Append(c).Append(") == ").Append((uint)ours).Append("u, \"").Append(c).Append("\");\n");
         foreach (var field in typeof(CallNumbers).GetFields(BindingFlags.Public | BindingFlags.Static))
@@ -177,6 +178,13 @@ public sealed class ThreadFilterTests
             Fact(c, ours);
         }
 
+        Fact("IORING_SETUP_R_DISABLED", IoRing.StartDisabled);
+        Fact("IORING_REGISTER_RESTRICTIONS", IoRing.RegisterRestrictions);
+        Fact("IORING_REGISTER_ENABLE_RINGS", IoRing.EnableRings);
+        Fact("IORING_RESTRICTION_SQE_OP", IoRing.AllowOperation);
+        Fact("sizeof(struct io_uring_restriction)", 16);
+        Fact("offsetof(struct io_uring_restriction, sqe_op)", 2);
+        Fact("SYS_io_uring_register", IoRing.RegisterCall);
         Fact("SECCOMP_RET_KILL_PROCESS", SystemCallFilter.KillProcess);
         Fact("SECCOMP_RET_ERRNO", SystemCallFilter.FailWith);
         Fact("SECCOMP_RET_ALLOW", SystemCallFilter.LetThrough);
