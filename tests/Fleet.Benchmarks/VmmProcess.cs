@@ -15,10 +15,14 @@ internal sealed class VmmProcess : IDisposable
     private readonly Process _process;
     private readonly HttpClient _client;
 
-    public VmmProcess()
+    /// <param name="tap">A tap that it finds, in a network of its own; null: it stays in ours and there is none.</param>
+    public VmmProcess(string? tap = null)
     {
         var socket = File("api.sock");
-        _process = Process.Start(new ProcessStartInfo(Program, ["--api-sock", socket, "--id", "bench"])
+        string[] command = tap is null
+            ? [Program, "--api-sock", socket, "--id", "bench"]
+            : ["unshare", "-n", "sh", "-c", $"busybox tunctl -t {tap} >&2 && exec \"$0\" \"$@\"", Program, "--api-sock", socket, "--id", "bench"];
+        _process = Process.Start(new ProcessStartInfo(command[0], command[1..])
         {
             RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true,
         })!;
