@@ -1,5 +1,4 @@
 using System.Text.Json;
-using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
@@ -16,10 +15,7 @@ internal sealed class ConfiguredDevices
     private const string NetworkError = "Network config error: ";
 
     /// <summary>Of disks and network interfaces, so that with one device of each other kind there is a place for all.</summary>
-    private const int Most = GuestLayout.MostVirtioDevices - OtherKinds;
-
-    /// <summary>Balloon, vsock, entropy.</summary>
-    private const int OtherKinds = 3;
+    private const int Most = 17;
 
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];

@@ -84,7 +84,6 @@ internal sealed class MachineFactory : IMachineFactory
         {
             var (parts, _) = Assemble(settings, Keep(undo, new GuestMemory(size, file)), static _ => { }, undo);
             MachineState.Restore(parts, saved.State, saved.GoesOnInRealTime);
-            GenerationId.Renew(parts.Memory, parts.Vm);
             return MachineOf(parts, loop);
         });
     }
@@ -295,7 +294,6 @@ internal sealed class MachineFactory : IMachineFactory
                 BootInformation.WriteZeroPage(memory, kernel, line.Length, initrd);
             }
 
-            GenerationId.Write(memory);
             BootRegisters.WriteTables(memory, kernel.Mode);
             MpTable.Write(memory, settings.Vcpus);
             AcpiTables.Write(memory, settings.Vcpus, settings.StatusPortPath is not null, devices);

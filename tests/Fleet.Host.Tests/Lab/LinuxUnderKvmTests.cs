@@ -133,16 +133,13 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
         Assert.Matches("\"target_mib\":150.*\"free_memory\":[0-9]", result.Output);
     }
 
-    /// <summary>
-    /// Counts on in a new process, with another disk behind its drive, and hears of its new generation id (Debian's kernel
-    /// has no driver that would take it up, but counts the interrupt).
-    /// </summary>
+    /// <summary>Counts on in a new process, with another disk behind its drive.</summary>
     [Fact]
     public async Task Should_go_on_with_linux_in_another_process_and_with_another_disk()
     {
         const string Count =
             "modprobe virtio_blk; i=0; others=0; while [ $others -lt 3 ]; do i=$((i+1)); echo 3 >/proc/sys/vm/drop_caches; disk=$(head -c 5 /dev/vda); "
-            + "echo tick $i $disk; [ \"$disk\" != other ] || others=$((others+1)); sleep 0.2; done; cat /sys/bus/acpi/devices/VMGENCTR:00/path; grep ACPI:Ged /proc/interrupts; exit 9";
+            + "echo tick $i $disk; [ \"$disk\" != other ] || others=$((others+1)); sleep 0.2; done; date +%s; exit 9";
         var result = await BootAsync(
             2,
             Count,
@@ -162,13 +159,13 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture) : IClassFixture<L
                 + "$program --api-sock api.sock <in >second.log & vmm=$!; until [ -S api.sock ]; do sleep 0.1; done; "
                 + "api PUT /snapshot/load '{\"snapshot_path\": \"state\", \"mem_file_path\": \"memory\", \"resume_vm\": true, "
                 + "\"drive_overrides\": [{\"drive_id\": \"d\", \"path_on_host\": \"other.img\"}]}'; ",
-            after: "echo second; cat second.log; ");
+            after: "echo second; cat second.log; date +%s; ");
         var ticks = Regex.Matches(result.Output, @"tick (\d+) (first|other)").Select(tick => (int.Parse(tick.Groups[1].Value, CultureInfo.InvariantCulture), tick.Groups[2].Value)).ToArray();
         Assert.True(result.Output.Contains("FLEET 1 exit 9", StringComparison.Ordinal), result.Output + result.Errors);
         Assert.Equal(Enumerable.Range(1, ticks.Length), ticks.Select(tick => tick.Item1));
         Assert.Equal("first", ticks[0].Item2);
         Assert.Equal(["other", "other", "other"], ticks[^3..].Select(tick => tick.Item2));
-        Assert.True(Regex.IsMatch(result.Output, @"second\n(tick \d+ \w+\r?\n)+.*VGEN\r?\n *\d+: +(1 +0|0 +1) .*23-edge +ACPI:Ged"), result.Output);
+        Assert.Matches(@"second\n(tick \d+ \w+\r?\n)+", result.Output);
     }
 
     /// <summary>50 connections at once each way, every one with bytes of its own that come back as they were.</summary>
