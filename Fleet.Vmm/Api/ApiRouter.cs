@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["cpu-config", "hotplug", "mmds", "pmem", "serial"];
+        ["cpu-config", "hotplug", "mmds", "pmem", "serial", "snapshot"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -114,10 +114,6 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, PatchBalloonStatistics);
             case (_, "balloon/hinting/start" or "balloon/hinting/status" or "balloon/hinting/stop"):
                 throw new ApiFaultException($"/balloon/hinting is not supported by fleet-vmm {version}.");
-            case (HttpMethod.Put, "snapshot/create"):
-                return Change(Counter.PutSnapshotCreate, Counter.PutSnapshotCreateFails, body, CreateSnapshot);
-            case (HttpMethod.Put, "snapshot/load"):
-                return Change(Counter.PutSnapshotLoad, Counter.PutSnapshotLoadFails, body, LoadSnapshot);
             case (HttpMethod.Put, "vsock"):
                 return Change(Counter.PutVsock, Counter.PutVsockFails, body, PutVsock);
             case (HttpMethod.Patch, "entropy"):
@@ -275,20 +271,6 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         var seconds = BalloonConfig.ReadInterval(ref body);
         body.End();
         microvm.RunningDevices.UpdateBalloonStatistics(seconds);
-    }
-
-    private void CreateSnapshot(ref JsonBody body)
-    {
-        var target = SnapshotTarget.Read(ref body);
-        body.End();
-        microvm.CreateSnapshot(target);
-    }
-
-    private void LoadSnapshot(ref JsonBody body)
-    {
-        var source = SnapshotSource.Read(ref body);
-        body.End();
-        microvm.LoadSnapshot(source);
     }
 
     private void PutVsock(ref JsonBody body)

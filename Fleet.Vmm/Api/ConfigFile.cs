@@ -111,39 +111,6 @@ internal sealed class ConfigFile
             microvm.ConfigureMetrics(_metrics);
         }
 
-        ApplyMachine(microvm);
-        microvm.SetBootSource(_bootSource!);
-    }
-
-    /// <summary>
-    /// Configures a microVM that is restored: the kernel is in its memory, and log and metrics are this process's own.
-    /// Throws <see cref="ApiFaultException"/>.
-    /// </summary>
-    public void Restore(Microvm microvm, SnapshotOverrides overrides)
-    {
-        Override(_drives, overrides.Drives, "drive", drive => drive.Id, (drive, path) => drive with { PathOnHost = path });
-        Override(_networks, overrides.Networks, "network interface", network => network.Id, (network, tap) => network with { HostDevice = tap });
-        if (overrides.VsockPath is { } vsock)
-        {
-            _vsock = (_vsock ?? throw new ApiFaultException("Load snapshot error: The snapshot has no vsock to override.")) with { SocketPath = vsock };
-        }
-
-        ApplyMachine(microvm);
-        microvm.RestoreBootSource(_bootSource!);
-    }
-
-    private static void Override<T>(
-        List<T> devices, IReadOnlyDictionary<string, string> overrides, string what, Func<T, string> idOf, Func<T, string, T> change)
-    {
-        foreach (var (id, value) in overrides)
-        {
-            var index = devices.FindIndex(device => idOf(device) == id);
-            devices[index >= 0 ? index : throw new ApiFaultException($"Load snapshot error: The snapshot has no {what} {id}.")] = change(devices[index], value);
-        }
-    }
-
-    private void ApplyMachine(Microvm microvm)
-    {
         if (_machineConfig is not null)
         {
             microvm.ReplaceMachineConfig(_machineConfig);
@@ -174,5 +141,6 @@ internal sealed class ConfigFile
 
         devices.Balloon = _balloon;
         devices.Entropy = _entropy;
+        microvm.SetBootSource(_bootSource!);
     }
 }

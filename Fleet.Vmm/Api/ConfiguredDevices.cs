@@ -29,8 +29,6 @@ internal sealed class ConfiguredDevices
     /// <summary>Sockets between guest and host; null: there are none.</summary>
     public VsockSettings? Vsock { get; private set; }
 
-    public bool IsEmpty => _drives.Count == 0 && _networks.Count == 0 && Balloon is null && Vsock is null && Entropy is null;
-
     /// <summary>The root disk first: the guest calls it vda.</summary>
     public IReadOnlyList<DiskSettings> Disks => [.. _drives.OrderByDescending(drive => drive.IsRoot).Select(drive => drive.ToDisk())];
 

@@ -48,10 +48,6 @@ internal enum Counter
     PutNetworkFails,
     PutEntropy,
     PutEntropyFails,
-    PutSnapshotCreate,
-    PutSnapshotCreateFails,
-    PutSnapshotLoad,
-    PutSnapshotLoadFails,
     PutVsock,
     PutVsockFails,
     PutStatusPort,
@@ -116,10 +112,6 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "network_fails"),
         ("put_api_requests", "fleet_entropy_count"),
         ("put_api_requests", "fleet_entropy_fails"),
-        ("put_api_requests", "fleet_snapshot_create_count"),
-        ("put_api_requests", "fleet_snapshot_create_fails"),
-        ("put_api_requests", "fleet_snapshot_load_count"),
-        ("put_api_requests", "fleet_snapshot_load_fails"),
         ("put_api_requests", "vsock_count"),
         ("put_api_requests", "vsock_fails"),
         ("put_api_requests", "fleet_status_port_count"),
@@ -149,12 +141,6 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 
     /// <summary>Microseconds, 0 while unknown.</summary>
     public ulong ProcessStartupCpuTime { get; set; }
-
-    /// <summary>Of the last full snapshot that was written, in microseconds.</summary>
-    public ulong SnapshotLatency { get; set; }
-
-    /// <summary>Of a snapshot's loading, resumption included, in microseconds.</summary>
-    public ulong LoadLatency { get; set; }
 
     /// <summary>Of the last pause, in microseconds.</summary>
     public ulong PauseLatency { get; set; }
@@ -262,8 +248,6 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         json.WriteNumber("process_startup_time_cpu_us", ProcessStartupCpuTime);
         json.WriteEndObject();
         json.WriteStartObject("latencies_us");
-        json.WriteNumber("full_create_snapshot", SnapshotLatency);
-        json.WriteNumber("load_snapshot", LoadLatency);
         json.WriteNumber("pause_vm", PauseLatency);
         json.WriteNumber("resume_vm", ResumeLatency);
         json.WriteEndObject();

@@ -219,7 +219,6 @@ public sealed class ApiTests
     [InlineData("PUT", "/entropy", """{"rate_limiter": {"bytes": 1}}""", "An error occurred when deserializing the json body of a request: unknown field `bytes`, expected `bandwidth` or `ops` at line 1 column 25.")]
     [InlineData("PUT", "/entropy", """{"rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}""", "An error occurred when deserializing the json body of a request: invalid value: integer `-1`, expected u64 at line 1 column 36.")]
     [InlineData("PATCH", "/drives/a", """{"drive_id": "a"}""", "The requested operation is not supported before starting the microVM.")]
-    [InlineData("PUT", "/snapshot/load", """{"snapshot_path": "a"}""", "An error occurred when deserializing the json body of a request: missing field: either `mem_backend` or `mem_file_path` is required at line 1 column 22.")]
     [InlineData("GET", "/hotplug/memory", null, "/hotplug is not supported by fleet-vmm 0.1.0.")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/no/such/kernel"}""", "Boot source error: The kernel file cannot be opened: No such file or directory (os error 2)")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/dev/zero"}""", "Boot source error: The kernel file cannot be opened: not a regular file")]
@@ -378,80 +377,6 @@ public sealed class ApiTests
         Assert.Contains($$"""
             "vsock":{"guest_cid":52,"uds_path":"{{path}}"}
             """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
-    }
-
-    [Fact]
-    public void Should_write_a_snapshot_and_take_it_up_with_other_devices()
-    {
-        using var files = new ScratchDirectory();
-        var (state, memory, disk) = (files.File("state"), files.File("memory"), files.File("disk", "d"));
-        var create = $$"""{"snapshot_path": "{{state}}", "mem_file_path": "{{memory}}", "snapshot_type": "Full"}""";
-        using (var first = new RunningVmm())
-        {
-            Assert.Equal("The requested operation is not supported before starting the microVM.", first.Fault("PUT", "/snapshot/create", create));
-            first.Ok("PUT", "/machine-config", """{"vcpu_count": 2, "mem_size_mib": 64}""");
-            first.Ok("PUT", "/drives/d", $$"""{"drive_id": "d", "is_root_device": false, "path_on_host": "{{disk}}"}""");
-            first.Ok("PUT", "/vsock", $$"""{"guest_cid": 3, "uds_path": "{{first.Directory.File("v")}}"}""");
-            first.Start();
-            Assert.Equal(
-                "Create snapshot error: Cannot save the microVM state: save/restore unavailable while running", first.Fault("PUT", "/snapshot/create", create));
-            first.Ok("PATCH", "/vm", """{"state": "Paused"}""");
-            Assert.Contains("no diff snapshots yet", first.Fault("PUT", "/snapshot/create", create.Replace("Full", "Diff", StringComparison.Ordinal)), StringComparison.Ordinal);
-            Assert.Contains(
-                "Cannot write the snapshot: open: No such file or directory",
-                first.Fault("PUT", "/snapshot/create", $$"""{"snapshot_path": "{{files.File("no/where")}}", "mem_file_path": "{{memory}}"}"""), StringComparison.Ordinal);
-            first.Ok("PUT", "/snapshot/create", create);
-            Assert.Equal("memory", File.ReadAllText(memory));
-        }
-
-        var other = files.File("other", "o");
-        using var second = new RunningVmm();
-        var load = $$"""{"snapshot_path": "{{state}}", "mem_backend": {"backend_type": "File", "backend_path": "{{memory}}"}, "resume_vm": true, "drive_overrides": [{"drive_id": "d", "path_on_host": "{{other}}"}], "vsock_override": {"uds_path": "{{second.Directory.File("w")}}"} }""";
-        second.Ok("PUT", "/logger", """{"level": "Debug"}""");
-        second.Ok("PUT", "/snapshot/load", load);
-        Assert.Equal("Running", State(second));
-        Assert.Equal((2, 64), (second.Machines.Settings!.Vcpus, second.Machines.Settings.MemoryMib));
-        Assert.Equal(other, Assert.Single(second.Machines.Settings.Disks).Path);
-        Assert.Equal(second.Directory.File("w"), second.Machines.Settings.Vsock!.SocketPath);
-        Assert.Equal((memory, false), (second.Machines.Saved!.MemoryPath, second.Machines.Saved.GoesOnInRealTime));
-        Assert.Equal(["restore", "resume"], second.Machines.Calls.Where(call => call is "restore" or "resume"));
-        Assert.Equal("The requested operation is not supported after starting the microVM.", second.Fault("PUT", "/snapshot/load", load));
-    }
-
-    [Theory]
-    [InlineData("none", "open: No such file or directory")]
-    [InlineData("other", "it is not a state file of fleet-vmm")]
-    [InlineData("version", "its version is 2, this fleet-vmm reads version 1")]
-    [InlineData("torn", "it is torn")]
-    [InlineData("changed", "its checksum is wrong")]
-    [InlineData("drive", "The snapshot has no drive x.")]
-    public void Should_end_behind_a_snapshot_that_can_not_be_loaded(string what, string why)
-    {
-        using var files = new ScratchDirectory();
-        var state = files.File("state");
-        using (var first = new RunningVmm())
-        {
-            first.Start();
-            first.Ok("PATCH", "/vm", """{"state": "Paused"}""");
-            first.Ok("PUT", "/snapshot/create", $$"""{"snapshot_path": "{{state}}", "mem_file_path": "{{files.File("memory")}}"}""");
-        }
-
-        var bytes = File.ReadAllBytes(state);
-        switch (what)
-        {
-            case "none": File.Delete(state); break;
-            case "other": File.WriteAllText(state, new string('x', 100)); break;
-            case "version": bytes[8] = 2; File.WriteAllBytes(state, bytes); break;
-            case "torn": File.WriteAllBytes(state, bytes[..^20]); break;
-            case "changed": bytes[40] ^= 1; File.WriteAllBytes(state, bytes); break;
-        }
-
-        using var vmm = new RunningVmm();
-        var overrides = what == "drive" ? ""","drive_overrides": [{"drive_id": "x", "path_on_host": "/x"}]""" : "";
-        var fault = vmm.Fault("PUT", "/snapshot/load", $$"""{"snapshot_path": "{{state}}", "mem_file_path": "{{files.File("memory")}}"{{overrides}}}""");
-        Assert.StartsWith("Load snapshot error: ", fault, StringComparison.Ordinal);
-        Assert.Contains(why, fault, StringComparison.Ordinal);
-        Assert.Equal(1, vmm.WaitForExit());
     }
 
     [Fact]
