@@ -53,20 +53,6 @@ internal static unsafe partial class VirtualMemory
         return address != (void*)-1 ? address : throw SystemCallException.Last("mmap");
     }
 
-    /// <summary>A file's content, read when it is used; what is written stays in this process. Left out of core dumps.</summary>
-    public static byte* MapPrivate(int fd, nuint size, long offset)
-    {
-        // SAFETY: without MAP_FIXED the mapping goes where nothing is.
-        var address = mmap(null, size, ReadWrite, Private | NoReserve, fd, offset);
-        if (address == (void*)-1)
-        {
-            throw SystemCallException.Last("mmap");
-        }
-
-        _ = madvise(address, size, DontDump);
-        return (byte*)address;
-    }
-
     /// <summary>Forgets the content of whole pages, which stay mapped; false when the kernel refuses.</summary>
     // SAFETY of the callers: the range lies in a mapping of theirs, and nobody counts on what is in it.
     public static bool TryDrop(void* address, nuint size) => madvise(address, size, DontNeed) == 0;

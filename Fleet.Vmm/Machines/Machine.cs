@@ -4,7 +4,6 @@ using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
-using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -90,7 +89,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     public bool IsEnding => Volatile.Read(ref _end) is not null;
 
-    public void Start(bool paused = false)
+    public void Start()
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_started || _finished)
@@ -128,12 +127,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
 
         _started = true;
-        _paused = paused;
-        if (!paused)
-        {
-            AttendDevices();
-            Command(VcpuOrder.Run);
-        }
+        AttendDevices();
+        Command(VcpuOrder.Run);
     }
 
     public void SendCtrlAltDel()
@@ -164,10 +159,6 @@ internal sealed class Machine : IMachine, IVcpuOwner
             Command(VcpuOrder.Run);
         }
     }
-
-    public void SaveState(StateWriter state) => MachineState.Save(_parts, state);
-
-    public void SaveMemory(string path) => MemoryFile.Write(path, _parts.Memory);
 
     public void ReplaceDisk(string id, string path)
     {

@@ -31,31 +31,17 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     /// <summary>Bytes must be a positive multiple of 1 MiB. Throws <see cref="SystemCallException"/> when the address space has no room.</summary>
     public GuestMemory(ulong bytes)
-        : this(bytes, static (_, size) => (nint)VirtualMemory.Allocate(size))
-    {
-    }
-
-    /// <summary>
-    /// Memory with the content of a file, low memory first. Nothing is read before it is used, and what the guest writes is
-    /// its own; the file must stay as it is. Throws <see cref="SystemCallException"/>.
-    /// </summary>
-    public GuestMemory(ulong bytes, FileContent file)
-        : this(bytes, (offset, size) => (nint)file.Map(offset, size))
-    {
-    }
-
-    private GuestMemory(ulong bytes, Func<ulong, nuint, nint> allocate)
     {
         ArgumentOutOfRangeException.ThrowIfZero(bytes);
         ArgumentOutOfRangeException.ThrowIfNotEqual(bytes % (1 << 20), 0UL);
         Low = new MemoryRange(0, Math.Min(bytes, HoleStart));
         High = new MemoryRange(HoleEnd, bytes - Low.Size);
-        _low = (byte*)allocate(0, (nuint)Low.Size);
+        _low = VirtualMemory.Allocate((nuint)Low.Size);
         if (High.Size > 0)
         {
             try
             {
-                _high = (byte*)allocate(Low.Size, (nuint)High.Size);
+                _high = VirtualMemory.Allocate((nuint)High.Size);
             }
             catch
             {

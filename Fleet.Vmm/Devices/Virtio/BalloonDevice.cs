@@ -2,7 +2,6 @@ using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
-using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -149,22 +148,6 @@ internal sealed class BalloonDevice : VirtioDevice, IDisposable
     {
         BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(ActualOffset), 0);
         _holdsStatistics = _wantsStatistics = false;
-    }
-
-    public override void Save(StateWriter state)
-    {
-        state.UInt32(TargetPages);
-        state.UInt32(ActualPages);
-        state.Flag(_holdsStatistics);
-        state.UInt16(_heldStatistics);
-    }
-
-    public override void Restore(ref StateReader state)
-    {
-        TargetPages = state.UInt32();
-        BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(ActualOffset), state.UInt32());
-        _holdsStatistics = state.Flag();
-        _heldStatistics = state.UInt16();
     }
 
     public override TimeSpan? Process(int queue)

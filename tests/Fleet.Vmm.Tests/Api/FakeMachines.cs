@@ -4,7 +4,6 @@ using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
-using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Tests.Api;
 
@@ -25,20 +24,10 @@ internal sealed class FakeMachines : IMachineFactory
 
     public MachineSettings? Settings { get; private set; }
 
-    public SavedMachine? Saved { get; private set; }
-
     public IMachine Build(MachineSettings settings, EventLoop loop)
     {
         Settings = settings;
         Calls.Enqueue("build");
-        return BuildFailure is null ? new Machine(this) : throw BuildFailure;
-    }
-
-    public IMachine Restore(MachineSettings settings, SavedMachine saved, EventLoop loop)
-    {
-        Settings = settings;
-        Saved = saved;
-        Calls.Enqueue("restore");
         return BuildFailure is null ? new Machine(this) : throw BuildFailure;
     }
 
@@ -48,7 +37,7 @@ internal sealed class FakeMachines : IMachineFactory
 
         public IReadOnlyList<int> VcpuThreads { get; private set; } = [];
 
-        public void Start(bool paused = false)
+        public void Start()
         {
             owner.Calls.Enqueue("start");
             VcpuThreads = [101, 102];
@@ -87,10 +76,6 @@ internal sealed class FakeMachines : IMachineFactory
             owner.Calls.Enqueue($"retune {device} {update}");
             return true;
         }
-
-        public void SaveState(StateWriter state) => state.Text("state");
-
-        public void SaveMemory(string path) => File.WriteAllText(path, "memory");
 
         public void Resume() => owner.Calls.Enqueue("resume");
 

@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
-using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio.Vsock;
 
@@ -154,10 +153,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
         _released.Signal();
     }
 
-    /// <summary>Connections do not come along: the guest is told that all are gone.</summary>
-    public override void Restore(ref StateReader state) => ResetConnections();
-
-    /// <summary>Ends every connection and has the guest told that all are gone.</summary>
+    /// <summary>Ends every connection and has the guest told that all are gone: it was restored from a snapshot.</summary>
     public void ResetConnections()
     {
         EndAll();
