@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Text;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -77,6 +78,11 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         TellSize();
     }
 
+    public override void Save(StateWriter writer) => writer.U64(Sectors);
+
+    /// <summary>A clone may have another file behind it, and its guest is told the size.</summary>
+    public override bool Restore(ref StateReader reader) => reader.U64() != Sectors;
+
     public void Dispose() => _file.Dispose();
 
     private void TellSize()
@@ -114,7 +120,7 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         foreach (var buffer in buffers)
         {
             var part = Math.Min(buffer.Length, header.Length);
-            _memory.Slice(buffer.Address, part).CopyTo(header);
+            _memory.View(buffer.Address, part).CopyTo(header);
             header = header[part..];
         }
 
@@ -161,8 +167,8 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
                 continue;
             }
 
-            var bytes = _memory.Slice(buffer.Address + (ulong)start, part);
-            if (toGuest ? !_file.TryFill(offset, bytes) : !_file.TryWrite(offset, bytes))
+            var place = buffer.Address + (ulong)start;
+            if (toGuest ? !_file.TryFill(offset, _memory.Slice(place, part)) : !_file.TryWrite(offset, _memory.View(place, part)))
             {
                 return StatusIoError;
             }
