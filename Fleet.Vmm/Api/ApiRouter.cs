@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["balloon", "cpu-config", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "snapshot", "vsock"];
+        ["balloon", "hotplug", "mmds", "network-interfaces", "pmem", "serial", "vsock"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -96,6 +96,12 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
             case (HttpMethod.Put, "entropy"):
                 return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
+            case (HttpMethod.Put, "cpu-config"):
+                return Change(Counter.PutCpuConfig, Counter.PutCpuConfigFails, body, PutCpuConfig);
+            case (HttpMethod.Put, "snapshot/create"):
+                return Change(Counter.PutSnapshotCreate, Counter.PutSnapshotCreateFails, body, PutSnapshotCreate);
+            case (HttpMethod.Put, "snapshot/load"):
+                return Change(Counter.PutSnapshotLoad, Counter.PutSnapshotLoadFails, body, PutSnapshotLoad);
             case (HttpMethod.Patch, "machine-config"):
                 return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
@@ -185,6 +191,27 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         }
 
         microvm.UpdateMachineConfig(update);
+    }
+
+    private void PutCpuConfig(ref JsonBody body)
+    {
+        var template = CpuTemplateBody.Read(ref body);
+        body.End();
+        microvm.SetCpuTemplate(template);
+    }
+
+    private void PutSnapshotCreate(ref JsonBody body)
+    {
+        var creation = SnapshotCreation.Read(ref body);
+        body.End();
+        microvm.CreateSnapshot(creation);
+    }
+
+    private void PutSnapshotLoad(ref JsonBody body)
+    {
+        var load = SnapshotLoad.Read(ref body);
+        body.End();
+        microvm.LoadSnapshot(load);
     }
 
     private void PutStatusPort(ref JsonBody body)

@@ -1,3 +1,4 @@
+using Fleet.Vmm.Boot;
 using Fleet.Vmm.Linux;
 
 namespace Fleet.Vmm.Api;
@@ -12,8 +13,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives",
-        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "cpu-config",
+        "balloon", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "serial", "vsock",
     ];
 
     private BootSource? _bootSource;
@@ -22,6 +23,7 @@ internal sealed class ConfigFile
     private MetricsConfig? _metrics;
     private string? _statusPort;
     private bool _entropy;
+    private CpuTemplate? _cpuTemplate;
     private readonly List<DriveConfig> _drives = [];
 
     /// <summary>Throws <see cref="ApiFaultException"/> with a sentence that names the file.</summary>
@@ -76,6 +78,7 @@ internal sealed class ConfigFile
                     }
 
                     break;
+                case 7: config._cpuTemplate = body.IsString ? LoadCpuTemplate(body.String()) : CpuTemplateBody.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -98,6 +101,72 @@ internal sealed class ConfigFile
             microvm.ConfigureMetrics(_metrics);
         }
 
+        ApplyGuest(microvm);
+        if (_cpuTemplate is not null)
+        {
+            microvm.SetCpuTemplate(_cpuTemplate);
+        }
+
+        microvm.SetBootSource(_bootSource!);
+    }
+
+    /// <summary>Puts what a load asks for in the place of what the snapshot says. Throws <see cref="ApiFaultException"/>.</summary>
+    public void Override(SnapshotLoad load)
+    {
+        _machineConfig = (_machineConfig ?? throw new ApiFaultException("the snapshot's configuration has no machine-config")) with { TrackDirtyPages = load.TrackDirtyPages };
+        _statusPort = load.StatusPortOverride is null || _statusPort is not null
+            ? load.StatusPortOverride ?? _statusPort
+            : throw NoSuch("fleet_status_port_override", "status port", "");
+        foreach (var (id, path) in load.DriveOverrides)
+        {
+            var index = _drives.FindIndex(drive => drive.Id == id);
+            _drives[index >= 0 ? index : throw NoSuch("drive_overrides", "drive", id)] = _drives[index] with { PathOnHost = path };
+        }
+
+        foreach (var (id, _) in load.NetworkOverrides)
+        {
+            throw NoSuch("network_overrides", "network interface", id);
+        }
+
+        if (load.VsockOverride is not null)
+        {
+            throw NoSuch("vsock_override", "vsock device", "");
+        }
+    }
+
+    /// <summary>Configures the guest of a snapshot; log and metrics are this process', and the processor is in the saved state.</summary>
+    public void ApplyRestored(Microvm microvm)
+    {
+        ApplyGuest(microvm);
+        microvm.AdoptBootSource(_bootSource!);
+    }
+
+    // As Firecracker's configuration files do: the template is in a file of its own.
+    private static CpuTemplate LoadCpuTemplate(string path)
+    {
+        try
+        {
+            var body = new JsonBody(Descriptors.ReadFile(path, LargestFile));
+            body.Begin();
+            var template = CpuTemplateBody.Read(ref body);
+            body.End();
+            return template;
+        }
+        catch (JsonFaultException fault)
+        {
+            throw new JsonFaultException($"{fault.Message} of the CPU template {path}");
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException or FileTooLargeException)
+        {
+            throw new JsonFaultException($"the CPU template {path} can't be read: {failure.Message}");
+        }
+    }
+
+    private static ApiFaultException NoSuch(string field, string what, string id) =>
+        new($"Load snapshot error: {field}: the snapshot has no {what}{(id.Length > 0 ? $" {id}" : "")}.");
+
+    private void ApplyGuest(Microvm microvm)
+    {
         if (_machineConfig is not null)
         {
             microvm.ReplaceMachineConfig(_machineConfig);
@@ -118,7 +187,5 @@ internal sealed class ConfigFile
         {
             microvm.AddEntropy();
         }
-
-        microvm.SetBootSource(_bootSource!);
     }
 }

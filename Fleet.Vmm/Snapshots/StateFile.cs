@@ -114,7 +114,7 @@ internal sealed record StateFile(byte[] Configuration, byte[] Machine)
     }
 
     // CRC-64 (ECMA-182, reflected) of everything but its own place.
-    private static ulong Checksum(ReadOnlySpan<byte> file) =>
+    internal static ulong Checksum(ReadOnlySpan<byte> file) =>
         ~Continue(Continue(ulong.MaxValue, file[..ChecksumOffset]), file[HeaderSize..]);
 
     private static ulong Continue(ulong checksum, ReadOnlySpan<byte> bytes)

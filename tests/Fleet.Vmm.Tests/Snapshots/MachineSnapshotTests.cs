@@ -113,7 +113,7 @@ public sealed class MachineSnapshotTests
         Assert.Equal("bc", saved.Console);
         using var second = new MachineRun([], source: saved.Source);
         second.Type("xq");
-        second.RunToEnd();
+        Assert.Equal(new MachineEnd(MachineEndKind.GuestShutdown, "The guest reset itself."), second.RunToEnd());
         Assert.Equal("Gy", second.Console());
     }
 }
