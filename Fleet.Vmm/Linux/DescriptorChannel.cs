@@ -7,9 +7,11 @@ namespace Fleet.Vmm.Linux;
 /// <remarks>All of it throws <see cref="SystemCallException"/>; nothing waits longer than it is told to.</remarks>
 internal sealed unsafe partial class DescriptorChannel : IDisposable
 {
-    private const int SocketLevel = 1;
-    private const int SendTimeout = 21;
-    private const int PassDescriptors = 1;
+    internal const int SocketLevel = 1;
+    internal const int SendTimeout = 21;
+    internal const int PassDescriptors = 1;
+
+    internal const int NameTooLong = 36;
 
     private int _fd;
 
@@ -45,8 +47,6 @@ internal sealed unsafe partial class DescriptorChannel : IDisposable
             throw failure;
         }
     }
-
-    private const int NameTooLong = 36;
 
     /// <summary>For the event loop: hung up when the other side has gone.</summary>
     public int Descriptor => _fd;
@@ -90,7 +90,7 @@ internal sealed unsafe partial class DescriptorChannel : IDisposable
 
     /// <summary>struct msghdr of x86-64.</summary>
     [StructLayout(LayoutKind.Sequential)]
-    private struct MessageHeader
+    internal struct MessageHeader
     {
         public void* Name;
         public ulong NameLength;

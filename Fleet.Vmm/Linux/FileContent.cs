@@ -9,9 +9,9 @@ internal unsafe partial class FileContent : IDisposable
     private const ulong LargestRead = 1UL << 30;
 
     private const int FromEnd = 2;
-    private const int NextData = 3;
-    private const int NextHole = 4;
-    private const int NothingThere = 6;
+    internal const int NextData = 3;
+    internal const int NextHole = 4;
+    internal const int NothingThere = 6;
 
     private int _fd;
 

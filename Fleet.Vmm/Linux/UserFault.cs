@@ -6,16 +6,16 @@ namespace Fleet.Vmm.Linux;
 /// <remarks>All of it throws <see cref="SystemCallException"/>. Memory that is registered when this is closed reads as zeros from then on.</remarks>
 internal sealed unsafe partial class UserFault : IDisposable
 {
-    private const ulong ApiVersion = 0xaa;
+    internal const ulong ApiVersion = 0xaa;
 
     /// <summary>The handler is told of pages that are given back (a balloon's), so that it serves zeros there and not what was.</summary>
-    private const ulong EventRemove = 1 << 3;
+    internal const ulong EventRemove = 1 << 3;
 
-    private const ulong Missing = 1;
-    private const nint NewFromDevice = 0xaa00;
-    private const uint Api = 0xc018aa3f;
-    private const uint RegisterRange = 0xc020aa00;
-    private const nint UserFaultCall = 323;
+    internal const ulong Missing = 1;
+    internal const nint NewFromDevice = 0xaa00;
+    internal const uint Api = 0xc018aa3f;
+    internal const uint RegisterRange = 0xc020aa00;
+    internal const nint UserFaultCall = 323;
     private const int Flags = Descriptors.CloseOnExec | Descriptors.NonBlocking;
 
     private int _fd;
@@ -75,13 +75,13 @@ internal sealed unsafe partial class UserFault : IDisposable
     }
 
     [StructLayout(LayoutKind.Sequential)]
-    private struct UserFaultApi
+    internal struct UserFaultApi
     {
         public ulong Version, Features, Ioctls;
     }
 
     [StructLayout(LayoutKind.Sequential)]
-    private struct UserFaultRange
+    internal struct UserFaultRange
     {
         public ulong Start, Length, Mode, Ioctls;
     }

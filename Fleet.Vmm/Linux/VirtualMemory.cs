@@ -8,7 +8,8 @@ internal static unsafe partial class VirtualMemory
     private const int ReadWrite = 1 | 2;
     private const int Shared = 1;
     private const int Private = 2;
-    private const int Fixed = 0x10;
+    internal const int TotalSwapWord = 8;
+    internal const int Fixed = 0x10;
     private const int Anonymous = 0x20;
     private const int NoReserve = 0x4000;
     private const int DontDump = 16;
@@ -86,11 +87,11 @@ internal static unsafe partial class VirtualMemory
     {
         get
         {
-            // struct sysinfo of x86-64: 112 bytes, totalswap is the eighth word.
+            // struct sysinfo of x86-64 is smaller.
             var information = stackalloc ulong[16];
 
             // SAFETY: on this frame, and larger than the struct.
-            return sysinfo(information) != 0 || information[7] != 0;
+            return sysinfo(information) != 0 || information[TotalSwapWord] != 0;
         }
     }
 
