@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["cpu-config", "hotplug", "mmds", "pmem", "serial", "snapshot"];
+        ["hotplug", "mmds", "pmem", "serial"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -118,6 +118,12 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutVsock, Counter.PutVsockFails, body, PutVsock);
             case (HttpMethod.Patch, "entropy"):
                 return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
+            case (HttpMethod.Put, "cpu-config"):
+                return Change(Counter.PutCpuConfig, Counter.PutCpuConfigFails, body, PutCpuConfig);
+            case (HttpMethod.Put, "snapshot/create"):
+                return Change(Counter.PutSnapshotCreate, Counter.PutSnapshotCreateFails, body, PutSnapshotCreate);
+            case (HttpMethod.Put, "snapshot/load"):
+                return Change(Counter.PutSnapshotLoad, Counter.PutSnapshotLoadFails, body, PutSnapshotLoad);
             case (HttpMethod.Patch, "machine-config"):
                 return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
@@ -211,6 +217,27 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         }
 
         microvm.UpdateMachineConfig(update);
+    }
+
+    private void PutCpuConfig(ref JsonBody body)
+    {
+        var template = CpuTemplateBody.Read(ref body);
+        body.End();
+        microvm.SetCpuTemplate(template);
+    }
+
+    private void PutSnapshotCreate(ref JsonBody body)
+    {
+        var creation = SnapshotCreation.Read(ref body);
+        body.End();
+        microvm.CreateSnapshot(creation);
+    }
+
+    private void PutSnapshotLoad(ref JsonBody body)
+    {
+        var load = SnapshotLoad.Read(ref body);
+        body.End();
+        microvm.LoadSnapshot(load);
     }
 
     private void PutStatusPort(ref JsonBody body)

@@ -31,6 +31,10 @@ internal sealed class CommandLine
         ("start-time-us", true, "When the launcher started, monotonic clock, in microseconds."),
         ("start-time-cpu-us", true, "CPU time of this process before its program began, in microseconds."),
         ("parent-cpu-time-us", true, "CPU time the launcher used, in microseconds."),
+        ("snapshot-version", false, "Prints the version of the state files that this program writes and reads, and ends."),
+        ("describe-snapshot", true, "Prints the version of a state file and ends."),
+        ("merge-diff", true, "Memory file of a diff snapshot: puts what it has into --into, and ends."),
+        ("into", true, "Memory file of the snapshot before the diff, which becomes the diff's."),
         ("boot-timer", false, "Accepted for Firecracker's callers; there is no boot timer."),
         ("no-seccomp", false, "Lets the process make every system call. For debugging: a guest that breaks out of the VMM is then held by the jail alone."),
         ("version", false, "Prints the version and ends."),
@@ -48,6 +52,17 @@ internal sealed class CommandLine
     public bool WantsVersion => Has("version");
 
     public bool NoSeccomp => Has("no-seccomp");
+
+    public bool WantsSnapshotVersion => Has("snapshot-version");
+
+    public string? DescribedSnapshot => Value("describe-snapshot");
+
+    public string? MergedDiff => Value("merge-diff");
+
+    public string? MergeTarget => Value("into");
+
+    /// <summary>No microVM is run.</summary>
+    public bool IsAboutSnapshots => WantsSnapshotVersion || DescribedSnapshot is not null || MergedDiff is not null;
 
     public string Id => Value("id") ?? DefaultId;
 
@@ -145,6 +160,11 @@ internal sealed class CommandLine
         if (Has("no-api") && !Has("config-file"))
         {
             throw new ArgumentFaultException("Argument 'config-file' required, but not found.");
+        }
+
+        if (Has("merge-diff") != Has("into"))
+        {
+            throw new ArgumentFaultException($"Argument '{(Has("into") ? "merge-diff" : "into")}' required, but not found.");
         }
 
         var id = Id;

@@ -1,3 +1,4 @@
+using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
@@ -15,8 +16,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon",
-        "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon", "cpu-config",
+        "memory-hotplug", "mmds-config", "pmem", "serial",
     ];
 
     private BootSource? _bootSource;
@@ -27,6 +28,7 @@ internal sealed class ConfigFile
     private LimiterSettings? _entropy;
     private VsockSettings? _vsock;
     private BalloonSettings? _balloon;
+    private CpuTemplate? _cpuTemplate;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -58,7 +60,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 9 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 10 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -89,6 +91,7 @@ internal sealed class ConfigFile
                     break;
                 case 8: config._vsock = VsockConfig.Read(ref body); break;
                 case 9: config._balloon = BalloonConfig.Read(ref body); break;
+                case 10: config._cpuTemplate = body.IsString ? LoadCpuTemplate(body.String()) : CpuTemplateBody.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -111,6 +114,73 @@ internal sealed class ConfigFile
             microvm.ConfigureMetrics(_metrics);
         }
 
+        ApplyGuest(microvm);
+        if (_cpuTemplate is not null)
+        {
+            microvm.SetCpuTemplate(_cpuTemplate);
+        }
+
+        microvm.SetBootSource(_bootSource!);
+    }
+
+    /// <summary>Puts what a load asks for in the place of what the snapshot says. Throws <see cref="ApiFaultException"/>.</summary>
+    public void Override(SnapshotLoad load)
+    {
+        _machineConfig = (_machineConfig ?? throw new ApiFaultException("the snapshot's configuration has no machine-config")) with { TrackDirtyPages = load.TrackDirtyPages };
+        _statusPort = load.StatusPortOverride is null || _statusPort is not null
+            ? load.StatusPortOverride ?? _statusPort
+            : throw NoSuch("fleet_status_port_override", "status port", "");
+        foreach (var (id, file) in load.DriveOverrides)
+        {
+            var index = _drives.FindIndex(drive => drive.Id == id);
+            _drives[index >= 0 ? index : throw NoSuch("drive_overrides", "drive", id)] = _drives[index] with { PathOnHost = file };
+        }
+
+        foreach (var (id, tap) in load.NetworkOverrides)
+        {
+            var index = _networks.FindIndex(network => network.Id == id);
+            _networks[index >= 0 ? index : throw NoSuch("network_overrides", "network interface", id)] = _networks[index] with { HostDevice = tap };
+        }
+
+        if (load.VsockOverride is { } path)
+        {
+            _vsock = (_vsock ?? throw NoSuch("vsock_override", "vsock device", "")) with { SocketPath = path };
+        }
+    }
+
+    /// <summary>Configures the guest of a snapshot; log and metrics are this process', and the processor is in the saved state.</summary>
+    public void ApplyRestored(Microvm microvm)
+    {
+        ApplyGuest(microvm);
+        microvm.AdoptBootSource(_bootSource!);
+    }
+
+    // As Firecracker's configuration files do: the template is in a file of its own.
+    private static CpuTemplate LoadCpuTemplate(string path)
+    {
+        try
+        {
+            var body = new JsonBody(Descriptors.ReadFile(path, LargestFile));
+            body.Begin();
+            var template = CpuTemplateBody.Read(ref body);
+            body.End();
+            return template;
+        }
+        catch (JsonFaultException fault)
+        {
+            throw new JsonFaultException($"{fault.Message} of the CPU template {path}");
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException or FileTooLargeException)
+        {
+            throw new JsonFaultException($"the CPU template {path} can't be read: {failure.Message}");
+        }
+    }
+
+    private static ApiFaultException NoSuch(string field, string what, string id) =>
+        new($"Load snapshot error: {field}: the snapshot has no {what}{(id.Length > 0 ? $" {id}" : "")}.");
+
+    private void ApplyGuest(Microvm microvm)
+    {
         if (_machineConfig is not null)
         {
             microvm.ReplaceMachineConfig(_machineConfig);
@@ -141,6 +211,5 @@ internal sealed class ConfigFile
 
         devices.Balloon = _balloon;
         devices.Entropy = _entropy;
-        microvm.SetBootSource(_bootSource!);
     }
 }

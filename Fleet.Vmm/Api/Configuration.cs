@@ -96,7 +96,7 @@ internal sealed record MachineConfigUpdate(
 }
 
 /// <summary>The machine's size as it is configured now.</summary>
-internal sealed record MachineConfig(int VcpuCount = 1, int MemSizeMib = 128, bool Smt = false)
+internal sealed record MachineConfig(int VcpuCount = 1, int MemSizeMib = 128, bool Smt = false, bool TrackDirtyPages = false)
 {
     public const int MostVcpus = 32;
 
@@ -130,11 +130,6 @@ internal sealed record MachineConfig(int VcpuCount = 1, int MemSizeMib = 128, bo
             throw Invalid("smt is not supported by fleet-vmm: every vCPU is a core of its own. Leave it out or say false.");
         }
 
-        if (update.TrackDirtyPages == true)
-        {
-            throw Invalid("track_dirty_pages is not supported by fleet-vmm, which has no snapshots. Leave it out or say false.");
-        }
-
         if (update.CpuTemplate is not (null or MachineConfigUpdate.NoTemplate))
         {
             throw Invalid("cpu_template is not supported by fleet-vmm. Leave it out or say None.");
@@ -145,7 +140,7 @@ internal sealed record MachineConfig(int VcpuCount = 1, int MemSizeMib = 128, bo
             throw Invalid("huge_pages is not supported by fleet-vmm. Leave it out or say None.");
         }
 
-        return new MachineConfig((int)vcpus, (int)memory, smt);
+        return new MachineConfig((int)vcpus, (int)memory, smt, update.TrackDirtyPages ?? TrackDirtyPages);
     }
 
     public void Write(Utf8JsonWriter json)
@@ -154,7 +149,7 @@ internal sealed record MachineConfig(int VcpuCount = 1, int MemSizeMib = 128, bo
         json.WriteNumber("vcpu_count", VcpuCount);
         json.WriteNumber("mem_size_mib", MemSizeMib);
         json.WriteBoolean("smt", Smt);
-        json.WriteBoolean("track_dirty_pages", false);
+        json.WriteBoolean("track_dirty_pages", TrackDirtyPages);
         json.WriteString("huge_pages", "None");
         json.WriteEndObject();
     }

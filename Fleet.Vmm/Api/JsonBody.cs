@@ -111,6 +111,8 @@ internal ref struct JsonBody
 
     public readonly bool IsNull => _reader.TokenType == JsonTokenType.Null;
 
+    public readonly bool IsString => _reader.TokenType == JsonTokenType.String;
+
     /// <summary>The current token opens an array.</summary>
     public readonly void ExpectArray()
     {

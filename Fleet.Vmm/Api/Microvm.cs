@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
@@ -19,7 +20,7 @@ internal enum MicrovmState
 /// The one microVM of this process: its configuration before the start, the machine after it, and the rules about what is
 /// allowed when. The HTTP API and the configuration file both come through here. A request that fails changes nothing.
 /// </summary>
-internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, TimeProvider clock) : IDisposable
+internal sealed partial class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, TimeProvider clock) : IDisposable
 {
     /// <summary>Firecracker's, when <c>boot_args</c> is not given.</summary>
     public const string DefaultBootArgs =
@@ -38,6 +39,8 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private LoggerConfig? _logger;
     private string? _statusPortPath;
     private readonly ConfiguredDevices _devices = new();
+    private CpuTemplate? _cpuTemplate;
+    private bool _isConfigured;
     private IMachine? _machine;
     private LoopTimer? _metricsTimer;
 
@@ -84,7 +87,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
 
     public void ConfigureLogger(LoggerConfig config)
     {
-        OnlyBeforeStart();
+        NotStarted();
         if (config.LogPath is { } path)
         {
             ConfiguredDevices.CheckPath(path, "Logger error: ");
@@ -104,7 +107,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
 
     public void ConfigureMetrics(MetricsConfig config)
     {
-        OnlyBeforeStart();
+        NotStarted();
         if (metrics.IsConfigured)
         {
             throw new ApiFaultException("Metrics error: Reinitialization of metrics not allowed.");
@@ -172,6 +175,13 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         json.WriteEndObject();
     }
 
+    /// <summary>Whether the host can follow it is seen at the start.</summary>
+    public void SetCpuTemplate(CpuTemplate template)
+    {
+        NotStarted();
+        _cpuTemplate = template;
+    }
+
     public void SetStatusPort(string outputPath)
     {
         OnlyBeforeStart();
@@ -192,23 +202,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         IMachine? machine = null;
         try
         {
-            machine = factory.Build(
-                new MachineSettings
-                {
-                    Vcpus = _machineConfig.VcpuCount,
-                    MemoryMib = _machineConfig.MemSizeMib,
-                    KernelPath = _bootSource.KernelImagePath,
-                    InitrdPath = _bootSource.InitrdPath,
-                    BootArgs = _bootSource.BootArgs ?? DefaultBootArgs,
-                    StatusPortPath = _statusPortPath,
-                    Disks = _devices.Disks,
-                    Root = _devices.Root,
-                    Networks = _devices.Networks,
-                    Balloon = _devices.Balloon,
-                    Vsock = _devices.Vsock,
-                    Entropy = _devices.Entropy,
-                },
-                loop);
+            machine = factory.Build(Describe(_bootSource), loop);
             machine.Ended += OnEnded;
             machine.Start();
         }
@@ -334,7 +328,33 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
 
     private IMachine Started() => _machine ?? throw new ApiFaultException(NotBeforeStart);
 
+    private MachineSettings Describe(BootSource source) => new()
+    {
+        Vcpus = _machineConfig.VcpuCount,
+        MemoryMib = _machineConfig.MemSizeMib,
+        TrackDirtyPages = _machineConfig.TrackDirtyPages,
+        CpuTemplate = _cpuTemplate,
+        KernelPath = source.KernelImagePath,
+        InitrdPath = source.InitrdPath,
+        BootArgs = source.BootArgs ?? DefaultBootArgs,
+        StatusPortPath = _statusPortPath,
+        Disks = _devices.Disks,
+        Root = _devices.Root,
+        Networks = _devices.Networks,
+        Balloon = _devices.Balloon,
+        Vsock = _devices.Vsock,
+        Entropy = _devices.Entropy,
+    };
+
+    /// <summary>For what belongs to the guest: from now on no snapshot can be loaded, whether the request succeeds or not.</summary>
     private void OnlyBeforeStart()
+    {
+        NotStarted();
+        _isConfigured = true;
+    }
+
+    /// <summary>For what belongs to this process or its host.</summary>
+    private void NotStarted()
     {
         if (_machine is not null)
         {

@@ -36,6 +36,8 @@ internal enum Counter
     PutBalloonFails,
     PutBootSource,
     PutBootSourceFails,
+    PutCpuConfig,
+    PutCpuConfigFails,
     PutDrive,
     PutDriveFails,
     PutLogger,
@@ -50,6 +52,10 @@ internal enum Counter
     PutEntropyFails,
     PutVsock,
     PutVsockFails,
+    PutSnapshotCreate,
+    PutSnapshotCreateFails,
+    PutSnapshotLoad,
+    PutSnapshotLoadFails,
     PutStatusPort,
     PutStatusPortFails,
     SignalHangUp,
@@ -100,6 +106,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "balloon_fails"),
         ("put_api_requests", "boot_source_count"),
         ("put_api_requests", "boot_source_fails"),
+        ("put_api_requests", "cpu_cfg_count"),
+        ("put_api_requests", "cpu_cfg_fails"),
         ("put_api_requests", "drive_count"),
         ("put_api_requests", "drive_fails"),
         ("put_api_requests", "logger_count"),
@@ -114,6 +122,10 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "fleet_entropy_fails"),
         ("put_api_requests", "vsock_count"),
         ("put_api_requests", "vsock_fails"),
+        ("put_api_requests", "fleet_snapshot_create_count"),
+        ("put_api_requests", "fleet_snapshot_create_fails"),
+        ("put_api_requests", "fleet_snapshot_load_count"),
+        ("put_api_requests", "fleet_snapshot_load_fails"),
         ("put_api_requests", "fleet_status_port_count"),
         ("put_api_requests", "fleet_status_port_fails"),
         ("signals", "sighup"),
@@ -141,6 +153,15 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 
     /// <summary>Microseconds, 0 while unknown.</summary>
     public ulong ProcessStartupCpuTime { get; set; }
+
+    /// <summary>Of the last full snapshot that was created, in microseconds.</summary>
+    public ulong FullSnapshotLatency { get; set; }
+
+    /// <summary>Of the last diff snapshot that was created, in microseconds.</summary>
+    public ulong DiffSnapshotLatency { get; set; }
+
+    /// <summary>Of the load, in microseconds.</summary>
+    public ulong LoadSnapshotLatency { get; set; }
 
     /// <summary>Of the last pause, in microseconds.</summary>
     public ulong PauseLatency { get; set; }
@@ -248,6 +269,9 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         json.WriteNumber("process_startup_time_cpu_us", ProcessStartupCpuTime);
         json.WriteEndObject();
         json.WriteStartObject("latencies_us");
+        json.WriteNumber("full_create_snapshot", FullSnapshotLatency);
+        json.WriteNumber("diff_create_snapshot", DiffSnapshotLatency);
+        json.WriteNumber("load_snapshot", LoadSnapshotLatency);
         json.WriteNumber("pause_vm", PauseLatency);
         json.WriteNumber("resume_vm", ResumeLatency);
         json.WriteEndObject();

@@ -52,6 +52,7 @@ internal sealed partial class VmmProcess : IDisposable
         // Made now, because at a stop there may be no descriptor left.
         _stopTimer = new LoopTimer(loop, OnStopTimeout);
         _microvm.Ended += end => End(ExitReport.Of(end));
+        _microvm.LoadFailed += why => End(new(ExitCode.BadConfiguration, "snapshot_invalid", why));
     }
 
     /// <summary>Runs the VMM; returns the exit code. Never throws for what a caller, a file or a guest can cause.</summary>
@@ -83,6 +84,11 @@ internal sealed partial class VmmProcess : IDisposable
         {
             Print(StandardOutput, arguments.WantsHelp ? CommandLine.Help(Version) : $"fleet-vmm v{Version}\n");
             return ExitCode.Ok;
+        }
+
+        if (arguments.IsAboutSnapshots)
+        {
+            return SnapshotCommands.Run(arguments, Print);
         }
 
         using var log = new VmmLog(arguments.Id, clock);

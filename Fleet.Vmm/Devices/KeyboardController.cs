@@ -1,3 +1,5 @@
+using Fleet.Vmm.Snapshots;
+
 namespace Fleet.Vmm.Devices;
 
 /// <summary>
@@ -68,6 +70,42 @@ internal sealed class KeyboardController(IInterruptLine interrupt, Action onRese
             }
 
             return true;
+        }
+    }
+
+    /// <summary>For a snapshot.</summary>
+    public void Save(StateWriter writer)
+    {
+        lock (_lock)
+        {
+            writer.U8(_commandByte);
+            writer.U8(_outputPort);
+            writer.U8(_controllerCommand);
+            writer.U8(_keyboardCommand);
+            writer.Flag(_scanning);
+            writer.Flag(_lastWasCommand);
+            writer.U32((uint)_count);
+            for (var i = 0; i < _count; i++)
+            {
+                writer.U8(_queue[(_start + i) % Capacity]);
+            }
+        }
+    }
+
+    /// <summary>Once, before the guest runs.</summary>
+    public void Restore(ref StateReader reader)
+    {
+        lock (_lock)
+        {
+            _commandByte = reader.U8();
+            _outputPort = reader.U8();
+            _controllerCommand = reader.U8();
+            _keyboardCommand = reader.U8();
+            _scanning = reader.Flag();
+            _lastWasCommand = reader.Flag();
+            _start = 0;
+            _count = reader.Number(Capacity, "the number of key strokes");
+            reader.Bytes(_count).CopyTo(_queue);
         }
     }
 

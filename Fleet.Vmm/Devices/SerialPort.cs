@@ -1,3 +1,5 @@
+using Fleet.Vmm.Snapshots;
+
 namespace Fleet.Vmm.Devices;
 
 /// <summary>
@@ -82,6 +84,47 @@ internal sealed class SerialPort : IPortDevice
             }
 
             Volatile.Write(ref _bytesIn, _bytesIn + (ulong)bytes.Length);
+            UpdateInterrupt();
+        }
+    }
+
+    /// <summary>For a snapshot; what it counted is the process', not the guest's.</summary>
+    public void Save(StateWriter writer)
+    {
+        lock (_lock)
+        {
+            writer.U8(_interruptEnable);
+            writer.U8(_lineControl);
+            writer.U8(_modemControl);
+            writer.U8(_scratch);
+            writer.U8(_divisorLow);
+            writer.U8(_divisorHigh);
+            writer.Flag(_fifos);
+            writer.Flag(_transmitInterrupt);
+            writer.U32((uint)_receivedCount);
+            for (var i = 0; i < _receivedCount; i++)
+            {
+                writer.U8(_received[(_receivedStart + i) % ReceiveCapacity]);
+            }
+        }
+    }
+
+    /// <summary>Once, before the guest runs. The line is driven as the state says: KVM does not save how it stood.</summary>
+    public void Restore(ref StateReader reader)
+    {
+        lock (_lock)
+        {
+            _interruptEnable = (byte)(reader.U8() & 0xf);
+            _lineControl = reader.U8();
+            _modemControl = (byte)(reader.U8() & 0x1f);
+            _scratch = reader.U8();
+            _divisorLow = reader.U8();
+            _divisorHigh = reader.U8();
+            _fifos = reader.Flag();
+            _transmitInterrupt = reader.Flag();
+            _receivedStart = 0;
+            _receivedCount = reader.Number(ReceiveCapacity, "the number of received bytes");
+            reader.Bytes(_receivedCount).CopyTo(_received);
             UpdateInterrupt();
         }
     }

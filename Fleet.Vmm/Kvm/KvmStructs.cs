@@ -112,6 +112,53 @@ internal unsafe struct KvmVcpuEvents
     public fixed byte Rest[36];
 }
 
+/// <summary><c>struct kvm_xcrs</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmXcrs
+{
+    public fixed byte Bytes[392];
+}
+
+/// <summary><c>struct kvm_debugregs</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmDebugRegs
+{
+    public fixed byte Bytes[128];
+}
+
+/// <summary><c>struct kvm_pit_state2</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmPitState
+{
+    public fixed byte Bytes[112];
+}
+
+/// <summary><c>struct kvm_irqchip</c>: the PIC's halves are 0 and 1, the I/O APIC is 2.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmIrqChip
+{
+    public uint Id, Pad;
+    public fixed byte Chip[512];
+}
+
+/// <summary><c>struct kvm_clock_data</c>; nanoseconds.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KvmClockData
+{
+    public ulong Clock;
+    public uint Flags, Pad;
+    public ulong Realtime, HostTsc;
+    public fixed uint Padding[4];
+}
+
+/// <summary><c>struct kvm_dirty_log</c>.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct KvmDirtyLog
+{
+    public uint Slot, Pad;
+    public ulong Bitmap;
+}
+
 /// <summary><c>struct kvm_userspace_memory_region</c>.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct KvmMemoryRegion

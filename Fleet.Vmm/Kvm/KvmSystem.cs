@@ -11,13 +11,20 @@ internal sealed unsafe class KvmSystem : IDisposable
     /// <summary>The kernel's KVM_MAX_CPUID_ENTRIES; more it never gives nor takes.</summary>
     public const int MaxCpuidEntries = 256;
 
+    /// <summary>Several times what any kernel lists.</summary>
+    private const int MaxMsrIndices = 1024;
+
     /// <summary>KVM_CREATE_VM gives up with EINTR when a signal arrives; Firecracker tries as often.</summary>
     private const int CreateAttempts = 5;
 
+    private readonly IReadOnlyList<uint> _notRequired;
     private int _fd;
 
-    public KvmSystem(string path = "/dev/kvm")
+    /// <param name="path">KVM's device.</param>
+    /// <param name="notRequired">Capabilities that it may lack.</param>
+    public KvmSystem(string path = "/dev/kvm", IReadOnlyList<uint>? notRequired = null)
     {
+        _notRequired = notRequired ?? [];
         _fd = Descriptors.OpenDevice(path);
         try
         {
@@ -87,6 +94,24 @@ internal sealed unsafe class KvmSystem : IDisposable
         return count;
     }
 
+    /// <summary>The MSRs that KVM says are to be saved and put back.</summary>
+    public uint[] ReadMsrIndices()
+    {
+        var buffer = stackalloc uint[1 + MaxMsrIndices];
+
+        // SAFETY: the buffer has room for the count and MaxMsrIndices behind it; the kernel writes no more than the count says.
+        buffer[0] = MaxMsrIndices;
+        if (KvmCalls.Ioctl(_fd, KvmCalls.GetMsrIndexList, buffer) < 0)
+        {
+            throw SystemCallException.Last("KVM_GET_MSR_INDEX_LIST");
+        }
+
+        return new ReadOnlySpan<uint>(buffer + 1, (int)Math.Min(buffer[0], MaxMsrIndices)).ToArray();
+    }
+
+    /// <summary>What KVM_CHECK_EXTENSION answers: 0 for what it has not.</summary>
+    public int CheckExtension(uint capability) => Control(KvmCalls.CheckExtension, (nint)capability, "KVM_CHECK_EXTENSION");
+
     public void Dispose()
     {
         if (_fd >= 0)
@@ -98,7 +123,7 @@ internal sealed unsafe class KvmSystem : IDisposable
 
     private void Require(uint capability, string name)
     {
-        if (Control(KvmCalls.CheckExtension, (nint)capability, "KVM_CHECK_EXTENSION") <= 0)
+        if (!_notRequired.Contains(capability) && CheckExtension(capability) <= 0)
         {
             throw new KvmUnsuitableException($"this host's KVM lacks {name}");
         }

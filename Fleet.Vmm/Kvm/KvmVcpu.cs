@@ -3,7 +3,7 @@ using Fleet.Vmm.Linux;
 namespace Fleet.Vmm.Kvm;
 
 /// <summary>One vCPU: its registers and the area it shares with the kernel.</summary>
-internal sealed unsafe class KvmVcpu : IDisposable
+internal sealed unsafe partial class KvmVcpu : IDisposable
 {
     private readonly nuint _mapSize;
     private int _fd;
@@ -114,6 +114,11 @@ internal sealed unsafe class KvmVcpu : IDisposable
             Control(KvmCalls.GetMpState, &state, "KVM_GET_MP_STATE");
             return state.State;
         }
+        set
+        {
+            var state = new KvmMpState { State = value };
+            Control(KvmCalls.SetMpState, &state, "KVM_SET_MP_STATE");
+        }
     }
 
     public KvmVcpuEvents Events
@@ -124,6 +129,7 @@ internal sealed unsafe class KvmVcpu : IDisposable
             Control(KvmCalls.GetVcpuEvents, &events, "KVM_GET_VCPU_EVENTS");
             return events;
         }
+        set => Control(KvmCalls.SetVcpuEvents, &value, "KVM_SET_VCPU_EVENTS");
     }
 
     public void SetFpu(in KvmFpu fpu)

@@ -3,7 +3,7 @@ using Fleet.Vmm.Linux;
 namespace Fleet.Vmm.Kvm;
 
 /// <summary>One VM: memory slots, the in-kernel interrupt controllers and timer, vCPUs.</summary>
-internal sealed unsafe class KvmVm(int fd) : IDisposable
+internal sealed unsafe partial class KvmVm(int fd) : IDisposable
 {
     private int _fd = fd;
 
@@ -20,11 +20,12 @@ internal sealed unsafe class KvmVm(int fd) : IDisposable
     }
 
     /// <summary>Shows the guest <paramref name="size"/> bytes at <paramref name="host"/>, which must stay mapped until the VM is closed.</summary>
-    public void SetMemory(uint slot, ulong guestAddress, ulong size, byte* host)
+    public void SetMemory(uint slot, ulong guestAddress, ulong size, byte* host, bool logWrites)
     {
         var region = new KvmMemoryRegion
         {
             Slot = slot,
+            Flags = logWrites ? KvmCalls.MemoryLogDirtyPages : 0,
             GuestPhysicalAddress = guestAddress,
             MemorySize = size,
             UserspaceAddress = (ulong)host,

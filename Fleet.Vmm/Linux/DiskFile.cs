@@ -14,6 +14,17 @@ internal sealed unsafe partial class DiskFile(string path, bool readOnly)
     /// <summary>For the kernel's asynchronous interface.</summary>
     public int Handle => Descriptor;
 
+    /// <summary>Writes the span at a position; false when the host can't (a full disk, a limit).</summary>
+    public bool TryWrite(ulong offset, ReadOnlySpan<byte> source)
+    {
+        // SAFETY: pinned for the call, length as given.
+        fixed (byte* start = source)
+        {
+            var piece = new IoPiece { Start = start, Length = (nuint)source.Length };
+            return source.IsEmpty || TryWrite(offset, &piece, 1);
+        }
+    }
+
     /// <summary>Fills the pieces from a position; false when the host can't read it.</summary>
     /// <remarks>The caller answers for the pieces: so many bytes each that may be written.</remarks>
     public bool TryFill(ulong offset, IoPiece* pieces, int count) => TryMove(offset, pieces, count, reads: true);

@@ -9,6 +9,9 @@ internal unsafe partial class FileContent : IDisposable
     private const ulong LargestRead = 1UL << 30;
 
     private const int FromEnd = 2;
+    internal const int NextData = 3;
+    internal const int NextHole = 4;
+    internal const int NothingThere = 6;
 
     private int _fd;
 
@@ -72,7 +75,32 @@ internal unsafe partial class FileContent : IDisposable
         return true;
     }
 
-    /// <summary>As above, into a span.</summary>
+    /// <summary>See <see cref="VirtualMemory.MapFileOver"/>; the file may be closed afterwards. Throws <see cref="SystemCallException"/>.</summary>
+    /// <remarks>The caller answers for the range, as there.</remarks>
+    public void MapOver(byte* address, ulong length, ulong offset) => VirtualMemory.MapFileOver(address, (nuint)length, _fd, (long)offset);
+
+    /// <summary>The next part that is no hole, from a position on; false when there is none. Throws <see cref="SystemCallException"/>.</summary>
+    public bool TryFindData(ulong from, out ulong start, out ulong end)
+    {
+        start = end = Size;
+        var data = from < Size ? lseek(_fd, (long)from, NextData) : -1;
+        if (data < 0)
+        {
+            return from >= Size || Marshal.GetLastPInvokeError() == NothingThere ? false : throw SystemCallException.Last("lseek");
+        }
+
+        var hole = lseek(_fd, data, NextHole);
+        if (hole < 0)
+        {
+            throw SystemCallException.Last("lseek");
+        }
+
+        start = Math.Min(Size, (ulong)data);
+        end = Math.Min(Size, (ulong)hole);
+        return start < end;
+    }
+
+    /// <summary>As the other, into a span.</summary>
     public bool TryRead(ulong offset, Span<byte> target)
     {
         // SAFETY: pinned for the call, length as given.

@@ -71,7 +71,7 @@ internal sealed unsafe partial class TapInterface : INetworkPort
     public bool Send(ReadOnlySpan<GuestBuffer> buffers)
     {
         var pieces = stackalloc IoPiece[GuestPieces.Most];
-        var count = GuestPieces.Locate(_memory, buffers, 0, NetDevice.LargestFrame, pieces);
+        var count = GuestPieces.Locate(_memory, buffers, 0, NetDevice.LargestFrame, writes: false, pieces);
 
         // SAFETY: as many pieces as were filled in; the kernel reads them and the guest's memory during the call.
         return writev(_fd, pieces, count) >= 0;

@@ -8,6 +8,8 @@ internal static unsafe partial class VirtualMemory
     private const int ReadWrite = 1 | 2;
     private const int Shared = 1;
     private const int Private = 2;
+    internal const int TotalSwapWord = 8;
+    internal const int Fixed = 0x10;
     private const int Anonymous = 0x20;
     private const int NoReserve = 0x4000;
     private const int DontNeed = 4;
@@ -45,6 +47,21 @@ internal static unsafe partial class VirtualMemory
         return address;
     }
 
+    /// <summary>
+    /// Puts a file's content where <see cref="Allocate"/> gave memory; writes stay in this process. Reading a part that the
+    /// file has lost meanwhile is SIGBUS, and the end of the process.
+    /// </summary>
+    // SAFETY of the callers: the range is their own, from Allocate, and nobody uses it yet.
+    public static void MapFileOver(byte* address, nuint size, int fd, long offset)
+    {
+        if (mmap(address, size, ReadWrite, Private | Fixed | NoReserve, fd, offset) == (void*)-1)
+        {
+            throw SystemCallException.Last("mmap");
+        }
+
+        _ = madvise(address, size, DontDump);
+    }
+
     /// <summary>A descriptor's memory, shared with the kernel, from an offset on.</summary>
     public static void* MapShared(int fd, nuint size, long offset = 0)
     {
@@ -57,12 +74,44 @@ internal static unsafe partial class VirtualMemory
     // SAFETY of the callers: the range lies in a mapping of theirs, and nobody counts on what is in it.
     public static bool TryDrop(void* address, nuint size) => madvise(address, size, DontNeed) == 0;
 
+    /// <summary>
+    /// Tells which pages of a mapping are in memory, a byte each, bit 0. A page that was swapped out counts as not there: see
+    /// <see cref="HasSwap"/>. Throws <see cref="SystemCallException"/>.
+    /// </summary>
+    // SAFETY of the callers: as much room as there are pages.
+    public static void ReadResidency(byte* address, nuint size, byte* pages)
+    {
+        if (mincore(address, size, pages) < 0)
+        {
+            throw SystemCallException.Last("mincore");
+        }
+    }
+
+    /// <summary>Whether pages may be somewhere else than in memory.</summary>
+    public static bool HasSwap
+    {
+        get
+        {
+            // struct sysinfo of x86-64 is smaller.
+            var information = stackalloc ulong[16];
+
+            // SAFETY: on this frame, and larger than the struct.
+            return sysinfo(information) != 0 || information[TotalSwapWord] != 0;
+        }
+    }
+
     /// <summary>Gives a mapping back; nobody may hold a pointer into it any more.</summary>
     // SAFETY of the callers: each unmaps what it mapped itself, once, and drops its pointer with it.
     public static void Unmap(void* address, nuint size) => _ = munmap(address, size);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial void* mmap(void* address, nuint size, int protection, int flags, int fd, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int mincore(void* address, nuint size, byte* pages);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int sysinfo(ulong* information);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int munmap(void* address, nuint size);

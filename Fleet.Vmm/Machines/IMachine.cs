@@ -1,7 +1,9 @@
+using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -17,8 +19,9 @@ internal interface IMachine : IDisposable
     /// <summary>Thread ids (gettid) of the vCPUs, in order; empty before <see cref="Start"/>.</summary>
     IReadOnlyList<int> VcpuThreads { get; }
 
-    /// <summary>Starts the vCPU threads at the guest's entry point.</summary>
-    void Start();
+    /// <summary>Starts the vCPU threads at the guest's entry point, or where a restored guest stopped.</summary>
+    /// <param name="paused">They wait for <see cref="Resume"/>.</param>
+    void Start(bool paused = false);
 
     /// <summary>Presses Ctrl-Alt-Del on the i8042's keyboard.</summary>
     void SendCtrlAltDel();
@@ -28,6 +31,20 @@ internal interface IMachine : IDisposable
 
     /// <summary>Undoes <see cref="Pause"/>.</summary>
     void Resume();
+
+    /// <summary>Writes the state of a paused machine, all but its memory. Throws <see cref="SystemCallException"/>.</summary>
+    void Save(StateWriter writer);
+
+    /// <summary>
+    /// Writes the memory of a paused machine, byte for byte at its place, holes where there is nothing to write.
+    /// Throws <see cref="SystemCallException"/> or <see cref="SnapshotException"/>; the next attempt writes no less than this one.
+    /// </summary>
+    /// <param name="file">A new, empty file.</param>
+    /// <param name="onlyChanges">Only the pages that were written since the last snapshot or, when nobody kept track, ever.</param>
+    void SaveMemory(NewFile file, bool onlyChanges);
+
+    /// <summary>The snapshot is safe: from now on <see cref="SaveMemory"/> counts changes from it.</summary>
+    void ForgetChanges();
 
     /// <summary>
     /// Puts another file behind a disk and tells the guest its size. Throws <see cref="SystemCallException"/> or
@@ -62,6 +79,12 @@ internal interface IMachineFactory
     /// Throws <see cref="MachineException"/>, and then leaves nothing behind.
     /// </summary>
     IMachine Build(MachineSettings settings, EventLoop loop);
+
+    /// <summary>
+    /// Builds the machine that a snapshot was taken of, not yet started.
+    /// Throws <see cref="MachineException"/> or <see cref="SnapshotException"/>, and then leaves nothing behind.
+    /// </summary>
+    IMachine Restore(MachineSettings settings, RestoreSource source, EventLoop loop);
 }
 
 /// <summary>What a machine is built from. Ranges are checked by the API before this is made.</summary>
@@ -97,6 +120,12 @@ internal sealed record MachineSettings
 
     /// <summary>Limits of a virtio device that gives the guest randomness of the host; null: there is none.</summary>
     public LimiterSettings? Entropy { get; init; }
+
+    /// <summary>KVM notes which pages the guest writes, for snapshots of what changed.</summary>
+    public bool TrackDirtyPages { get; init; }
+
+    /// <summary>Changes to what KVM shows the guest of the processor; null: none.</summary>
+    public CpuTemplate? CpuTemplate { get; init; }
 
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }

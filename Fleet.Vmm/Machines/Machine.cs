@@ -4,6 +4,7 @@ using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -89,7 +90,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     public bool IsEnding => Volatile.Read(ref _end) is not null;
 
-    public void Start()
+    public void Start(bool paused = false)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_started || _finished)
@@ -127,9 +128,36 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
 
         _started = true;
-        AttendDevices();
-        Command(VcpuOrder.Run);
+        _paused = true;
+        if (!paused)
+        {
+            Resume();
+        }
     }
+
+    public void Save(StateWriter writer)
+    {
+        OnlyPaused();
+        MachineState.Save(_parts, writer);
+    }
+
+    public void SaveMemory(NewFile file, bool onlyChanges)
+    {
+        OnlyPaused();
+
+        // Also when everything is written: the log of what this snapshot has is not to be in the next one's.
+        _parts.Memory.Dirty?.Fetch(_parts.Vm);
+        if (onlyChanges)
+        {
+            MemoryFile.WriteChanges(_parts.Memory, file);
+        }
+        else
+        {
+            MemoryFile.WriteAll(_parts.Memory, file);
+        }
+    }
+
+    public void ForgetChanges() => _parts.Memory.Dirty?.Clear();
 
     public void SendCtrlAltDel()
     {
@@ -260,6 +288,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _parts.Dispose();
         _moved.Dispose();
         _ending.Dispose();
+    }
+
+    private void OnlyPaused()
+    {
+        if (!_started || !_paused || _finished)
+        {
+            throw new InvalidOperationException("the machine is not paused");
+        }
     }
 
     private void OnEnding()

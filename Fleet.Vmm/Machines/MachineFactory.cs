@@ -5,6 +5,7 @@ using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -53,20 +54,59 @@ internal sealed class MachineFactory : IMachineFactory
             ? OpenFile(path, "initrd", MachineFault.InitrdMissing, MachineFault.InitrdInvalid)
             : null;
 
+        return Attempt(undo =>
+        {
+            var memory = Keep(undo, AllocateMemory(settings, null));
+            if (memory.Low.Size <= GuestLayout.HighMemory)
+            {
+                throw KernelImage.NeedsMoreMemory(2 * Mebibyte, memory);
+            }
+
+            // The kernel before KVM: a file that is none is told as such on a host without KVM too.
+            var (virtio, mmio, places) = MakeVirtio(settings, memory, undo);
+            var kernel = LoadGuest(settings, memory, kernelFile, initrdFile, places);
+            using var system = OpenKvm(settings);
+            var parts = Assemble(settings, system, memory, virtio, mmio, places, undo);
+            InitialiseVcpus(system, memory, parts.Vcpus, settings.CpuTemplate);
+            BootRegisters.InitialiseFirst(parts.Vcpus[0], kernel);
+            return Complete(loop, parts);
+        });
+    }
+
+    public IMachine Restore(MachineSettings settings, RestoreSource source, EventLoop loop) => Attempt(undo =>
+    {
+        var memory = Keep(undo, OpenMemory(settings, source));
+        var handler = source.ByFaultHandler ? Keep(undo, new FaultHandler(source.MemoryPath, memory)) : null;
+        var (virtio, mmio, places) = MakeVirtio(settings, memory, undo);
+        using var system = OpenKvm(settings);
+        var parts = Assemble(settings, system, memory, virtio, mmio, places, undo, handler);
+        MachineState.Restore(parts, source.State.Span, source.FollowRealtime, system.CheckExtension(KvmCalls.CapabilityTscControl) > 0, _onWarning);
+        GenerationId.Renew(memory, parts.Vm);
+        foreach (var slot in virtio)
+        {
+            slot.Transport.Wake();
+        }
+
+        handler?.Watch(loop, () => _onWarning("The page fault handler is gone: the guest stops at its next page that nobody has filled."));
+        return Complete(loop, parts);
+    });
+
+    private static Machine Attempt(Func<Stack<IDisposable>, Machine> build)
+    {
         var undo = new Stack<IDisposable>();
         try
         {
-            var machine = Build(settings, loop, kernelFile, initrdFile, undo);
+            var machine = build(undo);
             undo.Clear();
             return machine;
-        }
-        catch (MachineException)
-        {
-            throw;
         }
         catch (KvmUnsuitableException failure)
         {
             throw new MachineException(MachineFault.KvmUnavailable, $"KVM can't be used: {failure.Message}.", failure);
+        }
+        catch (CpuTemplateException failure)
+        {
+            throw new MachineException(MachineFault.Other, $"{failure.Message}.", failure);
         }
         catch (SystemCallException failure) when (failure.ErrorNumber == OutOfMemoryError)
         {
@@ -85,14 +125,10 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private Machine Build(MachineSettings settings, EventLoop loop, FileContent kernelFile, FileContent? initrdFile, Stack<IDisposable> undo)
-    {
-        var memory = Keep(undo, AllocateMemory(settings.MemoryMib));
-        if (memory.Low.Size <= GuestLayout.HighMemory)
-        {
-            throw KernelImage.NeedsMoreMemory(2 * Mebibyte, memory);
-        }
+    private Machine Complete(EventLoop loop, MachineParts parts) => new(loop, parts, _watchPeriod, _onStuck, _onWarning);
 
+    private (List<VirtioSlot> Slots, MemoryBus Bus, List<VirtioPlace> Places) MakeVirtio(MachineSettings settings, GuestMemory memory, Stack<IDisposable> undo)
+    {
         var mmio = new MemoryBus(GuestLayout.VirtioDevices, GuestLayout.MostVirtioDevices);
         var virtio = new List<VirtioSlot>();
         var places = new List<VirtioPlace>();
@@ -108,8 +144,13 @@ internal sealed class MachineFactory : IMachineFactory
             virtio.Add(slot);
         }
 
-        var kernel = LoadGuest(settings, memory, kernelFile, initrdFile, places);
-        using var system = OpenKvm(settings.Vcpus);
+        return (virtio, mmio, places);
+    }
+
+    private MachineParts Assemble(
+        MachineSettings settings, KvmSystem system, GuestMemory memory, List<VirtioSlot> virtio, MemoryBus mmio, List<VirtioPlace> places,
+        Stack<IDisposable> undo, FaultHandler? faultHandler = null)
+    {
         var vm = Keep(undo, system.CreateVm());
         vm.SetTssAddress(GuestLayout.KvmTss);
         SetMemory(vm, memory);
@@ -120,8 +161,11 @@ internal sealed class MachineFactory : IMachineFactory
             virtio[i].Wire(vm, places[i].Address, places[i].Gsi);
         }
 
-        var vcpus = CreateVcpus(system, vm, memory, settings.Vcpus, undo);
-        BootRegisters.InitialiseFirst(vcpus[0], kernel);
+        var vcpus = new KvmVcpu[settings.Vcpus];
+        for (var i = 0; i < vcpus.Length; i++)
+        {
+            vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
+        }
 
         var input = Keep(undo, new StandardStream(_inputFd));
         var output = Keep(undo, new StandardStream(_outputFd));
@@ -143,29 +187,27 @@ internal sealed class MachineFactory : IMachineFactory
         ports.Claim(GuestLayout.KeyboardDataPort, 1, keyboard.DataPort);
         ports.Claim(GuestLayout.KeyboardCommandPort, 1, keyboard.CommandPort);
         ports.Claim(GuestLayout.PowerPort, PowerRegisters.PortCount, new PowerRegisters(power.PowerOff, power.Reset));
-        return new Machine(
-            loop,
-            new MachineParts
-            {
-                Vm = vm,
-                Memory = memory,
-                Vcpus = vcpus,
-                Ports = ports,
-                Mmio = mmio,
-                Virtio = virtio,
-                PowerSwitch = power,
-                Console = console,
-                ConsoleRoom = consoleRoom,
-                Input = input,
-                Output = output,
-                Keyboard = keyboard,
-                StatusPort = statusPort,
-                StatusFile = statusFile,
-                Confinement = _confinement,
-            },
-            _watchPeriod,
-            _onStuck,
-            _onWarning);
+        return new MachineParts
+        {
+            Vm = vm,
+            Memory = memory,
+            Vcpus = vcpus,
+            ListedMsrs = system.ReadMsrIndices(),
+            NamedMsrs = settings.CpuTemplate?.NamedMsrs ?? [],
+            Ports = ports,
+            Mmio = mmio,
+            Virtio = virtio,
+            PowerSwitch = power,
+            Console = console,
+            ConsoleRoom = consoleRoom,
+            Input = input,
+            Output = output,
+            Keyboard = keyboard,
+            StatusPort = statusPort,
+            StatusFile = statusFile,
+            FaultHandler = faultHandler,
+            Confinement = _confinement,
+        };
     }
 
     private static IEnumerable<VirtioDevice> Devices(MachineSettings settings, GuestMemory memory)
@@ -254,6 +296,7 @@ internal sealed class MachineFactory : IMachineFactory
             BootRegisters.WriteTables(memory, kernel.Mode);
             MpTable.Write(memory, settings.Vcpus);
             AcpiTables.Write(memory, settings.Vcpus, settings.StatusPortPath is not null, devices);
+            GenerationId.Write(memory);
             return kernel;
         }
         catch (GuestMemoryException failure)
@@ -263,63 +306,98 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private KvmVcpu[] CreateVcpus(KvmSystem system, KvmVm vm, GuestMemory memory, int count, Stack<IDisposable> undo)
+    private void InitialiseVcpus(KvmSystem system, GuestMemory memory, KvmVcpu[] vcpus, CpuTemplate? template)
     {
         Span<KvmCpuidEntry> supported = new KvmCpuidEntry[KvmSystem.MaxCpuidEntries];
-        var cpuid = new Cpuid(supported[..system.ReadSupportedCpuid(supported)], count);
+        supported = supported[..system.ReadSupportedCpuid(supported)];
+        template?.ApplyTo(supported);
+        var cpuid = new Cpuid(supported, vcpus.Length);
         var top = memory.High.Size > 0 ? memory.High.End : memory.Low.End;
         if (top > 1UL << cpuid.PhysicalAddressBits)
         {
             throw new MachineException(MachineFault.OutOfMemory, $"The microVM's memory ends at 0x{top:x}, the processor addresses only {cpuid.PhysicalAddressBits} bits.");
         }
 
-        var vcpus = new KvmVcpu[count];
-        for (var i = 0; i < count; i++)
+        for (var i = 0; i < vcpus.Length; i++)
         {
-            vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
             vcpus[i].SetCpuid(cpuid.For(i));
             var refused = BootRegisters.InitialiseCommon(vcpus[i]);
+            template?.ApplyTo(vcpus[i]);
             if (i == 0 && refused.Length > 0)
             {
                 var names = string.Join(", ", Array.ConvertAll(refused, static msr => $"MSR 0x{msr:x}"));
                 _onWarning($"This host's KVM refuses to set {names}: the guest finds the reset value there.");
             }
         }
-
-        return vcpus;
     }
 
     private static unsafe void SetMemory(KvmVm vm, GuestMemory memory)
     {
         // SAFETY: the VM is always closed before the memory is given back.
-        vm.SetMemory(0, memory.Low.Start, memory.Low.Size, memory.LowHost);
+        vm.SetMemory(0, memory.Low.Start, memory.Low.Size, memory.LowHost, memory.Dirty is not null);
         if (memory.High.Size > 0)
         {
-            vm.SetMemory(1, memory.High.Start, memory.High.Size, memory.HighHost);
+            vm.SetMemory(1, memory.High.Start, memory.High.Size, memory.HighHost, memory.Dirty is not null);
         }
     }
 
-    private static GuestMemory AllocateMemory(int mebibytes)
+    private static GuestMemory AllocateMemory(MachineSettings settings, FileContent? content)
     {
         try
         {
-            return new GuestMemory((ulong)mebibytes * Mebibyte);
+            var memory = new GuestMemory((ulong)settings.MemoryMib * Mebibyte, content);
+            if (settings.TrackDirtyPages)
+            {
+                memory.Track();
+            }
+
+            return memory;
         }
         catch (SystemCallException failure)
         {
-            throw new MachineException(MachineFault.OutOfMemory, $"The host has no address space for {mebibytes} MiB of guest memory: {failure.Message}.", failure);
+            throw new MachineException(MachineFault.OutOfMemory, $"The host has no address space for {settings.MemoryMib} MiB of guest memory: {failure.Message}.", failure);
         }
     }
 
-    private KvmSystem OpenKvm(int vcpus)
+    // A file stays mapped when it is closed.
+    private static GuestMemory OpenMemory(MachineSettings settings, RestoreSource source)
+    {
+        if (source.ByFaultHandler)
+        {
+            return AllocateMemory(settings, null);
+        }
+
+        try
+        {
+            using var file = new FileContent(source.MemoryPath);
+            var wanted = (ulong)settings.MemoryMib * Mebibyte;
+            return file.Size == wanted
+                ? AllocateMemory(settings, file)
+                : throw new SnapshotException($"the memory file {source.MemoryPath} has {file.Size} bytes, the microVM's memory {wanted}");
+        }
+        catch (Exception failure) when (failure is SystemCallException or NotARegularFileException)
+        {
+            throw new SnapshotException($"the memory file {source.MemoryPath} can't be used: {failure.Message}", failure);
+        }
+    }
+
+    private KvmSystem OpenKvm(MachineSettings settings)
     {
         KvmSystem? system = null;
         try
         {
-            system = new KvmSystem(_kvmPath);
-            if (vcpus > system.MaxVcpus)
+            system = new KvmSystem(_kvmPath, settings.CpuTemplate?.NotRequired);
+            if (settings.Vcpus > system.MaxVcpus)
             {
-                throw new KvmUnsuitableException($"it runs at most {system.MaxVcpus} vCPUs, {vcpus} are wanted");
+                throw new KvmUnsuitableException($"it runs at most {system.MaxVcpus} vCPUs, {settings.Vcpus} are wanted");
+            }
+
+            foreach (var capability in settings.CpuTemplate?.Required ?? [])
+            {
+                if (system.CheckExtension(capability) <= 0)
+                {
+                    throw new CpuTemplateException($"This host's KVM lacks capability {capability}, which the CPU template requires");
+                }
             }
 
             return system;

@@ -3,6 +3,7 @@ using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -14,6 +15,12 @@ internal sealed class MachineParts : IDisposable
     public required GuestMemory Memory { get; init; }
 
     public required KvmVcpu[] Vcpus { get; init; }
+
+    /// <summary>MSRs that KVM says are to be saved.</summary>
+    public required uint[] ListedMsrs { get; init; }
+
+    /// <summary>Those that a CPU template, or the snapshot that this machine comes from, added.</summary>
+    public required uint[] NamedMsrs { get; set; }
 
     public required PortBus Ports { get; init; }
 
@@ -40,6 +47,9 @@ internal sealed class MachineParts : IDisposable
 
     public IConfinement? Confinement { get; init; }
 
+    /// <summary>The process that fills the guest's memory, page by page; null: nobody has to.</summary>
+    public FaultHandler? FaultHandler { get; init; }
+
     public void Dispose()
     {
         foreach (var vcpu in Vcpus)
@@ -47,6 +57,7 @@ internal sealed class MachineParts : IDisposable
             vcpu.Dispose();
         }
 
+        FaultHandler?.Dispose();
         foreach (var slot in Virtio)
         {
             slot.Dispose();

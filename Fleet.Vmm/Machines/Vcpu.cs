@@ -54,6 +54,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     private int _inspectionsDone;
     private bool _parked;
     private bool _ended;
+    private bool _exitOpen;
 
     private ulong _exits;
     private ulong _ioIn;
@@ -133,6 +134,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
             while (Obey())
             {
                 var error = kvm.Run();
+                _exitOpen = error == 0;
                 if (error == 0)
                 {
                     HandleExit();
@@ -190,9 +192,13 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                         Volatile.Write(ref _activity, (int)Inspect());
                         Volatile.Write(ref _inspectionsDone, asked);
                     }
-                    else if (order == VcpuOrder.Park && !_parked)
+                    else if (order == VcpuOrder.Park)
                     {
-                        kvm.NoteStopped();
+                        FinishExit();
+                        if (!_parked)
+                        {
+                            kvm.NoteStopped();
+                        }
                     }
 
                     Volatile.Write(ref _parked, true);
@@ -202,6 +208,25 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     break;
             }
         }
+    }
+
+    // What a port or a device answered reaches the guest's registers, and its instruction ends, only with the next KVM_RUN;
+    // before that they are not worth saving. With ImmediateExit KVM does this much and comes back. An access in several
+    // parts comes as several exits.
+    private void FinishExit()
+    {
+        while (_exitOpen && !owner.IsEnding)
+        {
+            kvm.Exit->ImmediateExit = 1;
+            _exitOpen = kvm.Run() == 0;
+            if (_exitOpen)
+            {
+                HandleExit();
+            }
+        }
+
+        // A kick that wrote this meanwhile has its signal as well, which is taken next.
+        kvm.Exit->ImmediateExit = 0;
     }
 
     private VcpuActivity Inspect()

@@ -30,26 +30,43 @@ internal sealed unsafe class GuestMemory : IDisposable
     private byte* _high;
 
     /// <summary>Bytes must be a positive multiple of 1 MiB. Throws <see cref="SystemCallException"/> when the address space has no room.</summary>
-    public GuestMemory(ulong bytes)
+    /// <param name="bytes">Low and high memory together.</param>
+    /// <param name="content">
+    /// A file of so many bytes, low memory first, which is what the guest finds in its memory; it must not change as long as
+    /// this lives, and is not changed by the guest. Null: zeros.
+    /// </param>
+    public GuestMemory(ulong bytes, FileContent? content = null)
     {
         ArgumentOutOfRangeException.ThrowIfZero(bytes);
         ArgumentOutOfRangeException.ThrowIfNotEqual(bytes % (1 << 20), 0UL);
         Low = new MemoryRange(0, Math.Min(bytes, HoleStart));
         High = new MemoryRange(HoleEnd, bytes - Low.Size);
-        _low = VirtualMemory.Allocate((nuint)Low.Size);
-        if (High.Size > 0)
+        HasContent = content is not null;
+        try
         {
-            try
+            _low = VirtualMemory.Allocate((nuint)Low.Size);
+            content?.MapOver(_low, Low.Size, 0);
+            if (High.Size > 0)
             {
                 _high = VirtualMemory.Allocate((nuint)High.Size);
-            }
-            catch
-            {
-                Dispose();
-                throw;
+                content?.MapOver(_high, High.Size, Low.Size);
             }
         }
+        catch
+        {
+            Dispose();
+            throw;
+        }
     }
+
+    /// <summary>What the guest did not touch comes from a file or a page fault handler: it need not be zeros.</summary>
+    public bool HasContent { get; set; }
+
+    /// <summary>Pages that were written since the last snapshot, by us; the guest's own writes are in KVM's log. Null: nobody wants to know.</summary>
+    public DirtyPages? Dirty { get; private set; }
+
+    /// <summary>From now on every write of ours is noted. Before the guest runs.</summary>
+    public void Track() => Dirty ??= new DirtyPages(this);
 
     public MemoryRange Low { get; }
 
@@ -65,17 +82,40 @@ internal sealed unsafe class GuestMemory : IDisposable
     /// <summary>Whether the whole range is memory; what is then done with it has to look at it through <see cref="Slice"/> all the same.</summary>
     public bool Contains(ulong address, ulong length) => TryFind(address, length) != null;
 
-    /// <summary>The bytes at a guest address. Valid until <see cref="Dispose"/>; the guest may change them at any time.</summary>
+    /// <summary>The bytes at a guest address, to be written. Valid until <see cref="Dispose"/>; the guest may change them at any time.</summary>
     public Span<byte> Slice(ulong address, int length)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(length);
+        var host = Find(address, (ulong)length);
+        Dirty?.Note(address, (ulong)length);
 
         // SAFETY: Find answers only for a range that lies wholly inside one mapping.
-        return new Span<byte>(Find(address, (ulong)length), length);
+        return new Span<byte>(host, length);
+    }
+
+    /// <summary>As <see cref="Slice"/>, for who only reads: the pages do not count as written.</summary>
+    public ReadOnlySpan<byte> View(ulong address, int length)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(length);
+
+        // SAFETY: as Slice.
+        return new ReadOnlySpan<byte>(Find(address, (ulong)length), length);
     }
 
     /// <summary>Where the bytes at a guest address lie in this process, for a system call; as <see cref="Slice"/>.</summary>
-    public byte* Locate(ulong address, ulong length) => Find(address, length);
+    /// <param name="address">The guest's.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="writes">The call writes there.</param>
+    public byte* Locate(ulong address, ulong length, bool writes)
+    {
+        var host = Find(address, length);
+        if (writes)
+        {
+            Dirty?.Note(address, length);
+        }
+
+        return host;
+    }
 
     /// <summary>
     /// Gives the whole pages of a range back to the host; the guest finds zeros there when it uses them again. False when the
@@ -87,6 +127,12 @@ internal sealed unsafe class GuestMemory : IDisposable
 
         // Guest and host addresses lie alike within a page.
         var skip = (PageSize - (address & (PageSize - 1))) & (PageSize - 1);
+        if (start != null)
+        {
+            // They are zeros from now on.
+            Dirty?.Note(address, length);
+        }
+
         return start != null && (length < skip + PageSize || VirtualMemory.TryDrop(start + skip, (nuint)((length - skip) & ~(PageSize - 1))));
     }
 
@@ -97,10 +143,14 @@ internal sealed unsafe class GuestMemory : IDisposable
     public void WriteUInt64(ulong address, ulong value) => BinaryPrimitives.WriteUInt64LittleEndian(Slice(address, sizeof(ulong)), value);
 
     /// <summary>Fills from a file; false when the file does not have the range (any more).</summary>
-    public bool TryLoad(FileContent file, ulong offset, ulong address, ulong length) =>
+    public bool TryLoad(FileContent file, ulong offset, ulong address, ulong length)
+    {
+        var host = Find(address, length);
+        Dirty?.Note(address, length);
 
         // SAFETY: as Slice; the file is never asked for more than the length.
-        file.TryRead(offset, Find(address, length), length);
+        return file.TryRead(offset, host, length);
+    }
 
     public void Dispose()
     {
@@ -115,6 +165,9 @@ internal sealed unsafe class GuestMemory : IDisposable
             VirtualMemory.Unmap(_high, (nuint)High.Size);
             _high = null;
         }
+
+        Dirty?.Dispose();
+        Dirty = null;
     }
 
     private byte* Find(ulong address, ulong length)

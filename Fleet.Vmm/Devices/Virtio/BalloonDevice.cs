@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -148,6 +149,21 @@ internal sealed class BalloonDevice : VirtioDevice, IDisposable
     {
         BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(ActualOffset), 0);
         _holdsStatistics = _wantsStatistics = false;
+    }
+
+    public override void Save(StateWriter writer)
+    {
+        writer.U32(ActualPages);
+        writer.Flag(_holdsStatistics);
+        writer.U16(_heldStatistics);
+    }
+
+    public override bool Restore(ref StateReader reader)
+    {
+        BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(ActualOffset), reader.U32());
+        _holdsStatistics = reader.Flag();
+        _heldStatistics = reader.U16();
+        return false;
     }
 
     public override TimeSpan? Process(int queue)

@@ -3,6 +3,7 @@ using System.Text;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -253,6 +254,11 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         }
     }
 
+    public override void Save(StateWriter writer) => writer.U64(Sectors);
+
+    /// <summary>A clone may have another file behind it, and its guest is told the size.</summary>
+    public override bool Restore(ref StateReader reader) => reader.U64() != Sectors;
+
     private void TellSize()
     {
         Sectors = _file.Size / SectorSize;
@@ -322,7 +328,7 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         foreach (var buffer in buffers)
         {
             var part = Math.Min(buffer.Length, header.Length);
-            _memory.Slice(buffer.Address, part).CopyTo(header);
+            _memory.View(buffer.Address, part).CopyTo(header);
             header = header[part..];
         }
 
@@ -379,7 +385,7 @@ internal sealed class BlockDevice : VirtioDevice, IDisposable
         }
 
         var pieces = stackalloc IoPiece[GuestPieces.Most];
-        var count = GuestPieces.Locate(_memory, buffers, skip, length, pieces);
+        var count = GuestPieces.Locate(_memory, buffers, skip, length, _type == TypeIn, pieces);
 
         // SAFETY: the pieces lie in guest memory, which outlives the device.
         if (_type == TypeIn ? !_file.TryFill(offset, pieces, count) : !_file.TryWrite(offset, pieces, count))

@@ -47,7 +47,7 @@ internal sealed unsafe class DiskQueue : IDisposable
         var index = Take(request, file, toGuest, offset);
         ref var slot = ref _slots[index];
         slot.Pieces = PiecesOf(index);
-        slot.Count = GuestPieces.Locate(memory, buffers, skip, request.Length, slot.Pieces);
+        slot.Count = GuestPieces.Locate(memory, buffers, skip, request.Length, toGuest, slot.Pieces);
         _ring.QueueMove(toGuest, file.Handle, offset, slot.Pieces, slot.Count, index);
     }
 

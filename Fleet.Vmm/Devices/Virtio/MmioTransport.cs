@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -175,6 +176,96 @@ internal sealed class MmioTransport : IMemoryDevice
         if (data.Length == sizeof(uint) && offset % sizeof(uint) == 0)
         {
             WriteRegister(offset, BinaryPrimitives.ReadUInt32LittleEndian(data));
+        }
+    }
+
+    /// <summary>Registers, queues, and what the device wants to keep.</summary>
+    public void Save(StateWriter writer)
+    {
+        lock (_gate)
+        {
+            // The device first: one that finishes its requests for this moves the queues on.
+            writer.U32(_device.Id);
+            writer.Block(_device.Save);
+            writer.U32(_status);
+            writer.U32(_deviceFeaturesPage);
+            writer.U32(_driverFeaturesPage);
+            writer.U64(_driverFeatures);
+            writer.U32(_selectedQueue);
+            writer.U32(_configurationGeneration);
+            writer.U32(Volatile.Read(ref _interruptStatus));
+            writer.U32((uint)_queues.Length);
+            foreach (var queue in _queues)
+            {
+                queue.Save(writer);
+            }
+        }
+    }
+
+    /// <summary>Once, before the guest runs. Interrupts and notifications that were on the way come again: see <see cref="Wake"/>.</summary>
+    /// <exception cref="SnapshotException">The state is none, or another device's.</exception>
+    public void Restore(ref StateReader reader)
+    {
+        lock (_gate)
+        {
+            var id = reader.U32();
+            if (id != _device.Id)
+            {
+                throw new SnapshotException($"the state of virtio device {id} stands where the configuration has device {_device.Id}");
+            }
+
+            var own = new StateReader(reader.Block());
+            _status = reader.U32();
+            _deviceFeaturesPage = reader.U32();
+            _driverFeaturesPage = reader.U32();
+            _driverFeatures = reader.U64();
+            _selectedQueue = reader.U32();
+            _configurationGeneration = reader.U32();
+            _interruptStatus = reader.U32();
+            if (reader.U32() != _queues.Length)
+            {
+                throw new SnapshotException($"virtio device {id} has {_queues.Length} queues, its state another number");
+            }
+
+            foreach (var queue in _queues)
+            {
+                queue.Restore(ref reader);
+            }
+
+            if ((_status & FeaturesAgreed) != 0 && (_driverFeatures & ~_device.Features) != 0)
+            {
+                throw new SnapshotException($"the guest uses features 0x{_driverFeatures & ~_device.Features:x} of virtio device {id} that it does not have here");
+            }
+
+            if ((_status & DriverReady) != 0)
+            {
+                _device.Activate(_driverFeatures);
+            }
+
+            if (_device.Restore(ref own))
+            {
+                _configurationGeneration++;
+                _interruptStatus |= Active ? ConfigurationInterrupt : 0;
+            }
+
+            own.End($"what virtio device {id} keeps");
+        }
+    }
+
+    /// <summary>
+    /// After <see cref="Restore"/>, before the guest runs: raises an interrupt that was not acknowledged once more, and looks at
+    /// every queue. Neither is kept in a snapshot once it has left the process for the kernel, and one too many does no harm.
+    /// </summary>
+    public void Wake()
+    {
+        if (Volatile.Read(ref _interruptStatus) != 0)
+        {
+            _raise();
+        }
+
+        for (var i = 0; i < _queues.Length; i++)
+        {
+            _again(i, TimeSpan.Zero);
         }
     }
 

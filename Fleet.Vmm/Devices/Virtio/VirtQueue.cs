@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -101,6 +102,40 @@ internal sealed class VirtQueue
         _readable = _count = 0;
     }
 
+    /// <summary>For a snapshot.</summary>
+    public void Save(StateWriter writer)
+    {
+        writer.U16(Size);
+        writer.U64(DescriptorTable);
+        writer.U64(AvailableRing);
+        writer.U64(UsedRing);
+        writer.Flag(IsEnabled);
+        writer.Flag(UsesEventIndex);
+        writer.U16(_nextAvailable);
+        writer.U16(_nextUsed);
+        writer.U16(_signalledUsed);
+        writer.Flag(_signalledValid);
+    }
+
+    /// <summary>Once. An enabled queue has to pass the same checks as when the driver enables it.</summary>
+    public void Restore(ref StateReader reader)
+    {
+        Size = reader.U16();
+        DescriptorTable = reader.U64();
+        AvailableRing = reader.U64();
+        UsedRing = reader.U64();
+        var enabled = reader.Flag();
+        UsesEventIndex = reader.Flag();
+        _nextAvailable = reader.U16();
+        _nextUsed = reader.U16();
+        _signalledUsed = reader.U16();
+        _signalledValid = reader.Flag();
+        if (enabled && !Enable())
+        {
+            throw new SnapshotException("a queue is not set up in the guest's memory, or its size is none");
+        }
+    }
+
     /// <summary>Takes the next request into <see cref="Readable"/> and <see cref="Writable"/>; false when there is none.</summary>
     /// <param name="head">What to hand back to <see cref="AddUsed"/>.</param>
     /// <exception cref="VirtQueueException">The driver broke the rules.</exception>
@@ -118,7 +153,7 @@ internal sealed class VirtQueue
             throw new VirtQueueException("the driver offers more requests than the queue holds");
         }
 
-        head = BinaryPrimitives.ReadUInt16LittleEndian(_memory.Slice(AvailableRing + RingHeader + 2ul * (ulong)(_nextAvailable & (Size - 1)), 2));
+        head = BinaryPrimitives.ReadUInt16LittleEndian(_memory.View(AvailableRing + RingHeader + 2ul * (ulong)(_nextAvailable & (Size - 1)), 2));
         ReadChain(head);
         _nextAvailable++;
         return true;
@@ -207,7 +242,7 @@ internal sealed class VirtQueue
                 throw new VirtQueueException("a chain of descriptors that is longer than the queue");
             }
 
-            var descriptor = _memory.Slice(table + (ulong)(DescriptorSize * index), DescriptorSize);
+            var descriptor = _memory.View(table + (ulong)(DescriptorSize * index), DescriptorSize);
             var address = BinaryPrimitives.ReadUInt64LittleEndian(descriptor);
             var length = BinaryPrimitives.ReadUInt32LittleEndian(descriptor[8..]);
             var flags = BinaryPrimitives.ReadUInt16LittleEndian(descriptor[12..]);
@@ -258,7 +293,7 @@ internal sealed class VirtQueue
     }
 
     private ushort ReadShared(ulong address) =>
-        Volatile.Read(ref MemoryMarshal.AsRef<ushort>(_memory.Slice(address, sizeof(ushort))));
+        Volatile.Read(in MemoryMarshal.AsRef<ushort>(_memory.View(address, sizeof(ushort))));
 
     private void WriteShared(ulong address, ushort value) =>
         Volatile.Write(ref MemoryMarshal.AsRef<ushort>(_memory.Slice(address, sizeof(ushort))), value);

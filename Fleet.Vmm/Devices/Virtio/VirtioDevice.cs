@@ -1,4 +1,5 @@
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -69,6 +70,21 @@ internal abstract class VirtioDevice
     public virtual void Reset()
     {
     }
+
+    /// <summary>
+    /// Writes for a snapshot what <see cref="Restore"/> needs beyond the configuration it is built from; by default nothing.
+    /// The guest is paused; a device that works on requests elsewhere finishes them first.
+    /// </summary>
+    public virtual void Save(StateWriter writer)
+    {
+    }
+
+    /// <summary>
+    /// Takes up what <see cref="Save"/> wrote, once, after <see cref="Activate"/> where the driver was ready. The bytes come
+    /// from a file: what can't be true is a <see cref="SnapshotException"/>.
+    /// </summary>
+    /// <returns>True when the configuration space is another one than the guest knows.</returns>
+    public virtual bool Restore(ref StateReader reader) => false;
 
     /// <summary>
     /// The driver may have put requests into an enabled queue of an active device. Serves as many as the queue holds at

@@ -150,7 +150,6 @@ public sealed class ApiTests
     [InlineData("""{"vcpu_count": 1, "mem_size_mib": 1048577}""", "The memory size (MiB) is larger than 1048576.")]
     [InlineData("""{"vcpu_count": 1, "mem_size_mib": 18446744073709551615}""", "The memory size (MiB) is larger than 1048576.")]
     [InlineData("""{"vcpu_count": 2, "mem_size_mib": 64, "smt": true}""", "smt is not supported by fleet-vmm: every vCPU is a core of its own. Leave it out or say false.")]
-    [InlineData("""{"vcpu_count": 2, "mem_size_mib": 64, "track_dirty_pages": true}""", "track_dirty_pages is not supported by fleet-vmm, which has no snapshots. Leave it out or say false.")]
     [InlineData("""{"vcpu_count": 2, "mem_size_mib": 64, "cpu_template": "T2"}""", "cpu_template is not supported by fleet-vmm. Leave it out or say None.")]
     [InlineData("""{"vcpu_count": 2, "mem_size_mib": 64, "huge_pages": "2M"}""", "huge_pages is not supported by fleet-vmm. Leave it out or say None.")]
     public void Should_refuse_a_machine_that_it_cannot_run(string body, string fault)

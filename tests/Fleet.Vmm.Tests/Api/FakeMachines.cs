@@ -4,6 +4,7 @@ using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Tests.Api;
 
@@ -13,6 +14,15 @@ internal sealed class FakeMachines : IMachineFactory
     public MachineException? BuildFailure { get; set; }
 
     public Exception? PauseFailure { get; set; }
+
+    public Exception? MemoryFailure { get; set; }
+
+    public Exception? RestoreFailure { get; set; }
+
+    /// <summary>What a saved machine writes.</summary>
+    public byte[] State { get; set; } = [1, 2, 3];
+
+    public RestoreSource? Source { get; private set; }
 
     /// <summary>What Stop leads to; null: it never ends.</summary>
     public MachineEndKind? EndOnStop { get; set; } = MachineEndKind.Stopped;
@@ -31,15 +41,23 @@ internal sealed class FakeMachines : IMachineFactory
         return BuildFailure is null ? new Machine(this) : throw BuildFailure;
     }
 
+    public IMachine Restore(MachineSettings settings, RestoreSource source, EventLoop loop)
+    {
+        Settings = settings;
+        Source = source;
+        Calls.Enqueue("restore");
+        return RestoreFailure is null ? new Machine(this) : throw RestoreFailure;
+    }
+
     private sealed class Machine(FakeMachines owner) : IMachine
     {
         public event Action<MachineEnd>? Ended;
 
         public IReadOnlyList<int> VcpuThreads { get; private set; } = [];
 
-        public void Start()
+        public void Start(bool paused = false)
         {
-            owner.Calls.Enqueue("start");
+            owner.Calls.Enqueue(paused ? "start paused" : "start");
             VcpuThreads = [101, 102];
         }
 
@@ -58,6 +76,25 @@ internal sealed class FakeMachines : IMachineFactory
                 throw owner.PauseFailure;
             }
         }
+
+        public void Save(StateWriter writer)
+        {
+            owner.Calls.Enqueue("save");
+            writer.Bytes(owner.State);
+        }
+
+        public void SaveMemory(NewFile file, bool onlyChanges)
+        {
+            owner.Calls.Enqueue(onlyChanges ? "save changes" : "save memory");
+            if (owner.MemoryFailure is not null)
+            {
+                throw owner.MemoryFailure;
+            }
+
+            file.Write(0, "memory"u8);
+        }
+
+        public void ForgetChanges() => owner.Calls.Enqueue("forget changes");
 
         public void ReplaceDisk(string id, string path) => owner.Calls.Enqueue($"disk {id} {path}");
 

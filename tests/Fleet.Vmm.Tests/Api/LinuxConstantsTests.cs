@@ -30,9 +30,15 @@ public sealed class LinuxConstantsTests
             ("SIG_BLOCK", Signals.Block), ("SFD_NONBLOCK", Signals.NonBlocking), ("SFD_CLOEXEC", Signals.CloseOnExec), ("sizeof(struct signalfd_siginfo)", Signals.InfoSize), ("sizeof(sigset_t)", 128),
             ("EPERM", SystemCallException.NotPermitted), ("ENOENT", SystemCallException.NoEntry), ("EINTR", SystemCallException.Interrupted), ("EAGAIN", SystemCallException.TryAgain),
             ("ENFILE", SystemCallException.TableFull), ("EMFILE", SystemCallException.TooManyOpenFiles), ("EADDRINUSE", SystemCallException.AddressInUse),
+            ("MAP_FIXED", VirtualMemory.Fixed), ("offsetof(struct sysinfo, totalswap)", VirtualMemory.TotalSwapWord * 8), ("SEEK_DATA", FileContent.NextData), ("SEEK_HOLE", FileContent.NextHole), ("ENXIO", FileContent.NothingThere),
+            ("SYS_userfaultfd", UserFault.UserFaultCall), ("UFFD_API", (long)UserFault.ApiVersion), ("UFFD_FEATURE_EVENT_REMOVE", (long)UserFault.EventRemove), ("UFFDIO_REGISTER_MODE_MISSING", (long)UserFault.Missing),
+            ("USERFAULTFD_IOC_NEW", UserFault.NewFromDevice), ("UFFDIO_API", UserFault.Api), ("UFFDIO_REGISTER", UserFault.RegisterRange),
+            ("sizeof(struct uffdio_api)", Unsafe.SizeOf<UserFault.UserFaultApi>()), ("sizeof(struct uffdio_register)", Unsafe.SizeOf<UserFault.UserFaultRange>()),
+            ("SOL_SOCKET", DescriptorChannel.SocketLevel), ("SO_SNDTIMEO", DescriptorChannel.SendTimeout), ("SCM_RIGHTS", DescriptorChannel.PassDescriptors), ("ENAMETOOLONG", DescriptorChannel.NameTooLong),
+            ("sizeof(struct msghdr)", Unsafe.SizeOf<DescriptorChannel.MessageHeader>()), ("CMSG_LEN(sizeof(int))", 20), ("CMSG_SPACE(sizeof(int))", 24),
         ];
         var program = new StringBuilder("#define _GNU_SOURCE\n");
-        foreach (var header in new[] { "stddef.h", "errno.h", "fcntl.h", "poll.h", "signal.h", "time.h", "sys/epoll.h", "sys/signalfd.h", "sys/socket.h", "sys/stat.h", "sys/timerfd.h", "sys/un.h" })
+        foreach (var header in new[] { "stddef.h", "errno.h", "fcntl.h", "poll.h", "signal.h", "time.h", "sys/epoll.h", "sys/signalfd.h", "sys/socket.h", "sys/stat.h", "sys/timerfd.h", "sys/un.h", "sys/mman.h", "sys/sysinfo.h", "sys/syscall.h", "sys/ioctl.h", "linux/userfaultfd.h", "unistd.h" })
         {
             program.Append("#include <").Append(header).Append(">\n");
         }

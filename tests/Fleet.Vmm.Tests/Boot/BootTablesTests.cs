@@ -61,7 +61,7 @@ public sealed class BootTablesTests : IDisposable
     {
         AcpiTables.Write(_memory, 1, second, []);
         var names = DevicesOf(Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT")[36..]);
-        string[] expected = second ? ["COM1", "COM2", "PS2_"] : ["COM1", "PS2_"];
+        string[] expected = second ? ["COM1", "COM2", "PS2_", "VGEN", "GED_"] : ["COM1", "PS2_", "VGEN", "GED_"];
         Assert.Equal(expected, names);
     }
 
@@ -72,7 +72,7 @@ public sealed class BootTablesTests : IDisposable
             .Select(i => new VirtioPlace(GuestLayout.VirtioDevices + ((ulong)i * 0x1000), GuestLayout.FirstVirtioGsi + (uint)i)).ToList();
         AcpiTables.Write(_memory, 32, true, places);
         var dsdt = Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT");
-        string[] expected = ["COM1", "COM2", "PS2_", .. places.Select((_, i) => $"V{i:d3}")];
+        string[] expected = ["COM1", "COM2", "PS2_", .. places.Select((_, i) => $"V{i:d3}"), "VGEN", "GED_"];
         Assert.Equal(expected, DevicesOf(dsdt[36..]));
         foreach (var place in places)
         {
@@ -84,6 +84,23 @@ public sealed class BootTablesTests : IDisposable
             ];
             Assert.True(dsdt.IndexOf(resources) > 0, $"{place}");
         }
+    }
+
+    [Fact]
+    public void Should_tell_where_the_generation_id_is_and_which_interrupt_changes_it()
+    {
+        AcpiTables.Write(_memory, 1, false, []);
+        var dsdt = Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT");
+
+        // Name (ADDR, Package () {low, high}).
+        byte[] address = [0x08, .. "ADDR"u8, 0x12, 0x4d, 0, 2, 0x0c, .. BitConverter.GetBytes((uint)GuestLayout.GenerationId), 0x0c, 0, 0, 0, 0];
+        Assert.True(dsdt.IndexOf(address) > 0);
+
+        // Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive), then Method (_EVT, 1) {Notify (VGEN, 0x80)}.
+        byte[] events = [0x89, 6, 0, 3, 1, .. BitConverter.GetBytes(GuestLayout.GenerationIdGsi), 0x79, 0, 0x14, 0x4e, 0, .. "_EVT"u8, 1, 0x86, .. "VGEN"u8, 0x0a, 0x80];
+        Assert.True(dsdt.IndexOf(events) > 0);
+        Assert.Equal(23u, GuestLayout.GenerationIdGsi);
+        Assert.Contains(MemoryMap.Of(_memory), entry => entry.Type == MemoryMap.Reserved && entry.Start <= GuestLayout.GenerationId && GuestLayout.GenerationId + 16 <= entry.Start + entry.Size);
     }
 
     [Theory]

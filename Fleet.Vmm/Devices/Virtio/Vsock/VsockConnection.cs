@@ -135,7 +135,7 @@ internal sealed unsafe class VsockConnection : IDisposable
     public bool Deliver(GuestMemory memory, ReadOnlySpan<GuestBuffer> buffers, long skip, long length)
     {
         var pieces = stackalloc IoPiece[GuestPieces.Most];
-        var count = GuestPieces.Locate(memory, buffers, skip, length, pieces);
+        var count = GuestPieces.Locate(memory, buffers, skip, length, writes: false, pieces);
         var sent = 0L;
         if (_heldLength == 0 && length > 0)
         {
@@ -189,7 +189,7 @@ internal sealed unsafe class VsockConnection : IDisposable
     public int Read(GuestMemory memory, ReadOnlySpan<GuestBuffer> buffers, long skip, long most)
     {
         var pieces = stackalloc IoPiece[GuestPieces.Most];
-        var count = GuestPieces.Locate(memory, buffers, skip, most, pieces);
+        var count = GuestPieces.Locate(memory, buffers, skip, most, writes: true, pieces);
 
         // SAFETY: the pieces lie in guest memory; the kernel fills them during the call.
         var got = Sockets.Receive(Descriptor, pieces, count);

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio.Vsock;
 
@@ -151,6 +152,13 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
     {
         Volatile.Write(ref _letGo, 1);
         _released.Signal();
+    }
+
+    /// <summary>Connections do not come along: the guest is told that all are gone.</summary>
+    public override bool Restore(ref StateReader reader)
+    {
+        ResetConnections();
+        return false;
     }
 
     /// <summary>Ends every connection and has the guest told that all are gone: it was restored from a snapshot.</summary>

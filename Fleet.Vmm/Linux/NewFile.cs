@@ -1,0 +1,133 @@
+using System.Runtime.InteropServices;
+
+namespace Fleet.Vmm.Linux;
+
+/// <summary>
+/// A file that is written beside its place, made durable, and put there in one step, over what was there before. Until
+/// <see cref="Commit"/> nobody sees it; without that it is gone with <see cref="Dispose"/>.
+/// </summary>
+/// <remarks>All of it throws <see cref="SystemCallException"/>.</remarks>
+internal sealed unsafe partial class NewFile : IDisposable
+{
+    /// <summary>Readable and writable for its owner only: it holds a tenant's memory.</summary>
+    private const uint Mode = 0x180;
+
+    private readonly string _temporary;
+    private int _fd;
+
+    public NewFile(string path)
+    {
+        Path = path;
+        _temporary = path + ".new";
+        _fd = open(_temporary, Flags, Mode);
+        if (_fd < 0)
+        {
+            throw SystemCallException.Last("open");
+        }
+    }
+
+    public string Path { get; }
+
+    private const int Flags = Descriptors.ReadWrite | Descriptors.Create | Descriptors.Truncate | Descriptors.NoFollow
+        | Descriptors.NonBlocking | Descriptors.NoTerminal | Descriptors.CloseOnExec;
+
+    /// <summary>How long it is at least; what is not written stays a hole.</summary>
+    public void SetLength(ulong bytes)
+    {
+        if (ftruncate(_fd, (long)bytes) < 0)
+        {
+            throw SystemCallException.Last("ftruncate");
+        }
+    }
+
+    public void Write(ulong offset, ReadOnlySpan<byte> content)
+    {
+        while (!content.IsEmpty)
+        {
+            nint put;
+
+            // SAFETY: pinned for the call, length as given.
+            fixed (byte* start = content)
+            {
+                put = pwrite(_fd, start, content.Length, (long)offset);
+            }
+
+            if (put <= 0)
+            {
+                if (put < 0 && Marshal.GetLastPInvokeError() == SystemCallException.Interrupted)
+                {
+                    continue;
+                }
+
+                throw SystemCallException.Last("write");
+            }
+
+            content = content[(int)put..];
+            offset += (ulong)put;
+        }
+    }
+
+    /// <summary>What was written so far survives the host's power.</summary>
+    public void Sync()
+    {
+        if (fsync(_fd) < 0)
+        {
+            throw SystemCallException.Last("fsync");
+        }
+    }
+
+    /// <summary>Puts it in its place.</summary>
+    public void Commit()
+    {
+        if (rename(_temporary, Path) < 0)
+        {
+            throw SystemCallException.Last("rename");
+        }
+
+        _ = Descriptors.close(_fd);
+        _fd = -1;
+    }
+
+    /// <summary>The names in a file's directory survive the host's power.</summary>
+    public static void SyncDirectoryOf(string path)
+    {
+        var end = path.LastIndexOf('/');
+        var fd = open(end switch { < 0 => ".", 0 => "/", _ => path[..end] }, Descriptors.ReadOnly | Descriptors.CloseOnExec, 0);
+        if (fd < 0)
+        {
+            throw SystemCallException.Last("open");
+        }
+
+        var failure = fsync(fd) < 0 ? SystemCallException.Last("fsync") : null;
+        _ = Descriptors.close(fd);
+        if (failure is not null)
+        {
+            throw failure;
+        }
+    }
+
+    public void Dispose()
+    {
+        if (_fd >= 0)
+        {
+            _ = Descriptors.close(_fd);
+            _fd = -1;
+            _ = Descriptors.unlink(_temporary);
+        }
+    }
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int open(string path, int flags, uint mode);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int rename(string from, string to);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int ftruncate(int fd, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint pwrite(int fd, byte* buffer, nint size, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fsync(int fd);
+}

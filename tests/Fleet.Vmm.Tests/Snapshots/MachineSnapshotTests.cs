@@ -1,0 +1,119 @@
+using Fleet.Vmm.Machines;
+using Fleet.Vmm.Tests.Machines;
+
+namespace Fleet.Vmm.Tests.Snapshots;
+
+/// <summary>Guests of a few bytes on the real KVM, saved in one machine and gone on with in another.</summary>
+public sealed class MachineSnapshotTests
+{
+    [SkippableFact]
+    public void Should_go_on_where_the_guest_stopped()
+    {
+        using var first = new MachineRun(SteppingGuests.Counter);
+        using var saved = SavedMachine.From(first, "aaa", 3);
+        Assert.Equal("123", saved.Console);
+
+        using var second = new MachineRun([], source: saved.Source);
+        second.Type("aaq");
+        Assert.Equal(MachineEndKind.GuestShutdown, second.RunToEnd().Kind);
+        Assert.Equal("45", second.Console());
+        Assert.Empty(second.Warnings);
+    }
+
+    [SkippableFact]
+    public void Should_restore_as_many_clones_as_one_likes()
+    {
+        using var first = new MachineRun(SteppingGuests.Counter);
+        using var saved = SavedMachine.From(first, "aaa", 3);
+        var memory = File.ReadAllBytes(saved.MemoryPath);
+        for (var clone = 0; clone < 3; clone++)
+        {
+            using var run = new MachineRun([], source: saved.Source);
+            run.Type("aq");
+            run.RunToEnd();
+            Assert.Equal("4", run.Console());
+        }
+
+        Assert.Equal(memory, File.ReadAllBytes(saved.MemoryPath));
+    }
+
+    [SkippableFact]
+    public void Should_go_on_itself_after_it_was_saved()
+    {
+        using var run = new MachineRun(SteppingGuests.Counter);
+        using var saved = SavedMachine.From(run, "aaa", 3, _ =>
+        {
+            run.Machine.Resume();
+            run.Type("aq");
+            run.RunToEnd(started: true);
+        });
+        Assert.Equal("1234", saved.Console);
+    }
+
+    [SkippableFact]
+    public void Should_save_a_restored_machine_again()
+    {
+        using var first = new MachineRun(SteppingGuests.Counter);
+        using var saved = SavedMachine.From(first, "aa", 2);
+        using var second = new MachineRun([], source: saved.Source);
+        using var again = SavedMachine.From(second, "aa", 2);
+        Assert.Equal("34", again.Console);
+        using var third = new MachineRun([], source: again.Source);
+        third.Type("aq");
+        third.RunToEnd();
+        Assert.Equal("5", third.Console());
+    }
+
+    [SkippableFact]
+    public void Should_keep_every_vcpu()
+    {
+        using var first = new MachineRun(SteppingGuests.TwoVcpus, vcpus: 2);
+        using var saved = SavedMachine.From(first, "a", 1);
+        using var second = new MachineRun([], vcpus: 2, source: saved.Source);
+        second.Type("aaq");
+        Assert.Equal(MachineEndKind.GuestShutdown, second.RunToEnd().Kind);
+        Assert.Equal("MM", second.Console());
+    }
+
+    [SkippableFact]
+    public void Should_keep_a_device_and_its_queue()
+    {
+        using var first = new MachineRun(SteppingGuests.Entropy, entropy: true);
+        using var saved = SavedMachine.From(first, "aaa", 3);
+        using var second = new MachineRun([], entropy: true, source: saved.Source);
+        second.Type("aaaaaaaaaaaaq");
+        Assert.Equal(MachineEndKind.GuestShutdown, second.RunToEnd().Kind);
+        Assert.Equal(12, second.ConsoleBytes().Length);
+        Assert.Empty(second.Warnings);
+    }
+
+    [SkippableFact]
+    public void Should_give_each_clone_a_generation_of_its_own()
+    {
+        using var first = new MachineRun(SteppingGuests.GenerationId);
+        using var saved = SavedMachine.From(first, "a", 16);
+        var ids = new List<byte[]> { saved.ConsoleBytes };
+        for (var clone = 0; clone < 2; clone++)
+        {
+            using var run = new MachineRun([], source: saved.Source);
+            run.Type("aq");
+            run.RunToEnd();
+            ids.Add(run.ConsoleBytes());
+        }
+
+        Assert.All(ids, id => Assert.Equal(16, id.Length));
+        Assert.Equal(3, ids.Select(Convert.ToHexString).Distinct().Count());
+    }
+
+    [SkippableFact]
+    public void Should_interrupt_a_clone_for_its_new_generation()
+    {
+        using var first = new MachineRun(SteppingGuests.GenerationInterrupt);
+        using var saved = SavedMachine.From(first, "ab", 2);
+        Assert.Equal("bc", saved.Console);
+        using var second = new MachineRun([], source: saved.Source);
+        second.Type("xq");
+        Assert.Equal(new MachineEnd(MachineEndKind.GuestShutdown, "The guest reset itself."), second.RunToEnd());
+        Assert.Equal("Gy", second.Console());
+    }
+}
