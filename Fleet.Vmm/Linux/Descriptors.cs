@@ -125,23 +125,75 @@ internal static unsafe partial class Descriptors
             return;
         }
 
-        var temporary = path + ".new";
-        var fd = open(temporary, WriteOnly | Create | Truncate | NoFollow | NonBlocking | NoTerminal | CloseOnExec, 0x1a4);
-        if (fd < 0)
+        var temporary = OpenReplacement(path);
+        var failed = !WriteAll(temporary, content) ? SystemCallException.Last("write") : null;
+        Replace(path, temporary, failed);
+    }
+
+    /// <summary>As <see cref="ReplaceFile(string, ReadOnlySpan{byte})"/>, written by a callback and on the disk before it takes the name.</summary>
+    public static void ReplaceFile(string path, Action<int> write)
+    {
+        var temporary = OpenReplacement(path);
+        SystemCallException? failed = null;
+        try
         {
-            throw SystemCallException.Last("open");
+            write(temporary);
+            failed = fsync(temporary) < 0 ? SystemCallException.Last("fsync") : null;
+        }
+        catch (SystemCallException failure)
+        {
+            failed = failure;
         }
 
-        var failed = !WriteAll(fd, content) ? SystemCallException.Last("write") : null;
-        _ = close(fd);
-        if (failed is null && rename(temporary, path) < 0)
+        Replace(path, temporary, failed);
+    }
+
+    /// <summary>Makes a file so long; what was not written is a hole.</summary>
+    public static void SetSize(int fd, long size)
+    {
+        if (ftruncate(fd, size) < 0)
+        {
+            throw SystemCallException.Last("ftruncate");
+        }
+    }
+
+    /// <summary>Writes so many bytes at a position of a file.</summary>
+    /// <remarks>The caller answers for the bytes.</remarks>
+    public static void WriteAt(int fd, byte* bytes, ulong length, ulong position)
+    {
+        while (length > 0)
+        {
+            var put = pwrite(fd, bytes, (nint)Math.Min(length, 1 << 30), (long)position);
+            if (put <= 0 && (put == 0 || Marshal.GetLastPInvokeError() != SystemCallException.Interrupted))
+            {
+                throw SystemCallException.Last("pwrite");
+            }
+
+            // SAFETY: never beyond the caller's length.
+            put = Math.Max(0, put);
+            bytes += put;
+            length -= (ulong)put;
+            position += (ulong)put;
+        }
+    }
+
+    private static int OpenReplacement(string path)
+    {
+        var fd = open(path + ".new", WriteOnly | Create | Truncate | NoFollow | NonBlocking | NoTerminal | CloseOnExec, 0x1a4);
+        return fd >= 0 ? fd : throw SystemCallException.Last("open");
+    }
+
+    private static void Replace(string path, int temporary, SystemCallException? failed)
+    {
+        _ = close(temporary);
+        if (failed is null && rename(path + ".new", path) < 0)
         {
             failed = SystemCallException.Last("rename");
         }
 
         if (failed is not null)
         {
-            _ = unlink(temporary);
+            _ = unlink(path + ".new");
             throw failed;
         }
     }
@@ -195,6 +247,15 @@ internal static unsafe partial class Descriptors
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int open(string path, int flags, uint mode);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fsync(int fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int ftruncate(int fd, long size);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint pwrite(int fd, byte* bytes, nint size, long position);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fstat(int fd, byte* status);

@@ -192,6 +192,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     }
                     else if (order == VcpuOrder.Park && !_parked)
                     {
+                        CompleteExit();
                         kvm.NoteStopped();
                     }
 
@@ -202,6 +203,25 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     break;
             }
         }
+    }
+
+    // What the guest reads from a port or a register gets into its own registers at the next KVM_RUN only. Entered with an
+    // exit ordered it does that and nothing else; a snapshot of before would lack it.
+    private void CompleteExit()
+    {
+        if (_exits == 0)
+        {
+            return;
+        }
+
+        kvm.Exit->ImmediateExit = 1;
+        while (kvm.Run() == 0 && !owner.IsEnding)
+        {
+            // A string instruction goes on with its next part.
+            HandleExit();
+        }
+
+        kvm.Exit->ImmediateExit = 0;
     }
 
     private VcpuActivity Inspect()

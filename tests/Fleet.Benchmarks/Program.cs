@@ -1,19 +1,29 @@
 using Fleet.Benchmarks;
+using Fleet.Benchmarks.Create;
+using Fleet.Benchmarks.Fuzz;
+using Fleet.Benchmarks.Lab;
+using Fleet.Benchmarks.Memory;
 using Fleet.Benchmarks.RateLimit;
+using Fleet.Benchmarks.Snapshot;
 using Fleet.Benchmarks.Start;
 
-// fleet bench NAME [--json]
-var benchmarks = new Dictionary<string, (string What, Func<IReadOnlyList<Measurement>> Run)>
+// fleet bench NAME [--json] [--NAME VALUE]...
+var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IReadOnlyList<Measurement>> Run)>
 {
-    ["start"] = ("VMM start to API socket and to the first guest instruction, memory beyond guest RAM", StartBenchmark.Run),
-    ["ratelimit"] = ("how near a limited device comes to its rate and its burst", RateLimitBenchmark.Run),
+    ["start"] = ("VMM start to API socket and to the first guest instruction, memory beyond guest RAM", _ => StartBenchmark.Run()),
+    ["ratelimit"] = ("how near a limited device comes to its rate and its burst", _ => RateLimitBenchmark.Run()),
+    ["boot"] = ("Linux to a line from user space, in the lab, against QEMU's microvm", _ => BootBenchmark.Run()),
+    ["block"] = ("reads of a disk by Linux in the lab, against QEMU's microvm", _ => BlockBenchmark.Run()),
+    ["net"] = ("TCP and ping of Linux in the lab, against QEMU's microvm", _ => NetBenchmark.Run()),
+    ["create"] = ("jailed microVMs a second to the first guest instruction", _ => CreateBenchmark.Run()),
+    ["memory"] = ("memory of a microVM with network, disk and vsock beyond its own, and of the 51st", _ => MemoryBenchmark.Run()),
+    ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
+    ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 
-var json = args.Contains("--json");
-var names = args.Where(word => word != "--json").ToArray();
-if (names.Length != 1 || !benchmarks.TryGetValue(names[0], out var chosen))
+if (BenchmarkOptions.Parse(args) is not { } options || !benchmarks.TryGetValue(options.Name, out var chosen))
 {
-    Console.Error.WriteLine("usage: fleet bench NAME [--json]");
+    Console.Error.WriteLine("usage: fleet bench NAME [--json] [--OPTION VALUE]");
     foreach (var (name, (what, _)) in benchmarks)
         Console.Error.WriteLine($"  {name,-12} {what}");
     return 2;
@@ -21,7 +31,7 @@ if (names.Length != 1 || !benchmarks.TryGetValue(names[0], out var chosen))
 
 try
 {
-    Report.Print(Console.Out, names[0], chosen.Run(), json);
+    Report.Print(Console.Out, options.Name, chosen.Run(options), options.Json);
     return 0;
 }
 catch (BenchmarkException cannot)

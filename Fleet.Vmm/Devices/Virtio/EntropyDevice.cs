@@ -27,7 +27,7 @@ internal sealed class EntropyDevice(GuestMemory memory, LimiterSettings limits, 
 
     public override uint Id => 4;
 
-    public override ulong Features => Version1 | EventIndex;
+    public override ulong Features => Version1 | EventIndex | IndirectDescriptors;
 
     public override IReadOnlyList<ushort> QueueSizes => Sizes;
 

@@ -1,3 +1,4 @@
+using Fleet.Vmm.Kvm;
 using System.Text;
 using Fleet.Vmm.Jail;
 
@@ -8,15 +9,15 @@ internal static class ThreadFilterNames
 {
     public static readonly (string C, long Ours)[] Requests =
     [
-        ("KVM_GET_MSR_INDEX_LIST", RequestNumbers.KvmGetMsrIndexList), ("KVM_SET_IDENTITY_MAP_ADDR", RequestNumbers.KvmSetIdentityMapAddress),
-        ("KVM_GET_DIRTY_LOG", RequestNumbers.KvmGetDirtyLog), ("KVM_GET_IRQCHIP", RequestNumbers.KvmGetIrqChip), ("KVM_SET_IRQCHIP", RequestNumbers.KvmSetIrqChip),
-        ("KVM_SET_GSI_ROUTING", RequestNumbers.KvmSetGsiRouting), ("KVM_GET_CLOCK", RequestNumbers.KvmGetClock), ("KVM_SET_CLOCK", RequestNumbers.KvmSetClock),
-        ("KVM_GET_PIT2", RequestNumbers.KvmGetPit2), ("KVM_SET_PIT2", RequestNumbers.KvmSetPit2), ("KVM_ENABLE_CAP", RequestNumbers.KvmEnableCapability),
-        ("KVM_GET_MSRS", RequestNumbers.KvmGetMsrs), ("KVM_GET_FPU", RequestNumbers.KvmGetFpu), ("KVM_GET_CPUID2", RequestNumbers.KvmGetCpuid2),
-        ("KVM_SET_MP_STATE", RequestNumbers.KvmSetMpState), ("KVM_SET_VCPU_EVENTS", RequestNumbers.KvmSetVcpuEvents), ("KVM_GET_DEBUGREGS", RequestNumbers.KvmGetDebugRegs),
-        ("KVM_SET_DEBUGREGS", RequestNumbers.KvmSetDebugRegs), ("KVM_SET_TSC_KHZ", RequestNumbers.KvmSetTscKhz), ("KVM_GET_TSC_KHZ", RequestNumbers.KvmGetTscKhz),
-        ("KVM_GET_XSAVE", RequestNumbers.KvmGetXsave), ("KVM_SET_XSAVE", RequestNumbers.KvmSetXsave), ("KVM_GET_XSAVE2", RequestNumbers.KvmGetXsave2),
-        ("KVM_GET_XCRS", RequestNumbers.KvmGetXcrs), ("KVM_SET_XCRS", RequestNumbers.KvmSetXcrs), ("UFFDIO_API", RequestNumbers.UserfaultApi),
+        ("KVM_GET_MSR_INDEX_LIST", KvmCalls.GetMsrIndexList), ("KVM_SET_IDENTITY_MAP_ADDR", RequestNumbers.KvmSetIdentityMapAddress),
+        ("KVM_GET_DIRTY_LOG", RequestNumbers.KvmGetDirtyLog), ("KVM_GET_IRQCHIP", KvmCalls.GetIrqChip), ("KVM_SET_IRQCHIP", KvmCalls.SetIrqChip),
+        ("KVM_SET_GSI_ROUTING", RequestNumbers.KvmSetGsiRouting), ("KVM_GET_CLOCK", KvmCalls.GetClock), ("KVM_SET_CLOCK", KvmCalls.SetClock),
+        ("KVM_GET_PIT2", KvmCalls.GetPit2), ("KVM_SET_PIT2", KvmCalls.SetPit2), ("KVM_ENABLE_CAP", RequestNumbers.KvmEnableCapability),
+        ("KVM_GET_MSRS", KvmCalls.GetMsrs), ("KVM_GET_FPU", RequestNumbers.KvmGetFpu), ("KVM_GET_CPUID2", KvmCalls.GetCpuid2),
+        ("KVM_SET_MP_STATE", KvmCalls.SetMpState), ("KVM_SET_VCPU_EVENTS", KvmCalls.SetVcpuEvents), ("KVM_GET_DEBUGREGS", KvmCalls.GetDebugRegs),
+        ("KVM_SET_DEBUGREGS", KvmCalls.SetDebugRegs), ("KVM_SET_TSC_KHZ", KvmCalls.SetTscKhz), ("KVM_GET_TSC_KHZ", KvmCalls.GetTscKhz),
+        ("KVM_GET_XSAVE", KvmCalls.GetXsave), ("KVM_SET_XSAVE", KvmCalls.SetXsave), ("KVM_GET_XSAVE2", RequestNumbers.KvmGetXsave2),
+        ("KVM_GET_XCRS", KvmCalls.GetXcrs), ("KVM_SET_XCRS", KvmCalls.SetXcrs), ("UFFDIO_API", RequestNumbers.UserfaultApi),
         ("UFFDIO_REGISTER", RequestNumbers.UserfaultRegister), ("USERFAULTFD_IOC_NEW", RequestNumbers.UserfaultNew), ("TCGETS", RequestNumbers.TerminalGet),
         ("TCSETS", RequestNumbers.TerminalSet), ("TIOCGPGRP", RequestNumbers.TerminalGroup), ("SIOCGIFINDEX", RequestNumbers.InterfaceIndex),
     ];

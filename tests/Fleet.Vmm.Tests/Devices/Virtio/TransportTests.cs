@@ -29,7 +29,7 @@ public sealed class TransportTests : IDisposable
         Assert.Equal(4u, _driver.Read(8));
         Assert.Equal(0u, _driver.Read(0xc));
         Assert.Equal(256u, _driver.Read(0x34));
-        Assert.Equal(1u << 29, _driver.Read(0x10));
+        Assert.Equal(1u << 29 | 1u << 28, _driver.Read(0x10));
         _driver.Write(0x14, 1);
         Assert.Equal(1u, _driver.Read(0x10));
         _driver.Write(0x14, 2);
