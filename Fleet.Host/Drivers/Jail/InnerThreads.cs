@@ -15,10 +15,23 @@ internal static class InnerThreads
         foreach (string task in Directory.EnumerateDirectories($"/proc/{process}/task"))
         {
             if (!int.TryParse(Path.GetFileName(task), NumberStyles.None, CultureInfo.InvariantCulture, out int id)) continue;
-            // From the outermost namespace that we see to the innermost.
-            string? line = File.ReadLines(Path.Combine(task, "status")).FirstOrDefault(line => line.StartsWith(Key, StringComparison.Ordinal));
-            if (line is not null && int.TryParse(line.Split('\t')[^1], NumberStyles.None, CultureInfo.InvariantCulture, out int within)) outer[within] = id;
+            if (WithinOf(task) is { } within) outer[within] = id;
         }
         return [.. inner.Select(id => outer.TryGetValue(id, out int found) ? found : throw new IOException($"process {process} has no thread {id}"))];
+    }
+
+    // Null: that thread has ended meanwhile, as workers of the kernel's do at any time.
+    private static int? WithinOf(string task)
+    {
+        try
+        {
+            // From the outermost namespace that we see to the innermost.
+            string? line = File.ReadAllLines(Path.Combine(task, "status")).FirstOrDefault(line => line.StartsWith(Key, StringComparison.Ordinal));
+            return line is not null && int.TryParse(line.Split('\t')[^1], NumberStyles.None, CultureInfo.InvariantCulture, out int within) ? within : null;
+        }
+        catch (IOException)
+        {
+            return null;
+        }
     }
 }
