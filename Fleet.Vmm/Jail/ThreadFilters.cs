@@ -126,7 +126,6 @@ internal static class ThreadFilters
             Allow(CallNumbers.ExitGroup),
 
             // The collector asks how large the machine is and lives without an answer.
-            Fail(CallNumbers.Sysinfo, NotPermitted),
             Fail(CallNumbers.Getrusage, NotPermitted),
         ]),
         new("start threads", ThreadKinds.Start,
@@ -153,8 +152,8 @@ internal static class ThreadFilters
             Allow(CallNumbers.Fcntl, OneOf(1, DescriptorCommands)),
         ]),
 
-        // The collector opens /proc/meminfo on whatever thread it runs, and lives without.
-        new("no files", ThreadKinds.Vcpu | ThreadKinds.Finalizer, [Fail(CallNumbers.Openat, NotPermitted), Fail(CallNumbers.Newfstatat, NotPermitted)]),
+        // The collector opens /proc/meminfo and asks how large the machine is on whatever thread it runs, and lives without.
+        new("no files", ThreadKinds.Vcpu | ThreadKinds.Finalizer, [Fail(CallNumbers.Openat, NotPermitted), Fail(CallNumbers.Newfstatat, NotPermitted), Fail(CallNumbers.Sysinfo, NotPermitted)]),
         new("make event counters and timers", ThreadKinds.Serving, [Allow(CallNumbers.Eventfd2), Allow(CallNumbers.TimerfdCreate)]),
         new("Unix sockets: API, vsock, page fault handler", ThreadKinds.Serving,
         [
@@ -172,8 +171,8 @@ internal static class ThreadFilters
             Allow(CallNumbers.Getsockname),
             Allow(CallNumbers.Getsockopt, OneOf(1, SocketLevel)),
 
-            // SO_SNDBUF, SO_RCVBUF.
-            Allow(CallNumbers.Setsockopt, OneOf(1, SocketLevel), OneOf(2, 7, 8)),
+            // SO_SNDBUF, SO_RCVBUF, SO_SNDTIMEO.
+            Allow(CallNumbers.Setsockopt, OneOf(1, SocketLevel), OneOf(2, 7, 8, 21)),
         ]),
         // A ring is made with its disk, before the guest runs, and restricts itself: its operations pass by these filters.
         new("io_uring of disks", ThreadKinds.Start, [Allow(CallNumbers.IoUringSetup), Allow(CallNumbers.IoUringRegister)]),
@@ -203,10 +202,12 @@ internal static class ThreadFilters
         new("take a snapshot, track memory", ThreadKinds.Serving,
         [
             Allow(CallNumbers.Ioctl, OneOf(1,
-                KvmCalls.SetUserMemoryRegion, KvmCalls.GetCpuid2, KvmCalls.GetLapic, KvmCalls.GetMpState, KvmCalls.GetVcpuEvents, KvmCalls.KvmClockControl,
+                KvmCalls.SetUserMemoryRegion, KvmCalls.CheckExtension, KvmCalls.GetCpuid2, KvmCalls.GetLapic, KvmCalls.GetMpState, KvmCalls.GetVcpuEvents, KvmCalls.KvmClockControl,
                 RequestNumbers.KvmGetDirtyLog, KvmCalls.GetIrqChip, KvmCalls.GetClock, KvmCalls.GetPit2, KvmCalls.GetMsrs,
                 RequestNumbers.KvmGetFpu, KvmCalls.GetDebugRegs, KvmCalls.GetXsave, RequestNumbers.KvmGetXsave2, KvmCalls.GetXcrs,
                 KvmCalls.GetTscKhz)),
+            // Whether pages may be swapped out, which mincore takes for untouched.
+            Allow(CallNumbers.Sysinfo),
             Allow(CallNumbers.Mincore),
             Allow(CallNumbers.Msync),
         ]),
