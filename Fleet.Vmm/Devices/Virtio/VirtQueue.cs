@@ -111,6 +111,7 @@ internal sealed class VirtQueue
         writer.U64(UsedRing);
         writer.Flag(IsEnabled);
         writer.Flag(UsesEventIndex);
+        writer.Flag(UsesIndirect);
         writer.U16(_nextAvailable);
         writer.U16(_nextUsed);
         writer.U16(_signalledUsed);
@@ -126,6 +127,7 @@ internal sealed class VirtQueue
         UsedRing = reader.U64();
         var enabled = reader.Flag();
         UsesEventIndex = reader.Flag();
+        UsesIndirect = reader.Flag();
         _nextAvailable = reader.U16();
         _nextUsed = reader.U16();
         _signalledUsed = reader.U16();
