@@ -28,9 +28,12 @@ internal sealed partial class Microvm
 
         ConfiguredDevices.CheckPath(creation.StatePath, CreateError);
         ConfiguredDevices.CheckPath(creation.MemoryPath, CreateError);
-        if (creation.StatePath == creation.MemoryPath)
+
+        // Against a fixed root: asking for the working directory is a system call that the process gave up.
+        var (state, memory) = (Path.GetFullPath(creation.StatePath, "/"), Path.GetFullPath(creation.MemoryPath, "/"));
+        if (state == memory || NewFile.TemporaryFor(state) == memory || NewFile.TemporaryFor(memory) == state)
         {
-            throw new ApiFaultException(CreateError + "snapshot_path and mem_file_path are the same file.");
+            throw new ApiFaultException(CreateError + "snapshot_path and mem_file_path are in each other's way: two files of different names are needed.");
         }
 
         var began = clock.GetTimestamp();

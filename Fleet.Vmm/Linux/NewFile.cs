@@ -18,7 +18,7 @@ internal sealed unsafe partial class NewFile : IDisposable
     public NewFile(string path)
     {
         Path = path;
-        _temporary = path + ".new";
+        _temporary = TemporaryFor(path);
         _fd = open(_temporary, Flags, Mode);
         if (_fd < 0)
         {
@@ -27,6 +27,9 @@ internal sealed unsafe partial class NewFile : IDisposable
     }
 
     public string Path { get; }
+
+    /// <summary>Where the content of a file is until it is committed.</summary>
+    public static string TemporaryFor(string path) => path + ".new";
 
     private const int Flags = Descriptors.ReadWrite | Descriptors.Create | Descriptors.Truncate | Descriptors.NoFollow
         | Descriptors.NonBlocking | Descriptors.NoTerminal | Descriptors.CloseOnExec;

@@ -100,6 +100,19 @@ internal static unsafe partial class VirtualMemory
         }
     }
 
+    /// <summary>Puts zeros that cost nothing in the place of whole pages of a mapping, a file's too; false when the kernel refuses.</summary>
+    // SAFETY of the callers: as TryDrop.
+    public static bool TryReplace(void* address, nuint size)
+    {
+        if (mmap(address, size, ReadWrite, Private | Anonymous | NoReserve | Fixed, -1, 0) == (void*)-1)
+        {
+            return false;
+        }
+
+        _ = madvise(address, size, DontDump);
+        return true;
+    }
+
     /// <summary>Gives a mapping back; nobody may hold a pointer into it any more.</summary>
     // SAFETY of the callers: each unmaps what it mapped itself, once, and drops its pointer with it.
     public static void Unmap(void* address, nuint size) => _ = munmap(address, size);

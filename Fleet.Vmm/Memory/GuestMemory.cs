@@ -26,6 +26,7 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     private const ulong PageSize = 4096;
 
+    private readonly bool _isFile;
     private byte* _low;
     private byte* _high;
 
@@ -41,7 +42,7 @@ internal sealed unsafe class GuestMemory : IDisposable
         ArgumentOutOfRangeException.ThrowIfNotEqual(bytes % (1 << 20), 0UL);
         Low = new MemoryRange(0, Math.Min(bytes, HoleStart));
         High = new MemoryRange(HoleEnd, bytes - Low.Size);
-        HasContent = content is not null;
+        _isFile = HasContent = content is not null;
         try
         {
             _low = VirtualMemory.Allocate((nuint)Low.Size);
@@ -127,13 +128,15 @@ internal sealed unsafe class GuestMemory : IDisposable
 
         // Guest and host addresses lie alike within a page.
         var skip = (PageSize - (address & (PageSize - 1))) & (PageSize - 1);
-        if (start != null)
+        if (start == null || length < skip + PageSize)
         {
-            // They are zeros from now on.
-            Dirty?.Note(address, length);
+            return start != null;
         }
 
-        return start != null && (length < skip + PageSize || VirtualMemory.TryDrop(start + skip, (nuint)((length - skip) & ~(PageSize - 1))));
+        // Zeros from now on, which the next diff has to have. Pages of a file would come back with what the file has.
+        var size = (length - skip) & ~(PageSize - 1);
+        Dirty?.Note(address + skip, size);
+        return _isFile ? VirtualMemory.TryReplace(start + skip, (nuint)size) : VirtualMemory.TryDrop(start + skip, (nuint)size);
     }
 
     public void Write(ulong address, ReadOnlySpan<byte> bytes) => bytes.CopyTo(Slice(address, bytes.Length));

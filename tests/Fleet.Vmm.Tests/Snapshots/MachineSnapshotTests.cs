@@ -1,4 +1,9 @@
+using Fleet.Vmm.Boot;
+using Fleet.Vmm.Devices;
+using Fleet.Vmm.Kvm;
+using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Memory;
 using Fleet.Vmm.Tests.Machines;
 
 namespace Fleet.Vmm.Tests.Snapshots;
@@ -115,5 +120,82 @@ public sealed class MachineSnapshotTests
         second.Type("xq");
         Assert.Equal(new MachineEnd(MachineEndKind.GuestShutdown, "The guest reset itself."), second.RunToEnd());
         Assert.Equal("Gy", second.Console());
+    }
+
+    /// <summary>The driver has notified, and nobody has looked yet.</summary>
+    [SkippableFact]
+    public void Should_keep_a_request_that_was_not_yet_served()
+    {
+        using var first = new MachineRun(SteppingGuests.EntropyAtOnce, entropy: true);
+
+        // The loop does not run: the notification stays where it is. All registers are written, and then some time has passed.
+        first.Machine.Start();
+        Assert.True(SpinWait.SpinUntil(() => first.Machine.ReadCounters().ExitsMmioWrite == 11, TimeSpan.FromSeconds(20)));
+        var thread = first.Machine.VcpuThreads[0];
+        var now = ThreadKick.CpuTime(thread);
+        Assert.True(SpinWait.SpinUntil(() => ThreadKick.CpuTime(thread) > now + 5_000_000, TimeSpan.FromSeconds(20)));
+        using var saved = SavedMachine.From(first, "", 0);
+        Assert.Equal("", saved.Console);
+        using var second = new MachineRun([], entropy: true, source: saved.Source);
+        second.Type("q");
+        Assert.Equal(MachineEndKind.GuestShutdown, second.RunToEnd().Kind);
+        Assert.Single(second.ConsoleBytes());
+    }
+
+    /// <summary>A vCPU that is stopped while a device answers its read: the answer has to be in its register when it stands.</summary>
+    [SkippableFact]
+    public void Should_end_the_instruction_that_the_vcpu_was_stopped_in()
+    {
+        const byte Answer = 0x5a;
+        Skip.IfNot(File.Exists("/dev/kvm"), "there is no /dev/kvm on this machine");
+        using var memory = new GuestMemory(1 << 20);
+        memory.Write(0x1000, [0xe4, 0x10, 0xf4]); // in $0x10,%al; hlt
+        using var system = new KvmSystem();
+        using var vm = system.CreateVm();
+        unsafe
+        {
+            // SAFETY: the VM is closed before the memory.
+            vm.SetMemory(0, 0, memory.Low.Size, memory.LowHost, false);
+        }
+
+        using var moved = new EventCounter();
+        var ports = new PortBus();
+        var owner = new NoMachine();
+        var kvm = vm.CreateVcpu(0, system.VcpuMapSize);
+        using var vcpu = new Vcpu(0, kvm, ports, new MemoryBus(GuestLayout.VirtioDevices, 1), moved, owner);
+        ports.Claim(0x10, 1, new AnsweringPort(Answer, () => vcpu.Command(VcpuOrder.Park)));
+        var segments = kvm.SystemRegisters;
+        segments.Cs.Base = segments.Cs.Selector = 0;
+        kvm.SystemRegisters = segments;
+        kvm.Registers = new KvmRegs { Rip = 0x1000, Rflags = 2 };
+        vcpu.Start(VcpuOrder.Run);
+        Assert.True(SpinWait.SpinUntil(() => vcpu.IsParked || owner.End is not null, TimeSpan.FromSeconds(20)));
+        Assert.Null(owner.End);
+        var registers = kvm.Registers;
+        vcpu.Command(VcpuOrder.Stop);
+        Assert.True(vcpu.Join(20_000));
+        Assert.Equal((0x1002ul, (ulong)Answer), (registers.Rip, registers.Rax & 0xff));
+    }
+
+    private sealed class AnsweringPort(byte answer, Action onRead) : IPortDevice
+    {
+        public byte Read(int register)
+        {
+            onRead();
+            return answer;
+        }
+
+        public void Write(int register, ReadOnlySpan<byte> values)
+        {
+        }
+    }
+
+    private sealed class NoMachine : IVcpuOwner
+    {
+        public MachineEnd? End { get; private set; }
+
+        public bool IsEnding => End is not null;
+
+        public void ReportEnd(MachineEnd end) => End ??= end;
     }
 }

@@ -90,7 +90,15 @@ internal sealed class SavedMachine : IDisposable
             run.Machine.Start();
         }
 
-        Step(run, typed, answered);
+        if (answered > 0)
+        {
+            Step(run, typed, answered);
+        }
+        else
+        {
+            run.Machine.Pause();
+        }
+
         State = StateOf(run.Machine);
         WriteMemory(run.Machine, MemoryPath, onlyChanges: false);
     }

@@ -77,7 +77,8 @@ public sealed class SnapshotApiTests : IDisposable
     [Theory]
     [InlineData("""{"snapshot_path": "a"}""", "An error occurred when deserializing the json body of a request: missing field `mem_file_path` at line 1 column 22.")]
     [InlineData("""{"snapshot_path": "a", "mem_file_path": "b", "snapshot_type": "Half"}""", "An error occurred when deserializing the json body of a request: unknown variant `Half`, expected `Full` or `Diff` at line 1 column 68.")]
-    [InlineData("""{"snapshot_path": "a", "mem_file_path": "a"}""", "Create snapshot error: snapshot_path and mem_file_path are the same file.")]
+    [InlineData("""{"snapshot_path": "a", "mem_file_path": "a"}""", "Create snapshot error: snapshot_path and mem_file_path are in each other's way: two files of different names are needed.")]
+    [InlineData("""{"snapshot_path": "x/../a", "mem_file_path": "a.new"}""", "Create snapshot error: snapshot_path and mem_file_path are in each other's way: two files of different names are needed.")]
     [InlineData("""{"snapshot_path": "", "mem_file_path": "a"}""", "Create snapshot error: the path is empty.")]
     [InlineData("""{"snapshot_path": "/no/such/a", "mem_file_path": "/no/such/b"}""", "Create snapshot error: open: No such file or directory (os error 2). The microVM is paused as before.")]
     public void Should_refuse_a_creation(string body, string fault)

@@ -160,35 +160,41 @@ internal static class SteppingGuests
     ];
 
     /// <summary>32-bit: sets up the first device's queue 0 with one request of 32 writable bytes, which it offers again and again.</summary>
-    public static byte[] Entropy
-    {
-        get
-        {
-            const uint Registers = 0xc0001000;
-            const uint Descriptors = 0x300000;
-            const uint Available = 0x301000;
-            const uint Used = 0x302000;
-            (uint Address, uint Value)[] writes =
-            [
-                (Descriptors, 0x303000), (Descriptors + 8, 32), (Descriptors + 12, 2),
-                (Registers + 0x70, 1), (Registers + 0x70, 3),
-                (Registers + 0x24, 1), (Registers + 0x20, 1), (Registers + 0x70, 11),
-                (Registers + 0x38, 8),
-                (Registers + 0x80, Descriptors), (Registers + 0x90, Available), (Registers + 0xa0, Used),
-                (Registers + 0x44, 1), (Registers + 0x70, 15),
-            ];
-            var code = new byte[writes.Length * 10 + QueueSteps.Length];
-            for (var i = 0; i < writes.Length; i++)
-            {
-                // movl $value, address
-                code[i * 10] = 0xc7;
-                code[i * 10 + 1] = 0x05;
-                BinaryPrimitives.WriteUInt32LittleEndian(code.AsSpan(i * 10 + 2), writes[i].Address);
-                BinaryPrimitives.WriteUInt32LittleEndian(code.AsSpan(i * 10 + 6), writes[i].Value);
-            }
+    public static byte[] Entropy => EntropyDriver(waitsFirst: true);
 
-            QueueSteps.CopyTo(code.AsSpan(writes.Length * 10));
-            return ElfImage.Pvh(code);
+    /// <summary>The same, but offers the buffer once before it waits for the first byte.</summary>
+    public static byte[] EntropyAtOnce => EntropyDriver(waitsFirst: false);
+
+    private static byte[] EntropyDriver(bool waitsFirst)
+    {
+        const uint Registers = 0xc0001000;
+        const uint Descriptors = 0x300000;
+        const uint Available = 0x301000;
+        const uint Used = 0x302000;
+        (uint Address, uint Value)[] writes =
+        [
+            (Descriptors, 0x303000), (Descriptors + 8, 32), (Descriptors + 12, 2),
+            (Registers + 0x70, 1), (Registers + 0x70, 3),
+            (Registers + 0x24, 1), (Registers + 0x20, 1), (Registers + 0x70, 11),
+            (Registers + 0x38, 8),
+            (Registers + 0x80, Descriptors), (Registers + 0x90, Available), (Registers + 0xa0, Used),
+            (Registers + 0x44, 1), (Registers + 0x70, 15),
+        ];
+
+        // mov $0x3f8,%dx; jmp to the steps, or over those that wait.
+        byte[] entry = [0x66, 0xba, 0xf8, 0x03, 0xeb, (byte)(waitsFirst ? 0 : 0x12)];
+        var code = new byte[writes.Length * 10 + entry.Length + QueueSteps.Length];
+        for (var i = 0; i < writes.Length; i++)
+        {
+            // movl $value, address
+            code[i * 10] = 0xc7;
+            code[i * 10 + 1] = 0x05;
+            BinaryPrimitives.WriteUInt32LittleEndian(code.AsSpan(i * 10 + 2), writes[i].Address);
+            BinaryPrimitives.WriteUInt32LittleEndian(code.AsSpan(i * 10 + 6), writes[i].Value);
         }
+
+        entry.CopyTo(code, writes.Length * 10);
+        QueueSteps.CopyTo(code.AsSpan(writes.Length * 10 + entry.Length));
+        return ElfImage.Pvh(code);
     }
 }
