@@ -38,7 +38,17 @@ internal sealed class MachineRun : IDisposable
             watchPeriod: TimeSpan.FromMilliseconds(100));
         var settings = new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy ? new Fleet.Vmm.RateLimiting.LimiterSettings(null, null) : null };
         settings = change is null ? settings : change(settings);
-        Machine = source is null ? factory.Build(settings, Loop) : factory.Restore(settings, source, Loop);
+        try
+        {
+            Machine = source is null ? factory.Build(settings, Loop) : factory.Restore(settings, source, Loop);
+        }
+        catch
+        {
+            // Nobody gets an object to dispose of.
+            CloseFiles();
+            throw;
+        }
+
         Machine.Ended += end =>
         {
             _ends++;
@@ -139,6 +149,11 @@ internal sealed class MachineRun : IDisposable
             timer.Dispose();
         }
 
+        CloseFiles();
+    }
+
+    private void CloseFiles()
+    {
         Loop.Dispose();
         _input.DisposeLocalCopyOfClientHandle();
         _input.Dispose();
