@@ -12,6 +12,12 @@ public sealed record DriverOptions(string VmmPath, string QemuPath, IImageSource
     /// <summary>QEMU's program as Debian's package qemu-system-x86 installs it.</summary>
     public const string DefaultQemu = "qemu-system-x86_64";
 
+    /// <summary>
+    /// Control group, relative to the hierarchies' roots, below which the driver kvm puts its microVMs: a group per agent, and
+    /// one per microVM in it.
+    /// </summary>
+    public string ControlGroup { get; init; } = "fleet";
+
     /// <summary>The clock that time-outs and polls go by.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 

@@ -1,16 +1,21 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
 
 /// <summary>microVMs under fleet-vmm, Fleet's own monitor, on this machine's KVM.</summary>
+/// <remarks>Every one is jailed (docs/jail.md); there is no way to start one without.</remarks>
 public sealed class KvmDriver(DriverOptions options) : IVmmDriver
 {
+    private const string NeedsRoot = "every microVM is jailed, and only root can build a jail: run the agent as root";
+
     private static readonly TimeSpan GivingUp = TimeSpan.FromSeconds(1);
 
     private readonly KvmProbe _kvm = new();
+    private readonly JailKeeper _jails = new(options);
 
     public string Name => "kvm";
 
@@ -23,7 +28,13 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             status.Detail = $"{options.VmmPath} is missing; build it with: ./fleet build";
             return Task.FromResult(status);
         }
+        if (!Environment.IsPrivilegedProcess)
+        {
+            status.Detail = NeedsRoot;
+            return Task.FromResult(status);
+        }
         status.Usable = finding.Kind != KvmKind.None;
+        if (_jails.NotEnforced is { Length: > 0 } gap) status.Detail += "; " + gap;
         status.StockKernels = finding.Kind == KvmKind.Hardware;
         return Task.FromResult(status);
     }
@@ -33,6 +44,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         var finding = _kvm.Look();
         if (finding.Kind == KvmKind.None) throw Unusable(finding.Detail);
         if (!File.Exists(options.VmmPath)) throw Unusable($"{options.VmmPath} is missing; build it with: ./fleet build");
+        if (!Environment.IsPrivilegedProcess) throw Unusable(NeedsRoot);
         if (launch.Spec.Boot is null && finding.Kind == KvmKind.Interpreting)
         {
             throw Unusable($"the default image has a stock kernel, and this is {finding.Detail}. Use the driver qemu");
@@ -44,20 +56,14 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         cancellation.ThrowIfCancellationRequested();
         // A file and not requests: the guest runs as soon as the process can, and an agent that dies here has left
         // nothing half done.
-        var process = VmmProcess.Start(launch.Directory, options.VmmPath,
-        [
-            "--id", launch.VmId,
-            "--api-sock", VmmFiles.ApiSocket,
-            "--config-file", VmmFiles.Configuration,
-            "--exit-file", VmmFiles.Exit,
-        ]);
-        var vmm = new KvmVmm(launch, process, options);
+        var process = await _jails.StartAsync(launch, boot).ConfigureAwait(false);
+        var vmm = new KvmVmm(launch, process, options, _jails);
         try
         {
             using var time = new CancellationTokenSource(options.StartTimeout, options.Clock);
             using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation, time.Token);
             if (await vmm.BeginAsync(limit.Token).ConfigureAwait(false)) return vmm;
-            throw EndedAtOnce(launch);
+            throw EndedAtOnce(launch, process);
         }
         catch (Exception e)
         {
@@ -75,7 +81,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             }
             await vmm.DestroyAsync().ConfigureAwait(false);
             if (e is LaunchFailedException || cancellation.IsCancellationRequested) throw;
-            if (ended) throw EndedAtOnce(launch);
+            if (ended) throw EndedAtOnce(launch, process);
             throw new LaunchFailedException("vmm_failed", $"fleet-vmm started but could not be spoken to: {e.Message}", e);
         }
     }
@@ -83,22 +89,27 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
     public async Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
         var (process, absence) = await VmmProcess.AdoptAsync(launch.Directory, options.Clock, cancellation).ConfigureAwait(false);
-        if (process is null) return EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd());
-        var vmm = new KvmVmm(launch, process, options);
+        if (process is null)
+        {
+            await _jails.RemoveAsync(launch).ConfigureAwait(false);
+            return EndedVmm.Of(launch, absence, options, () => FleetVmmExit.Read(launch.Directory)?.AsEnd());
+        }
+        _jails.Hold(launch);
+        var vmm = new KvmVmm(launch, process, options, _jails);
         vmm.Attend();
         return vmm;
     }
 
     private static void WriteConfiguration(VmmLaunch launch, BootFiles boot)
     {
-        var source = new JsonObject { ["kernel_image_path"] = boot.KernelPath, ["boot_args"] = boot.Arguments };
-        if (boot.InitrdPath.Length > 0) source["initrd_path"] = boot.InitrdPath;
+        var source = new JsonObject { ["kernel_image_path"] = JailCommand.Kernel, ["boot_args"] = boot.Arguments };
+        if (boot.InitrdPath.Length > 0) source["initrd_path"] = JailCommand.Initrd;
         var configuration = new JsonObject
         {
             ["boot-source"] = source,
             ["machine-config"] = new JsonObject { ["vcpu_count"] = launch.Spec.Cpus, ["mem_size_mib"] = launch.Spec.MemoryMib },
             ["entropy"] = new JsonObject(),
-            ["fleet-status-port"] = new JsonObject { ["output_path"] = VmmFiles.Status },
+            ["fleet-status-port"] = new JsonObject { ["output_path"] = JailCommand.Status },
         };
         try
         {
@@ -110,10 +121,13 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         }
     }
 
-    private static LaunchFailedException EndedAtOnce(VmmLaunch launch) =>
-        FleetVmmExit.Read(launch.Directory) is { } exit
-            ? new LaunchFailedException(exit.Code, exit.Message)
+    private static LaunchFailedException EndedAtOnce(VmmLaunch launch, VmmProcess process)
+    {
+        if (FleetVmmExit.Read(launch.Directory) is { } exit) return new LaunchFailedException(exit.Code, exit.Message);
+        return process.Ended.IsCompletedSuccessfully && KvmVmm.Forbidden(process.Ended.Result, process.Pid) is { } why
+            ? new LaunchFailedException(why.Code, why.Message)
             : VmmDirectory.EndedAtOnce("fleet-vmm", launch.Directory);
+    }
 
     private static LaunchFailedException Unusable(string why) =>
         new("driver_unusable", $"The driver kvm can't be used on this host: {why}.");

@@ -4,7 +4,9 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
 
@@ -14,11 +16,15 @@ internal sealed class KvmVmm : RunningVmm
     private const int MaxAnswer = 64 * 1024;
     private static readonly TimeSpan RetryEvery = TimeSpan.FromSeconds(1);
 
+    private const int BadSystemCall = 31; // SIGSYS
+
     private readonly HttpClient _api;
+    private readonly JailKeeper _jails;
     private Task _learning = Task.CompletedTask;
 
-    public KvmVmm(VmmLaunch launch, VmmProcess process, DriverOptions options) : base(launch, process, options)
+    public KvmVmm(VmmLaunch launch, VmmProcess process, DriverOptions options, JailKeeper jails) : base(launch, process, options)
     {
+        _jails = jails;
         _api = new HttpClient(new SocketsHttpHandler
         {
             ConnectCallback = async (_, cancellation) => new NetworkStream(
@@ -63,19 +69,28 @@ internal sealed class KvmVmm : RunningVmm
         return Task.CompletedTask;
     }
 
-    protected override VmmEnd Explain(ProcessEnd end) => FleetVmmExit.Read(Launch.Directory)?.AsEnd() ?? Unexplained(end);
+    protected override VmmEnd Explain(ProcessEnd end) => FleetVmmExit.Read(Launch.Directory)?.AsEnd() ?? (Forbidden(end, Pid) is { } why ? Failed(why.Code, why.Message) : Unexplained(end));
+
+    /// <summary>What a VMM died of that made a system call outside its filter (docs/jail.md); null: it did not.</summary>
+    public static Reason? Forbidden(ProcessEnd end, int pid) => end.Signal != BadSystemCall ? null : new Reason
+    {
+        Code = "seccomp",
+        Message = $"fleet-vmm (pid {pid}) made a system call that its filter forbids, and the kernel ended it: a guest broke into it, or it has a defect. "
+            + $"The kernel's log names the call: dmesg | grep 'type=1326.* pid={pid} '",
+    };
 
     protected override async ValueTask ReleaseAsync()
     {
         await _learning.ConfigureAwait(false);
         _api.Dispose();
+        if (Process.Ended.IsCompleted) await _jails.RemoveAsync(Launch).ConfigureAwait(false);
     }
 
     private async Task LearnThreadsAsync(CancellationToken cancellation)
     {
         using var answer = await _api.GetAsync(new Uri("fleet/vcpus", UriKind.Relative), cancellation).ConfigureAwait(false);
         var body = await ReadAsync(answer, cancellation).ConfigureAwait(false);
-        Learn(body["threads"] is JsonArray threads ? threads.Select(t => t?.GetValue<int>() ?? 0) : []);
+        Learn(body["threads"] is JsonArray threads ? InnerThreads.ToOuter(Pid, [.. threads.Select(t => t?.GetValue<int>() ?? 0)]) : []);
     }
 
     private async Task KeepLearningAsync()

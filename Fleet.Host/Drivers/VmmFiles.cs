@@ -8,6 +8,9 @@ internal static class VmmFiles
     /// <summary>Who the VMM's process is; written by itself before it becomes the VMM.</summary>
     public const string Pid = "vmm.pid";
 
+    /// <summary>The user that a jailed VMM runs as.</summary>
+    public const string User = "vmm.uid";
+
     /// <summary>FIFO, the VMM's standard input: the guest's serial input.</summary>
     public const string ConsoleInput = "console.in";
 
@@ -36,7 +39,7 @@ internal static class VmmFiles
     public const string QmpSocket = "qmp.sock";
 
     private static readonly string[] All =
-        [Pid, ConsoleInput, Status, Log, ResetLog, Initrd, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
+        [Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
 
     /// <summary>Makes the directory, or empties it of an earlier launch's files.</summary>
     public static void Prepare(string directory)

@@ -12,7 +12,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["balloon", "cpu-config", "hotplug", "mmds", "pmem", "serial", "snapshot", "vsock"];
+        ["cpu-config", "hotplug", "mmds", "pmem", "serial"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -99,6 +99,27 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
             case (HttpMethod.Put, "entropy"):
                 return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
+            case (HttpMethod.Get, "balloon"):
+                metrics.Count(Counter.GetBalloon);
+                return ApiAnswer.Ok(JsonText.Write(json => BalloonConfig.Write(json, microvm.Balloon)));
+            case (HttpMethod.Get, "balloon/statistics"):
+                metrics.Count(Counter.GetBalloon);
+                var device = microvm.RunningDevices.BalloonWithStatistics();
+                return ApiAnswer.Ok(JsonText.Write(json => BalloonConfig.WriteStatistics(json, device)));
+            case (HttpMethod.Put, "balloon"):
+                return Change(Counter.PutBalloon, Counter.PutBalloonFails, body, PutBalloon);
+            case (HttpMethod.Patch, "balloon"):
+                return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, PatchBalloon);
+            case (HttpMethod.Patch, "balloon/statistics"):
+                return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, PatchBalloonStatistics);
+            case (_, "balloon/hinting/start" or "balloon/hinting/status" or "balloon/hinting/stop"):
+                throw new ApiFaultException($"/balloon/hinting is not supported by fleet-vmm {version}.");
+            case (HttpMethod.Put, "snapshot/create"):
+                return Change(Counter.PutSnapshotCreate, Counter.PutSnapshotCreateFails, body, CreateSnapshot);
+            case (HttpMethod.Put, "snapshot/load"):
+                return Change(Counter.PutSnapshotLoad, Counter.PutSnapshotLoadFails, body, LoadSnapshot);
+            case (HttpMethod.Put, "vsock"):
+                return Change(Counter.PutVsock, Counter.PutVsockFails, body, PutVsock);
             case (HttpMethod.Patch, "entropy"):
                 return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
             case (HttpMethod.Patch, "machine-config"):
@@ -233,6 +254,48 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         body.End();
         ResourceId.Check(ResourceId.In(path), id, tellBoth: true);
         microvm.RunningDevices.UpdateNetwork(id, received, sent);
+    }
+
+    private void PutBalloon(ref JsonBody body)
+    {
+        var balloon = BalloonConfig.Read(ref body);
+        body.End();
+        microvm.DevicesBeforeStart.Balloon = balloon;
+    }
+
+    private void PatchBalloon(ref JsonBody body)
+    {
+        var amount = BalloonConfig.ReadAmount(ref body);
+        body.End();
+        microvm.UpdateBalloon(amount);
+    }
+
+    private void PatchBalloonStatistics(ref JsonBody body)
+    {
+        var seconds = BalloonConfig.ReadInterval(ref body);
+        body.End();
+        microvm.RunningDevices.UpdateBalloonStatistics(seconds);
+    }
+
+    private void CreateSnapshot(ref JsonBody body)
+    {
+        var target = SnapshotTarget.Read(ref body);
+        body.End();
+        microvm.CreateSnapshot(target);
+    }
+
+    private void LoadSnapshot(ref JsonBody body)
+    {
+        var source = SnapshotSource.Read(ref body);
+        body.End();
+        microvm.LoadSnapshot(source);
+    }
+
+    private void PutVsock(ref JsonBody body)
+    {
+        var vsock = VsockConfig.Read(ref body);
+        body.End();
+        microvm.DevicesBeforeStart.SetVsock(vsock);
     }
 
     private void PutEntropy(ref JsonBody body)

@@ -32,7 +32,7 @@ internal sealed class CommandLine
         ("start-time-cpu-us", true, "CPU time of this process before its program began, in microseconds."),
         ("parent-cpu-time-us", true, "CPU time the launcher used, in microseconds."),
         ("boot-timer", false, "Accepted for Firecracker's callers; there is no boot timer."),
-        ("no-seccomp", false, "Accepted for Firecracker's callers; there is no seccomp filter."),
+        ("no-seccomp", false, "Lets the process make every system call. For debugging: a guest that breaks out of the VMM is then held by the jail alone."),
         ("version", false, "Prints the version and ends."),
         ("help", false, "Prints this and ends."),
     ];
@@ -46,6 +46,8 @@ internal sealed class CommandLine
     public bool WantsHelp => Has("help");
 
     public bool WantsVersion => Has("version");
+
+    public bool NoSeccomp => Has("no-seccomp");
 
     public string Id => Value("id") ?? DefaultId;
 

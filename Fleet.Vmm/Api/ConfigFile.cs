@@ -1,3 +1,5 @@
+using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.RateLimiting;
 
@@ -13,8 +15,8 @@ internal sealed class ConfigFile
 
     private static readonly string[] Sections =
     [
-        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces",
-        "balloon", "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial", "vsock",
+        "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon",
+        "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial",
     ];
 
     private BootSource? _bootSource;
@@ -23,6 +25,8 @@ internal sealed class ConfigFile
     private MetricsConfig? _metrics;
     private string? _statusPort;
     private LimiterSettings? _entropy;
+    private VsockSettings? _vsock;
+    private BalloonSettings? _balloon;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -54,7 +58,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 7 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 9 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -83,6 +87,8 @@ internal sealed class ConfigFile
                     }
 
                     break;
+                case 8: config._vsock = VsockConfig.Read(ref body); break;
+                case 9: config._balloon = BalloonConfig.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -105,6 +111,39 @@ internal sealed class ConfigFile
             microvm.ConfigureMetrics(_metrics);
         }
 
+        ApplyMachine(microvm);
+        microvm.SetBootSource(_bootSource!);
+    }
+
+    /// <summary>
+    /// Configures a microVM that is restored: the kernel is in its memory, and log and metrics are this process's own.
+    /// Throws <see cref="ApiFaultException"/>.
+    /// </summary>
+    public void Restore(Microvm microvm, SnapshotOverrides overrides)
+    {
+        Override(_drives, overrides.Drives, "drive", drive => drive.Id, (drive, path) => drive with { PathOnHost = path });
+        Override(_networks, overrides.Networks, "network interface", network => network.Id, (network, tap) => network with { HostDevice = tap });
+        if (overrides.VsockPath is { } vsock)
+        {
+            _vsock = (_vsock ?? throw new ApiFaultException("Load snapshot error: The snapshot has no vsock to override.")) with { SocketPath = vsock };
+        }
+
+        ApplyMachine(microvm);
+        microvm.RestoreBootSource(_bootSource!);
+    }
+
+    private static void Override<T>(
+        List<T> devices, IReadOnlyDictionary<string, string> overrides, string what, Func<T, string> idOf, Func<T, string, T> change)
+    {
+        foreach (var (id, value) in overrides)
+        {
+            var index = devices.FindIndex(device => idOf(device) == id);
+            devices[index >= 0 ? index : throw new ApiFaultException($"Load snapshot error: The snapshot has no {what} {id}.")] = change(devices[index], value);
+        }
+    }
+
+    private void ApplyMachine(Microvm microvm)
+    {
         if (_machineConfig is not null)
         {
             microvm.ReplaceMachineConfig(_machineConfig);
@@ -128,7 +167,12 @@ internal sealed class ConfigFile
             devices.SetNetwork(network);
         }
 
+        if (_vsock is not null)
+        {
+            devices.SetVsock(_vsock);
+        }
+
+        devices.Balloon = _balloon;
         devices.Entropy = _entropy;
-        microvm.SetBootSource(_bootSource!);
     }
 }

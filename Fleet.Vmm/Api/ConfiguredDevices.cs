@@ -1,5 +1,7 @@
 using System.Text.Json;
+using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.RateLimiting;
@@ -10,16 +12,28 @@ namespace Fleet.Vmm.Api;
 internal sealed class ConfiguredDevices
 {
     private const string DriveError = "Drive config error: Unable to create the virtio block device: ";
+    private const string VsockError = "Vsock config error: Cannot create backend for vsock device: ";
     private const string NetworkError = "Network config error: ";
 
     /// <summary>Of disks and network interfaces, so that with one device of each other kind there is a place for all.</summary>
-    private const int Most = 17;
+    private const int Most = GuestLayout.MostVirtioDevices - OtherKinds;
+
+    /// <summary>Balloon, vsock, entropy.</summary>
+    private const int OtherKinds = 3;
 
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
     /// <summary>Limits of the entropy device; null: there is none.</summary>
     public LimiterSettings? Entropy { get; set; }
+
+    /// <summary>Memory balloon; null: there is none.</summary>
+    public BalloonSettings? Balloon { get; set; }
+
+    /// <summary>Sockets between guest and host; null: there are none.</summary>
+    public VsockSettings? Vsock { get; private set; }
+
+    public bool IsEmpty => _drives.Count == 0 && _networks.Count == 0 && Balloon is null && Vsock is null && Entropy is null;
 
     /// <summary>The root disk first: the guest calls it vda.</summary>
     public IReadOnlyList<DiskSettings> Disks => [.. _drives.OrderByDescending(drive => drive.IsRoot).Select(drive => drive.ToDisk())];
@@ -82,6 +96,24 @@ internal sealed class ConfiguredDevices
         }
 
         Put(_networks, index, network, NetworkError);
+    }
+
+    /// <summary>The sockets between guest and host, or another configuration of them.</summary>
+    public void SetVsock(VsockSettings vsock)
+    {
+        CheckPath(vsock.SocketPath, VsockError);
+        try
+        {
+            // The device itself makes it at the start; what would be wrong then is told now.
+            _ = Descriptors.close(Sockets.Listen(vsock.SocketPath, 1));
+            _ = Descriptors.unlink(vsock.SocketPath);
+        }
+        catch (Exception failure) when (failure is SystemCallException or ArgumentException)
+        {
+            throw new ApiFaultException($"{VsockError}{failure.Message} ({vsock.SocketPath})", inner: failure);
+        }
+
+        Vsock = vsock;
     }
 
     public DriveConfig? Drive(string id) => _drives.Find(drive => drive.Id == id);
@@ -178,6 +210,8 @@ internal sealed class ConfiguredDevices
 /// <summary>Changes of a running machine's devices, kept in their configuration as well.</summary>
 internal readonly struct RunningDevices(ConfiguredDevices configured, IMachine machine)
 {
+    private const string NoBalloon = "Balloon config error: No balloon device found.";
+
     private readonly ConfiguredDevices _configured = configured;
     private readonly IMachine _machine = machine;
 
@@ -205,6 +239,44 @@ internal readonly struct RunningDevices(ConfiguredDevices configured, IMachine m
         _ = _machine.Retune(NetDevice.PathOf(id), NetDevice.ReceiveLimiter, received);
         _ = _machine.Retune(NetDevice.PathOf(id), NetDevice.SendLimiter, sent);
         _configured.Change(network with { Received = network.Received.With(received), Sent = network.Sent.With(sent) });
+    }
+
+    public void UpdateBalloon(uint amountMib, int memoryMib)
+    {
+        var balloon = _configured.Balloon ?? throw new ApiFaultException(NoBalloon);
+        balloon = balloon with { AmountMib = amountMib };
+        CheckBalloon(balloon, memoryMib);
+        _ = _machine.ResizeBalloon(amountMib * BalloonDevice.PagesPerMib);
+        _configured.Balloon = balloon;
+    }
+
+    /// <summary>How often the guest is asked; whether it is at all was settled before the start.</summary>
+    public void UpdateBalloonStatistics(ushort seconds)
+    {
+        var device = BalloonWithStatistics();
+        if (seconds == 0)
+        {
+            throw new ApiFaultException("Balloon config error: Statistics can't be switched off after the start.");
+        }
+
+        device.PollEvery(seconds);
+        _configured.Balloon = _configured.Balloon! with { StatisticsSeconds = seconds };
+    }
+
+    /// <summary>For its statistics.</summary>
+    public BalloonDevice BalloonWithStatistics() => _configured.Balloon switch
+    {
+        null => throw new ApiFaultException(NoBalloon),
+        { StatisticsSeconds: 0 } => throw new ApiFaultException("Balloon config error: Statistics for the balloon device are not enabled."),
+        _ => _machine.Devices.OfType<BalloonDevice>().First(),
+    };
+
+    public static void CheckBalloon(BalloonSettings? balloon, int memoryMib)
+    {
+        if (balloon?.AmountMib > (uint)memoryMib)
+        {
+            throw new ApiFaultException($"Balloon config error: Amount of MiB requested ({balloon.AmountMib}) is larger than the microVM's memory ({memoryMib}).");
+        }
     }
 
     public void UpdateEntropy(LimiterSettings limits)

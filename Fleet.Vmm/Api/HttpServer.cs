@@ -52,7 +52,11 @@ internal sealed class HttpServer : IDisposable
         _loop.Remove(_listener);
         _ = Descriptors.close(_listener);
         _ = Descriptors.close(_spare);
-        _ = Descriptors.unlink(_path);
+        if (PassedDescriptor.NumberOf(_path) is null)
+        {
+            _ = Descriptors.unlink(_path);
+        }
+
         _listener = -1;
     }
 

@@ -1,8 +1,10 @@
 using System.Text;
 using System.Text.Json;
 using Fleet.Vmm.Devices;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Api;
 
@@ -30,6 +32,9 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private const string NotBeforeStart = "The requested operation is not supported before starting the microVM.";
     private const string NotAfterStart = "The requested operation is not supported after starting the microVM.";
 
+    /// <summary>For the answer to a request behind which the process ends.</summary>
+    private static readonly TimeSpan AnswerTime = TimeSpan.FromMilliseconds(100);
+
     private static readonly TimeSpan MetricsPeriod = TimeSpan.FromSeconds(60);
 
     private BootSource? _bootSource;
@@ -39,6 +44,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     private readonly ConfiguredDevices _devices = new();
     private IMachine? _machine;
     private LoopTimer? _metricsTimer;
+    private LoopTimer? _ending;
 
     /// <summary>Raised on the loop when the machine has ended; once.</summary>
     public event Action<MachineEnd>? Ended;
@@ -139,6 +145,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     /// <summary>The devices of the machine, to be changed.</summary>
     public RunningDevices RunningDevices => new(_devices, Started());
 
+    public void UpdateBalloon(uint amountMib) => RunningDevices.UpdateBalloon(amountMib, _machineConfig.MemSizeMib);
+
+    /// <summary>The balloon as it is configured.</summary>
+    public BalloonSettings Balloon => _devices.Balloon ?? throw new ApiFaultException("Balloon config error: No balloon device found.");
+
     /// <summary>Every limiter of the running machine: where it is, what is in force, what passed and what had to wait.</summary>
     public void WriteLimiters(Utf8JsonWriter json)
     {
@@ -182,43 +193,90 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
             throw new ApiFaultException("Start microvm error: Cannot start microvm without kernel configuration.");
         }
 
-        IMachine? machine = null;
+        RunningDevices.CheckBalloon(_devices.Balloon, _machineConfig.MemSizeMib);
         try
         {
-            machine = factory.Build(
-                new MachineSettings
-                {
-                    Vcpus = _machineConfig.VcpuCount,
-                    MemoryMib = _machineConfig.MemSizeMib,
-                    KernelPath = _bootSource.KernelImagePath,
-                    InitrdPath = _bootSource.InitrdPath,
-                    BootArgs = _bootSource.BootArgs ?? DefaultBootArgs,
-                    StatusPortPath = _statusPortPath,
-                    Disks = _devices.Disks,
-                    Root = _devices.Root,
-                    Networks = _devices.Networks,
-                    Entropy = _devices.Entropy,
-                },
-                loop);
-            machine.Ended += OnEnded;
-            machine.Start();
+            Begin(factory.Build(SettingsWith(_bootSource), loop), MicrovmState.Running);
         }
         catch (MachineException failure)
         {
-            machine?.Dispose();
             throw new ApiFaultException($"Start microvm error: {failure.Message}", ExitReport.ReasonOf(failure.Fault), failure);
         }
-        catch
-        {
-            machine?.Dispose();
-            throw;
-        }
 
-        _machine = machine;
-        metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
-        State = MicrovmState.Running;
         log.Info($"The microVM runs: {_machineConfig.VcpuCount} vCPUs, {_machineConfig.MemSizeMib} MiB, kernel {_bootSource.KernelImagePath}.");
         FlushMetricsOrWarn();
+    }
+
+    /// <summary>As <see cref="SetBootSource"/>, of a microVM that has its kernel in memory: the files may be gone.</summary>
+    public void RestoreBootSource(BootSource source) => _bootSource = source;
+
+    /// <summary>Writes the paused microVM into two files, its memory first: a state file is there only when both are whole. It stays as it was, whatever fails.</summary>
+    public void CreateSnapshot(SnapshotTarget target)
+    {
+        const string Prefix = "Create snapshot error: ";
+        var machine = Started();
+        if (State != MicrovmState.Paused)
+        {
+            throw new ApiFaultException(Prefix + "Cannot save the microVM state: save/restore unavailable while running");
+        }
+
+        ConfiguredDevices.CheckPath(target.StatePath, Prefix);
+        ConfiguredDevices.CheckPath(target.MemoryPath, Prefix);
+        var began = clock.GetTimestamp();
+        try
+        {
+            var state = new StateWriter();
+            state.Bytes(JsonText.Write(WriteConfiguration));
+            var saved = new StateWriter();
+            machine.SaveState(saved);
+            state.Bytes(saved.Written);
+            machine.SaveMemory(target.MemoryPath);
+            Descriptors.ReplaceFile(target.StatePath, SnapshotFile.Frame(state.Written));
+        }
+        catch (SystemCallException failure)
+        {
+            throw new ApiFaultException($"{Prefix}Cannot write the snapshot: {failure.Message}", inner: failure);
+        }
+
+        metrics.SnapshotLatency = Microseconds(began);
+        log.Info($"A snapshot was written: {target.StatePath}, {target.MemoryPath}.");
+    }
+
+    /// <summary>Takes up a microVM where a snapshot left it. When it fails the process ends: half a microVM is of no use.</summary>
+    public void LoadSnapshot(SnapshotSource source)
+    {
+        const string Prefix = "Load snapshot error: ";
+        OnlyBeforeStart();
+        if (_bootSource is not null || !_devices.IsEmpty || _machineConfig != new MachineConfig())
+        {
+            throw new ApiFaultException(Prefix + "Loading a microVM snapshot not allowed after configuring boot-specific resources.");
+        }
+
+        var began = clock.GetTimestamp();
+        try
+        {
+            var content = new StateReader(SnapshotFile.Open(Descriptors.ReadFile(source.StatePath, SnapshotFile.LargestFile)));
+            var configuration = ConfigFile.Parse(content.Bytes());
+            var state = content.Bytes().ToArray();
+            content.End();
+            configuration.Restore(this, source.Overrides);
+            Begin(factory.Restore(SettingsWith(_bootSource!), new SavedMachine(state, source.MemoryPath, source.GoesOnInRealTime), loop), MicrovmState.Paused);
+        }
+        catch (Exception failure) when (failure is SnapshotException or JsonFaultException or SystemCallException or NotARegularFileException
+            or FileTooLargeException or MachineException or ApiFaultException)
+        {
+            EndSoon($"The snapshot {source.StatePath} could not be loaded: {failure.Message}");
+            var said = failure.Message.StartsWith(Prefix, StringComparison.Ordinal) ? failure.Message : $"{Prefix}{failure.Message} ({source.StatePath})";
+            throw new ApiFaultException(said, inner: failure);
+        }
+
+        log.Info($"The microVM of {source.StatePath} is here, paused.");
+        if (source.Resume)
+        {
+            Resume();
+        }
+
+        metrics.LoadLatency = Microseconds(began);
     }
 
     public void SendCtrlAltDel() => Started().SendCtrlAltDel();
@@ -273,7 +331,8 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     public void WriteConfiguration(Utf8JsonWriter json)
     {
         json.WriteStartObject();
-        json.WriteNull("balloon");
+        json.WritePropertyName("balloon");
+        WriteBalloon(json);
         _devices.WriteDrives(json);
         json.WritePropertyName("boot-source");
         BootSource.Write(json, _bootSource);
@@ -297,7 +356,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         _devices.WriteNetworks(json);
         json.WriteStartArray("pmem");
         json.WriteEndArray();
-        json.WriteNull("vsock");
+        VsockConfig.Write(json, _devices.Vsock);
         _devices.WriteEntropy(json);
         json.WritePropertyName("fleet-status-port");
         if (_statusPortPath is null)
@@ -316,11 +375,28 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
 
     public void Dispose()
     {
+        _ending?.Dispose();
         _metricsTimer?.Dispose();
         _metricsTimer = null;
         _machine?.Dispose();
         _machine = null;
     }
+
+    private MachineSettings SettingsWith(BootSource source) => new()
+    {
+        Vcpus = _machineConfig.VcpuCount,
+        MemoryMib = _machineConfig.MemSizeMib,
+        KernelPath = source.KernelImagePath,
+        InitrdPath = source.InitrdPath,
+        BootArgs = source.BootArgs ?? DefaultBootArgs,
+        StatusPortPath = _statusPortPath,
+        Disks = _devices.Disks,
+        Root = _devices.Root,
+        Networks = _devices.Networks,
+        Balloon = _devices.Balloon,
+        Vsock = _devices.Vsock,
+        Entropy = _devices.Entropy,
+    };
 
     private IMachine Started() => _machine ?? throw new ApiFaultException(NotBeforeStart);
 
@@ -330,6 +406,43 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         {
             throw new ApiFaultException(NotAfterStart);
         }
+    }
+
+    private void WriteBalloon(Utf8JsonWriter json)
+    {
+        if (_devices.Balloon is { } balloon)
+        {
+            BalloonConfig.Write(json, balloon);
+        }
+        else
+        {
+            json.WriteNullValue();
+        }
+    }
+
+    private void Begin(IMachine machine, MicrovmState state)
+    {
+        try
+        {
+            machine.Ended += OnEnded;
+            machine.Start(paused: state == MicrovmState.Paused);
+        }
+        catch
+        {
+            machine.Dispose();
+            throw;
+        }
+
+        metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
+        _machine = machine;
+        State = state;
+    }
+
+    // The answer has to be on its way first.
+    private void EndSoon(string why)
+    {
+        _ending = new LoopTimer(loop, () => Ended?.Invoke(new MachineEnd(MachineEndKind.VmmFailed, why)));
+        _ending.Start(AnswerTime, TimeSpan.Zero);
     }
 
     private void OnEnded(MachineEnd end) => Ended?.Invoke(end);

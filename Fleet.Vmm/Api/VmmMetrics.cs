@@ -8,6 +8,7 @@ namespace Fleet.Vmm.Api;
 /// <summary>Everything that is counted up. The order is that of the written line.</summary>
 internal enum Counter
 {
+    GetBalloon,
     GetInstanceInfo,
     GetMachineConfig,
     GetVmmVersion,
@@ -17,6 +18,8 @@ internal enum Counter
     I8042Resets,
     MissedMetrics,
     MissedLogLines,
+    PatchBalloon,
+    PatchBalloonFails,
     PatchDrive,
     PatchDriveFails,
     PatchEntropy,
@@ -29,6 +32,8 @@ internal enum Counter
     PatchVmFails,
     PutActions,
     PutActionsFails,
+    PutBalloon,
+    PutBalloonFails,
     PutBootSource,
     PutBootSourceFails,
     PutDrive,
@@ -43,6 +48,12 @@ internal enum Counter
     PutNetworkFails,
     PutEntropy,
     PutEntropyFails,
+    PutSnapshotCreate,
+    PutSnapshotCreateFails,
+    PutSnapshotLoad,
+    PutSnapshotLoadFails,
+    PutVsock,
+    PutVsockFails,
     PutStatusPort,
     PutStatusPortFails,
     SignalHangUp,
@@ -65,6 +76,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 {
     private static readonly (string Group, string Name)[] Names =
     [
+        ("get_api_requests", "balloon_count"),
         ("get_api_requests", "instance_info_count"),
         ("get_api_requests", "machine_cfg_count"),
         ("get_api_requests", "vmm_version_count"),
@@ -74,6 +86,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("i8042", "reset_count"),
         ("logger", "missed_metrics_count"),
         ("logger", "missed_log_count"),
+        ("patch_api_requests", "balloon_count"),
+        ("patch_api_requests", "balloon_fails"),
         ("patch_api_requests", "drive_count"),
         ("patch_api_requests", "drive_fails"),
         ("patch_api_requests", "fleet_entropy_count"),
@@ -86,6 +100,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("patch_api_requests", "vm_fails"),
         ("put_api_requests", "actions_count"),
         ("put_api_requests", "actions_fails"),
+        ("put_api_requests", "balloon_count"),
+        ("put_api_requests", "balloon_fails"),
         ("put_api_requests", "boot_source_count"),
         ("put_api_requests", "boot_source_fails"),
         ("put_api_requests", "drive_count"),
@@ -100,6 +116,12 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "network_fails"),
         ("put_api_requests", "fleet_entropy_count"),
         ("put_api_requests", "fleet_entropy_fails"),
+        ("put_api_requests", "fleet_snapshot_create_count"),
+        ("put_api_requests", "fleet_snapshot_create_fails"),
+        ("put_api_requests", "fleet_snapshot_load_count"),
+        ("put_api_requests", "fleet_snapshot_load_fails"),
+        ("put_api_requests", "vsock_count"),
+        ("put_api_requests", "vsock_fails"),
         ("put_api_requests", "fleet_status_port_count"),
         ("put_api_requests", "fleet_status_port_fails"),
         ("signals", "sighup"),
@@ -127,6 +149,12 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 
     /// <summary>Microseconds, 0 while unknown.</summary>
     public ulong ProcessStartupCpuTime { get; set; }
+
+    /// <summary>Of the last full snapshot that was written, in microseconds.</summary>
+    public ulong SnapshotLatency { get; set; }
+
+    /// <summary>Of a snapshot's loading, resumption included, in microseconds.</summary>
+    public ulong LoadLatency { get; set; }
 
     /// <summary>Of the last pause, in microseconds.</summary>
     public ulong PauseLatency { get; set; }
@@ -234,6 +262,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         json.WriteNumber("process_startup_time_cpu_us", ProcessStartupCpuTime);
         json.WriteEndObject();
         json.WriteStartObject("latencies_us");
+        json.WriteNumber("full_create_snapshot", SnapshotLatency);
+        json.WriteNumber("load_snapshot", LoadLatency);
         json.WriteNumber("pause_vm", PauseLatency);
         json.WriteNumber("resume_vm", ResumeLatency);
         json.WriteEndObject();

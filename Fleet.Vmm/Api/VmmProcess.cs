@@ -59,7 +59,8 @@ internal sealed partial class VmmProcess : IDisposable
     /// <param name="makeFactory">Makes what builds the machine.</param>
     /// <param name="clock">For log lines, metrics and durations.</param>
     /// <param name="openSignals">Gives the descriptor that <see cref="Signals.Next"/> reads; it is closed at the end.</param>
-    public static int Run(string[] args, MachineFactoryMaker makeFactory, TimeProvider clock, Func<int> openSignals)
+    /// <param name="confine">Called before anything from outside is read, unless <c>--no-seccomp</c> says otherwise; may throw <see cref="SystemCallException"/>.</param>
+    public static int Run(string[] args, MachineFactoryMaker makeFactory, TimeProvider clock, Func<int> openSignals, Action? confine = null)
     {
         CommandLine arguments;
         try
@@ -85,7 +86,7 @@ internal sealed partial class VmmProcess : IDisposable
         }
 
         using var log = new VmmLog(arguments.Id, clock);
-        var end = RunLogged(arguments, makeFactory, clock, log, openSignals);
+        var end = RunLogged(arguments, makeFactory, clock, log, openSignals, arguments.NoSeccomp ? null : confine);
         if (end.Code == ExitCode.Ok)
         {
             log.Info($"fleet-vmm ends, {end.Reason}: {end.Message} exit_code={end.Code}");
@@ -106,7 +107,7 @@ internal sealed partial class VmmProcess : IDisposable
         return end.Code;
     }
 
-    private static ExitReport RunLogged(CommandLine arguments, MachineFactoryMaker makeFactory, TimeProvider clock, VmmLog log, Func<int> openSignals)
+    private static ExitReport RunLogged(CommandLine arguments, MachineFactoryMaker makeFactory, TimeProvider clock, VmmLog log, Func<int> openSignals, Action? confine)
     {
         var level = arguments.Level is { } name ? LogLevels.Parse(name) : null;
         if (arguments.Level is not null && level is null)
@@ -130,7 +131,7 @@ internal sealed partial class VmmProcess : IDisposable
             using var loop = new EventLoop();
             using var metrics = new VmmMetrics(arguments.Id, clock);
             using var process = new VmmProcess(arguments, makeFactory, clock, log, loop, metrics);
-            return process.Run(openSignals);
+            return process.Run(openSignals, confine);
         }
         catch (SystemCallException failure)
         {
@@ -138,13 +139,14 @@ internal sealed partial class VmmProcess : IDisposable
         }
     }
 
-    private ExitReport Run(Func<int> openSignals)
+    private ExitReport Run(Func<int> openSignals, Action? confine)
     {
         var signals = -1;
         try
         {
             signals = openSignals();
             _loop.Add(signals, () => OnSignal(Signals.Next(signals)));
+            confine?.Invoke();
             if (_arguments.MetricsPath is { } metricsPath)
             {
                 _microvm.ConfigureMetrics(new MetricsConfig(metricsPath, false, []));

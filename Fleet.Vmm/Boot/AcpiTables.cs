@@ -77,6 +77,7 @@ internal static class AcpiTables
             VirtioDevice(ref aml, (byte)i, devices[i]);
         }
 
+        GenerationId(ref aml);
         aml.End(scope);
         aml.BytePackageName("_S5_", [GuestLayout.SoftOffType, GuestLayout.SoftOffType, 0, 0]);
         var size = HeaderSize + aml.Length;
@@ -109,6 +110,28 @@ internal static class AcpiTables
         aml.InterruptResource(place.Gsi);
         aml.EndResources(resources);
         aml.End(device);
+    }
+
+    // Where the generation id is, and the generic event device whose interrupt becomes a notification of it.
+    private static void GenerationId(ref AmlWriter aml)
+    {
+        const byte Changed = 0x80;
+        var device = aml.BeginDevice("VGEN");
+        aml.StringName("_HID", "VMGENCTR");
+        aml.StringName("_CID", "VM_Gen_Counter");
+        aml.StringName("_DDN", "VM_Gen_Counter");
+        aml.DwordPackageName("ADDR", [(uint)GuestLayout.GenerationId, (uint)(GuestLayout.GenerationId >> 32)]);
+        aml.End(device);
+
+        var events = aml.BeginDevice("GED_");
+        aml.StringName("_HID", "ACPI0013");
+        var resources = aml.BeginResources();
+        aml.InterruptResource(GuestLayout.GenerationIdGsi);
+        aml.EndResources(resources);
+        var method = aml.BeginMethod("_EVT", 1);
+        aml.Notify("VGEN", Changed);
+        aml.End(method);
+        aml.End(events);
     }
 
     private static int WriteFadt(Span<byte> table, ulong dsdt)

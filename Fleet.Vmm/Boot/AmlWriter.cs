@@ -16,8 +16,10 @@ internal ref struct AmlWriter(Span<byte> buffer)
     private const byte ScopeOp = 0x10;
     private const byte BufferOp = 0x11;
     private const byte PackageOp = 0x12;
+    private const byte MethodOp = 0x14;
     private const byte ExtendedOp = 0x5b;
     private const byte DeviceOp = 0x82;
+    private const byte NotifyOp = 0x86;
 
     /// <summary>Length of the package-length field as it is always written here; good for 4095 bytes.</summary>
     private const int PackageLengthSize = 2;
@@ -101,6 +103,41 @@ internal ref struct AmlWriter(Span<byte> buffer)
         }
 
         End(start);
+    }
+
+    /// <summary><c>Name (name, Package () { … })</c> of 32-bit numbers.</summary>
+    public void DwordPackageName(string name, ReadOnlySpan<uint> values)
+    {
+        Name(name);
+        Byte(PackageOp);
+        var start = BeginPackage();
+        Byte((byte)values.Length);
+        foreach (var value in values)
+        {
+            Byte(DwordConst);
+            Dword(value);
+        }
+
+        End(start);
+    }
+
+    /// <summary>Begins <c>Method (name, arguments)</c>; hand the result to <see cref="End"/>.</summary>
+    public int BeginMethod(string name, byte arguments)
+    {
+        Byte(MethodOp);
+        var start = BeginPackage();
+        Text(name);
+        Byte(arguments);
+        return start;
+    }
+
+    /// <summary><c>Notify (device, value)</c>.</summary>
+    public void Notify(string device, byte value)
+    {
+        Byte(NotifyOp);
+        Text(device);
+        Byte(ByteConst);
+        Byte(value);
     }
 
     /// <summary>Begins <c>Name (_CRS, ResourceTemplate () { … })</c>; hand the result to <see cref="EndResources"/>.</summary>

@@ -25,6 +25,9 @@ internal static class GuestLayout
 
     public const ulong AcpiTables = 0xe1000;
 
+    /// <summary>The generation id, alone in its page; reserved in the memory map as all of this region.</summary>
+    public const ulong GenerationId = 0xe6000;
+
     /// <summary>1 MiB: nothing of a kernel may be loaded below.</summary>
     public const ulong HighMemory = 0x100000;
 
@@ -34,10 +37,13 @@ internal static class GuestLayout
     /// <summary>Registers of virtio devices, a page each; Firecracker's addresses (its page before is the boot timer's).</summary>
     public const ulong VirtioDevices = 0xc0001000;
 
-    /// <summary>Interrupts of virtio devices, one each, up to the last pin of the I/O APIC.</summary>
+    /// <summary>Interrupts of virtio devices, one each, up to the last pin of the I/O APIC but one.</summary>
     public const uint FirstVirtioGsi = 5;
 
-    public const int MostVirtioDevices = 19;
+    public const int MostVirtioDevices = 18;
+
+    /// <summary>The last pin: the generation id changed.</summary>
+    public const uint GenerationIdGsi = FirstVirtioGsi + MostVirtioDevices;
 
     public const uint IoApic = 0xfec00000;
     public const uint LocalApic = 0xfee00000;

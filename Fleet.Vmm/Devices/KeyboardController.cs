@@ -1,3 +1,5 @@
+using Fleet.Vmm.Snapshots;
+
 namespace Fleet.Vmm.Devices;
 
 /// <summary>
@@ -51,6 +53,43 @@ internal sealed class KeyboardController(IInterruptLine interrupt, Action onRese
 
     /// <summary>The register at port 0x64.</summary>
     public IPortDevice CommandPort => field ??= new Register(this, true);
+
+    /// <summary>For a snapshot.</summary>
+    public void Save(StateWriter state)
+    {
+        lock (_lock)
+        {
+            state.Bytes([_commandByte, _outputPort, _controllerCommand, _keyboardCommand]);
+            state.Flag(_scanning);
+            state.Flag(_lastWasCommand);
+            var queued = new byte[_count];
+            for (var i = 0; i < queued.Length; i++)
+            {
+                queued[i] = _queue[(_start + i) % Capacity];
+            }
+
+            state.Bytes(queued);
+        }
+    }
+
+    /// <summary>Takes up what <see cref="Save"/> put down.</summary>
+    public void Restore(ref StateReader state)
+    {
+        lock (_lock)
+        {
+            var registers = state.Bytes(4);
+            (_commandByte, _outputPort, _controllerCommand, _keyboardCommand) = (registers[0], registers[1], registers[2], registers[3]);
+            (_scanning, _lastWasCommand) = (state.Flag(), state.Flag());
+            var queued = state.Bytes();
+            if (queued.Length > Capacity)
+            {
+                throw new SnapshotException("its keyboard holds more than one can");
+            }
+
+            queued.CopyTo(_queue);
+            (_start, _count) = (0, queued.Length);
+        }
+    }
 
     /// <summary>Presses the three keys. False when the guest has the keyboard switched off or does not read what was typed before.</summary>
     public bool SendCtrlAltDel()

@@ -1,3 +1,5 @@
+using Fleet.Vmm.Snapshots;
+
 namespace Fleet.Vmm.Devices;
 
 /// <summary>
@@ -68,6 +70,45 @@ internal sealed class SerialPort : IPortDevice
                 _inputWaits |= room == 0;
                 return room;
             }
+        }
+    }
+
+    /// <summary>For a snapshot.</summary>
+    public void Save(StateWriter state)
+    {
+        lock (_lock)
+        {
+            state.Bytes([_interruptEnable, _lineControl, _modemControl, _scratch, _divisorLow, _divisorHigh]);
+            state.Flag(_fifos);
+            state.Flag(_transmitInterrupt);
+            state.Flag(_line);
+            var received = new byte[_receivedCount];
+            for (var i = 0; i < received.Length; i++)
+            {
+                received[i] = _received[(_receivedStart + i) % ReceiveCapacity];
+            }
+
+            state.Bytes(received);
+        }
+    }
+
+    /// <summary>Takes up what <see cref="Save"/> put down. The interrupt's level is the controllers' state.</summary>
+    public void Restore(ref StateReader state)
+    {
+        lock (_lock)
+        {
+            var registers = state.Bytes(6);
+            (_interruptEnable, _lineControl, _modemControl) = (registers[0], registers[1], registers[2]);
+            (_scratch, _divisorLow, _divisorHigh) = (registers[3], registers[4], registers[5]);
+            (_fifos, _transmitInterrupt, _line) = (state.Flag(), state.Flag(), state.Flag());
+            var received = state.Bytes();
+            if (received.Length > ReceiveCapacity)
+            {
+                throw new SnapshotException("its serial port holds more than one can");
+            }
+
+            received.CopyTo(_received);
+            (_receivedStart, _receivedCount) = (0, received.Length);
         }
     }
 

@@ -35,6 +35,26 @@ internal static unsafe partial class KvmCalls
     public const uint GetVcpuEvents = 0x8040ae9f;
     public const uint KvmClockControl = 0xaead;
 
+    public const uint GetMsrIndexList = 0xc004ae02;
+    public const uint GetIrqChip = 0xc208ae62;
+    public const uint SetIrqChip = 0x8208ae63;
+    public const uint SetClock = 0x4030ae7b;
+    public const uint GetClock = 0x8030ae7c;
+    public const uint GetPit2 = 0x8070ae9f;
+    public const uint SetPit2 = 0x4070aea0;
+    public const uint GetMsrs = 0xc008ae88;
+    public const uint GetCpuid2 = 0xc008ae91;
+    public const uint SetMpState = 0x4004ae99;
+    public const uint SetVcpuEvents = 0x4040aea0;
+    public const uint GetDebugRegs = 0x8080aea1;
+    public const uint SetDebugRegs = 0x4080aea2;
+    public const uint SetTscKhz = 0xaea2;
+    public const uint GetTscKhz = 0xaea3;
+    public const uint GetXsave = 0x9000aea4;
+    public const uint SetXsave = 0x5000aea5;
+    public const uint GetXcrs = 0x8188aea6;
+    public const uint SetXcrs = 0x4188aea7;
+
     public const uint CapabilityIrqChip = 0;
     public const uint CapabilityUserMemory = 3;
     public const uint CapabilitySetTssAddress = 4;
@@ -66,6 +86,9 @@ internal static unsafe partial class KvmCalls
 
     public const uint SystemEventShutdown = 1;
     public const uint SystemEventReset = 2;
+
+    /// <summary>Bytes of a request's structure, which its number says (asm-generic/ioctl.h).</summary>
+    public static int SizeOf(uint request) => (int)(request >> 16) & 0x3fff;
 
     /// <summary>
     /// ioctl(2). Never SuppressGCTransition on this one: a thread inside KVM_RUN must count as outside managed code,

@@ -50,6 +50,22 @@ internal sealed unsafe class KvmSystem : IDisposable
     /// <summary>How many vCPUs a VM may have.</summary>
     public int MaxVcpus => Control(KvmCalls.CheckExtension, (nint)KvmCalls.CapabilityMaxVcpus, "KVM_CHECK_EXTENSION");
 
+    /// <summary>Indices of the MSRs that make up a guest's state.</summary>
+    public uint[] ReadMsrIndices()
+    {
+        const int Most = 1024;
+        var list = stackalloc uint[1 + Most];
+        list[0] = Most;
+
+        // SAFETY: a count, and room for so many indices behind it.
+        if (KvmCalls.Ioctl(_fd, KvmCalls.GetMsrIndexList, list) < 0)
+        {
+            throw SystemCallException.Last("KVM_GET_MSR_INDEX_LIST");
+        }
+
+        return new ReadOnlySpan<uint>(list + 1, (int)Math.Min(list[0], Most)).ToArray();
+    }
+
     public KvmVm CreateVm()
     {
         for (var attempt = 1; ; attempt++)

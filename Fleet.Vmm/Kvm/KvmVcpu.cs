@@ -126,6 +126,77 @@ internal sealed unsafe class KvmVcpu : IDisposable
         }
     }
 
+    /// <summary>The TSC's pace for this vCPU; 0 where KVM does not tell.</summary>
+    public uint TscKhz => (uint)Math.Max(0, KvmCalls.Ioctl(_fd, KvmCalls.GetTscKhz, 0));
+
+    public void SetTscKhz(uint khz)
+    {
+        if (KvmCalls.Ioctl(_fd, KvmCalls.SetTscKhz, (nint)khz) < 0)
+        {
+            throw SystemCallException.Last("KVM_SET_TSC_KHZ");
+        }
+    }
+
+    /// <summary>The structure of a reading request, as bytes.</summary>
+    public byte[] Read(uint request, string name)
+    {
+        var bytes = new byte[KvmCalls.SizeOf(request)];
+
+        // SAFETY: as large as the request's number says, and pinned for the call.
+        fixed (byte* start = bytes)
+        {
+            Control(request, start, name);
+        }
+
+        return bytes;
+    }
+
+    /// <summary>Puts back what <see cref="Read"/> gave.</summary>
+    public void Write(uint request, ReadOnlySpan<byte> bytes, string name)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(bytes.Length, KvmCalls.SizeOf(request));
+
+        // SAFETY: as large as the request's number says, and pinned for the call.
+        fixed (byte* start = bytes)
+        {
+            Control(request, start, name);
+        }
+    }
+
+    /// <summary>What <see cref="SetCpuid"/> set.</summary>
+    public KvmCpuidEntry[] ReadCpuid()
+    {
+        var buffer = stackalloc byte[sizeof(KvmCpuidHeader) + (KvmSystem.MaxCpuidEntries * sizeof(KvmCpuidEntry))];
+        *(KvmCpuidHeader*)buffer = new KvmCpuidHeader { Count = KvmSystem.MaxCpuidEntries };
+
+        // SAFETY: room for the header and for as many entries as it says.
+        Control(KvmCalls.GetCpuid2, buffer, "KVM_GET_CPUID2");
+        var count = Math.Min(((KvmCpuidHeader*)buffer)->Count, KvmSystem.MaxCpuidEntries);
+        return new ReadOnlySpan<KvmCpuidEntry>(buffer + sizeof(KvmCpuidHeader), (int)count).ToArray();
+    }
+
+    /// <summary>Those of the MSRs that can be read.</summary>
+    public KvmMsrEntry[] ReadMsrs(ReadOnlySpan<uint> indices)
+    {
+        var found = new List<KvmMsrEntry>(indices.Length);
+        var buffer = stackalloc byte[sizeof(KvmMsrsHeader) + sizeof(KvmMsrEntry)];
+        var entry = (KvmMsrEntry*)(buffer + sizeof(KvmMsrsHeader));
+        foreach (var index in indices)
+        {
+            *(KvmMsrsHeader*)buffer = new KvmMsrsHeader { Count = 1 };
+            *entry = new KvmMsrEntry { Index = index };
+
+            // SAFETY: room for the header and the one entry that it announces. One by one, since KVM stops at the first
+            // that this processor does not have.
+            if (KvmCalls.Ioctl(_fd, KvmCalls.GetMsrs, buffer) == 1)
+            {
+                found.Add(*entry);
+            }
+        }
+
+        return [.. found];
+    }
+
     public void SetFpu(in KvmFpu fpu)
     {
         var copy = fpu;

@@ -53,6 +53,33 @@ internal sealed unsafe class KvmVm(int fd) : IDisposable
         Control(KvmCalls.IoEventFd, &binding, "KVM_IOEVENTFD");
     }
 
+    /// <summary>The structure of a reading request, as bytes; what they hold before is what the request asks for.</summary>
+    public byte[] Read(uint request, string name, ReadOnlySpan<byte> asks = default)
+    {
+        var bytes = new byte[KvmCalls.SizeOf(request)];
+        asks.CopyTo(bytes);
+
+        // SAFETY: as large as the request's number says, and pinned for the call.
+        fixed (byte* start = bytes)
+        {
+            Control(request, start, name);
+        }
+
+        return bytes;
+    }
+
+    /// <summary>Puts back what <see cref="Read"/> gave.</summary>
+    public void Write(uint request, ReadOnlySpan<byte> bytes, string name)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(bytes.Length, KvmCalls.SizeOf(request));
+
+        // SAFETY: as large as the request's number says, and pinned for the call.
+        fixed (byte* start = bytes)
+        {
+            Control(request, start, name);
+        }
+    }
+
     public KvmVcpu CreateVcpu(int index, int mapSize)
     {
         var vcpu = KvmCalls.Ioctl(_fd, KvmCalls.CreateVcpu, index);

@@ -29,7 +29,7 @@ internal static unsafe partial class Descriptors
     /// <summary>Opens a regular file. Anything else (a FIFO, a directory, a device) is refused, so that no open ever hangs.</summary>
     public static int OpenRegularFile(string path, int access = ReadOnly)
     {
-        var fd = open(path, access | NonBlocking | NoTerminal | CloseOnExec, 0);
+        var fd = Open(path, access | NonBlocking | NoTerminal | CloseOnExec, 0);
         if (fd < 0)
         {
             throw SystemCallException.Last("open");
@@ -53,7 +53,7 @@ internal static unsafe partial class Descriptors
     /// </summary>
     public static int OpenSink(string path)
     {
-        var fd = open(path, ReadWrite | Append | Create | NonBlocking | NoTerminal | CloseOnExec, 0x180);
+        var fd = Open(path, ReadWrite | Append | Create | NonBlocking | NoTerminal | CloseOnExec, 0x180);
         return fd >= 0 ? fd : throw SystemCallException.Last("open");
     }
 
@@ -114,23 +114,86 @@ internal static unsafe partial class Descriptors
     /// <summary>Replaces the file in one step: whoever reads it sees the old content or the new one, never a part.</summary>
     public static void ReplaceFile(string path, ReadOnlySpan<byte> content)
     {
-        var temporary = path + ".new";
-        var fd = open(temporary, WriteOnly | Create | Truncate | NoFollow | NonBlocking | NoTerminal | CloseOnExec, 0x1a4);
-        if (fd < 0)
+        // What is behind a passed descriptor has no name that could be replaced; who passed it reads it after our end.
+        if (PassedDescriptor.NumberOf(path) is { } passed)
         {
-            throw SystemCallException.Last("open");
+            if (!WriteAll(passed, content))
+            {
+                throw SystemCallException.Last("write");
+            }
+
+            return;
         }
 
-        var failed = !WriteAll(fd, content) ? SystemCallException.Last("write") : null;
-        _ = close(fd);
-        if (failed is null && rename(temporary, path) < 0)
+        var temporary = OpenReplacement(path);
+        var failed = !WriteAll(temporary, content) ? SystemCallException.Last("write") : null;
+        Replace(path, temporary, failed);
+    }
+
+    /// <summary>As <see cref="ReplaceFile(string, ReadOnlySpan{byte})"/>, written by a callback and on the disk before it takes the name.</summary>
+    public static void ReplaceFile(string path, Action<int> write)
+    {
+        var temporary = OpenReplacement(path);
+        SystemCallException? failed = null;
+        try
+        {
+            write(temporary);
+            failed = fsync(temporary) < 0 ? SystemCallException.Last("fsync") : null;
+        }
+        catch (SystemCallException failure)
+        {
+            failed = failure;
+        }
+
+        Replace(path, temporary, failed);
+    }
+
+    /// <summary>Makes a file so long; what was not written is a hole.</summary>
+    public static void SetSize(int fd, long size)
+    {
+        if (ftruncate(fd, size) < 0)
+        {
+            throw SystemCallException.Last("ftruncate");
+        }
+    }
+
+    /// <summary>Writes so many bytes at a position of a file.</summary>
+    /// <remarks>The caller answers for the bytes.</remarks>
+    public static void WriteAt(int fd, byte* bytes, ulong length, ulong position)
+    {
+        while (length > 0)
+        {
+            var put = pwrite(fd, bytes, (nint)Math.Min(length, 1 << 30), (long)position);
+            if (put <= 0 && (put == 0 || Marshal.GetLastPInvokeError() != SystemCallException.Interrupted))
+            {
+                throw SystemCallException.Last("pwrite");
+            }
+
+            // SAFETY: never beyond the caller's length.
+            put = Math.Max(0, put);
+            bytes += put;
+            length -= (ulong)put;
+            position += (ulong)put;
+        }
+    }
+
+    private static int OpenReplacement(string path)
+    {
+        var fd = open(path + ".new", WriteOnly | Create | Truncate | NoFollow | NonBlocking | NoTerminal | CloseOnExec, 0x1a4);
+        return fd >= 0 ? fd : throw SystemCallException.Last("open");
+    }
+
+    private static void Replace(string path, int temporary, SystemCallException? failed)
+    {
+        _ = close(temporary);
+        if (failed is null && rename(path + ".new", path) < 0)
         {
             failed = SystemCallException.Last("rename");
         }
 
         if (failed is not null)
         {
-            _ = unlink(temporary);
+            _ = unlink(path + ".new");
             throw failed;
         }
     }
@@ -171,6 +234,9 @@ internal static unsafe partial class Descriptors
         return poll(&request, 1, 0) == 1 && (request.Answered & PollWritable) != 0;
     }
 
+    private static int Open(string path, int flags, uint mode) =>
+        PassedDescriptor.NumberOf(path) is { } passed ? PassedDescriptor.Open(passed) : open(path, flags, mode);
+
     [StructLayout(LayoutKind.Sequential)]
     internal struct PollRequest
     {
@@ -181,6 +247,15 @@ internal static unsafe partial class Descriptors
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int open(string path, int flags, uint mode);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int fsync(int fd);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int ftruncate(int fd, long size);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint pwrite(int fd, byte* bytes, nint size, long position);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int fstat(int fd, byte* status);

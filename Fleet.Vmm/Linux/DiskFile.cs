@@ -40,18 +40,7 @@ internal sealed unsafe partial class DiskFile(string path, bool readOnly)
             }
 
             offset += (ulong)moved;
-            for (var left = (nuint)moved; left > 0;)
-            {
-                var part = Math.Min(left, pieces->Length);
-                pieces->Start += part;
-                pieces->Length -= part;
-                left -= part;
-                if (pieces->Length == 0)
-                {
-                    pieces++;
-                    count--;
-                }
-            }
+            IoPiece.Advance(ref pieces, ref count, (nuint)moved);
         }
 
         return true;

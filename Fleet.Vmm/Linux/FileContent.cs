@@ -36,6 +36,9 @@ internal unsafe partial class FileContent : IDisposable
     /// <summary>Bytes of an open file; negative, with errno, for what has no size. Moves the read position.</summary>
     public static long SizeOf(int fd) => lseek(fd, 0, FromEnd);
 
+    /// <summary>A private, writable mapping of a part; only <see cref="VirtualMemory.Unmap"/> ends it. Throws <see cref="SystemCallException"/>.</summary>
+    public byte* Map(ulong offset, nuint size) => VirtualMemory.MapPrivate(_fd, size, (long)offset);
+
     /// <summary>Reads all of it or says false: the range is not in the file (any more).</summary>
     /// <remarks>The caller answers for <paramref name="length"/> writable bytes at <paramref name="target"/>.</remarks>
     public bool TryRead(ulong offset, byte* target, ulong length)

@@ -27,8 +27,6 @@ internal static unsafe partial class Signals
     // The JIT runtime has threads of its own that we can't reach; only a build for tests runs there.
     private static readonly List<PosixSignalRegistration> Registrations = [];
 
-    private static volatile bool _blockedOnFinalizerThread;
-
     /// <summary>
     /// Ignores SIGPIPE and SIGXFSZ (writes then fail with EPIPE and EFBIG), blocks the ending signals in every thread
     /// there is, and returns a signalfd for them (once per process). Call it before other threads are made: they inherit the mask.
@@ -43,7 +41,9 @@ internal static unsafe partial class Signals
         }
 
         BlockHere();
-        BlockOnFinalizerThread();
+
+        // It has every signal open: the kernel would end the process through it.
+        FinalizerThread.Run(BlockHere);
 
         var ending = EndingSignals();
 
@@ -100,22 +100,6 @@ internal static unsafe partial class Signals
         }
     }
 
-    // The runtime's finalizer thread is older than Main and has every signal open: the kernel would end the process
-    // through it. A finalizer is the one piece of our code that runs over there, so it closes them.
-    private static void BlockOnFinalizerThread()
-    {
-        // Once is enough unless a stale register keeps the object alive.
-        for (var attempt = 0; attempt < 10 && !_blockedOnFinalizerThread; attempt++)
-        {
-            LeaveGarbage();
-            GC.Collect(0);
-            GC.WaitForPendingFinalizers();
-        }
-    }
-
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void LeaveGarbage() => _ = new MaskOnFinalize();
-
     private static SignalSet EndingSignals()
     {
         // SAFETY: all four are bits of the first word.
@@ -128,15 +112,6 @@ internal static unsafe partial class Signals
     private struct SignalSet
     {
         public fixed ulong Bits[16];
-    }
-
-    private sealed class MaskOnFinalize
-    {
-        ~MaskOnFinalize()
-        {
-            BlockHere();
-            _blockedOnFinalizerThread = true;
-        }
     }
 
     [LibraryImport("libc")]

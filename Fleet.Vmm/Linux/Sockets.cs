@@ -15,21 +15,21 @@ internal static unsafe partial class Sockets
     /// <summary>sun_path without the closing NUL; unix(7).</summary>
     public const int LongestPath = 107;
 
-    /// <summary>Makes the socket file, readable and writable for its owner only, and listens.</summary>
+    private const int AddressSize = 2 + LongestPath + 1;
+
+    /// <summary>Makes the socket file, readable and writable for its owner only, and listens. One that was passed listens already.</summary>
     public static int Listen(string path, int backlog)
     {
-        var length = Encoding.UTF8.GetByteCount(path);
-        if (length is 0 or > LongestPath)
+        if (PassedDescriptor.NumberOf(path) is { } passed)
         {
-            throw new ArgumentException($"A socket path has 1 to {LongestPath} bytes, this one has {length}.");
+            var listener = PassedDescriptor.Open(passed);
+            return listener >= 0 ? listener : throw SystemCallException.Last("fcntl");
         }
 
-        // sockaddr_un: the family in two bytes, then the path and its NUL.
-        // SAFETY: the path was measured right above and fits, its NUL included; all is on this frame.
-        var address = stackalloc byte[2 + LongestPath + 1];
-        new Span<byte>(address, 2 + LongestPath + 1).Clear();
-        *(ushort*)address = Unix;
-        Encoding.UTF8.GetBytes(path, new Span<byte>(address + 2, LongestPath));
+        // SAFETY: room for the whole structure, on this frame.
+        var address = stackalloc byte[AddressSize];
+        var length = WriteAddress(path, new Span<byte>(address, AddressSize))
+            ?? throw new ArgumentException($"A socket path has 1 to {LongestPath} bytes, this one has {Encoding.UTF8.GetByteCount(path)}.");
 
         var fd = socket(Unix, Stream | NonBlocking | CloseOnExec, 0);
         if (fd < 0)
@@ -41,7 +41,7 @@ internal static unsafe partial class Sockets
 
         // The mode of an unbound socket becomes the mode of its file, so there is no moment in which it is open to others.
         // SAFETY: the kernel reads so many bytes of the address during the call only.
-        if (fchmod(fd, 0x180) == 0 && bind(fd, address, (uint)(2 + length + 1)) == 0)
+        if (fchmod(fd, 0x180) == 0 && bind(fd, address, length) == 0)
         {
             bound = true;
             if (listen(fd, backlog) == 0)
@@ -58,6 +58,50 @@ internal static unsafe partial class Sockets
         }
 
         throw failure;
+    }
+
+    /// <summary>A connection to whoever listens at a path, or -1 with errno; never waits.</summary>
+    public static int Connect(string path)
+    {
+        var address = stackalloc byte[AddressSize];
+        if (WriteAddress(path, new Span<byte>(address, AddressSize)) is not { } length)
+        {
+            return -1;
+        }
+
+        var fd = socket(Unix, Stream | NonBlocking | CloseOnExec, 0);
+
+        // SAFETY: the kernel reads so many bytes of the address during the call only.
+        if (fd >= 0 && connect(fd, address, length) < 0)
+        {
+            _ = Descriptors.close(fd);
+            return -1;
+        }
+
+        return fd;
+    }
+
+    /// <summary>Nothing more will be sent: the other side reads the end of the stream behind what was.</summary>
+    public static void ShutSending(int fd) => _ = shutdown(fd, 1);
+
+    /// <summary>As <see cref="Receive(int, Span{byte})"/>, into several pieces.</summary>
+    /// <remarks>The caller answers for the pieces: so many bytes each that may be written.</remarks>
+    public static int Receive(int fd, IoPiece* pieces, int count)
+    {
+        var message = new MessageHeader { Pieces = pieces, Count = (nuint)count };
+
+        // SAFETY: the structure is on this frame, the pieces are the caller's.
+        return (int)recvmsg(fd, &message, 0);
+    }
+
+    /// <summary>As <see cref="Send(int, ReadOnlySpan{byte})"/>, from several pieces.</summary>
+    /// <remarks>The caller answers for the pieces.</remarks>
+    public static int Send(int fd, IoPiece* pieces, int count)
+    {
+        var message = new MessageHeader { Pieces = pieces, Count = (nuint)count };
+
+        // SAFETY: the structure is on this frame, the pieces are the caller's.
+        return (int)sendmsg(fd, &message, NoSignal);
     }
 
     /// <summary>The next connection, or -1 when there is none (any more).</summary>
@@ -82,6 +126,46 @@ internal static unsafe partial class Sockets
             return (int)send(fd, start, data.Length, NoSignal);
         }
     }
+
+    // sockaddr_un: the family in two bytes, then the path and its NUL. Null when the path is none or too long.
+    private static uint? WriteAddress(string path, Span<byte> address)
+    {
+        var length = Encoding.UTF8.GetByteCount(path);
+        if (length is 0 or > LongestPath)
+        {
+            return null;
+        }
+
+        address.Clear();
+        address[0] = Unix;
+        Encoding.UTF8.GetBytes(path, address[2..]);
+        return (uint)(2 + length + 1);
+    }
+
+    /// <summary>struct msghdr.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct MessageHeader
+    {
+        public void* Name;
+        public uint NameLength;
+        public IoPiece* Pieces;
+        public nuint Count;
+        public void* Control;
+        public nuint ControlLength;
+        public int Flags;
+    }
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int connect(int fd, byte* address, uint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int shutdown(int fd, int how);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint recvmsg(int fd, MessageHeader* message, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint sendmsg(int fd, MessageHeader* message, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int socket(int family, int type, int protocol);

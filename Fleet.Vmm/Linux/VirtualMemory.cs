@@ -10,6 +10,7 @@ internal static unsafe partial class VirtualMemory
     private const int Private = 2;
     private const int Anonymous = 0x20;
     private const int NoReserve = 0x4000;
+    private const int DontNeed = 4;
     private const int DontDump = 16;
     private const nuint HugePage = 2 << 20;
 
@@ -51,6 +52,24 @@ internal static unsafe partial class VirtualMemory
         var address = mmap(null, size, ReadWrite, Shared, fd, offset);
         return address != (void*)-1 ? address : throw SystemCallException.Last("mmap");
     }
+
+    /// <summary>A file's content, read when it is used; what is written stays in this process. Left out of core dumps.</summary>
+    public static byte* MapPrivate(int fd, nuint size, long offset)
+    {
+        // SAFETY: without MAP_FIXED the mapping goes where nothing is.
+        var address = mmap(null, size, ReadWrite, Private | NoReserve, fd, offset);
+        if (address == (void*)-1)
+        {
+            throw SystemCallException.Last("mmap");
+        }
+
+        _ = madvise(address, size, DontDump);
+        return (byte*)address;
+    }
+
+    /// <summary>Forgets the content of whole pages, which stay mapped; false when the kernel refuses.</summary>
+    // SAFETY of the callers: the range lies in a mapping of theirs, and nobody counts on what is in it.
+    public static bool TryDrop(void* address, nuint size) => madvise(address, size, DontNeed) == 0;
 
     /// <summary>Gives a mapping back; nobody may hold a pointer into it any more.</summary>
     // SAFETY of the callers: each unmaps what it mapped itself, once, and drops its pointer with it.

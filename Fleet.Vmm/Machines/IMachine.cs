@@ -1,6 +1,8 @@
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -16,8 +18,15 @@ internal interface IMachine : IDisposable
     /// <summary>Thread ids (gettid) of the vCPUs, in order; empty before <see cref="Start"/>.</summary>
     IReadOnlyList<int> VcpuThreads { get; }
 
-    /// <summary>Starts the vCPU threads at the guest's entry point.</summary>
-    void Start();
+    /// <summary>Starts the vCPU threads, at the guest's entry point or where a snapshot left it.</summary>
+    /// <param name="paused">They stand still until <see cref="Resume"/>.</param>
+    void Start(bool paused = false);
+
+    /// <summary>The state of a paused machine but its memory. Throws <see cref="SystemCallException"/>.</summary>
+    void SaveState(StateWriter state);
+
+    /// <summary>The memory of a paused machine, into a file. Throws <see cref="SystemCallException"/>, and then there is no such file.</summary>
+    void SaveMemory(string path);
 
     /// <summary>Presses Ctrl-Alt-Del on the i8042's keyboard.</summary>
     void SendCtrlAltDel();
@@ -33,6 +42,9 @@ internal interface IMachine : IDisposable
     /// <see cref="NotARegularFileException"/>, and then the old one stays.
     /// </summary>
     void ReplaceDisk(string id, string path);
+
+    /// <summary>Has the guest told that its balloon shall hold so many pages; false when it has none.</summary>
+    bool ResizeBalloon(uint pages);
 
     /// <summary>
     /// Changes a limiter; whoever waits at it looks again. False when no device has that place in the API
@@ -58,7 +70,18 @@ internal interface IMachineFactory
     /// Throws <see cref="MachineException"/>, and then leaves nothing behind.
     /// </summary>
     IMachine Build(MachineSettings settings, EventLoop loop);
+
+    /// <summary>
+    /// The same from a snapshot; no kernel is loaded. Throws <see cref="MachineException"/>, and then leaves nothing behind.
+    /// </summary>
+    IMachine Restore(MachineSettings settings, SavedMachine saved, EventLoop loop);
 }
+
+/// <summary>What a machine is restored from.</summary>
+/// <param name="State">What <see cref="IMachine.SaveState"/> put down.</param>
+/// <param name="MemoryPath">What <see cref="IMachine.SaveMemory"/> wrote; it must stay as it is while the machine lives.</param>
+/// <param name="GoesOnInRealTime">The guest's clock has gone on meanwhile.</param>
+internal sealed record SavedMachine(byte[] State, string MemoryPath, bool GoesOnInRealTime);
 
 /// <summary>What a machine is built from. Ranges are checked by the API before this is made.</summary>
 internal sealed record MachineSettings
@@ -84,6 +107,12 @@ internal sealed record MachineSettings
 
     /// <summary>Network interfaces, in the order in which the guest finds them.</summary>
     public IReadOnlyList<NetworkSettings> Networks { get; init; } = [];
+
+    /// <summary>Memory balloon; null: there is none.</summary>
+    public BalloonSettings? Balloon { get; init; }
+
+    /// <summary>Sockets between guest and host; null: there are none.</summary>
+    public VsockSettings? Vsock { get; init; }
 
     /// <summary>Limits of a virtio device that gives the guest randomness of the host; null: there is none.</summary>
     public LimiterSettings? Entropy { get; init; }

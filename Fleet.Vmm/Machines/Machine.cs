@@ -4,6 +4,7 @@ using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -65,7 +66,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _threads = new int[_vcpus.Length];
         for (var i = 0; i < _vcpus.Length; i++)
         {
-            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, parts.Mmio, _moved, this);
+            _vcpus[i] = new Vcpu(i, parts.Vcpus[i], parts.Ports, parts.Mmio, _moved, this, parts.Confinement);
         }
 
         parts.PowerSwitch.Owner = this;
@@ -89,7 +90,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
     public bool IsEnding => Volatile.Read(ref _end) is not null;
 
-    public void Start()
+    public void Start(bool paused = false)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (_started || _finished)
@@ -118,6 +119,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
 
             _watch = new LoopTimer(_loop, OnWatch);
             _watch.Start(_watchPeriod, _watchPeriod);
+            _parts.Confinement?.GuestRuns();
         }
         catch (Exception failure) when (failure is OutOfMemoryException or SystemCallException or ThreadStartException)
         {
@@ -126,8 +128,12 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
 
         _started = true;
-        AttendDevices();
-        Command(VcpuOrder.Run);
+        _paused = paused;
+        if (!paused)
+        {
+            AttendDevices();
+            Command(VcpuOrder.Run);
+        }
     }
 
     public void SendCtrlAltDel()
@@ -159,6 +165,10 @@ internal sealed class Machine : IMachine, IVcpuOwner
         }
     }
 
+    public void SaveState(StateWriter state) => MachineState.Save(_parts, state);
+
+    public void SaveMemory(string path) => MemoryFile.Write(path, _parts.Memory);
+
     public void ReplaceDisk(string id, string path)
     {
         foreach (var slot in _parts.Virtio)
@@ -169,6 +179,20 @@ internal sealed class Machine : IMachine, IVcpuOwner
                 return;
             }
         }
+    }
+
+    public bool ResizeBalloon(uint pages)
+    {
+        foreach (var slot in _parts.Virtio)
+        {
+            if (slot.Device is BalloonDevice balloon)
+            {
+                slot.Transport.ChangeConfiguration(() => balloon.TargetPages = pages);
+                return true;
+            }
+        }
+
+        return false;
     }
 
     public bool Retune(string device, string? queue, LimiterSettings update)

@@ -1,9 +1,11 @@
 using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
 
@@ -20,6 +22,7 @@ internal sealed class MachineFactory : IMachineFactory
     private readonly Action<string> _onStuck;
     private readonly Action<string> _onWarning;
     private readonly TimeSpan _watchPeriod;
+    private readonly IConfinement? _confinement;
 
     /// <param name="inputFd">What the guest's console reads, when it is a pipe, a FIFO or our terminal.</param>
     /// <param name="outputFd">What the guest's console writes to. Whatever has this number gets the guest's bytes: see <see cref="StandardStream.OccupyMissing"/>.</param>
@@ -27,7 +30,8 @@ internal sealed class MachineFactory : IMachineFactory
     /// <param name="onWarning">Told, on the loop, what the machine goes on without.</param>
     /// <param name="kvmPath">KVM's device.</param>
     /// <param name="watchPeriod">How often a sleeping guest is looked at; a test has less patience.</param>
-    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, Action<string> onWarning, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null)
+    /// <param name="confinement">What the machine's threads give up when they run the guest; null: nothing.</param>
+    public MachineFactory(int inputFd, int outputFd, Action<string> onStuck, Action<string> onWarning, string kvmPath = "/dev/kvm", TimeSpan? watchPeriod = null, IConfinement? confinement = null)
     {
         _inputFd = inputFd;
         _outputFd = outputFd;
@@ -35,24 +39,62 @@ internal sealed class MachineFactory : IMachineFactory
         _onStuck = onStuck;
         _onWarning = onWarning;
         _watchPeriod = watchPeriod ?? Machine.DefaultWatchPeriod;
+        _confinement = confinement;
     }
 
     public IMachine Build(MachineSettings settings, EventLoop loop)
     {
-        ArgumentOutOfRangeException.ThrowIfLessThan(settings.Vcpus, 1);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(settings.Vcpus, MaxVcpus);
-        ArgumentOutOfRangeException.ThrowIfLessThan(settings.MemoryMib, 1);
-
         // Files first: a wrong path is told as such on a host without KVM too.
         using var kernelFile = OpenFile(settings.KernelPath, "kernel", MachineFault.KernelMissing, MachineFault.KernelInvalid);
         using var initrdFile = settings.InitrdPath is { } path
             ? OpenFile(path, "initrd", MachineFault.InitrdMissing, MachineFault.InitrdInvalid)
             : null;
+        return Guarded(undo =>
+        {
+            var memory = Keep(undo, AllocateMemory(settings.MemoryMib));
+            if (memory.Low.Size <= GuestLayout.HighMemory)
+            {
+                throw KernelImage.NeedsMoreMemory(2 * Mebibyte, memory);
+            }
 
+            LoadedKernel? kernel = null;
+            var (parts, supported) = Assemble(settings, memory, places => kernel = LoadGuest(settings, memory, kernelFile, initrdFile, places), undo);
+            var cpuid = new Cpuid(supported, settings.Vcpus);
+            CheckAddresses(memory, cpuid);
+            for (var i = 0; i < parts.Vcpus.Length; i++)
+            {
+                Initialise(parts.Vcpus[i], i, cpuid);
+            }
+
+            BootRegisters.InitialiseFirst(parts.Vcpus[0], kernel!);
+            return MachineOf(parts, loop);
+        });
+    }
+
+    public IMachine Restore(MachineSettings settings, SavedMachine saved, EventLoop loop)
+    {
+        using var file = OpenFile(saved.MemoryPath, "memory file", MachineFault.Other, MachineFault.Other);
+        var size = (ulong)settings.MemoryMib * Mebibyte;
+        if (file.Size != size)
+        {
+            throw new MachineException(MachineFault.Other, $"The memory file {saved.MemoryPath} has {file.Size} bytes, the microVM's memory {size}.");
+        }
+
+        return Guarded(undo =>
+        {
+            var (parts, _) = Assemble(settings, Keep(undo, new GuestMemory(size, file)), static _ => { }, undo);
+            MachineState.Restore(parts, saved.State, saved.GoesOnInRealTime);
+            GenerationId.Renew(parts.Memory, parts.Vm);
+            return MachineOf(parts, loop);
+        });
+    }
+
+    private static Machine Guarded(Func<Stack<IDisposable>, Machine> build)
+    {
         var undo = new Stack<IDisposable>();
         try
         {
-            var machine = Build(settings, loop, kernelFile, initrdFile, undo);
+            var machine = build(undo);
             undo.Clear();
             return machine;
         }
@@ -63,6 +105,10 @@ internal sealed class MachineFactory : IMachineFactory
         catch (KvmUnsuitableException failure)
         {
             throw new MachineException(MachineFault.KvmUnavailable, $"KVM can't be used: {failure.Message}.", failure);
+        }
+        catch (SnapshotException failure)
+        {
+            throw new MachineException(MachineFault.Other, $"The state file can't be used: {failure.Message}.", failure);
         }
         catch (SystemCallException failure) when (failure.ErrorNumber == OutOfMemoryError)
         {
@@ -81,14 +127,14 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private Machine Build(MachineSettings settings, EventLoop loop, FileContent kernelFile, FileContent? initrdFile, Stack<IDisposable> undo)
-    {
-        var memory = Keep(undo, AllocateMemory(settings.MemoryMib));
-        if (memory.Low.Size <= GuestLayout.HighMemory)
-        {
-            throw KernelImage.NeedsMoreMemory(2 * Mebibyte, memory);
-        }
+    private Machine MachineOf(MachineParts parts, EventLoop loop) => new(loop, parts, _watchPeriod, _onStuck, _onWarning);
 
+    // Everything but the guest's content and its vCPUs' registers; and what KVM supports of CPUID.
+    private (MachineParts Parts, KvmCpuidEntry[] Supported) Assemble(
+        MachineSettings settings, GuestMemory memory, Action<IReadOnlyList<VirtioPlace>> fill, Stack<IDisposable> undo)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(settings.Vcpus, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(settings.Vcpus, MaxVcpus);
         var mmio = new MemoryBus(GuestLayout.VirtioDevices, GuestLayout.MostVirtioDevices);
         var virtio = new List<VirtioSlot>();
         var places = new List<VirtioPlace>();
@@ -104,7 +150,7 @@ internal sealed class MachineFactory : IMachineFactory
             virtio.Add(slot);
         }
 
-        var kernel = LoadGuest(settings, memory, kernelFile, initrdFile, places);
+        fill(places);
         using var system = OpenKvm(settings.Vcpus);
         var vm = Keep(undo, system.CreateVm());
         vm.SetTssAddress(GuestLayout.KvmTss);
@@ -116,8 +162,11 @@ internal sealed class MachineFactory : IMachineFactory
             virtio[i].Wire(vm, places[i].Address, places[i].Gsi);
         }
 
-        var vcpus = CreateVcpus(system, vm, memory, settings.Vcpus, undo);
-        BootRegisters.InitialiseFirst(vcpus[0], kernel);
+        var vcpus = new KvmVcpu[settings.Vcpus];
+        for (var i = 0; i < vcpus.Length; i++)
+        {
+            vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
+        }
 
         var input = Keep(undo, new StandardStream(_inputFd));
         var output = Keep(undo, new StandardStream(_outputFd));
@@ -139,13 +188,14 @@ internal sealed class MachineFactory : IMachineFactory
         ports.Claim(GuestLayout.KeyboardDataPort, 1, keyboard.DataPort);
         ports.Claim(GuestLayout.KeyboardCommandPort, 1, keyboard.CommandPort);
         ports.Claim(GuestLayout.PowerPort, PowerRegisters.PortCount, new PowerRegisters(power.PowerOff, power.Reset));
-        return new Machine(
-            loop,
+        var supported = new KvmCpuidEntry[KvmSystem.MaxCpuidEntries];
+        return (
             new MachineParts
             {
                 Vm = vm,
                 Memory = memory,
                 Vcpus = vcpus,
+                MsrIndices = system.ReadMsrIndices(),
                 Ports = ports,
                 Mmio = mmio,
                 Virtio = virtio,
@@ -157,14 +207,18 @@ internal sealed class MachineFactory : IMachineFactory
                 Keyboard = keyboard,
                 StatusPort = statusPort,
                 StatusFile = statusFile,
+                Confinement = _confinement,
             },
-            _watchPeriod,
-            _onStuck,
-            _onWarning);
+            supported[..system.ReadSupportedCpuid(supported)]);
     }
 
     private static IEnumerable<VirtioDevice> Devices(MachineSettings settings, GuestMemory memory)
     {
+        if (settings.Balloon is { } balloon)
+        {
+            yield return new BalloonDevice(memory, balloon);
+        }
+
         foreach (var disk in settings.Disks)
         {
             yield return OpenDisk(disk, memory);
@@ -173,6 +227,11 @@ internal sealed class MachineFactory : IMachineFactory
         foreach (var network in settings.Networks)
         {
             yield return OpenNetwork(network, memory);
+        }
+
+        if (settings.Vsock is { } vsock)
+        {
+            yield return OpenVsock(vsock, memory);
         }
 
         if (settings.Entropy is { } limits)
@@ -206,6 +265,18 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
+    private static VsockDevice OpenVsock(VsockSettings vsock, GuestMemory memory)
+    {
+        try
+        {
+            return new VsockDevice(memory, vsock, TimeProvider.System);
+        }
+        catch (Exception failure) when (failure is SystemCallException or ArgumentException)
+        {
+            throw new MachineException(MachineFault.Other, $"The vsock's socket can't be made: {vsock.SocketPath}: {failure.Message}.", failure);
+        }
+    }
+
     private static LoadedKernel LoadGuest(
         MachineSettings settings, GuestMemory memory, FileContent kernelFile, FileContent? initrdFile, IReadOnlyList<VirtioPlace> devices)
     {
@@ -224,6 +295,7 @@ internal sealed class MachineFactory : IMachineFactory
                 BootInformation.WriteZeroPage(memory, kernel, line.Length, initrd);
             }
 
+            GenerationId.Write(memory);
             BootRegisters.WriteTables(memory, kernel.Mode);
             MpTable.Write(memory, settings.Vcpus);
             AcpiTables.Write(memory, settings.Vcpus, settings.StatusPortPath is not null, devices);
@@ -236,30 +308,24 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private KvmVcpu[] CreateVcpus(KvmSystem system, KvmVm vm, GuestMemory memory, int count, Stack<IDisposable> undo)
+    private static void CheckAddresses(GuestMemory memory, Cpuid cpuid)
     {
-        Span<KvmCpuidEntry> supported = new KvmCpuidEntry[KvmSystem.MaxCpuidEntries];
-        var cpuid = new Cpuid(supported[..system.ReadSupportedCpuid(supported)], count);
         var top = memory.High.Size > 0 ? memory.High.End : memory.Low.End;
         if (top > 1UL << cpuid.PhysicalAddressBits)
         {
             throw new MachineException(MachineFault.OutOfMemory, $"The microVM's memory ends at 0x{top:x}, the processor addresses only {cpuid.PhysicalAddressBits} bits.");
         }
+    }
 
-        var vcpus = new KvmVcpu[count];
-        for (var i = 0; i < count; i++)
+    private void Initialise(KvmVcpu vcpu, int index, Cpuid cpuid)
+    {
+        vcpu.SetCpuid(cpuid.For(index));
+        var refused = BootRegisters.InitialiseCommon(vcpu);
+        if (index == 0 && refused.Length > 0)
         {
-            vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
-            vcpus[i].SetCpuid(cpuid.For(i));
-            var refused = BootRegisters.InitialiseCommon(vcpus[i]);
-            if (i == 0 && refused.Length > 0)
-            {
-                var names = string.Join(", ", Array.ConvertAll(refused, static msr => $"MSR 0x{msr:x}"));
-                _onWarning($"This host's KVM refuses to set {names}: the guest finds the reset value there.");
-            }
+            var names = string.Join(", ", Array.ConvertAll(refused, static msr => $"MSR 0x{msr:x}"));
+            _onWarning($"This host's KVM refuses to set {names}: the guest finds the reset value there.");
         }
-
-        return vcpus;
     }
 
     private static unsafe void SetMemory(KvmVm vm, GuestMemory memory)

@@ -15,6 +15,9 @@ internal sealed class MachineParts : IDisposable
 
     public required KvmVcpu[] Vcpus { get; init; }
 
+    /// <summary>The MSRs that make up a vCPU's state.</summary>
+    public required uint[] MsrIndices { get; init; }
+
     public required PortBus Ports { get; init; }
 
     /// <summary>Devices with registers in the guest's address space.</summary>
@@ -37,6 +40,8 @@ internal sealed class MachineParts : IDisposable
     public SerialPort? StatusPort { get; init; }
 
     public StatusFile? StatusFile { get; init; }
+
+    public IConfinement? Confinement { get; init; }
 
     public void Dispose()
     {

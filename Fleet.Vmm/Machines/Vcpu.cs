@@ -40,7 +40,7 @@ internal enum VcpuActivity
 /// <see cref="IsParked"/> and <see cref="HasEnded"/> and signals <paramref name="moved"/> after each change.
 /// Nothing here allocates on an exit.
 /// </remarks>
-internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryBus mmio, EventCounter moved, IVcpuOwner owner) : IDisposable
+internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryBus mmio, EventCounter moved, IVcpuOwner owner, IConfinement? confinement = null) : IDisposable
 {
     /// <summary>Small on purpose: the thread's deepest path is a port write that formats an error.</summary>
     private const int StackSize = 256 * 1024;
@@ -126,6 +126,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     {
         try
         {
+            confinement?.EnterVcpu();
             kvm.SetSignalMask(ThreadKick.BlockHere());
             Volatile.Write(ref _threadId, ThreadKick.CurrentThread());
             moved.Signal();
@@ -191,6 +192,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     }
                     else if (order == VcpuOrder.Park && !_parked)
                     {
+                        CompleteExit();
                         kvm.NoteStopped();
                     }
 
@@ -201,6 +203,25 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     break;
             }
         }
+    }
+
+    // What the guest reads from a port or a register gets into its own registers at the next KVM_RUN only. Entered with an
+    // exit ordered it does that and nothing else; a snapshot of before would lack it.
+    private void CompleteExit()
+    {
+        if (_exits == 0)
+        {
+            return;
+        }
+
+        kvm.Exit->ImmediateExit = 1;
+        while (kvm.Run() == 0 && !owner.IsEnding)
+        {
+            // A string instruction goes on with its next part.
+            HandleExit();
+        }
+
+        kvm.Exit->ImmediateExit = 0;
     }
 
     private VcpuActivity Inspect()

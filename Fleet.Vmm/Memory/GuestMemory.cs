@@ -24,22 +24,38 @@ internal sealed unsafe class GuestMemory : IDisposable
     /// <summary>End of the devices' addresses, start of high memory.</summary>
     public const ulong HoleEnd = 4UL << 30;
 
+    private const ulong PageSize = 4096;
+
     private byte* _low;
     private byte* _high;
 
     /// <summary>Bytes must be a positive multiple of 1 MiB. Throws <see cref="SystemCallException"/> when the address space has no room.</summary>
     public GuestMemory(ulong bytes)
+        : this(bytes, static (_, size) => (nint)VirtualMemory.Allocate(size))
+    {
+    }
+
+    /// <summary>
+    /// Memory with the content of a file, low memory first. Nothing is read before it is used, and what the guest writes is
+    /// its own; the file must stay as it is. Throws <see cref="SystemCallException"/>.
+    /// </summary>
+    public GuestMemory(ulong bytes, FileContent file)
+        : this(bytes, (offset, size) => (nint)file.Map(offset, size))
+    {
+    }
+
+    private GuestMemory(ulong bytes, Func<ulong, nuint, nint> allocate)
     {
         ArgumentOutOfRangeException.ThrowIfZero(bytes);
         ArgumentOutOfRangeException.ThrowIfNotEqual(bytes % (1 << 20), 0UL);
         Low = new MemoryRange(0, Math.Min(bytes, HoleStart));
         High = new MemoryRange(HoleEnd, bytes - Low.Size);
-        _low = VirtualMemory.Allocate((nuint)Low.Size);
+        _low = (byte*)allocate(0, (nuint)Low.Size);
         if (High.Size > 0)
         {
             try
             {
-                _high = VirtualMemory.Allocate((nuint)High.Size);
+                _high = (byte*)allocate(Low.Size, (nuint)High.Size);
             }
             catch
             {
@@ -74,6 +90,19 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     /// <summary>Where the bytes at a guest address lie in this process, for a system call; as <see cref="Slice"/>.</summary>
     public byte* Locate(ulong address, ulong length) => Find(address, length);
+
+    /// <summary>
+    /// Gives the whole pages of a range back to the host; the guest finds zeros there when it uses them again. False when the
+    /// range is not in the guest's memory, or the host refuses.
+    /// </summary>
+    public bool TryGiveBack(ulong address, ulong length)
+    {
+        var start = TryFind(address, length);
+
+        // Guest and host addresses lie alike within a page.
+        var skip = (PageSize - (address & (PageSize - 1))) & (PageSize - 1);
+        return start != null && (length < skip + PageSize || VirtualMemory.TryDrop(start + skip, (nuint)((length - skip) & ~(PageSize - 1))));
+    }
 
     public void Write(ulong address, ReadOnlySpan<byte> bytes) => bytes.CopyTo(Slice(address, bytes.Length));
 

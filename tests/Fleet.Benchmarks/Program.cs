@@ -1,7 +1,10 @@
 using Fleet.Benchmarks;
+using Fleet.Benchmarks.Create;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
+using Fleet.Benchmarks.Memory;
 using Fleet.Benchmarks.RateLimit;
+using Fleet.Benchmarks.Snapshot;
 using Fleet.Benchmarks.Start;
 
 // fleet bench NAME [--json] [--NAME VALUE]...
@@ -12,6 +15,9 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["boot"] = ("Linux to a line from user space, in the lab, against QEMU's microvm", _ => BootBenchmark.Run()),
     ["block"] = ("reads of a disk by Linux in the lab, against QEMU's microvm", _ => BlockBenchmark.Run()),
     ["net"] = ("TCP and ping of Linux in the lab, against QEMU's microvm", _ => NetBenchmark.Run()),
+    ["create"] = ("jailed microVMs a second to the first guest instruction", _ => CreateBenchmark.Run()),
+    ["memory"] = ("memory of a microVM with network, disk and vsock beyond its own, and of the 51st", _ => MemoryBenchmark.Run()),
+    ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 

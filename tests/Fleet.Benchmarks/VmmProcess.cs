@@ -15,10 +15,14 @@ internal sealed class VmmProcess : IDisposable
     private readonly Process _process;
     private readonly HttpClient _client;
 
-    public VmmProcess()
+    /// <param name="tap">A tap that it finds, in a network of its own; null: it stays in ours and there is none.</param>
+    public VmmProcess(string? tap = null)
     {
         var socket = File("api.sock");
-        _process = Process.Start(new ProcessStartInfo(Program, ["--api-sock", socket, "--id", "bench"])
+        string[] command = tap is null
+            ? [Program, "--api-sock", socket, "--id", "bench"]
+            : ["unshare", "-n", "sh", "-c", $"busybox tunctl -t {tap} >&2 && exec \"$0\" \"$@\"", Program, "--api-sock", socket, "--id", "bench"];
+        _process = Process.Start(new ProcessStartInfo(command[0], command[1..])
         {
             RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true,
         })!;
@@ -53,12 +57,16 @@ internal sealed class VmmProcess : IDisposable
     /// <summary>A path in the benchmark's own folder.</summary>
     public string File(string name) => Path.Combine(_folder, name);
 
-    public void Put(string path, string body)
+    public void Put(string path, string body) => Send(HttpMethod.Put, path, body);
+
+    public void Patch(string path, string body) => Send(HttpMethod.Patch, path, body);
+
+    private void Send(HttpMethod method, string path, string body)
     {
-        using var request = new HttpRequestMessage(HttpMethod.Put, path) { Content = new StringContent(body, Encoding.UTF8, "application/json") };
+        using var request = new HttpRequestMessage(method, path) { Content = new StringContent(body, Encoding.UTF8, "application/json") };
         using var answer = _client.Send(request);
         if (!answer.IsSuccessStatusCode)
-            throw new BenchmarkException($"PUT {path}: {answer.Content.ReadAsStringAsync().Result}");
+            throw new BenchmarkException($"{method} {path}: {answer.Content.ReadAsStringAsync().Result}");
     }
 
     public JsonNode Get(string path) => JsonNode.Parse(_client.GetStringAsync(new Uri(path, UriKind.Relative)).Result)!;

@@ -131,13 +131,13 @@ internal static partial class Posix
             : null;
     }
 
-    /// <summary>Sets a process's soft limit on file sizes, in bytes; false when it is gone.</summary>
+    /// <summary>Sets a process's limit on file sizes, in bytes; false when it is gone. The hard limit is raised if need be, which takes root.</summary>
     public static unsafe bool SetFileSizeLimit(int pid, ulong bytes)
     {
         // Two rlim_t, soft and hard. SAFETY: both pointers are to locals that live through the call.
         var old = stackalloc ulong[2];
         if (Prlimit(pid, RlimitFsize, null, old) != 0) return Gone("prlimit");
-        var limit = stackalloc ulong[2] { Math.Min(bytes, old[1]), old[1] };
+        var limit = stackalloc ulong[2] { bytes, Math.Max(bytes, old[1]) };
         return limit[0] == old[0] || Prlimit(pid, RlimitFsize, limit, null) == 0 || Gone("prlimit");
     }
 

@@ -80,6 +80,40 @@ internal sealed class VmmProcess
         }
     }
 
+    /// <summary>
+    /// Starts a VMM by a jailer, a program that builds walls, writes the pid file, makes a sibling that becomes the VMM, and ends.
+    /// Waits for the jailer's end; the VMM is then this process's child as one of <see cref="Start"/> is.
+    /// </summary>
+    /// <exception cref="LaunchFailedException"><c>vmm_failed</c>: there is no jail, and so no VMM; the message is the jailer's.</exception>
+    public static async Task<VmmProcess> StartJailedAsync(string directory, string program, IReadOnlyList<string> arguments)
+    {
+        try
+        {
+            string input = Path.Combine(directory, VmmFiles.ConsoleInput);
+            File.Delete(input);
+            Posix.MakeFifo(input);
+            int jailer = Spawn.Start(directory, program, arguments, new SpawnStreams(VmmFiles.ConsoleInput, ConsoleLog.FileName, VmmFiles.Log));
+            var (jailerFd, jailed) = ProcessWatch.Catch(jailer);
+            // The machine's time: a jailer that hangs must not outlast a clock that stands still.
+            await ((Task)jailed).WaitAsync(NamingTimeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (!jailed.IsCompleted) Posix.Signal(jailerFd, Posix.SigKill);
+            var end = await jailed.ConfigureAwait(false);
+            string path = Path.Combine(directory, VmmFiles.Pid);
+            var identity = File.Exists(path) ? ProcessIdentity.Parse(File.ReadAllText(path, Encoding.Latin1)) : null;
+            if (end.ExitCode != 0 && identity is null)
+            {
+                throw new LaunchFailedException("vmm_failed", $"The VMM could not be jailed, and was not started: {LastWords(directory) ?? $"its jailer ended by signal {end.Signal}"}");
+            }
+            if (identity is null) throw new IOException($"the jailer wrote no {VmmFiles.Pid}");
+            var (pidfd, ended) = ProcessWatch.Catch(identity.Pid);
+            return new VmmProcess(identity.Pid, pidfd, ended);
+        }
+        catch (IOException e)
+        {
+            throw new LaunchFailedException("vmm_failed", $"The VMM could not be started in {directory}: {e.Message}.", e);
+        }
+    }
+
     /// <summary>Finds the VMM that was started in a directory; null when it does not run, and why.</summary>
     public static VmmProcess? TryAdopt(string directory, out VmmAbsence absence)
     {

@@ -127,18 +127,7 @@ internal sealed unsafe class DiskQueue : IDisposable
         {
             Offset += moved;
             Left -= moved;
-            for (nuint rest = moved; rest > 0;)
-            {
-                var part = Math.Min(rest, Pieces->Length);
-                Pieces->Start += part;
-                Pieces->Length -= part;
-                rest -= part;
-                if (Pieces->Length == 0)
-                {
-                    Pieces++;
-                    Count--;
-                }
-            }
+            IoPiece.Advance(ref Pieces, ref Count, moved);
         }
     }
 }

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -99,6 +100,42 @@ internal sealed class VirtQueue
         IsEnabled = UsesEventIndex = UsesIndirect = _signalledValid = false;
         _nextAvailable = _nextUsed = _signalledUsed = 0;
         _readable = _count = 0;
+    }
+
+    /// <summary>For a snapshot.</summary>
+    public void Save(StateWriter state)
+    {
+        state.UInt16(Size);
+        state.UInt64(DescriptorTable);
+        state.UInt64(AvailableRing);
+        state.UInt64(UsedRing);
+        state.Flag(IsEnabled);
+        state.Flag(UsesEventIndex);
+        state.Flag(UsesIndirect);
+        state.Flag(_signalledValid);
+        state.UInt16(_nextAvailable);
+        state.UInt16(_nextUsed);
+        state.UInt16(_signalledUsed);
+    }
+
+    /// <summary>Takes up what <see cref="Save"/> put down; rings that do not lie in memory are refused as the driver's are.</summary>
+    public void Restore(ref StateReader state)
+    {
+        Size = state.UInt16();
+        DescriptorTable = state.UInt64();
+        AvailableRing = state.UInt64();
+        UsedRing = state.UInt64();
+        var enabled = state.Flag();
+        UsesEventIndex = state.Flag();
+        UsesIndirect = state.Flag();
+        _signalledValid = state.Flag();
+        _nextAvailable = state.UInt16();
+        _nextUsed = state.UInt16();
+        _signalledUsed = state.UInt16();
+        if (enabled && !Enable())
+        {
+            throw new SnapshotException("it has a queue that does not lie in the guest's memory");
+        }
     }
 
     /// <summary>Takes the next request into <see cref="Readable"/> and <see cref="Writable"/>; false when there is none.</summary>

@@ -1,4 +1,5 @@
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Devices.Virtio;
 
@@ -67,6 +68,16 @@ internal abstract class VirtioDevice
 
     /// <summary>The driver let go: nothing of a request may be touched any more.</summary>
     public virtual void Reset()
+    {
+    }
+
+    /// <summary>What the device itself has to keep over a snapshot, besides its configuration; by default nothing.</summary>
+    public virtual void Save(StateWriter state)
+    {
+    }
+
+    /// <summary>Takes up what <see cref="Save"/> put down; behind <see cref="Activate"/>.</summary>
+    public virtual void Restore(ref StateReader state)
     {
     }
 

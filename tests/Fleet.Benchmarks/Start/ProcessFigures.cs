@@ -21,7 +21,16 @@ internal static partial class ProcessFigures
     /// </summary>
     public static (double Resident, double Private) MemoryBeyondGuestMib(int pid, int guestMib)
     {
-        long resident = 0, unshared = 0, guestMaps = 0;
+        var (resident, unshared, _) = Read(pid, guestMib);
+        return (resident, unshared);
+    }
+
+    /// <summary>MiB of the guest's memory that are there.</summary>
+    public static double GuestMib(int pid, int guestMib) => Read(pid, guestMib).Guest;
+
+    private static (double Resident, double Private, double Guest) Read(int pid, int guestMib)
+    {
+        long resident = 0, unshared = 0, guest = 0, guestMaps = 0;
         var isGuest = false;
         foreach (var line in File.ReadLines($"/proc/{pid}/smaps"))
         {
@@ -35,17 +44,17 @@ internal static partial class ProcessFigures
                 continue;
             }
 
-            if (isGuest)
-                continue;
-            if (key is "Rss:")
+            if (key is "Rss:" && isGuest)
+                guest += Kib(line);
+            else if (key is "Rss:")
                 resident += Kib(line);
-            else if (key is "Private_Clean:" or "Private_Dirty:")
+            else if (!isGuest && (key is "Private_Clean:" or "Private_Dirty:"))
                 unshared += Kib(line);
         }
 
         if (guestMaps != 1)
             throw new BenchmarkException($"expected one map of {guestMib} MiB in process {pid}, found {guestMaps}: can't tell guest memory from the rest");
-        return (resident / 1024.0, unshared / 1024.0);
+        return (resident / 1024.0, unshared / 1024.0, guest / 1024.0);
     }
 
     private static long Kib(string line) =>

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Images;
 using Fleet.Shared.Contracts;
@@ -9,6 +10,8 @@ namespace Fleet.Host.Tests.Drivers;
 /// <summary>A folder for one test; VMMs started through it are gone with it.</summary>
 internal sealed class Scratch : IAsyncDisposable
 {
+    private const string VmId = "vm-01test";
+
     private readonly List<string> _directories = [];
 
     public string Folder { get; } = Directory.CreateTempSubdirectory("fleet-drivers-").FullName;
@@ -24,7 +27,7 @@ internal sealed class Scratch : IAsyncDisposable
     {
         string directory = Path.Combine(Folder, $"vm-{_directories.Count}");
         _directories.Add(directory);
-        return new VmmLaunch("vm-01test", 1, spec, directory);
+        return new VmmLaunch(VmId, 1, spec, directory);
     }
 
     public static DriverOptions Options(IImageSource? images = null) =>
@@ -45,9 +48,12 @@ internal sealed class Scratch : IAsyncDisposable
     {
         foreach (string directory in _directories)
         {
-            if (VmmProcess.TryAdopt(directory, out _) is not { } left) continue;
-            left.Signal(Posix.SigKill);
-            await left.Gone.WaitAsync(TimeSpan.FromSeconds(10));
+            if (VmmProcess.TryAdopt(directory, out _) is { } left)
+            {
+                left.Signal(Posix.SigKill);
+                await left.Gone.WaitAsync(TimeSpan.FromSeconds(10));
+            }
+            if (Directory.Exists(directory)) await new JailKeeper(Options()).RemoveAsync(new VmmLaunch(VmId, 1, new VmSpec(), directory));
         }
         Directory.Delete(Folder, recursive: true);
     }

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.RateLimiting;
 using Fleet.Vmm.Tests.Devices.Virtio;
 using Fleet.Vmm.Machines;
@@ -218,7 +219,8 @@ public sealed class ApiTests
     [InlineData("PUT", "/entropy", """{"rate_limiter": {"bytes": 1}}""", "An error occurred when deserializing the json body of a request: unknown field `bytes`, expected `bandwidth` or `ops` at line 1 column 25.")]
     [InlineData("PUT", "/entropy", """{"rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}""", "An error occurred when deserializing the json body of a request: invalid value: integer `-1`, expected u64 at line 1 column 36.")]
     [InlineData("PATCH", "/drives/a", """{"drive_id": "a"}""", "The requested operation is not supported before starting the microVM.")]
-    [InlineData("GET", "/balloon/statistics", null, "/balloon is not supported by fleet-vmm 0.1.0.")]
+    [InlineData("PUT", "/snapshot/load", """{"snapshot_path": "a"}""", "An error occurred when deserializing the json body of a request: missing field: either `mem_backend` or `mem_file_path` is required at line 1 column 22.")]
+    [InlineData("GET", "/hotplug/memory", null, "/hotplug is not supported by fleet-vmm 0.1.0.")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/no/such/kernel"}""", "Boot source error: The kernel file cannot be opened: No such file or directory (os error 2)")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/dev/zero"}""", "Boot source error: The kernel file cannot be opened: not a regular file")]
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": ""}""", "Boot source error: The kernel file cannot be opened: the path is empty.")]
@@ -357,6 +359,129 @@ public sealed class ApiTests
         Assert.Equal(
             "The requested operation is not supported after starting the microVM.",
             vmm.Fault("PUT", "/drives/data", $$"""{"drive_id": "data", "is_root_device": false, "path_on_host": "{{data}}"}"""));
+    }
+
+    [Fact]
+    public void Should_configure_sockets_between_guest_and_host()
+    {
+        using var vmm = new RunningVmm();
+        var path = vmm.Directory.File("v.sock");
+        vmm.Ok("PUT", "/vsock", $$"""{"guest_cid": 3, "uds_path": "{{vmm.Directory.File("other")}}", "vsock_id": "old"}""");
+        vmm.Ok("PUT", "/vsock", $$"""{"guest_cid": 52, "uds_path": "{{path}}"}""");
+        Assert.Equal(
+            $"Vsock config error: Cannot create backend for vsock device: bind: Address already in use (os error 98) ({vmm.Kernel})",
+            vmm.Fault("PUT", "/vsock", $$"""{"guest_cid": 52, "uds_path": "{{vmm.Kernel}}"}"""));
+        Assert.Contains("a guest_cid of 2", vmm.Fault("PUT", "/vsock", $$"""{"guest_cid": 2, "uds_path": "{{path}}"}"""), StringComparison.Ordinal);
+        Assert.Contains("107 bytes", vmm.Fault("PUT", "/vsock", $$"""{"guest_cid": 3, "uds_path": "{{new string('x', 108)}}"}"""), StringComparison.Ordinal);
+        vmm.Start();
+        Assert.Equal(new VsockSettings(52, path), vmm.Machines.Settings!.Vsock);
+        Assert.Contains($$"""
+            "vsock":{"guest_cid":52,"uds_path":"{{path}}"}
+            """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Should_write_a_snapshot_and_take_it_up_with_other_devices()
+    {
+        using var files = new ScratchDirectory();
+        var (state, memory, disk) = (files.File("state"), files.File("memory"), files.File("disk", "d"));
+        var create = $$"""{"snapshot_path": "{{state}}", "mem_file_path": "{{memory}}", "snapshot_type": "Full"}""";
+        using (var first = new RunningVmm())
+        {
+            Assert.Equal("The requested operation is not supported before starting the microVM.", first.Fault("PUT", "/snapshot/create", create));
+            first.Ok("PUT", "/machine-config", """{"vcpu_count": 2, "mem_size_mib": 64}""");
+            first.Ok("PUT", "/drives/d", $$"""{"drive_id": "d", "is_root_device": false, "path_on_host": "{{disk}}"}""");
+            first.Ok("PUT", "/vsock", $$"""{"guest_cid": 3, "uds_path": "{{first.Directory.File("v")}}"}""");
+            first.Start();
+            Assert.Equal(
+                "Create snapshot error: Cannot save the microVM state: save/restore unavailable while running", first.Fault("PUT", "/snapshot/create", create));
+            first.Ok("PATCH", "/vm", """{"state": "Paused"}""");
+            Assert.Contains("no diff snapshots yet", first.Fault("PUT", "/snapshot/create", create.Replace("Full", "Diff", StringComparison.Ordinal)), StringComparison.Ordinal);
+            Assert.Contains(
+                "Cannot write the snapshot: open: No such file or directory",
+                first.Fault("PUT", "/snapshot/create", $$"""{"snapshot_path": "{{files.File("no/where")}}", "mem_file_path": "{{memory}}"}"""), StringComparison.Ordinal);
+            first.Ok("PUT", "/snapshot/create", create);
+            Assert.Equal("memory", File.ReadAllText(memory));
+        }
+
+        var other = files.File("other", "o");
+        using var second = new RunningVmm();
+        var load = $$"""{"snapshot_path": "{{state}}", "mem_backend": {"backend_type": "File", "backend_path": "{{memory}}"}, "resume_vm": true, "drive_overrides": [{"drive_id": "d", "path_on_host": "{{other}}"}], "vsock_override": {"uds_path": "{{second.Directory.File("w")}}"} }""";
+        second.Ok("PUT", "/logger", """{"level": "Debug"}""");
+        second.Ok("PUT", "/snapshot/load", load);
+        Assert.Equal("Running", State(second));
+        Assert.Equal((2, 64), (second.Machines.Settings!.Vcpus, second.Machines.Settings.MemoryMib));
+        Assert.Equal(other, Assert.Single(second.Machines.Settings.Disks).Path);
+        Assert.Equal(second.Directory.File("w"), second.Machines.Settings.Vsock!.SocketPath);
+        Assert.Equal((memory, false), (second.Machines.Saved!.MemoryPath, second.Machines.Saved.GoesOnInRealTime));
+        Assert.Equal(["restore", "resume"], second.Machines.Calls.Where(call => call is "restore" or "resume"));
+        Assert.Equal("The requested operation is not supported after starting the microVM.", second.Fault("PUT", "/snapshot/load", load));
+    }
+
+    [Theory]
+    [InlineData("none", "open: No such file or directory")]
+    [InlineData("other", "it is not a state file of fleet-vmm")]
+    [InlineData("version", "its version is 2, this fleet-vmm reads version 1")]
+    [InlineData("torn", "it is torn")]
+    [InlineData("changed", "its checksum is wrong")]
+    [InlineData("drive", "The snapshot has no drive x.")]
+    public void Should_end_behind_a_snapshot_that_can_not_be_loaded(string what, string why)
+    {
+        using var files = new ScratchDirectory();
+        var state = files.File("state");
+        using (var first = new RunningVmm())
+        {
+            first.Start();
+            first.Ok("PATCH", "/vm", """{"state": "Paused"}""");
+            first.Ok("PUT", "/snapshot/create", $$"""{"snapshot_path": "{{state}}", "mem_file_path": "{{files.File("memory")}}"}""");
+        }
+
+        var bytes = File.ReadAllBytes(state);
+        switch (what)
+        {
+            case "none": File.Delete(state); break;
+            case "other": File.WriteAllText(state, new string('x', 100)); break;
+            case "version": bytes[8] = 2; File.WriteAllBytes(state, bytes); break;
+            case "torn": File.WriteAllBytes(state, bytes[..^20]); break;
+            case "changed": bytes[40] ^= 1; File.WriteAllBytes(state, bytes); break;
+        }
+
+        using var vmm = new RunningVmm();
+        var overrides = what == "drive" ? ""","drive_overrides": [{"drive_id": "x", "path_on_host": "/x"}]""" : "";
+        var fault = vmm.Fault("PUT", "/snapshot/load", $$"""{"snapshot_path": "{{state}}", "mem_file_path": "{{files.File("memory")}}"{{overrides}}}""");
+        Assert.StartsWith("Load snapshot error: ", fault, StringComparison.Ordinal);
+        Assert.Contains(why, fault, StringComparison.Ordinal);
+        Assert.Equal(1, vmm.WaitForExit());
+    }
+
+    [Fact]
+    public void Should_configure_a_balloon_and_change_it()
+    {
+        using var vmm = new RunningVmm();
+        Assert.Equal("Balloon config error: No balloon device found.", vmm.Fault("GET", "/balloon"));
+        vmm.Ok("PUT", "/balloon", """{"amount_mib": 200, "deflate_on_oom": true, "stats_polling_interval_s": 5, "free_page_reporting": true}""");
+        Assert.Equal(
+            (200, """{"amount_mib":200,"deflate_on_oom":true,"stats_polling_interval_s":5,"free_page_hinting":false,"free_page_reporting":true}"""),
+            vmm.Request("GET", "/balloon"));
+        vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{vmm.Kernel}}"}""");
+        Assert.Equal(
+            "Balloon config error: Amount of MiB requested (200) is larger than the microVM's memory (128).",
+            vmm.Fault("PUT", "/actions", """{"action_type": "InstanceStart"}"""));
+        vmm.Ok("PUT", "/balloon", """{"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 5}""");
+        Assert.Contains("no free page hinting", vmm.Fault("PUT", "/balloon", """{"amount_mib": 0, "deflate_on_oom": true, "free_page_hinting": true}"""), StringComparison.Ordinal);
+        vmm.Start();
+        Assert.Equal(new BalloonSettings(0, true, 5, false), vmm.Machines.Settings!.Balloon);
+        vmm.Ok("PATCH", "/balloon", """{"amount_mib": 64}""");
+        Assert.Contains("balloon 16384", vmm.Machines.Calls);
+        Assert.Contains("larger than the microVM's memory", vmm.Fault("PATCH", "/balloon", """{"amount_mib": 129}"""), StringComparison.Ordinal);
+        vmm.Ok("PATCH", "/balloon/statistics", """{"stats_polling_interval_s": 9}""");
+        Assert.Contains("can't be switched off", vmm.Fault("PATCH", "/balloon/statistics", """{"stats_polling_interval_s": 0}"""), StringComparison.Ordinal);
+        Assert.StartsWith("""{"target_pages":""", vmm.Request("GET", "/balloon/statistics").Body, StringComparison.Ordinal);
+        Assert.Contains("not supported", vmm.Fault("PATCH", "/balloon/hinting/start", "{}"), StringComparison.Ordinal);
+        Assert.Contains(
+            """
+            "balloon":{"amount_mib":64,"deflate_on_oom":true,"stats_polling_interval_s":9,
+            """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
     }
 
     [Fact]

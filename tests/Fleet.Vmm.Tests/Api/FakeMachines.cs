@@ -2,7 +2,9 @@ using System.Collections.Concurrent;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Tests.Api;
 
@@ -23,10 +25,20 @@ internal sealed class FakeMachines : IMachineFactory
 
     public MachineSettings? Settings { get; private set; }
 
+    public SavedMachine? Saved { get; private set; }
+
     public IMachine Build(MachineSettings settings, EventLoop loop)
     {
         Settings = settings;
         Calls.Enqueue("build");
+        return BuildFailure is null ? new Machine(this) : throw BuildFailure;
+    }
+
+    public IMachine Restore(MachineSettings settings, SavedMachine saved, EventLoop loop)
+    {
+        Settings = settings;
+        Saved = saved;
+        Calls.Enqueue("restore");
         return BuildFailure is null ? new Machine(this) : throw BuildFailure;
     }
 
@@ -36,7 +48,7 @@ internal sealed class FakeMachines : IMachineFactory
 
         public IReadOnlyList<int> VcpuThreads { get; private set; } = [];
 
-        public void Start()
+        public void Start(bool paused = false)
         {
             owner.Calls.Enqueue("start");
             VcpuThreads = [101, 102];
@@ -60,13 +72,25 @@ internal sealed class FakeMachines : IMachineFactory
 
         public void ReplaceDisk(string id, string path) => owner.Calls.Enqueue($"disk {id} {path}");
 
-        public IReadOnlyList<VirtioDevice> Devices => [];
+        private readonly GuestMemory _memory = new(1 << 20);
+
+        public IReadOnlyList<VirtioDevice> Devices => owner.Settings!.Balloon is { } balloon ? [new BalloonDevice(_memory, balloon)] : [];
+
+        public bool ResizeBalloon(uint pages)
+        {
+            owner.Calls.Enqueue($"balloon {pages}");
+            return true;
+        }
 
         public bool Retune(string device, string? queue, LimiterSettings update)
         {
             owner.Calls.Enqueue($"retune {device} {update}");
             return true;
         }
+
+        public void SaveState(StateWriter state) => state.Text("state");
+
+        public void SaveMemory(string path) => File.WriteAllText(path, "memory");
 
         public void Resume() => owner.Calls.Enqueue("resume");
 
@@ -81,6 +105,10 @@ internal sealed class FakeMachines : IMachineFactory
 
         public MachineCounters ReadCounters() => owner.Counters;
 
-        public void Dispose() => owner.Calls.Enqueue("dispose");
+        public void Dispose()
+        {
+            _memory.Dispose();
+            owner.Calls.Enqueue("dispose");
+        }
     }
 }

@@ -26,6 +26,10 @@ internal sealed partial class FrozenThread : IDisposable
         Assert.Equal(thread, waitpid(thread, out _, AnyChild));
     }
 
+    /// <summary>Whether it was caught in a system call; otherwise it is in our own code, and holds whatever it holds there.</summary>
+    public bool IsIn(int systemCall) =>
+        File.ReadAllText($"/proc/{_process}/task/{_thread}/syscall").StartsWith(string.Create(CultureInfo.InvariantCulture, $"{systemCall} "), StringComparison.Ordinal);
+
     /// <summary>Whether a signal waits for the thread.</summary>
     public bool HasPending(int signal)
     {

@@ -90,7 +90,7 @@ public sealed class GuestTests
         vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
         using var vcpus = JsonDocument.Parse(vmm.Get("/fleet/vcpus"));
         var thread = vcpus.RootElement.GetProperty("threads")[0].GetInt32();
-        using (var frozen = new FrozenThread(vmm.Process.Id, thread))
+        using (var frozen = FreezeInKvm(vmm.Process.Id, thread))
         {
             // The kick says that the watch has ordered the vCPU out of the guest; the answer, that it did not insist.
             Assert.True(SpinWait.SpinUntil(() => frozen.HasPending(ThreadKick.Signal), RunningVmm.Patience), "nobody looked at the vCPU");
@@ -101,6 +101,24 @@ public sealed class GuestTests
         vmm.Ok("PATCH", "/vm", """{"state": "Resumed"}""");
         Assert.Equal(0, Native.kill(vmm.Process.Id, Signals.Terminate));
         Assert.Equal((0, "stopped"), vmm.End());
+    }
+
+    // A thread that has just begun is still on its way there.
+    private static FrozenThread FreezeInKvm(int process, int thread)
+    {
+        const int Ioctl = 16;
+        FrozenThread? frozen = null;
+        Assert.True(
+            SpinWait.SpinUntil(
+                () =>
+                {
+                    frozen?.Dispose();
+                    frozen = new FrozenThread(process, thread);
+                    return frozen.IsIn(Ioctl);
+                },
+                RunningVmm.Patience),
+            "the vCPU is never in the guest");
+        return frozen!;
     }
 
     [SkippableFact]

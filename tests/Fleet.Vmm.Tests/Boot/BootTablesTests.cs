@@ -61,7 +61,7 @@ public sealed class BootTablesTests : IDisposable
     {
         AcpiTables.Write(_memory, 1, second, []);
         var names = DevicesOf(Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT")[36..]);
-        string[] expected = second ? ["COM1", "COM2", "PS2_"] : ["COM1", "PS2_"];
+        string[] expected = second ? ["COM1", "COM2", "PS2_", "VGEN", "GED_"] : ["COM1", "PS2_", "VGEN", "GED_"];
         Assert.Equal(expected, names);
     }
 
@@ -72,7 +72,7 @@ public sealed class BootTablesTests : IDisposable
             .Select(i => new VirtioPlace(GuestLayout.VirtioDevices + ((ulong)i * 0x1000), GuestLayout.FirstVirtioGsi + (uint)i)).ToList();
         AcpiTables.Write(_memory, 32, true, places);
         var dsdt = Table(U64(Table(U64(Table(U64(_memory.Slice(GuestLayout.Rsdp, 36), 24), "XSDT"), 36), "FACP"), 140), "DSDT");
-        string[] expected = ["COM1", "COM2", "PS2_", .. places.Select((_, i) => $"V{i:d3}")];
+        string[] expected = ["COM1", "COM2", "PS2_", .. places.Select((_, i) => $"V{i:d3}"), "VGEN", "GED_"];
         Assert.Equal(expected, DevicesOf(dsdt[36..]));
         foreach (var place in places)
         {

@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
+using System.Net.Sockets;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Fuzz;
@@ -111,6 +113,75 @@ internal sealed class NetTarget : DeviceTarget
 
         public void Dispose()
         {
+        }
+    }
+}
+
+/// <summary>Sockets of a guest that floods, lies and mixes up its connections; one program of the host listens and never reads.</summary>
+internal sealed class VsockTarget : DeviceTarget
+{
+    private const uint Cid = 42;
+    private const uint Port = 77;
+
+    private readonly string _folder = Directory.CreateTempSubdirectory("fleet-fuzz-").FullName;
+    private readonly Socket _listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+
+    public VsockTarget()
+    {
+        var path = Path.Combine(_folder, "v");
+        _listener.Bind(new UnixDomainSocketEndPoint($"{path}_{Port}"));
+        _listener.Listen(8);
+        Use(new VsockDevice(Memory, new VsockSettings(Cid, path), TimeProvider.System));
+    }
+
+    public override string Name => "vsock";
+
+    public override void Dispose()
+    {
+        base.Dispose();
+        _listener.Dispose();
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    protected override void BeforeRequests(FuzzRandom random)
+    {
+        // So that the guest can be connected again.
+        while (_listener.Poll(0, SelectMode.SelectRead))
+        {
+            _listener.Accept().Dispose();
+        }
+    }
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) => Breaks(random) ? random.Below(buffers + 1) : queue == 1 ? buffers : 0;
+
+    protected override void FillHeader(FuzzRandom random, Span<byte> header) =>
+        new VsockHeader(
+            Breaks(random) ? random.Wild() : Cid,
+            Breaks(random) ? random.Wild() : 2,
+            1000u + (uint)random.Below(2),
+            Breaks(random) ? (uint)random.Wild() : Port + (uint)(random.OneIn(10) ? 1 : 0),
+            random.OneIn(3) ? 0 : random.OneIn(5) ? (uint)random.Wild() : (uint)random.Below(2000),
+            (ushort)(random.OneIn(20) ? random.Wild() : 1),
+            (VsockOperation)(random.OneIn(10) ? (ushort)random.Wild() : random.Pick<ushort>([1, 1, 1, 3, 4, 5, 5, 5, 6, 7])),
+            (uint)random.Below(5),
+            random.OneIn(4) ? (uint)random.Wild() : 65536,
+            random.OneIn(4) ? (uint)random.Wild() : 0).Write(header);
+}
+
+internal sealed class BalloonTarget : DeviceTarget
+{
+    public BalloonTarget() => Use(new BalloonDevice(Memory, new BalloonSettings(0, true, 1, true)));
+
+    public override string Name => "balloon";
+
+    protected override int Readable(FuzzRandom random, int queue, int buffers) => Breaks(random) ? random.Below(buffers + 1) : queue == 3 ? 0 : buffers;
+
+    // Pages in the guest's memory, and a few that are not.
+    protected override void FillHeader(FuzzRandom random, Span<byte> header)
+    {
+        for (var at = 0; at < header.Length; at += 4)
+        {
+            BinaryPrimitives.WriteUInt32LittleEndian(header[at..], Breaks(random) ? (uint)random.Wild() : (uint)random.Below(257));
         }
     }
 }

@@ -16,9 +16,12 @@ internal static class FuzzRun
         static () => new BlockTarget(asynchronous: false, readOnly: true),
         static () => new BlockTarget(asynchronous: true, readOnly: false),
         static () => new NetTarget(),
+        static () => new VsockTarget(),
+        static () => new BalloonTarget(),
         static () => new JsonTarget(),
         static () => new HttpTarget(),
         static () => new KernelTarget(),
+        static () => new SnapshotTarget(),
     ];
 
     /// <exception cref="FuzzFindingException">A case that threw, or broke what must hold.</exception>

@@ -66,6 +66,33 @@ internal static class GuestPrograms
         0xeb, 0xfa,             // jmp 2b
     ];
 
+    /// <summary>64-bit: at each received byte counts in a register and in memory, and sends both as digits; "q" resets.</summary>
+    public static byte[] Count =>
+    [
+        0x31, 0xdb,                   // xor %ebx, %ebx
+        0xbf, 0x00, 0x00, 0x30, 0x00, // mov $0x300000, %edi
+        0x66, 0xba, 0xfd, 0x03,       // start: mov $0x3fd, %dx
+        0xec,                         // 1: in %dx, %al
+        0xa8, 0x01,                   // test $1, %al
+        0x74, 0xfb,                   // jz 1b
+        0x66, 0xba, 0xf8, 0x03,       // mov $0x3f8, %dx
+        0xec,                         // in %dx, %al
+        0x3c, (byte)'q',              // cmp $'q', %al
+        0x74, 0x10,                   // je 2f
+        0xff, 0xc3,                   // inc %ebx
+        0x88, 0xd8,                   // mov %bl, %al
+        0x04, 0x30,                   // add $'0', %al
+        0xee,                         // out %al, %dx
+        0xff, 0x07,                   // incl (%edi)
+        0x8a, 0x07,                   // mov (%edi), %al
+        0x04, 0x30,                   // add $'0', %al
+        0xee,                         // out %al, %dx
+        0xeb, 0xde,                   // jmp start
+        0xb0, 0xfe,                   // 2: mov $0xfe, %al
+        0xe6, 0x64,                   // out %al, $0x64
+        0xeb, 0xfa,                   // jmp 2b
+    ];
+
     /// <summary>32-bit: prints X if unclaimed memory and ports read as ones; powers off through ACPI.</summary>
     public static byte[] Unclaimed =>
     [

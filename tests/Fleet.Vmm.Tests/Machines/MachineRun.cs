@@ -1,8 +1,10 @@
 using System.Diagnostics;
 using System.IO.Pipes;
 using System.Text;
+using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Machines;
 
@@ -22,7 +24,8 @@ internal sealed class MachineRun : IDisposable
     private MachineEnd? _end;
     private int _ends;
 
-    public MachineRun(byte[] kernel, int vcpus = 1, int memoryMib = 16, bool statusPort = false, bool entropy = false)
+    public MachineRun(
+        byte[] kernel, int vcpus = 1, int memoryMib = 16, bool statusPort = false, bool entropy = false, SavedMachine? saved = null, IReadOnlyList<DiskSettings>? disks = null)
     {
         Skip.IfNot(File.Exists("/dev/kvm"), "there is no /dev/kvm on this machine");
         StatusPath = statusPort ? Path.Combine(_directory, "status.log") : null;
@@ -34,9 +37,12 @@ internal sealed class MachineRun : IDisposable
             onStuck: _stuck.Add,
             onWarning: Warnings.Add,
             watchPeriod: TimeSpan.FromMilliseconds(100));
-        Machine = factory.Build(
-            new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy ? new Fleet.Vmm.RateLimiting.LimiterSettings(null, null) : null },
-            Loop);
+        var settings = new MachineSettings
+        {
+            Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath,
+            Entropy = entropy ? new LimiterSettings(null, null) : null, Disks = disks ?? [],
+        };
+        Machine = saved is null ? factory.Build(settings, Loop) : factory.Restore(settings, saved, Loop);
         Machine.Ended += end =>
         {
             _ends++;

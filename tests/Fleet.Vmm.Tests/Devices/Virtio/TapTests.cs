@@ -32,7 +32,7 @@ public class TapTests
                 using var owned = slot;
                 driver.Begin(Merges, queues: 2);
                 slot.Attend(loop);
-                Follow(
+                LoopScript.Follow(
                     loop,
                     (() => true, () => OwnNetwork.Remove("fleet0")),
                     (() => warnings.Count > 0, () => { }));
@@ -56,7 +56,7 @@ public class TapTests
         driver.Descriptor(0, VirtioDriver.Data, (uint)toHost.Length + 12);
         driver.Offer(0, queue: 1);
         slot.Wake();
-        Follow(
+        LoopScript.Follow(
             loop,
             (() => driver.UsedIndexOf(1) == 1, () => { }),
             (() => (length = Ours(host, got)) > 0, () =>
@@ -125,27 +125,5 @@ public class TapTests
         }
 
         return 0;
-    }
-
-    // Runs the loop; each step is done when its time has come, one behind the other.
-    private static void Follow(EventLoop loop, params (Func<bool> When, Action Then)[] steps)
-    {
-        var next = 0;
-        using var look = new LoopTimer(loop, () =>
-        {
-            while (next < steps.Length && steps[next].When())
-            {
-                steps[next++].Then();
-            }
-
-            if (next == steps.Length)
-            {
-                loop.Exit(0);
-            }
-        });
-        look.Start(TimeSpan.FromMilliseconds(1), TimeSpan.FromMilliseconds(1));
-        using var giveUp = new LoopTimer(loop, () => throw new TimeoutException($"step {next} was not reached within 20 s"));
-        giveUp.Start(TimeSpan.FromSeconds(20), TimeSpan.Zero);
-        loop.Run();
     }
 }

@@ -1,0 +1,39 @@
+using System.Globalization;
+using Fleet.Host.Consoles;
+
+namespace Fleet.Host.Drivers.Jail;
+
+/// <summary>The command line that starts fleet-vmm in a jail; docs/jail.md. Paths are relative to the microVM's directory.</summary>
+internal static class JailCommand
+{
+    public const string ApiSocket = "/dev/fd/3";
+    public const string Configuration = "/dev/fd/4";
+    public const string Exit = "/dev/fd/5";
+    public const string Status = "/dev/fd/6";
+    public const string Kernel = "/dev/fd/7";
+    public const string Initrd = "/dev/fd/8";
+
+    /// <param name="user">The microVM's own user and group.</param>
+    public static IReadOnlyList<string> Arguments(VmmLaunch launch, BootFiles boot, uint user, ControlGroups groups)
+    {
+        string id = user.ToString(CultureInfo.InvariantCulture);
+        List<string> arguments =
+        [
+            "jail", "--id", launch.VmId, "--uid", id, "--gid", id, "--pid-file", VmmFiles.Pid,
+            "--resource-limit", string.Create(CultureInfo.InvariantCulture, $"fsize={ConsoleLog.Limit}"),
+            "--fd", "3=listen:" + VmmFiles.ApiSocket,
+            "--fd", "4=read:" + VmmFiles.Configuration,
+            "--fd", "5=write:" + VmmFiles.Exit,
+            "--fd", "6=append:" + VmmFiles.Status,
+            "--fd", "7=read:" + boot.KernelPath,
+        ];
+        if (boot.InitrdPath.Length > 0) arguments.AddRange(["--fd", "8=read:" + boot.InitrdPath]);
+        if (groups.Version > 0)
+        {
+            arguments.AddRange(["--cgroup-version", groups.Version.ToString(CultureInfo.InvariantCulture), "--parent-cgroup", groups.Parent]);
+            foreach (string setting in groups.Settings(launch.Spec.Cpus, launch.Spec.MemoryMib)) arguments.AddRange(["--cgroup", setting]);
+        }
+        arguments.AddRange(["--", "--api-sock", ApiSocket, "--config-file", Configuration, "--exit-file", Exit]);
+        return arguments;
+    }
+}

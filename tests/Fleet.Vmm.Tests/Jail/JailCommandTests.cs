@@ -1,0 +1,154 @@
+using System.Text.Json;
+using Fleet.Vmm.Api;
+using Fleet.Vmm.Jail;
+using Fleet.Vmm.Tests.Api;
+using Xunit;
+
+namespace Fleet.Vmm.Tests.Jail;
+
+/// <summary>The command line of <c>fleet-vmm jail</c>, what it refuses, and fleet-vmm in it.</summary>
+public sealed class JailCommandTests
+{
+    private static readonly string[] Least = ["--id", "vm-1", "--uid", "7", "--gid", "8"];
+
+    [Fact]
+    public void Should_understand_a_whole_command_line()
+    {
+        var options = JailOptions.Parse([.. Least, "--chroot-base-dir", "/srv/jail", "--cgroup", "cpu.max=100 200", "--cgroup", "pids.max=3", "--cgroup-version", "2", "--parent-cgroup", "a/b",
+            "--resource-limit", "fsize=5", "--fd", "3=read:/a=b:c", "--fd", "31=listen:x.sock", "--bind-ro", "/a=/b", "--device", "net/tun", "--new-pid-ns", "--", "--id", "--help"]);
+        Assert.Equal(("vm-1", 7u, 8u, "/srv/jail", 2, "a/b"), (options.Id, options.User, options.Group, options.BaseDirectory, options.ControlGroupVersion, options.ParentControlGroup));
+        Assert.Equal([("cpu.max", "100 200"), ("pids.max", "3")], options.ControlGroupValues);
+        Assert.Equal([(1, 5ul)], options.Limits);
+        Assert.Equal([new PassedFile(3, PassedKind.Read, "/a=b:c"), new PassedFile(31, PassedKind.Listen, "x.sock")], options.Passed);
+        Assert.Equal([new BoundPath("/a", "/b", true)], options.Bound);
+        Assert.Equal(["net/tun"], options.Devices);
+        Assert.Equal(["--id", "--help"], options.Arguments);
+        Assert.True(JailOptions.Parse(["--help"]).WantsHelp);
+    }
+
+    [Theory]
+    [InlineData("--uid", "0")]
+    [InlineData("--uid", "4294967295")]
+    [InlineData("--gid", "-1")]
+    [InlineData("--gid", "root")]
+    [InlineData("--id", "../x")]
+    [InlineData("--id", "a/b")]
+    public void Should_refuse_who_may_not_be(string name, string value)
+    {
+        string[] line = [.. Least];
+        line[Array.IndexOf(line, name) + 1] = value;
+        Assert.Throws<ArgumentFaultException>(() => JailOptions.Parse(line));
+    }
+
+    [Theory]
+    [InlineData("--cgroup", "pids.max")]
+    [InlineData("--cgroup", "../x.y=1")]
+    [InlineData("--cgroup", "tasks=1")]
+    [InlineData("--cgroup-version", "3")]
+    [InlineData("--parent-cgroup", "../up")]
+    [InlineData("--parent-cgroup", "/top")]
+    [InlineData("--resource-limit", "fsize=-1")]
+    [InlineData("--resource-limit", "stack=1")]
+    [InlineData("--fd", "2=read:x")]
+    [InlineData("--fd", "32=read:x")]
+    [InlineData("--fd", "3=exec:x")]
+    [InlineData("--fd", "3=read:")]
+    [InlineData("--fd", "3")]
+    [InlineData("--bind", "/a=b")]
+    [InlineData("--bind", "/a=/../b")]
+    [InlineData("--device", "mem")]
+    [InlineData("--id", "twice")]
+    [InlineData("--no-such", "x")]
+    [InlineData("--netns", "--")]
+    public void Should_refuse_what_it_does_not_understand(string name, string value) =>
+        Assert.Throws<ArgumentFaultException>(() => JailOptions.Parse([.. Least, name, value]));
+
+    [Theory]
+    [InlineData("--id")]
+    [InlineData("--uid")]
+    [InlineData("--gid")]
+    public void Should_ask_for_what_it_needs(string name)
+    {
+        var at = Array.IndexOf(Least, name);
+        Assert.Throws<ArgumentFaultException>(() => JailOptions.Parse([.. Least[..at], .. Least[(at + 2)..]]));
+        Assert.Throws<ArgumentFaultException>(() => JailOptions.Parse([.. Least, "--fd", "3=read:a", "--fd", "3=read:b"]));
+    }
+
+    [Fact]
+    public void Should_find_the_control_groups_of_either_version()
+    {
+        const string Mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n\nbroken\n";
+        var found = ControlGroups.Find(Mounts, path => path == "/sys/fs/cgroup/unified/cgroup.controllers" ? "io pids\n" : throw new InvalidOperationException(path));
+        Assert.Equal([(2, "/sys/fs/cgroup/unified"), (1, "/sys/fs/cgroup/cpu")], found.Select(one => (one.Version, one.MountPoint)));
+        Assert.Equal(["io", "pids"], found[0].Controllers);
+        Assert.Contains("cpu", found[1].Controllers);
+    }
+
+    [SkippableTheory]
+    [InlineData("kernel can't be opened", "--fd", "3=read:kernel")]
+    [InlineData("can't be opened for the VMM: not a regular file", "--fd", "3=read:/")]
+    [InlineData("has the controller 'nosuch'", "--cgroup", "nosuch.max=1")]
+    [InlineData("/no/such can't be opened", "--netns", "/no/such")]
+    [InlineData("open /no/such: No such file or directory", "--bind", "/no/such=/x")]
+    public void Should_start_nothing_without_every_wall(string complaint, params string[] options)
+    {
+        using var jail = new JailRun();
+        var (code, errors) = jail.Start(options, "--version");
+        Assert.Equal(1, code);
+        Assert.Contains(complaint, errors, StringComparison.Ordinal);
+        Assert.EndsWith("Nothing was started.\n", errors, StringComparison.Ordinal);
+        Assert.False(File.Exists(jail.Files.File("pid")) && new FileInfo(jail.Files.File("pid")).Length > 0);
+    }
+
+    [SkippableFact]
+    public void Should_undo_its_control_groups_when_a_later_wall_fails()
+    {
+        using var jail = new JailRun();
+        Skip.If(!ControlGroups.Find(File.ReadAllText("/proc/self/mounts"), File.ReadAllText).Exists(one => one.Controllers.Contains("pids")), "no control group has the controller pids");
+        Assert.Equal(1, jail.Start(["--cgroup", "pids.max=9", "--bind", "/no/such=/x"], "--version").Code);
+        Assert.DoesNotContain(ControlGroups.Find(File.ReadAllText("/proc/self/mounts"), File.ReadAllText), one => Directory.Exists($"{one.MountPoint}/fleet-test/{jail.Id}"));
+    }
+
+    [SkippableFact]
+    public void Should_refuse_a_program_that_needs_libraries()
+    {
+        using var jail = new JailRun();
+        Assert.Equal((0, ""), jail.Start(["--exec-file", "/bin/true"]));
+        Assert.Equal(1, jail.Wait());
+    }
+
+    [SkippableFact]
+    public void Should_run_the_VMM_with_files_that_it_could_not_open_itself()
+    {
+        using var jail = new JailRun();
+        var config = jail.Files.File("config.json", "{}");
+        File.SetUnixFileMode(config, UnixFileMode.None);
+        Assert.Equal((0, ""), jail.Start(["--fd", "3=listen:api.sock", "--fd", "4=read:config.json", "--fd", "5=write:exit.json"], "--api-sock", "/dev/fd/3", "--exit-file", "/dev/fd/5"));
+        using (var client = new RawClient(jail.Files.File("api.sock")))
+        {
+            Assert.Equal(200, client.Request("GET", "/").Status);
+            var (status, body) = client.Request("PUT", "/boot-source", """{"kernel_image_path": "/etc/passwd"}""");
+            Assert.Equal(400, status);
+            Assert.Contains("No such file or directory", body, StringComparison.Ordinal);
+            Assert.Equal(204, client.Request("PUT", "/boot-source", """{"kernel_image_path": "/dev/fd/4"}""").Status);
+            Assert.Equal(400, client.Request("PUT", "/boot-source", """{"kernel_image_path": "/dev/fd/9"}""").Status);
+        }
+
+        // The first process of a pid namespace gets only the signals that it asked for.
+        Assert.Equal(0, Native.kill(jail.Pid, 15));
+        Assert.Equal(0, jail.Wait());
+        using var end = JsonDocument.Parse(File.ReadAllText(jail.Files.File("exit.json")));
+        Assert.Equal("stopped", end.RootElement.GetProperty("reason").GetString());
+    }
+
+    [SkippableFact]
+    public void Should_confine_to_a_folder_as_Firecrackers_jailer_does()
+    {
+        using var jail = new JailRun();
+        Assert.Equal((0, ""), jail.Start(["--chroot-base-dir", jail.Files.File("base")], "--api-sock", "/run/api.sock"));
+        var root = jail.Files.File($"base/fleet-vmm/{jail.Id}/root");
+        Assert.True(SpinWait.SpinUntil(() => File.Exists(root + "/run/api.sock"), TimeSpan.FromSeconds(10)));
+        using var client = new RawClient($"/proc/{jail.Pid}/root/run/api.sock");
+        Assert.Equal(200, client.Request("GET", "/version").Status);
+    }
+}
