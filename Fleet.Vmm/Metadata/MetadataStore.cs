@@ -27,6 +27,13 @@ internal sealed class MetadataStore(int limit)
     /// <remarks>A JSON pointer, in which slashes may be repeated and one may stand at the end.</remarks>
     public MetadataValue? Find(string path)
     {
+        var pointer = Clean(path).AsSpan().TrimEnd('/');
+        return pointer.IsEmpty ? Document : Document?.Find(pointer[0] == '/' ? pointer[1..] : pointer);
+    }
+
+    /// <summary>A path with each run of slashes made one.</summary>
+    public static string Clean(string path)
+    {
         var clean = new StringBuilder(path.Length);
         var afterSlash = false;
         foreach (var character in path)
@@ -39,8 +46,7 @@ internal sealed class MetadataStore(int limit)
             afterSlash = character == '/';
         }
 
-        var pointer = clean.ToString().AsSpan().TrimEnd('/');
-        return pointer.IsEmpty ? Document : Document?.Find(pointer[0] == '/' ? pointer[1..] : pointer);
+        return clean.ToString();
     }
 
     /// <summary>
