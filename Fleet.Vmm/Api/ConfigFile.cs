@@ -1,6 +1,7 @@
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
@@ -16,7 +17,7 @@ internal sealed class ConfigFile
     private static readonly string[] Sections =
     [
         "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon",
-        "cpu-config", "memory-hotplug", "mmds-config", "pmem", "serial",
+        "mmds-config", "cpu-config", "memory-hotplug", "pmem", "serial",
     ];
 
     private BootSource? _bootSource;
@@ -27,6 +28,7 @@ internal sealed class ConfigFile
     private LimiterSettings? _entropy;
     private VsockSettings? _vsock;
     private BalloonSettings? _balloon;
+    private MetadataSettings? _metadata;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -58,7 +60,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 9 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 10 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -89,6 +91,7 @@ internal sealed class ConfigFile
                     break;
                 case 8: config._vsock = VsockConfig.Read(ref body); break;
                 case 9: config._balloon = BalloonConfig.Read(ref body); break;
+                case 10: config._metadata = MetadataApi.ReadSettings(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -170,6 +173,11 @@ internal sealed class ConfigFile
         if (_vsock is not null)
         {
             devices.SetVsock(_vsock);
+        }
+
+        if (_metadata is not null)
+        {
+            microvm.ConfigureMetadata(_metadata);
         }
 
         devices.Balloon = _balloon;

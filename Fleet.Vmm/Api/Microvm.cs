@@ -4,6 +4,7 @@ using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Api;
@@ -20,7 +21,7 @@ internal enum MicrovmState
 /// The one microVM of this process: its configuration before the start, the machine after it, and the rules about what is
 /// allowed when. The HTTP API and the configuration file both come through here. A request that fails changes nothing.
 /// </summary>
-internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, TimeProvider clock) : IDisposable
+internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, MetadataApi metadata, TimeProvider clock) : IDisposable
 {
     /// <summary>Firecracker's, when <c>boot_args</c> is not given.</summary>
     public const string DefaultBootArgs =
@@ -142,6 +143,11 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         }
     }
 
+    /// <summary>What the guest is told about itself.</summary>
+    public MetadataApi Metadata => metadata;
+
+    public void ConfigureMetadata(MetadataSettings settings) => metadata.Configure(settings, DevicesBeforeStart.NetworkIds);
+
     /// <summary>The devices of the machine, to be changed.</summary>
     public RunningDevices RunningDevices => new(_devices, Started());
 
@@ -247,7 +253,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
     {
         const string Prefix = "Load snapshot error: ";
         OnlyBeforeStart();
-        if (_bootSource is not null || !_devices.IsEmpty || _machineConfig != new MachineConfig())
+        if (_bootSource is not null || !_devices.IsEmpty || metadata.Configured is not null || _machineConfig != new MachineConfig())
         {
             throw new ApiFaultException(Prefix + "Loading a microVM snapshot not allowed after configuring boot-specific resources.");
         }
@@ -352,7 +358,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         json.WritePropertyName("metrics");
         metrics.WriteConfiguration(json);
         json.WriteNull("memory-hotplug");
-        json.WriteNull("mmds-config");
+        metadata.WriteSettings(json);
         _devices.WriteNetworks(json);
         json.WriteStartArray("pmem");
         json.WriteEndArray();
@@ -396,6 +402,7 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
         Balloon = _devices.Balloon,
         Vsock = _devices.Vsock,
         Entropy = _devices.Entropy,
+        Metadata = metadata.Configured,
     };
 
     private IMachine Started() => _machine ?? throw new ApiFaultException(NotBeforeStart);
@@ -433,7 +440,8 @@ internal sealed class Microvm(string id, IMachineFactory factory, EventLoop loop
             throw;
         }
 
-        metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
+        IEnumerable<DeviceMetrics?> counted = [.. machine.Devices.Select(device => device.Metrics), metadata.Configured?.Metrics];
+        metrics.ObserveDevices([.. counted.OfType<DeviceMetrics>()]);
         _machine = machine;
         State = state;
     }

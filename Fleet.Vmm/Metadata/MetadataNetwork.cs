@@ -168,17 +168,6 @@ internal sealed class MetadataNetwork(MetadataService service, uint address)
         }
     }
 
-    /// <summary>Forgets every connection: the guest's driver has begun anew, or the device goes.</summary>
-    public void Reset()
-    {
-        for (var i = 0; i < MostConnections; i++)
-        {
-            Settle(i, TcpFate.Ended);
-        }
-
-        _replyCount = 0;
-    }
-
     private void TakeArp(ReadOnlySpan<byte> packet)
     {
         ReadOnlySpan<byte> ethernetAndIpRequest = [0, 1, 8, 0, 6, 4, 0, 1];
