@@ -102,7 +102,18 @@ internal sealed class MetadataTarget : FuzzTarget
             }
         }
 
-        return _service.Network.NextDeadline is null ? null : "something waits for the time for ever";
+        if (_service.Network.NextDeadline is not null)
+        {
+            return "something waits for the time for ever";
+        }
+
+        var room = 0;
+        while (_service.Metadata.TryAnswer(Requests[0], out var answer) && answer.Bytes[9] == '2')
+        {
+            room += answer.Bytes.Length;
+        }
+
+        return room >= 255 * 1024 ? null : $"answers of connections that are gone are still held: there is room for {room} bytes of more";
     }
 
     // As a guest would: what to say next on that port.
