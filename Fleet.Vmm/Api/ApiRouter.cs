@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Metadata;
 
 namespace Fleet.Vmm.Api;
 
@@ -12,7 +13,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["hotplug", "mmds", "pmem", "serial"];
+        ["hotplug", "pmem", "serial"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -31,6 +32,10 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         catch (ApiFaultException fault)
         {
             answer = Refuse(fault.Message);
+        }
+        catch (MetadataTooLargeException fault)
+        {
+            answer = Refuse(fault.Message, status: 413);
         }
         catch (MachineException fault)
         {
@@ -116,6 +121,15 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 throw new ApiFaultException($"/balloon/hinting is not supported by fleet-vmm {version}.");
             case (HttpMethod.Put, "vsock"):
                 return Change(Counter.PutVsock, Counter.PutVsockFails, body, PutVsock);
+            case (HttpMethod.Get, "mmds"):
+                metrics.Count(Counter.GetMetadata);
+                return ApiAnswer.Ok(microvm.Metadata.Get(microvm.State != MicrovmState.NotStarted));
+            case (HttpMethod.Put, "mmds"):
+                return Change(Counter.PutMetadata, Counter.PutMetadataFails, body, (ref JsonBody document) => microvm.Metadata.Put(ReadMetadata(ref document)));
+            case (HttpMethod.Patch, "mmds"):
+                return Change(Counter.PatchMetadata, Counter.PatchMetadataFails, body, (ref JsonBody patch) => microvm.Metadata.Patch(ReadMetadata(ref patch)));
+            case (HttpMethod.Put, "mmds/config"):
+                return Change(Counter.PutMetadata, Counter.PutMetadataFails, body, PutMetadataConfig);
             case (HttpMethod.Patch, "entropy"):
                 return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
             case (HttpMethod.Put, "cpu-config"):
@@ -300,6 +314,20 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         microvm.RunningDevices.UpdateBalloonStatistics(seconds);
     }
 
+    private static MetadataValue ReadMetadata(ref JsonBody body)
+    {
+        var document = MetadataApi.Read(ref body);
+        body.End();
+        return document;
+    }
+
+    private void PutMetadataConfig(ref JsonBody body)
+    {
+        var settings = MetadataApi.ReadSettings(ref body);
+        body.End();
+        microvm.ConfigureMetadata(settings);
+    }
+
     private void PutVsock(ref JsonBody body)
     {
         var vsock = VsockConfig.Read(ref body);
@@ -365,16 +393,16 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         json.WriteEndObject();
     });
 
-    private ApiAnswer Refuse(string message)
+    private ApiAnswer Refuse(string message, int status = 400)
     {
-        log.Error($"Received Error. Status code: 400. Message: {message}");
-        return ApiAnswer.Fault(message);
+        log.Error($"Received Error. Status code: {status}. Message: {message}");
+        return ApiAnswer.Fault(message, status);
     }
 
     private void LogRequest(HttpMethod method, string target, ReadOnlySpan<byte> body)
     {
         var verb = method switch { HttpMethod.Get => "Get", HttpMethod.Put => "Put", HttpMethod.Patch => "Patch", _ => "Delete" };
-        var text = body.IsEmpty ? "" : $" with body \"{Encoding.UTF8.GetString(body[..Math.Min(body.Length, LoggedBody)])}\"";
+        var text = body.IsEmpty || target.TrimStart('/').StartsWith("mmds", StringComparison.Ordinal) ? "" : $" with body \"{Encoding.UTF8.GetString(body[..Math.Min(body.Length, LoggedBody)])}\"";
         log.Info($"The API server received a {verb} request on \"{target}\"{text}.");
     }
 

@@ -28,6 +28,8 @@ internal sealed class CommandLine
         ("show-log-origin", false, "Log lines show where in the program they come from."),
         ("metrics-path", true, "File or FIFO for the metrics."),
         ("http-api-max-payload-size", true, "Largest body of a request, in bytes. [default: 51200]"),
+        ("metadata", true, "JSON file with the metadata that the guest is told."),
+        ("mmds-size-limit", true, "Largest metadata, in bytes. [default: that of a request's body]"),
         ("start-time-us", true, "When the launcher started, monotonic clock, in microseconds."),
         ("start-time-cpu-us", true, "CPU time of this process before its program began, in microseconds."),
         ("parent-cpu-time-us", true, "CPU time the launcher used, in microseconds."),
@@ -85,6 +87,10 @@ internal sealed class CommandLine
     public bool? ShowLogOrigin => Has("show-log-origin") ? true : null;
 
     public int LargestBody { get; private set; } = HttpServer.LargestBody;
+
+    public string? MetadataFile => Value("metadata");
+
+    public int MetadataLimit { get; private set; } = HttpServer.LargestBody;
 
     public ulong? StartTime { get; private set; }
 
@@ -182,6 +188,7 @@ internal sealed class CommandLine
         }
 
         LargestBody = (int)(Number("http-api-max-payload-size", LargestPayloadLimit) ?? HttpServer.LargestBody);
+        MetadataLimit = (int)(Number("mmds-size-limit", LargestPayloadLimit) ?? (ulong)LargestBody);
         StartTime = Number("start-time-us", ulong.MaxValue);
         StartCpuTime = Number("start-time-cpu-us", ulong.MaxValue) ?? 0;
         ParentCpuTime = Number("parent-cpu-time-us", ulong.MaxValue) ?? 0;

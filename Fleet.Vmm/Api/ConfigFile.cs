@@ -2,6 +2,7 @@ using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
@@ -17,7 +18,7 @@ internal sealed class ConfigFile
     private static readonly string[] Sections =
     [
         "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon", "cpu-config",
-        "memory-hotplug", "mmds-config", "pmem", "serial",
+        "mmds-config", "memory-hotplug", "pmem", "serial",
     ];
 
     private BootSource? _bootSource;
@@ -29,6 +30,7 @@ internal sealed class ConfigFile
     private VsockSettings? _vsock;
     private BalloonSettings? _balloon;
     private CpuTemplate? _cpuTemplate;
+    private MetadataSettings? _metadata;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -60,7 +62,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 10 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 11 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -92,6 +94,7 @@ internal sealed class ConfigFile
                 case 8: config._vsock = VsockConfig.Read(ref body); break;
                 case 9: config._balloon = BalloonConfig.Read(ref body); break;
                 case 10: config._cpuTemplate = body.IsString ? LoadCpuTemplate(body.String()) : CpuTemplateBody.Read(ref body); break;
+                case 11: config._metadata = MetadataApi.ReadSettings(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -207,6 +210,11 @@ internal sealed class ConfigFile
         if (_vsock is not null)
         {
             devices.SetVsock(_vsock);
+        }
+
+        if (_metadata is not null)
+        {
+            microvm.ConfigureMetadata(_metadata);
         }
 
         devices.Balloon = _balloon;

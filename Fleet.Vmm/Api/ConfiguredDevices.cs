@@ -38,6 +38,8 @@ internal sealed class ConfiguredDevices
 
     public IReadOnlyList<NetworkSettings> Networks => [.. _networks.Select(network => network.ToSettings())];
 
+    public IReadOnlyList<string> NetworkIds => [.. _networks.Select(network => network.Id)];
+
     /// <summary>A new drive, or another configuration of one that has the id already.</summary>
     public void SetDrive(DriveConfig drive)
     {

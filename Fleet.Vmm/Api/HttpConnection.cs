@@ -11,7 +11,7 @@ internal readonly record struct ApiAnswer(int Status, byte[]? Json)
 
     public static ApiAnswer Ok(byte[] json) => new(200, json);
 
-    public static ApiAnswer Fault(string message) => new(400, JsonText.Fault(message));
+    public static ApiAnswer Fault(string message, int status = 400) => new(status, JsonText.Fault(message));
 }
 
 /// <summary>Carries out one request. Must not throw.</summary>

@@ -109,6 +109,12 @@ internal ref struct JsonBody
         }
     }
 
+    /// <summary>For values that may be of any type.</summary>
+    public readonly JsonTokenType Kind => _reader.TokenType;
+
+    /// <summary>A number as it is written.</summary>
+    public readonly string NumberText() => Encoding.ASCII.GetString(_reader.ValueSpan);
+
     public readonly bool IsNull => _reader.TokenType == JsonTokenType.Null;
 
     public readonly bool IsString => _reader.TokenType == JsonTokenType.String;

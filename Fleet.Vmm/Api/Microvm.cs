@@ -5,6 +5,7 @@ using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Metadata;
 
 namespace Fleet.Vmm.Api;
 
@@ -20,7 +21,7 @@ internal enum MicrovmState
 /// The one microVM of this process: its configuration before the start, the machine after it, and the rules about what is
 /// allowed when. The HTTP API and the configuration file both come through here. A request that fails changes nothing.
 /// </summary>
-internal sealed partial class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, TimeProvider clock) : IDisposable
+internal sealed partial class Microvm(string id, IMachineFactory factory, EventLoop loop, VmmLog log, VmmMetrics metrics, MetadataApi metadata, TimeProvider clock) : IDisposable
 {
     /// <summary>Firecracker's, when <c>boot_args</c> is not given.</summary>
     public const string DefaultBootArgs =
@@ -140,6 +141,11 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         }
     }
 
+    /// <summary>What the guest is told about itself.</summary>
+    public MetadataApi Metadata => metadata;
+
+    public void ConfigureMetadata(MetadataSettings settings) => metadata.Configure(settings, DevicesBeforeStart.NetworkIds);
+
     /// <summary>The devices of the machine, to be changed.</summary>
     public RunningDevices RunningDevices => new(_devices, Started());
 
@@ -218,7 +224,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         }
 
         _machine = machine;
-        metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
+        ObserveDevices(machine);
         State = MicrovmState.Running;
         log.Info($"The microVM runs: {_machineConfig.VcpuCount} vCPUs, {_machineConfig.MemSizeMib} MiB, kernel {_bootSource.KernelImagePath}.");
         FlushMetricsOrWarn();
@@ -297,7 +303,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         json.WritePropertyName("metrics");
         metrics.WriteConfiguration(json);
         json.WriteNull("memory-hotplug");
-        json.WriteNull("mmds-config");
+        metadata.WriteSettings(json);
         _devices.WriteNetworks(json);
         json.WriteStartArray("pmem");
         json.WriteEndArray();
@@ -344,6 +350,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         Balloon = _devices.Balloon,
         Vsock = _devices.Vsock,
         Entropy = _devices.Entropy,
+        Metadata = metadata.Configured,
     };
 
     /// <summary>For what belongs to the guest: from now on no snapshot can be loaded, whether the request succeeds or not.</summary>
@@ -372,6 +379,12 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         {
             json.WriteNullValue();
         }
+    }
+
+    private void ObserveDevices(IMachine machine)
+    {
+        IEnumerable<DeviceMetrics?> counted = [.. machine.Devices.Select(device => device.Metrics), metadata.Configured?.Metrics];
+        metrics.ObserveDevices([.. counted.OfType<DeviceMetrics>()]);
     }
 
     private void OnEnded(MachineEnd end) => Ended?.Invoke(end);

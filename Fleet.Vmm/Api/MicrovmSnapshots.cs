@@ -80,7 +80,7 @@ internal sealed partial class Microvm
             machine = factory.Restore(Describe(_bootSource!), new RestoreSource(state.Machine, load.MemoryPath, load.ByFaultHandler, load.FollowRealtime), loop);
             machine.Ended += OnEnded;
             machine.Start(paused: !load.Resume);
-            metrics.ObserveDevices([.. machine.Devices.Select(device => device.Metrics).OfType<DeviceMetrics>()]);
+            ObserveDevices(machine);
             _machine = machine;
             State = load.Resume ? MicrovmState.Running : MicrovmState.Paused;
             metrics.LoadSnapshotLatency = Microseconds(began);

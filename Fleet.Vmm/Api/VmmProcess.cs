@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Text;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.Metadata;
 
 namespace Fleet.Vmm.Api;
 
@@ -47,7 +48,7 @@ internal sealed partial class VmmProcess : IDisposable
         _log = log;
         _loop = loop;
         _metrics = metrics;
-        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce, message => log.Warn(message)), loop, log, metrics, clock);
+        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce, message => log.Warn(message)), loop, log, metrics, new MetadataApi(new MetadataService(arguments.MetadataLimit, clock)), clock);
 
         // Made now, because at a stop there may be no descriptor left.
         _stopTimer = new LoopTimer(loop, OnStopTimeout);
@@ -160,6 +161,12 @@ internal sealed partial class VmmProcess : IDisposable
 
             // The socket before the machine: a name that is taken must not cost a boot.
             _server = Listen();
+            if (_arguments.MetadataFile is { } metadataFile)
+            {
+                _microvm.Metadata.Load(metadataFile);
+                _log.Info("Successfully added metadata to mmds from file");
+            }
+
             if (_arguments.ConfigFile is { } configFile)
             {
                 ConfigFile.Load(configFile).Apply(_microvm);

@@ -2,6 +2,7 @@ using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
 using Fleet.Vmm.Snapshots;
 
@@ -111,6 +112,9 @@ internal sealed record MachineSettings
 
     /// <summary>Network interfaces, in the order in which the guest finds them.</summary>
     public IReadOnlyList<NetworkSettings> Networks { get; init; } = [];
+
+    /// <summary>The metadata service, where some of the network interfaces lead to it.</summary>
+    public MetadataService? Metadata { get; init; }
 
     /// <summary>Memory balloon; null: there is none.</summary>
     public BalloonSettings? Balloon { get; init; }

@@ -5,6 +5,7 @@ using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
@@ -224,7 +225,7 @@ internal sealed class MachineFactory : IMachineFactory
 
         foreach (var network in settings.Networks)
         {
-            yield return OpenNetwork(network, memory);
+            yield return OpenNetwork(network, settings.Metadata, memory);
         }
 
         if (settings.Vsock is { } vsock)
@@ -250,11 +251,12 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private static NetDevice OpenNetwork(NetworkSettings network, GuestMemory memory)
+    private static NetDevice OpenNetwork(NetworkSettings network, MetadataService? metadata, GuestMemory memory)
     {
+        var leadsToMetadata = metadata?.Settings is { } settings && settings.Interfaces.Contains(network.Id) ? new MetadataNetwork(metadata, settings.Address) : null;
         try
         {
-            return new NetDevice(memory, network, new TapInterface(network.HostDevice, memory), TimeProvider.System);
+            return new NetDevice(memory, network, new TapInterface(network.HostDevice, memory), TimeProvider.System, leadsToMetadata);
         }
         catch (SystemCallException failure)
         {

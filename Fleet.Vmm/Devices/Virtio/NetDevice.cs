@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Devices.Virtio;
@@ -87,12 +88,17 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
     private bool _admitted;
     private bool _merges;
 
+    // The metadata service, and the frame for it, whole and out of the guest's reach.
+    private readonly MetadataNetwork? _metadata;
+    private readonly LazyBuffer _metadataFrame = new(LargestFrame);
+
     private IDeviceHost? _host;
     private bool _listens;
 
     /// <summary>Owns the port from now on.</summary>
-    public NetDevice(GuestMemory memory, NetworkSettings settings, INetworkPort port, TimeProvider clock)
+    public NetDevice(GuestMemory memory, NetworkSettings settings, INetworkPort port, TimeProvider clock, MetadataNetwork? metadata = null)
     {
+        _metadata = metadata;
         _memory = memory;
         _settings = settings;
         _port = port;
@@ -156,13 +162,31 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
         _host = null;
     }
 
-    public override TimeSpan? Process(int queue) => queue == ReceiveQueue ? ProcessReceived() : base.Process(queue);
+    public override TimeSpan? Process(int queue)
+    {
+        if (_metadata is null)
+        {
+            return queue == ReceiveQueue ? ProcessReceived() : base.Process(queue);
+        }
+
+        _metadata.Tick();
+        var again = queue == ReceiveQueue ? null : base.Process(queue);
+
+        // Answers do not wait until the guest gives back a buffer or the host has a frame.
+        if (queue == ReceiveQueue || (Queues[ReceiveQueue].IsEnabled && (_waiting > 0 || _metadata.HasFrames)))
+        {
+            again = Sooner(again, ProcessReceived());
+        }
+
+        return Sooner(again, _metadata.NextDeadline);
+    }
 
     public void Dispose()
     {
         Leave();
         _port.Dispose();
         _frame.Dispose();
+        _metadataFrame.Dispose();
     }
 
     protected override void OnThrottled() => Metrics.Add(SendThrottled);
@@ -175,6 +199,11 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
         if (length is < HeaderSize + EthernetHeader or > LargestFrame)
         {
             Metrics.Add(MalformedFrames);
+        }
+        else if (_metadata is not null && IsForMetadata(request.Readable))
+        {
+            Metrics.Add(SentFrames);
+            Metrics.Add(SentBytes, (ulong)(length - HeaderSize));
         }
         else if (_port.Send(request.Readable))
         {
@@ -198,7 +227,7 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
         {
             if (_waiting == 0)
             {
-                _waiting = _port.Receive(_frame.Bytes);
+                _waiting = NextReceived();
                 _admitted = false;
             }
 
@@ -237,6 +266,53 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
 
         return again;
     }
+
+    private int NextReceived()
+    {
+        var frame = _frame.Bytes;
+        if (_metadata?.NextFrame(frame[HeaderSize..]) is { } length and > 0)
+        {
+            frame[..HeaderSize].Clear();
+            return HeaderSize + length;
+        }
+
+        return _port.Receive(frame);
+    }
+
+    // Most frames are not, and their heads tell. What the guest changes in its memory between looking and sending it could
+    // have sent at once: this keeps honest guests' requests from the host's network, not hostile frames.
+    private bool IsForMetadata(ReadOnlySpan<GuestBuffer> buffers)
+    {
+        const byte ChecksumIsPartial = 1;
+        Span<byte> head = stackalloc byte[HeaderSize + MetadataNetwork.HeadSize];
+        if (!_metadata!.Concerns(head[..Gather(buffers, head)][HeaderSize..]))
+        {
+            return false;
+        }
+
+        var frame = _metadataFrame.Bytes;
+        frame = frame[..Gather(buffers, frame)];
+        return _metadata.TryTake(frame[HeaderSize..], (frame[0] & ChecksumIsPartial) != 0);
+    }
+
+    // Copies as much as there is, or there is room for; how much that was.
+    private int Gather(ReadOnlySpan<GuestBuffer> buffers, Span<byte> target)
+    {
+        var length = 0;
+        foreach (var buffer in buffers)
+        {
+            var part = Math.Min(buffer.Length, target.Length - length);
+            if (part > 0)
+            {
+                _memory.Slice(buffer.Address, part).CopyTo(target[length..]);
+                length += part;
+            }
+        }
+
+        return length;
+    }
+
+    private static TimeSpan? Sooner(TimeSpan? one, TimeSpan? other) => one is null || other < one ? other : one;
 
     // False when the guest has no buffers for the frame that waits; the driver will notify of new ones.
     private bool TryDeliver(VirtQueue queue)

@@ -20,6 +20,7 @@ public class CompatibilityTests
         ["PATCH /network-interfaces/e"] = """{"iface_id": "e"}""",
         ["PUT /vsock"] = """{"guest_cid": 3, "uds_path": "SOCKET"}""",
         ["PUT /balloon"] = """{"amount_mib": 0, "deflate_on_oom": false}""",
+        ["PUT /mmds/config"] = """{"network_interfaces": ["e"]}""",
         ["PUT /snapshot/create"] = """{"snapshot_path": "NEW", "mem_file_path": "NEW2"}""",
         ["PUT /snapshot/load"] = """{"snapshot_path": "FILE", "mem_file_path": "FILE"}""",
     };
@@ -36,12 +37,17 @@ public class CompatibilityTests
     {
         var cells = row.Split('|', StringSplitOptions.TrimEntries)[1..^1];
         var (request, when, field, state, words) = (cells[0], cells[1], cells[2].Trim('`'), cells[3], cells[4]);
-        var needsTap = request.Contains("network", StringComparison.Ordinal);
+        var isMetadata = request.EndsWith("/mmds/config", StringComparison.Ordinal);
+        var needsTap = isMetadata || request.Contains("network", StringComparison.Ordinal);
         Skip.If(needsTap && !OwnNetwork.IsPossible, "needs root and /dev/net/tun");
         using var vmm = needsTap ? new RunningVmm(taps: ["fleet0"]) : new RunningVmm();
         if (when != "before")
         {
             Begin(vmm, needsTap);
+        }
+        else if (isMetadata)
+        {
+            vmm.Ok("PUT", "/network-interfaces/e", Fill(vmm, Required["PUT /network-interfaces/e"]));
         }
 
         if (when == "paused")

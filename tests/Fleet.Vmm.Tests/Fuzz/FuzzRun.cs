@@ -16,6 +16,7 @@ internal static class FuzzRun
         static () => new BlockTarget(asynchronous: false, readOnly: true),
         static () => new BlockTarget(asynchronous: true, readOnly: false),
         static () => new NetTarget(),
+        static () => new MetadataTarget(),
         static () => new VsockTarget(),
         static () => new BalloonTarget(),
         static () => new JsonTarget(),
