@@ -152,6 +152,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 
     private readonly ulong[] _now = new ulong[Names.Length];
     private readonly ulong[] _written = new ulong[Names.Length];
+    private readonly ExitTimes[] _exits = [new("exit_io_in_agg"), new("exit_io_out_agg"), new("exit_mmio_read_agg"), new("exit_mmio_write_agg")];
     private IReadOnlyList<DeviceMetrics> _devices = [];
     private MetricsConfig? _config;
     private int _sink = -1;
@@ -212,6 +213,10 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         Set(Counter.UartReads, machine.SerialBytesIn);
         Set(Counter.UartMissedWrites, machine.SerialMissedWrites);
         Set(Counter.I8042Resets, machine.I8042Resets);
+        _exits[0].Latency = machine.IoInLatency;
+        _exits[1].Latency = machine.IoOutLatency;
+        _exits[2].Latency = machine.MmioReadLatency;
+        _exits[3].Latency = machine.MmioWriteLatency;
     }
 
     /// <summary>From now on these devices' counters are written as well. Those of a kind stand together.</summary>
@@ -234,6 +239,11 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         }
 
         _now.CopyTo(_written, 0);
+        foreach (var exits in _exits)
+        {
+            exits.Commit();
+        }
+
         foreach (var device in _devices)
         {
             device.Commit();
@@ -303,6 +313,12 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
             json.WriteNumber(Names[i].Name, _now[i] - _written[i]);
         }
 
+        // Still within "vcpu", the last of the groups.
+        foreach (var exits in _exits)
+        {
+            exits.Write(json);
+        }
+
         json.WriteEndObject();
         WriteDevices(json);
         json.WriteEndObject();
@@ -354,5 +370,24 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         }
 
         json.WriteEndObject();
+    }
+
+    /// <summary>Times of one kind of exit in microseconds: the sum since the line before, the extremes since the machine began.</summary>
+    private sealed class ExitTimes(string name)
+    {
+        private ulong _written;
+
+        public ExitLatency Latency { get; set; }
+
+        public void Write(Utf8JsonWriter json)
+        {
+            json.WriteStartObject(name);
+            json.WriteNumber("min_us", Latency.Least / 1000);
+            json.WriteNumber("max_us", Latency.Most / 1000);
+            json.WriteNumber("sum_us", (Latency.Sum / 1000) - _written);
+            json.WriteEndObject();
+        }
+
+        public void Commit() => _written = Latency.Sum / 1000;
     }
 }

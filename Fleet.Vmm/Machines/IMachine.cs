@@ -163,7 +163,29 @@ internal sealed record MachineEnd(MachineEndKind Kind, string Message);
 /// <summary>Sums over all vCPUs and devices.</summary>
 internal readonly record struct MachineCounters(
     ulong Exits, ulong ExitsIoIn, ulong ExitsIoOut, ulong ExitsMmioRead, ulong ExitsMmioWrite,
-    ulong SerialBytesOut, ulong SerialBytesIn, ulong SerialMissedWrites, ulong I8042Resets);
+    ulong SerialBytesOut, ulong SerialBytesIn, ulong SerialMissedWrites, ulong I8042Resets)
+{
+    public ExitLatency IoInLatency { get; init; }
+
+    public ExitLatency IoOutLatency { get; init; }
+
+    public ExitLatency MmioReadLatency { get; init; }
+
+    public ExitLatency MmioWriteLatency { get; init; }
+}
+
+/// <summary>How long exits of one kind took from KVM's return until the guest may go on, in nanoseconds, since the machine began.</summary>
+/// <param name="Least">The shortest; 0 when there was none.</param>
+/// <param name="Most">The longest.</param>
+/// <param name="Sum">All together.</param>
+internal readonly record struct ExitLatency(ulong Least, ulong Most, ulong Sum)
+{
+    /// <summary>Of two vCPUs together.</summary>
+    public static ExitLatency operator +(ExitLatency one, ExitLatency other) => new(
+        one.Least == 0 ? other.Least : other.Least == 0 ? one.Least : Math.Min(one.Least, other.Least),
+        Math.Max(one.Most, other.Most),
+        one.Sum + other.Sum);
+}
 
 /// <summary>What kind of thing went wrong while building a machine; the API and the exit report name it.</summary>
 internal enum MachineFault

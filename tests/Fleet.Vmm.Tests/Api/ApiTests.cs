@@ -264,12 +264,12 @@ public sealed class ApiTests
     [Fact]
     public void Should_write_metrics_as_differences()
     {
-        var machines = new FakeMachines { Counters = new MachineCounters(10, 4, 3, 2, 1, 70, 6, 5, 1) };
+        var machines = new FakeMachines { Counters = new MachineCounters(10, 4, 3, 2, 1, 70, 6, 5, 1) { IoOutLatency = new ExitLatency(1999, 7000, 9500) } };
         using var vmm = new RunningVmm(machines);
         var path = vmm.Directory.File("metrics");
         vmm.Ok("PUT", "/metrics", $$"""{"metrics_path": "{{path}}", "emit_id": true, "properties": {"rack": "r1"} }""");
         vmm.Start();
-        machines.Counters = machines.Counters with { Exits = 15, SerialBytesOut = 100 };
+        machines.Counters = machines.Counters with { Exits = 15, SerialBytesOut = 100, IoOutLatency = new ExitLatency(1999, 8000, 17_600) };
         vmm.Ok("PUT", "/actions", """{"action_type": "FlushMetrics"}""");
         var lines = File.ReadAllLines(path);
         Assert.Equal(2, lines.Length);
@@ -283,6 +283,9 @@ public sealed class ApiTests
         Assert.Equal(1, Number(first, "put_api_requests", "boot_source_count"));
         Assert.Equal(5, Number(second, "vcpu", "exits"));
         Assert.Equal(0, Number(second, "vcpu", "exit_io_in"));
+        Assert.Equal("""{"min_us":1,"max_us":7,"sum_us":9}""", first.RootElement.GetProperty("vcpu").GetProperty("exit_io_out_agg").GetRawText());
+        Assert.Equal("""{"min_us":1,"max_us":8,"sum_us":8}""", second.RootElement.GetProperty("vcpu").GetProperty("exit_io_out_agg").GetRawText());
+        Assert.Equal("""{"min_us":0,"max_us":0,"sum_us":0}""", second.RootElement.GetProperty("vcpu").GetProperty("exit_mmio_read_agg").GetRawText());
         Assert.Equal(30, Number(second, "uart", "write_count"));
         Assert.Equal(0, Number(second, "put_api_requests", "boot_source_count"));
         Assert.Equal(1, Number(second, "put_api_requests", "actions_count"));

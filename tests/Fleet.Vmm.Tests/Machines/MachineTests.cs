@@ -38,6 +38,8 @@ public sealed class MachineTests
         Assert.Equal(new MachineEnd(MachineEndKind.GuestShutdown, "The guest powered off."), end);
         Assert.Equal(1UL, run.Machine.ReadCounters().ExitsMmioRead);
         Assert.Equal(1UL, run.Machine.ReadCounters().ExitsMmioWrite);
+        var took = run.Machine.ReadCounters().MmioWriteLatency;
+        Assert.True(took.Least > 0 && took.Least == took.Most && took.Most == took.Sum, took.ToString());
         Assert.Equal("X", run.Console());
     }
 
