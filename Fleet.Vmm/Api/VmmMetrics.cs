@@ -55,6 +55,8 @@ internal enum Counter
     PutNetworkFails,
     PutEntropy,
     PutEntropyFails,
+    PutSerial,
+    PutSerialFails,
     PutVsock,
     PutVsockFails,
     PutSnapshotCreate,
@@ -68,6 +70,7 @@ internal enum Counter
     UartReads,
     UartWrites,
     UartMissedWrites,
+    UartDroppedBytes,
     VcpuExits,
     VcpuExitsIoIn,
     VcpuExitsIoOut,
@@ -130,6 +133,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "network_fails"),
         ("put_api_requests", "fleet_entropy_count"),
         ("put_api_requests", "fleet_entropy_fails"),
+        ("put_api_requests", "serial_count"),
+        ("put_api_requests", "serial_fails"),
         ("put_api_requests", "vsock_count"),
         ("put_api_requests", "vsock_fails"),
         ("put_api_requests", "fleet_snapshot_create_count"),
@@ -143,6 +148,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("uart", "read_count"),
         ("uart", "write_count"),
         ("uart", "missed_write_count"),
+        ("uart", "rate_limiter_dropped_bytes"),
         ("vcpu", "exits"),
         ("vcpu", "exit_io_in"),
         ("vcpu", "exit_io_out"),
@@ -212,6 +218,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         Set(Counter.UartWrites, machine.SerialBytesOut);
         Set(Counter.UartReads, machine.SerialBytesIn);
         Set(Counter.UartMissedWrites, machine.SerialMissedWrites);
+        Set(Counter.UartDroppedBytes, machine.SerialDroppedBytes);
         Set(Counter.I8042Resets, machine.I8042Resets);
         _exits[0].Latency = machine.IoInLatency;
         _exits[1].Latency = machine.IoOutLatency;

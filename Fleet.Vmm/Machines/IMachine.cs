@@ -131,9 +131,17 @@ internal sealed record MachineSettings
     /// <summary>Changes to what KVM shows the guest of the processor; null: none.</summary>
     public CpuTemplate? CpuTemplate { get; init; }
 
+    /// <summary>Where the guest's console goes, and how much of it.</summary>
+    public SerialSettings Serial { get; init; } = new(null, null);
+
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }
 }
+
+/// <summary>The console on COM1.</summary>
+/// <param name="OutputPath">File or FIFO that takes what the guest writes, and then nothing comes in; null: standard output, and standard input comes in.</param>
+/// <param name="Limit">Bytes beyond it are dropped, not kept waiting; null: none are.</param>
+internal sealed record SerialSettings(string? OutputPath, BucketSettings? Limit);
 
 /// <summary>The kernel's words for its root file system: <c>root=</c> this, and whether to mount it read-only.</summary>
 internal sealed record RootDevice(string Name, bool ReadOnly);
@@ -165,6 +173,8 @@ internal readonly record struct MachineCounters(
     ulong Exits, ulong ExitsIoIn, ulong ExitsIoOut, ulong ExitsMmioRead, ulong ExitsMmioWrite,
     ulong SerialBytesOut, ulong SerialBytesIn, ulong SerialMissedWrites, ulong I8042Resets)
 {
+    public ulong SerialDroppedBytes { get; init; }
+
     public ExitLatency IoInLatency { get; init; }
 
     public ExitLatency IoOutLatency { get; init; }

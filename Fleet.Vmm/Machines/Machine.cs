@@ -111,7 +111,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
                 _threads[i] = _vcpus[i].ThreadId;
             }
 
-            if (_parts.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
+            if (_parts.Streams?.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
             {
                 input.MakeRaw();
                 _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom, _onWarning);
@@ -273,6 +273,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
             console.Sink.Missed + (status?.Sink.Missed ?? 0),
             _parts.Keyboard.Resets)
         {
+            SerialDroppedBytes = console.Sink.Dropped,
             IoInLatency = ioInTook,
             IoOutLatency = ioOutTook,
             MmioReadLatency = mmioReadTook,

@@ -33,9 +33,10 @@ public sealed class ApiTests
         vmm.Ok("PUT", "/machine-config", """{"vcpu_count": 2, "mem_size_mib": 64}""");
         vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{vmm.Kernel}}", "initrd_path": "{{vmm.Kernel}}", "boot_args": "quiet"}""");
         vmm.Ok("PUT", "/fleet/status-port", """{"output_path": "/somewhere/status.log"}""");
+        vmm.Ok("PUT", "/serial", """{"serial_out_path": "/somewhere/console", "rate_limiter": {"size": 5, "refill_time": 6, "one_time_burst": 7}}""");
         vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
         Assert.Equivalent(
-            new MachineSettings { Vcpus = 2, MemoryMib = 64, KernelPath = vmm.Kernel, InitrdPath = vmm.Kernel, BootArgs = "quiet", StatusPortPath = "/somewhere/status.log" },
+            new MachineSettings { Vcpus = 2, MemoryMib = 64, KernelPath = vmm.Kernel, InitrdPath = vmm.Kernel, BootArgs = "quiet", StatusPortPath = "/somewhere/status.log", Serial = new("/somewhere/console", new(5, 6, 7)) },
             vmm.Machines.Settings,
             strict: true);
         Assert.Equal("Running", State(vmm));
@@ -227,6 +228,7 @@ public sealed class ApiTests
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/etc/passwd", "boot_args": "a\nb"}""", "Boot source error: The kernel command line is invalid: String contains a non-printable ASCII character.")]
     [InlineData("PUT", "/logger", """{"log_path": "/no/such/dir/log"}""", "Logger error: Failed to open target file: No such file or directory (os error 2)")]
     [InlineData("PUT", "/metrics", """{"metrics_path": "/no/such/dir/log"}""", "Metrics error: Failed to open target file: No such file or directory (os error 2)")]
+    [InlineData("PUT", "/serial", """{"serial_out_path": ""}""", "Serial error: the path is empty.")]
     [InlineData("PUT", "/fleet/status-port", """{"output_path": ""}""", "Status port error: the path is empty.")]
     public void Should_say_why_it_refuses(string method, string path, string? body, string fault)
     {

@@ -1,4 +1,5 @@
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Machines;
 
@@ -18,6 +19,31 @@ public sealed class MachineTests
         Assert.Equal(1UL, counters.I8042Resets);
         Assert.True(counters.ExitsIoOut >= 2);
         Assert.Equal(counters.Exits, counters.ExitsIoIn + counters.ExitsIoOut);
+    }
+
+    [SkippableFact]
+    public void Should_write_the_console_into_a_file_where_that_is_asked_for_and_no_more_than_it_may()
+    {
+        var path = Path.Combine(Path.GetTempPath(), $"fleet-vmm-serial-{Guid.NewGuid():n}");
+        try
+        {
+            using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Hello), change: settings => settings with { Serial = new(path, new BucketSettings(3, 3_600_000, 0)) });
+            Assert.Equal(MachineEndKind.GuestShutdown, run.RunToEnd().Kind);
+            Assert.Equal("hel", File.ReadAllText(path));
+            Assert.Equal("", run.Console());
+            Assert.Equal((3UL, 2UL), (run.Machine.ReadCounters().SerialBytesOut, run.Machine.ReadCounters().SerialDroppedBytes));
+        }
+        finally
+        {
+            File.Delete(path);
+        }
+    }
+
+    [SkippableFact]
+    public void Should_refuse_a_console_file_that_can_not_be_opened()
+    {
+        var refused = Assert.Throws<MachineException>(() => new MachineRun(ElfImage.Linux64(GuestPrograms.Hello), change: settings => settings with { Serial = new("/proc/none/x", null) }));
+        Assert.Contains("serial console", refused.Message, StringComparison.Ordinal);
     }
 
     [SkippableFact]
