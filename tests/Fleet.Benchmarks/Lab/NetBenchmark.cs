@@ -7,7 +7,7 @@ namespace Fleet.Benchmarks.Lab;
 /// <summary><c>fleet bench net</c>: TCP both ways and ping between Linux and its host over a tap, under fleet-vmm and under QEMU's microvm.</summary>
 internal static partial class NetBenchmark
 {
-    private const int Rounds = 3;
+    private const int Rounds = 5;
 
     private const string Script =
         "modprobe virtio_net; ip link set eth0 up; ip address add 10.77.0.2/24 dev eth0; /load receive 10.77.0.1 8078 4; /load send 10.77.0.1 8078 4; ping -i 0.01 -c 300 -q 10.77.0.1";
