@@ -140,7 +140,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture)
         const string Count =
             "modprobe virtio_blk; modprobe virtio_net; ip link set eth0 up; ip address add 10.77.0.2/24 dev eth0; i=0; "
             + "while [ \"$net\" != stop ]; do i=$((i+1)); echo 3 >/proc/sys/vm/drop_caches; disk=$(head -c 5 /dev/vda); "
-            + "net=$(wget -q -T 5 -O - http://10.77.0.1:8077/who || echo nothing); echo tick $i $disk $net; sleep 0.2; done; exit 9";
+            + "net=$(timeout 5 wget -q -O - http://10.77.0.1:8077/who || echo nothing); echo tick $i $disk $net; sleep 0.2; done; exit 9";
 
         // The hosts' ends have one hardware address, as the guest knows it.
         const string Connect =
@@ -184,7 +184,7 @@ public sealed class LinuxUnderKvmTests(LabNodeFixture fixture)
                 File.WriteAllText(Path.Combine(folder, "connect"), Connect);
                 File.WriteAllText(Path.Combine(folder, "clone.sh"), Clone);
             },
-            Before = "mkfifo in; exec 9<>in; . ./connect; connect fleet0 first; set -x; ",
+            Before = "mkfifo in; exec 9<>in; . ./connect; connect fleet0 first; ",
             During = "wait_for 'tick 4 first first' console.log; api PATCH /vm '{\"state\": \"Paused\"}'; "
                 + "api PUT /snapshot/create '{\"snapshot_path\": \"state\", \"mem_file_path\": \"memory\"}'; api PATCH /vm '{\"state\": \"Resumed\"}'; "
                 + "unshare -n sh clone.sh & clone=$!; wait_for 'other other' clone.console; at=$(grep -c tick console.log); wait_for \"tick $((at+3)) first first\" console.log; "
