@@ -34,6 +34,9 @@ internal sealed class ApiClient : IDisposable
     public Task<JsonElement> PostAsync(string path, JsonObject? body, CancellationToken cancellation, string? idempotencyKey = null) =>
         SendAsync(HttpMethod.Post, path, body is null ? null : new StringContent(body.ToJsonString(), Encoding.UTF8, "application/json"), idempotencyKey, cancellation);
 
+    public Task<JsonElement> PutAsync(string path, JsonObject body, CancellationToken cancellation) =>
+        SendAsync(HttpMethod.Put, path, new StringContent(body.ToJsonString(), Encoding.UTF8, "application/json"), null, cancellation);
+
     public Task<JsonElement> PostBytesAsync(string path, ReadOnlyMemory<byte> bytes, CancellationToken cancellation)
     {
         var content = new ReadOnlyMemoryContent(bytes);

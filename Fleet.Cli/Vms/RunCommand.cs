@@ -26,6 +26,7 @@ internal static class RunCommand
         var host = new Option<string?>("--host") { Description = "Only this host may carry it" };
         var env = new Option<string[]>("--env", "-e") { Description = "KEY=VALUE for the command; may be repeated" };
         var label = new Option<string[]>("--label", "-l") { Description = "KEY=VALUE label; may be repeated" };
+        var limit = new Option<string[]>("--limit") { Description = $"A rate limit: {LimitText.Form}; may be repeated" };
         var kernel = new Option<string?>("--kernel") { Description = "A kernel of your own: absolute path on the host" };
         var initrd = new Option<string?>("--initrd") { Description = "Its initrd" };
         var bootArgs = new Option<string?>("--boot-args") { Description = "Its command line" };
@@ -38,7 +39,7 @@ internal static class RunCommand
 
         var run = new Command("run", "Run a command in a new microVM")
         {
-            name, cpus, memory, driver, host, env, label, kernel, initrd, bootArgs, bootTimeout, simulate, detach, remove, interactive, command,
+            name, cpus, memory, driver, host, env, label, limit, kernel, initrd, bootArgs, bootTimeout, simulate, detach, remove, interactive, command,
         };
         return run.Calls(
             async (api, parsed, cancellation) =>
@@ -57,6 +58,8 @@ internal static class RunCommand
                     spec["command"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]);
                 spec["env"] = Pairs(parsed.GetValue(env), "--env");
                 spec["labels"] = Pairs(parsed.GetValue(label), "--label");
+                if (LimitsCommand.Of(parsed.GetValue(limit)) is { } limits)
+                    spec["rate_limits"] = limits;
                 if (parsed.GetValue(kernel) is { } path)
                 {
                     var boot = new JsonObject { ["kernel_path"] = path };

@@ -7,7 +7,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Vms;
 
-/// <summary><c>fleet vm list | show | stop | start | delete | wait</c>.</summary>
+/// <summary><c>fleet vm list | show | stop | start | delete | wait | limits</c>.</summary>
 internal static class VmCommands
 {
     private const int WaitSeconds = 120;
@@ -23,6 +23,7 @@ internal static class VmCommands
         vm.Subcommands.Add(Start());
         vm.Subcommands.Add(Delete());
         vm.Subcommands.Add(Wait());
+        vm.Subcommands.Add(LimitsCommand.Create());
         return vm;
     }
 

@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Host.Consoles;
+using Fleet.Host.Drivers;
 using Fleet.Host.Link;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -44,6 +45,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
     private readonly ReportOutbox _outbox = new(Resend, MostReports);
     private readonly RemovedEpochs _removed = new(MostRemovedKnown);
     private readonly ConsoleReaders _readers = new();
+    private readonly LimiterTable _figures = new();
     private ITimer? _resend;
     private LinkSession? _session;
     private bool _waitsForRoom;
@@ -64,6 +66,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
     /// <summary>A microVM's newest report, by its actor.</summary>
     public sealed record Reported(VmReport Report) : INoSerializationVerificationNeeded;
+
+    /// <summary>What a rate limiter of a microVM did, by its actor; null: nobody can tell any more.</summary>
+    public sealed record LimiterRead(string VmId, ulong Epoch, string Name, LimiterReading? Reading) : INoSerializationVerificationNeeded;
 
     /// <summary>Asks for the newest report of every microVM: what Hello tells.</summary>
     public sealed class GetReports : INoSerializationVerificationNeeded
@@ -122,6 +127,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             case Reported reported:
                 Hear(reported.Report);
                 break;
+            case LimiterRead read:
+                _figures.Put(read);
+                break;
             case ReadDiskAgain:
                 ReadDisk();
                 break;
@@ -134,6 +142,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             case LinkUp up:
                 _session = up.Session;
                 _waitsForRoom = false;
+                _figures.TellAgain();
                 foreach (var unknown in up.Unknown)
                     Remove(unknown.VmId, unknown.Epoch);
                 Pump();
@@ -161,6 +170,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 break;
             case ResendTick:
                 Pump();
+                TellFigures();
                 break;
             case BeginAgain again:
                 TakeUp(again.VmId);
@@ -186,6 +196,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 break;
             case SchedulerMessage.BodyOneofCase.Remove:
                 Remove(message.Remove.VmId, message.Remove.Epoch);
+                break;
+            case SchedulerMessage.BodyOneofCase.SetLimits:
+                Retune(message.SetLimits);
                 break;
             case SchedulerMessage.BodyOneofCase.ReportAck:
                 _outbox.Acknowledge(message.ReportAck.VmId, message.ReportAck.Epoch, message.ReportAck.Sequence);
@@ -264,6 +277,18 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         if (entry?.Next is { } next && next.Epoch == stop.Epoch)
             entry.Next = null;
         TellGone(stop.VmId, stop.Epoch);
+    }
+
+    private void Retune(SetLimits set)
+    {
+        if (!Names(set.VmId, set.Epoch))
+            return;
+        if (RateLimitRules.FirstProblem("rate_limits", set.RateLimits) is { } problem)
+            _log.Warning("Refused rate limits for {VmId} under epoch {Epoch}: {Reason}", set.VmId, set.Epoch, problem.Message);
+        else if (_vms.TryGetValue(set.VmId, out var entry) && entry.Epoch == set.Epoch)
+            entry.Actor.Tell(new MicroVmActor.Retune(set.Revision, set.RateLimits));
+        else
+            TellGone(set.VmId, set.Epoch);
     }
 
     private void Remove(string vmId, ulong epoch)
@@ -376,9 +401,19 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         }
     }
 
+    private void TellFigures()
+    {
+        // What does not fit into the stream now is told at the next tick.
+        if (_session is { } session && !_waitsForRoom && _figures.Next() is { } figures && session.TrySend(new HostMessage { Limiters = figures }))
+            _figures.Told();
+    }
+
     private void Ended(IActorRef actor)
     {
-        if (!_byActor.Remove(actor, out var id) || !_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
+        if (!_byActor.Remove(actor, out var id))
+            return;
+        _figures.Forget(id);
+        if (!_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
             return;
         if (entry.Report.State != HostVmState.Removed)
         {

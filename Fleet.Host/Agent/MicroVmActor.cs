@@ -46,6 +46,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         _driver = context.DriverNamed(record.Driver);
         _log = context.Log.ForContext<MicroVmActor>().ForContext("VmId", record.Launch.VmId).ForContext("Epoch", record.Launch.Epoch);
         var limit = TimeSpan.FromSeconds(record.Launch.Spec.BootTimeoutSeconds);
+        _limitsInForce = record.Report.LimitsRevision;
         _life = found ? MicroVmLife.Found(limit, record.Report, record.StopGrace?.ToTimeSpan()) : MicroVmLife.New(limit);
     }
 
@@ -127,6 +128,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case VmmGone gone:
                 _bootTimer?.Dispose();
+                EndLimiters();
                 Carry(_life.VmmEnded(gone.End));
                 break;
             case Stop stop:
@@ -138,6 +140,12 @@ internal sealed partial class MicroVmActor : UntypedActor
                 }
 
                 Carry(_life.Stop(stop.Grace));
+                break;
+            case Retune wanted:
+                OnRetune(wanted);
+                break;
+            case RateLimiterActor.Told told:
+                OnLimiter(told);
                 break;
             case Remove:
                 Carry(_life.Remove());
@@ -174,6 +182,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         // A kernel of the user's own has no fleet-init that could say when it listens.
         if (_record.Launch.Spec.Boot is not null)
             Pass(_input.Release());
+        TuneLimiters();
         // One that was taken over is asked for them, which takes a moment.
         _ = vmm.VcpuThreads.ContinueWith(
             known => self.Tell(new VcpusKnown(known.Result)), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
@@ -237,6 +246,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         var report = _context.NewReport(_record.Launch.VmId, _record.Launch.Epoch, effect.State, _record.Driver, _record.Report.Sequence);
         report.Reason = effect.Reason;
         report.Exit = effect.Exit;
+        report.LimitsRevision = _limitsInForce;
         report.VmmPid = effect.State == HostVmState.Running ? _vmm?.Pid ?? 0 : 0;
         _record.Report = report;
         if (effect.State != HostVmState.Removed)

@@ -29,6 +29,10 @@ internal sealed class EndedVmm : IVmm
 
     public Task StopAsync(TimeSpan grace) => Task.CompletedTask;
 
+    public Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) => Task.FromResult<LimiterReading?>(null);
+
+    public Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) => Task.CompletedTask;
+
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation) => ValueTask.CompletedTask;
 
     public ValueTask DisposeAsync() => ValueTask.CompletedTask;

@@ -79,6 +79,19 @@ internal sealed class KvmVmm : RunningVmm
             + $"The kernel's log names the call: dmesg | grep 'type=1326.* pid={pid} '",
     };
 
+    public override async Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation)
+    {
+        using var answer = await _api.GetAsync(new Uri("fleet/limiters", UriKind.Relative), cancellation).ConfigureAwait(false);
+        return VmmLimiters.Find(await ReadAsync(answer, cancellation).ConfigureAwait(false), name);
+    }
+
+    public override async Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation)
+    {
+        var (path, body) = VmmLimiters.Update(name, limit);
+        using var answer = await _api.PatchAsync(new Uri(path, UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
+        if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
+    }
+
     protected override async ValueTask ReleaseAsync()
     {
         await _learning.ConfigureAwait(false);
@@ -113,10 +126,15 @@ internal sealed class KvmVmm : RunningVmm
 
     private async Task PutAsync(string path, JsonObject body, CancellationToken cancellation)
     {
-        using var content = new ByteArrayContent(Encoding.UTF8.GetBytes(body.ToJsonString()));
-        content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
-        using var answer = await _api.PutAsync(new Uri(path, UriKind.Relative), content, cancellation).ConfigureAwait(false);
+        using var answer = await _api.PutAsync(new Uri(path, UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
         if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
+    }
+
+    private static ByteArrayContent Json(JsonObject body)
+    {
+        var content = new ByteArrayContent(Encoding.UTF8.GetBytes(body.ToJsonString()));
+        content.Headers.ContentType = new MediaTypeHeaderValue("application/json");
+        return content;
     }
 
     private static async Task<JsonObject> ReadAsync(HttpResponseMessage answer, CancellationToken cancellation)

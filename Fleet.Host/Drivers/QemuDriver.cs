@@ -44,6 +44,12 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
     {
         string program = FindProgram() ?? throw new LaunchFailedException("driver_unusable",
             $"{options.QemuPath} is not installed on this host; on Debian: apt-get install qemu-system-x86.");
+        if (launch.Spec.RateLimits.Count > 0)
+        {
+            throw new LaunchFailedException("driver_unusable",
+                "The microVM has rate limits, and the driver qemu, which this host picked, has none that can be told. Ask for the driver kvm, or lift the limits.");
+        }
+
         bool hardware = HasHardware();
         VmmDirectory.Prepare(launch.Directory);
         string clock = hardware || await TscFrequency.GetKilohertzAsync().ConfigureAwait(false) is not { } khz

@@ -80,6 +80,11 @@ internal abstract class RunningVmm : IVmm
         return StopOnceAsync(grace, first);
     }
 
+    public virtual Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) => Task.FromResult<LimiterReading?>(null);
+
+    public virtual Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) =>
+        limit is null ? Task.CompletedTask : throw new NotSupportedException($"This VMM has no rate limiter '{name}'.");
+
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
     {
         cancellation.ThrowIfCancellationRequested();

@@ -46,9 +46,25 @@ public interface IVmm : IAsyncDisposable
     /// </summary>
     Task StopAsync(TimeSpan grace);
 
+    /// <summary>What a rate limiter does and did; null when the VMM has none of that name.</summary>
+    /// <param name="name">Of <see cref="Fleet.Shared.Vms.RateLimitRules.Names"/>.</param>
+    /// <param name="cancellation">Gives up.</param>
+    Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation);
+
+    /// <summary>Sets what a rate limiter lets pass; null: everything. Throws when the VMM can't.</summary>
+    Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation);
+
     /// <summary>Bytes for the guest's serial console. Drops what the guest does not take.</summary>
     ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation);
 }
+
+/// <summary>What a rate limiter does, and did since its VMM began.</summary>
+/// <param name="InForce">Null: it lets everything pass.</param>
+/// <param name="PassedOps">Operations that it let pass.</param>
+/// <param name="PassedBytes">Their bytes.</param>
+/// <param name="ThrottledCount">Requests that had to wait.</param>
+/// <param name="ThrottledMicroseconds">How long they waited together.</param>
+public sealed record LimiterReading(RateLimit? InForce, ulong PassedOps, ulong PassedBytes, ulong ThrottledCount, ulong ThrottledMicroseconds);
 
 /// <summary>Everything a driver needs to start one microVM under one epoch.</summary>
 /// <param name="VmId">The microVM.</param>

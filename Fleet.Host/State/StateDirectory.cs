@@ -17,7 +17,7 @@ namespace Fleet.Host.State;
 /// </remarks>
 public sealed class StateDirectory : IDisposable
 {
-    private const string RecordFile = "launch.pb";
+    internal const string RecordFile = "launch.pb";
 
     /// <summary>A record holds one spec (at most 150,000 bytes) and one report; anything much larger is not ours.</summary>
     private const long LargestRecord = 4 << 20;

@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Projection;
+using Fleet.Scheduler.Sessions;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 
@@ -17,6 +18,9 @@ internal sealed record ApiContext(
     CellGate Gate, VmAdmission Admission, ClaimStore Claims, ViewProjection Projection,
     Func<CancellationToken, Task<string?>> Ready, TimeProvider Clock, ILogger Log)
 {
+    /// <summary>Of the hosts whose agents have dialled this node.</summary>
+    public HostFigures Figures { get; init; } = new();
+
     /// <summary>Ends the long requests when the node stops.</summary>
     public CancellationToken Stopping { get; init; }
 

@@ -2,6 +2,7 @@ using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Text.Json.Nodes;
 using Fleet.Scheduler.Cell;
+using Fleet.Shared.Vms;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.OpenApi;
 using Microsoft.Extensions.DependencyInjection;
@@ -18,7 +19,8 @@ internal static class ApiDescription
     private const string ChangeId = "Change";
 
     // A null or absent member means the default only in what clients send; answers have every member.
-    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(BootBody), typeof(SimulatedBody)];
+    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(BootBody), typeof(SimulatedBody),
+        typeof(RateLimitBody), typeof(TokenBucketBody)];
 
     public static void Add(IServiceCollection services)
     {
@@ -62,7 +64,7 @@ internal static class ApiDescription
                 inner.Enum = Names(BodyMapping.StateNames);
             else if (name == "state" && type == typeof(HostBody))
                 inner.Enum = Names(Enum.GetValues<HostState>().Where(s => s != HostState.Unspecified).Select(BodyMapping.Name));
-            else if (name == "kernel_path")
+            else if (name is "kernel_path" or "refill_time_ms" || (name == "size" && type == typeof(TokenBucketBody)))
                 inner.Type &= ~JsonSchemaType.Null;
         }
         return Task.CompletedTask;
@@ -139,6 +141,16 @@ internal static class ApiDescription
             Required = true,
             Description = context.Description.RelativePath.StartsWith("v1/vms", StringComparison.Ordinal) ? "Id or name of the microVM" : "Id of the host",
             Schema = new OpenApiSchema { Type = JsonSchemaType.String },
+        };
+        if (!context.Description.RelativePath.Contains("{limiter}", StringComparison.Ordinal))
+            yield break;
+        yield return new OpenApiParameter
+        {
+            Name = "limiter",
+            In = ParameterLocation.Path,
+            Required = true,
+            Description = "Name of the rate limiter",
+            Schema = new OpenApiSchema { Type = JsonSchemaType.String, Enum = Names(RateLimitRules.Names) },
         };
     }
 

@@ -58,6 +58,7 @@ internal sealed class ApiServer : IAsyncDisposable
             web.Use(pipeline.InvokeAsync);
             web.UseRouting();
             new VmEndpoints(api).Map(web);
+            new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);
             new ChangeEndpoints(api).Map(web);
@@ -65,6 +66,7 @@ internal sealed class ApiServer : IAsyncDisposable
             {
                 Answer = typeof(HealthBody),
             });
+            new MetricsEndpoint(api.Figures).Map(web);
             web.MapOpenApi("/openapi/v1.json");
             await web.StartAsync(cancellation);
             server.Endpoint = IPEndPoint.Parse(new Uri(web.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single()).Authority);

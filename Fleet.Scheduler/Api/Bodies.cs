@@ -45,6 +45,32 @@ internal sealed record CreateVmBody
 
     [Description("Only with the driver simulated")]
     public SimulatedBody? Simulated { get; init; }
+
+    [Description("What its rate limiters let pass, by the limiter's name: entropy. Not with the driver qemu")]
+    public IReadOnlyDictionary<string, RateLimitBody>? RateLimits { get; init; }
+}
+
+/// <summary>What one rate limiter lets pass; a request takes from both buckets or waits for both.</summary>
+internal sealed record RateLimitBody
+{
+    [Description("Bytes; absent: not limited")]
+    public TokenBucketBody? Bandwidth { get; init; }
+
+    [Description("Operations; absent: not limited")]
+    public TokenBucketBody? Ops { get; init; }
+}
+
+/// <summary>A bucket of tokens that fills by size per refill_time_ms.</summary>
+internal sealed record TokenBucketBody
+{
+    [Description("Tokens that it holds, and at first has"), Required, Range(1, VmLimits.MaxBucketSize)]
+    public long? Size { get; init; }
+
+    [Description("In which an empty one fills"), Required, Range(1, VmLimits.MaxRefillMs)]
+    public long? RefillTimeMs { get; init; }
+
+    [Description("Tokens on top, once"), Range(0, VmLimits.MaxBucketSize), DefaultValue(0L)]
+    public long? OneTimeBurst { get; init; }
 }
 
 /// <summary>A kernel by absolute paths on the host.</summary>
@@ -113,7 +139,27 @@ internal sealed record VmSpecBody(
     uint BootTimeoutSeconds,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,
-    SimulatedBody? Simulated);
+    SimulatedBody? Simulated,
+    IReadOnlyDictionary<string, RateLimitBody> RateLimits);
+
+/// <summary>The rate limiters of a microVM.</summary>
+/// <param name="Items">Those that are limited or were, in the order of names.</param>
+internal sealed record RateLimitersBody(IReadOnlyList<RateLimiterBody> Items);
+
+/// <summary>One rate limiter.</summary>
+/// <param name="Name">Its name.</param>
+/// <param name="Limit">What is wanted; null: no limit.</param>
+/// <param name="InForce">Whether the VMM is known to do what is wanted.</param>
+/// <param name="Measured">What it did; null while the host did not tell.</param>
+internal sealed record RateLimiterBody(string Name, RateLimitBody? Limit, bool InForce, LimiterFiguresBody? Measured);
+
+/// <summary>What a rate limiter did since its VMM began.</summary>
+/// <param name="Limit">What it lets pass at present; null: all.</param>
+/// <param name="PassedOps">Operations that it let pass.</param>
+/// <param name="PassedBytes">Their bytes.</param>
+/// <param name="ThrottledCount">Requests that had to wait.</param>
+/// <param name="ThrottledUs">How long they waited together, microseconds.</param>
+internal sealed record LimiterFiguresBody(RateLimitBody? Limit, ulong PassedOps, ulong PassedBytes, ulong ThrottledCount, ulong ThrottledUs);
 
 internal sealed record DriverBody(
     string Name, bool Usable, bool StockKernels, string Detail);
@@ -160,6 +206,8 @@ internal sealed record ProblemBody(
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
 [JsonSerializable(typeof(CreateVmBody))]
 [JsonSerializable(typeof(StopVmBody))]
+[JsonSerializable(typeof(RateLimitBody))]
+[JsonSerializable(typeof(RateLimitersBody))]
 [JsonSerializable(typeof(VmBody))]
 [JsonSerializable(typeof(VmListBody))]
 [JsonSerializable(typeof(HostBody))]

@@ -52,8 +52,52 @@ internal static class BodyMapping
                 Fault = simulated.Fault ?? "",
             };
         }
+        foreach (var (name, limit) in body.RateLimits ?? new Dictionary<string, RateLimitBody>())
+            spec.RateLimits.Add(name, ToLimit($"rate_limits.{name}", limit));
         return spec;
     }
+
+    /// <summary>A complete limit, whose rules are not yet checked.</summary>
+    /// <exception cref="RequestRefused"><c>missing_field</c>, or <c>invalid_field</c> for a number below zero.</exception>
+    public static RateLimit ToLimit(string field, RateLimitBody body) => new()
+    {
+        Bandwidth = ToBucket(Join(field, "bandwidth"), body.Bandwidth),
+        Ops = ToBucket(Join(field, "ops"), body.Ops),
+    };
+
+    private static TokenBucket? ToBucket(string field, TokenBucketBody? body) => body is null ? null : new TokenBucket
+    {
+        Size = (ulong)InRange($"{field}.size", body.Size ?? throw Missing($"{field}.size"), 1, VmLimits.MaxBucketSize),
+        RefillTimeMs = (ulong)InRange($"{field}.refill_time_ms", body.RefillTimeMs ?? throw Missing($"{field}.refill_time_ms"), 1, VmLimits.MaxRefillMs),
+        OneTimeBurst = (ulong)InRange($"{field}.one_time_burst", body.OneTimeBurst ?? 0, 0, VmLimits.MaxBucketSize),
+    };
+
+    private static RequestRefused Missing(string field) => new(ErrorCodes.MissingField, $"A bucket needs {field[(field.LastIndexOf('.') + 1)..]}.", field);
+
+    private static string Join(string field, string member) => field.Length == 0 ? member : $"{field}.{member}";
+
+    /// <summary>What is wanted of each limiter beside what it does.</summary>
+    public static RateLimitersBody ToBody(VmRecord vm, IReadOnlyList<LimiterFigure> figures)
+    {
+        var names = vm.Spec.RateLimits.Keys.Union(figures.Select(figure => figure.Name)).Order(StringComparer.Ordinal);
+        return new([.. names.Select(name =>
+        {
+            var wanted = vm.Spec.RateLimits.TryGetValue(name, out var limit) ? limit : null;
+            var figure = figures.FirstOrDefault(one => one.Name == name);
+            return new RateLimiterBody(
+                name,
+                ToBody(wanted),
+                vm.State == VmState.Running && vm.LimitsInForce == vm.LimitsRevision && (figure is null || Equals(figure.InForce, wanted)),
+                figure is null ? null : new(ToBody(figure.InForce), figure.PassedOps, figure.PassedBytes, figure.ThrottledCount, figure.ThrottledUs));
+        })]);
+    }
+
+    private static RateLimitBody? ToBody(RateLimit? limit) =>
+        limit is null ? null : new RateLimitBody { Bandwidth = ToBody(limit.Bandwidth), Ops = ToBody(limit.Ops) };
+
+    private static TokenBucketBody? ToBody(TokenBucket? bucket) => bucket is null
+        ? null
+        : new TokenBucketBody { Size = (long)bucket.Size, RefillTimeMs = (long)bucket.RefillTimeMs, OneTimeBurst = (long)bucket.OneTimeBurst };
 
     public static VmBody ToBody(VmRecord vm) => new(
         vm.Id,
@@ -76,7 +120,8 @@ internal static class BodyMapping
             vm.Spec.BootTimeoutSeconds, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
-                : null));
+                : null,
+            new SortedDictionary<string, RateLimitBody>(vm.Spec.RateLimits.ToDictionary(limit => limit.Key, limit => ToBody(limit.Value)!), StringComparer.Ordinal)));
 
     public static HostBody ToBody(HostRecord host)
     {

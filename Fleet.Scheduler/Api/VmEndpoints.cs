@@ -180,6 +180,7 @@ internal sealed class VmEndpoints(ApiContext api)
     private static byte[] Hash(CreateVmBody body) => SHA256.HashData(JsonSerializer.SerializeToUtf8Bytes(body with
     {
         Env = body.Env is null ? null : new SortedDictionary<string, string>(body.Env.ToDictionary(), StringComparer.Ordinal),
+        RateLimits = body.RateLimits is null ? null : new SortedDictionary<string, RateLimitBody>(body.RateLimits.ToDictionary(), StringComparer.Ordinal),
         Labels = body.Labels is null ? null : new SortedDictionary<string, string>(body.Labels.ToDictionary(), StringComparer.Ordinal),
     }, ApiJson.Wire.CreateVmBody));
 }

@@ -35,6 +35,19 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation) =>
         AskVmAsync(vmId, new RequestDelete { VmId = vmId }, cancellation);
 
+    public Task<VmAnswer> LimitVmAsync(string vmId, string limiter, RateLimit? limit, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new LimitVm { VmId = vmId, Name = limiter, Limit = limit }, cancellation);
+
+    public async Task<LimitersAnswer> GetLimitersAsync(string vmId, CancellationToken cancellation)
+    {
+        var answer = await GetVmAsync(vmId, cancellation).ConfigureAwait(false);
+        if (answer is not { Vm: { Host.Length: > 0, State: VmState.Running or VmState.Stopping } vm, Problem: null })
+            return new LimitersAnswer(answer.Vm, [], answer.Problem);
+        // A host that is away, or an answer that is late, takes nothing from what the journal knows.
+        var read = await AskAsync<LimitersRead>(hosts, new ReadLimiters { HostId = vm.Host, VmId = vmId }, options.AskTimeout, cancellation).ConfigureAwait(false);
+        return new LimitersAnswer(vm, [.. (read?.Limiters ?? []).Where(limiter => limiter.Epoch == vm.Epoch)], null);
+    }
+
     public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)
     {
         if (!VmId.IsValid(vmId))

@@ -29,8 +29,9 @@ public sealed class CellSystem : IAsyncDisposable
     private readonly SqliteJournal _journal;
     private bool _stopped;
 
-    private CellSystem(ActorSystem actors, SqliteJournal journal, ICell cell, IEventFeed events, HostLinkService hostLink)
+    private CellSystem(ActorSystem actors, SqliteJournal journal, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures)
     {
+        Figures = figures;
         ActorSystem = actors;
         _journal = journal;
         Cell = cell;
@@ -46,6 +47,9 @@ public sealed class CellSystem : IAsyncDisposable
     public HostLinkService HostLink { get; }
 
     public ActorSystem ActorSystem { get; }
+
+    /// <summary>Of the hosts whose agents have dialled this node.</summary>
+    internal HostFigures Figures { get; }
 
     /// <summary>Opens the journal, starts the actors and joins the cell. Answers when microVMs can be created.</summary>
     /// <exception cref="CellStartException">It can't start; the message says why.</exception>
@@ -99,13 +103,15 @@ public sealed class CellSystem : IAsyncDisposable
             new VmExtractor()).ConfigureAwait(false);
         vms.Started(vmRegion);
 
-        var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion)), "sessions");
+        var figures = new HostFigures();
+        var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
         return new CellSystem(
             actors,
             journal,
             new CellClient(actors, vmRegion, hostRegion, options),
             new JournalEventFeed(actors, journal, options.Log),
-            new HostLinkService(options, sessions));
+            new HostLinkService(options, sessions),
+            figures);
     }
 
     private static async Task JoinAsync(ActorSystem actors, CellOptions options, CancellationToken cancellation)

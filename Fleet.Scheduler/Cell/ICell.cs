@@ -17,6 +17,18 @@ public interface ICell
 
     Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation);
 
+    /// <summary>
+    /// Sets, changes or lifts (null) what one rate limiter of the microVM lets pass. Answers when it is in the journal; the host follows.
+    /// Code <c>wrong_state</c> when the microVM is being deleted or its driver has no rate limiters.
+    /// </summary>
+    Task<VmAnswer> LimitVmAsync(string vmId, string limiter, RateLimit? limit, CancellationToken cancellation);
+
+    /// <summary>
+    /// What the rate limiters of the microVM do, as its host told last; none while no VMM of its present placement told, and while its
+    /// host is not connected.
+    /// </summary>
+    Task<LimitersAnswer> GetLimitersAsync(string vmId, CancellationToken cancellation);
+
     /// <summary>Answers as soon as the microVM is in one of the states; code <c>timeout</c> when the time is over first.</summary>
     Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation);
 
@@ -37,6 +49,11 @@ public interface ICell
 
 /// <summary>The record, or the problem. A problem may come with the record it is about.</summary>
 public sealed record VmAnswer(VmRecord? Vm, CellProblem? Problem);
+
+/// <param name="Vm">The microVM, with the limits that are wanted.</param>
+/// <param name="Limiters">The latest figures, at most one of each limiter.</param>
+/// <param name="Problem">Why there is no record.</param>
+public sealed record LimitersAnswer(VmRecord? Vm, IReadOnlyList<LimiterFigure> Limiters, CellProblem? Problem);
 
 /// <inheritdoc cref="VmAnswer"/>
 public sealed record HostAnswer(HostRecord? Host, CellProblem? Problem);

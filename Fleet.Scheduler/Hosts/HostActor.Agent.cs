@@ -150,6 +150,9 @@ internal sealed partial class HostActor
             case CommandHost.CommandOneofCase.Stop when !_presence.IsAbsent(command.VmId, command.Epoch):
                 Send(new SchedulerMessage { Stop = command.Stop });
                 break;
+            case CommandHost.CommandOneofCase.Limits:
+                Send(new SchedulerMessage { SetLimits = command.Limits });
+                break;
             case CommandHost.CommandOneofCase.Remove when !_presence.IsAbsent(command.VmId, command.Epoch):
                 SendRemove(command.VmId, command.Epoch);
                 break;
@@ -340,21 +343,19 @@ internal sealed partial class HostActor
     private void Acknowledge(string vmId, ulong epoch, ulong sequence) =>
         Send(new SchedulerMessage { ReportAck = new VmReportAck { VmId = vmId, Epoch = epoch, Sequence = sequence } });
 
-    // --- consoles ---
+    // --- what the session answers ---
 
-    private void OnConsole(object message)
+    private void OnForSession(object message)
     {
         if (_session is { } session && Connected)
         {
             session.Forward(message);
             return;
         }
-        Sender.Tell(new ConsoleRefused
-        {
-            Problem = Exists
-                ? new Problem { Code = "unavailable", Message = $"Host '{_id}' is not connected." }
-                : new Problem { Code = "not_found", Message = $"There is no host '{_id}'." },
-        });
+        var problem = Exists
+            ? new Problem { Code = "unavailable", Message = $"Host '{_id}' is not connected." }
+            : new Problem { Code = "not_found", Message = $"There is no host '{_id}'." };
+        Sender.Tell(message is ReadLimiters ? new LimitersRead { Problem = problem } : new ConsoleRefused { Problem = problem });
         if (!Exists)
             LeaveSoon();
     }

@@ -160,8 +160,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case RemoveHost:
                 OnRemove();
                 break;
-            case ConsoleRequest or ConsoleWrite:
-                OnConsole(message);
+            case ConsoleRequest or ConsoleWrite or ReadLimiters:
+                OnForSession(message);
                 break;
             case Audit:
                 OnAudit();

@@ -90,6 +90,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
             new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
         {
+            Figures = cell.Figures,
             Long = new LongRequests(options.LongRequests),
         };
         var link = await ListenAsync(options.LinkEndpoint, "port for agents", () => LinkServer.StartAsync(options.LinkEndpoint, cell.HostLink, log, cancellation));

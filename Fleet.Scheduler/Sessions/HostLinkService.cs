@@ -115,7 +115,7 @@ internal sealed record StartSession(ChannelWriter<SchedulerMessage> ToAgent) : I
 internal sealed record SessionStarted(IActorRef? Session) : INoSerializationVerificationNeeded;
 
 /// <summary>Parent of this node's sessions. One that fails is stopped, not restarted: its stream is gone, the agent dials again.</summary>
-internal sealed class SessionsActor(CellOptions options, IActorRef hosts) : UntypedActor
+internal sealed class SessionsActor(CellOptions options, IActorRef hosts, HostFigures figures) : UntypedActor
 {
     protected override SupervisorStrategy SupervisorStrategy() => new OneForOneStrategy(_ => Directive.Stop);
 
@@ -127,7 +127,7 @@ internal sealed class SessionsActor(CellOptions options, IActorRef hosts) : Unty
             return;
         }
         var session = Context.GetChildren().Count() < options.SessionsPerNode
-            ? Context.ActorOf(Props.Create(() => new HostSession(options, hosts, start.ToAgent)))
+            ? Context.ActorOf(Props.Create(() => new HostSession(options, hosts, start.ToAgent, figures)))
             : null;
         Sender.Tell(new SessionStarted(session));
     }

@@ -66,6 +66,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Hello => Check(message.Hello),
         HostMessage.BodyOneofCase.Report => Check(message.Report),
         HostMessage.BodyOneofCase.Console => Check(message.Console),
+        HostMessage.BodyOneofCase.Limiters => Check(message.Limiters),
         HostMessage.BodyOneofCase.Heartbeat or HostMessage.BodyOneofCase.Goodbye => null,
         _ => "The message has no body that this version knows.",
     };
@@ -130,6 +131,25 @@ internal static partial class HostMessageRules
         if (report.Reason is { } reason && !CodeForm().IsMatch(reason.Code))
             return $"report of {report.VmId}: reason.code must match [a-z0-9_]{{1,64}}.";
         return Unfit(report.Driver, MostName, "report.driver");
+    }
+
+    private static string? Check(LimiterFigures figures)
+    {
+        if (figures.Limiters.Count > MostVms * RateLimitRules.Names.Count)
+            return $"limiters has {figures.Limiters.Count} entries; at most {MostVms * RateLimitRules.Names.Count} are taken.";
+        var seen = new HashSet<(string, string)>(figures.Limiters.Count);
+        foreach (var limiter in figures.Limiters)
+        {
+            if (!VmId.IsValid(limiter.VmId) || limiter.Epoch == 0)
+                return "limiters names what is no microVM or was never placed.";
+            if (!RateLimitRules.Names.Contains(limiter.Name))
+                return $"limiters of {limiter.VmId}: no limiter has that name.";
+            if (!seen.Add((limiter.VmId, limiter.Name)))
+                return $"limiters names {limiter.Name} of {limiter.VmId} twice.";
+            if (limiter.InForce is { } limit && RateLimitRules.FirstProblem("in_force", limit) is { } problem)
+                return $"limiters of {limiter.VmId}: {problem.Message}";
+        }
+        return null;
     }
 
     private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes

@@ -29,6 +29,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     private readonly ChannelWriter<SchedulerMessage> _toAgent;
     private readonly SessionConsoles _consoles;
     private readonly ReportsUnderWay _reports = new();
+    private readonly HostFigures _figures;
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
     private Hello? _hello;
@@ -40,8 +41,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     /// <param name="options">Of the node.</param>
     /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
     /// <param name="toAgent">Bounded; completing it ends the stream.</param>
-    public HostSession(CellOptions options, IActorRef hosts, ChannelWriter<SchedulerMessage> toAgent)
+    /// <param name="figures">Of this node's hosts.</param>
+    public HostSession(CellOptions options, IActorRef hosts, ChannelWriter<SchedulerMessage> toAgent, HostFigures figures)
     {
+        _figures = figures;
         _options = options;
         _hosts = hosts;
         _toAgent = toAgent;
@@ -72,6 +75,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     {
         _consoles.EndAll("The host's stream ended.");
         _reports.LeaveAll();
+        _figures.Remove(HostId, this);
         _toAgent.TryComplete();
     }
 
@@ -111,6 +115,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case ConsoleWrite write:
                 Send(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = write.VmId, Data = write.Data } });
                 Sender.Tell(new ConsoleWritten());
+                break;
+            case ReadLimiters read:
+                Sender.Tell(new LimitersRead { Limiters = { _figures.Of(HostId, read.VmId) } });
                 break;
             case Terminated terminated:
                 _consoles.ReaderGone(terminated.ActorRef);
@@ -154,6 +161,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case HostMessage.BodyOneofCase.Console:
                 if (_consoles.Chunk(message.Console) is { } wrong)
                     End("invalid_message", wrong);
+                break;
+            case HostMessage.BodyOneofCase.Limiters:
+                _figures.Put(HostId, this, message.Limiters.Limiters);
                 break;
             case HostMessage.BodyOneofCase.Goodbye:
                 Close(message.Goodbye.Reason.Length == 0 ? "The agent said goodbye." : $"The agent said goodbye: {message.Goodbye.Reason}");

@@ -122,6 +122,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case RequestDelete:
                 Carry(_life.Delete(Now), Sender);
                 break;
+            case LimitVm limit:
+                Carry(_life.Limit(limit.Name, limit.Limit, Now), Sender);
+                break;
             case AwaitVm wait:
                 OnAwait(wait);
                 break;
@@ -364,7 +367,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                     HostId = launch.Host,
                     VmId = _id,
                     Epoch = launch.Epoch,
-                    Launch = new LaunchVm { VmId = _id, Epoch = launch.Epoch, Spec = _life.Record!.Spec },
+                    Launch = new LaunchVm { VmId = _id, Epoch = launch.Epoch, Spec = _life.Record!.Spec, LimitsRevision = _life.Record.LimitsRevision },
                 });
                 break;
             case Goal.Stop stop:
@@ -374,6 +377,15 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                     VmId = _id,
                     Epoch = stop.Epoch,
                     Stop = new StopVm { VmId = _id, Epoch = stop.Epoch, GraceMs = stop.GraceMs },
+                });
+                break;
+            case Goal.Retune retune:
+                Command(new CommandHost
+                {
+                    HostId = retune.Host,
+                    VmId = _id,
+                    Epoch = retune.Epoch,
+                    Limits = new SetLimits { VmId = _id, Epoch = retune.Epoch, Revision = retune.Revision, RateLimits = { _life.Record!.Spec.RateLimits } },
                 });
                 break;
             case Goal.Remove remove:
@@ -391,7 +403,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     /// <summary>The host is there again: what we want of it goes out now and not at the next repetition.</summary>
     private void ActAnew()
     {
-        if (_goal is not (Goal.Launch or Goal.Stop or Goal.Remove))
+        if (_goal is Goal.Rest or Goal.FindPlace)
             return;
         _tries = 0;
         Act();

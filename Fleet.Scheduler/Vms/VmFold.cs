@@ -57,7 +57,18 @@ public static class VmFold
                 next.Reason = null;
                 next.Driver = running.Driver;
                 next.VmmPid = running.VmmPid;
+                next.LimitsInForce = running.LimitsRevision;
                 return running.At;
+            case VmLimitsChanged limits:
+                next.Spec.RateLimits.Clear();
+                next.Spec.RateLimits.Add(limits.RateLimits.Clone());
+                next.LimitsRevision++;
+                return limits.At;
+            case VmLimitsInForce limits:
+                next.LimitsInForce = limits.Revision;
+                // What it waited for, if it did, was its host.
+                next.Reason = null;
+                return limits.At;
             case VmDelayed delayed:
                 next.Reason = delayed.Reason?.Clone();
                 return delayed.At;
@@ -101,5 +112,6 @@ public static class VmFold
         next.Exit = null;
         next.Driver = "";
         next.VmmPid = 0;
+        next.LimitsInForce = 0;
     }
 }

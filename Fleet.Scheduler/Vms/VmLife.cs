@@ -1,6 +1,7 @@
 using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 
@@ -24,6 +25,9 @@ public abstract record Goal
 
     /// <summary>The host must stop it within the grace (milliseconds; 0: at once).</summary>
     public sealed record Stop(string Host, ulong Epoch, uint GraceMs) : Goal;
+
+    /// <summary>The host must bring the rate limits of that revision into force.</summary>
+    public sealed record Retune(string Host, ulong Epoch, ulong Revision) : Goal;
 
     /// <summary>The host must keep nothing of it.</summary>
     public sealed record Remove(string Host, ulong Epoch) : Goal;
@@ -72,6 +76,7 @@ public sealed record VmLife
         VmState.Starting => new Goal.Launch(Record!.Host, Record.Epoch),
         VmState.Stopping => new Goal.Stop(Record!.Host, Record.Epoch, StopGraceMs),
         VmState.Deleting => new Goal.Remove(Record!.Host, Record.Epoch),
+        VmState.Running when Record!.LimitsInForce != Record.LimitsRevision => new Goal.Retune(Record.Host, Record.Epoch, Record.LimitsRevision),
         _ => Resting,
     };
 
@@ -108,6 +113,23 @@ public sealed record VmLife
         VmState.Unspecified or VmState.Deleted => NotFound(Record?.Id),
         _ => Decision.Refuse("wrong_state", $"The microVM is {Name(State)}; only a stopped or failed one can be started."),
     };
+
+    /// <summary>Sets, changes or lifts (<paramref name="limit"/> null) what one rate limiter lets pass; of a microVM that runs, as soon as its host can.</summary>
+    public Decision Limit(string name, RateLimit? limit, DateTimeOffset now)
+    {
+        if (State is VmState.Unspecified or VmState.Deleted)
+            return NotFound(Record?.Id);
+        if (State == VmState.Deleting)
+            return Decision.Refuse("wrong_state", "The microVM is being deleted.");
+        var driver = Record!.Driver.Length > 0 ? Record.Driver : Record.Spec.Driver;
+        if (limit is not null && !RateLimitRules.Drivers.Contains(driver))
+            return Decision.Refuse("wrong_state", $"The microVM runs under the driver {driver}, whose VMM has no rate limiters that can be told.");
+        var changed = new VmLimitsChanged { At = At(now), RateLimits = { Record.Spec.RateLimits.Clone() } };
+        changed.RateLimits.Remove(name);
+        if (limit is not null)
+            changed.RateLimits.Add(name, limit.Clone());
+        return changed.RateLimits.Equals(Record.Spec.RateLimits) ? Decision.Nothing : Decision.Of(changed);
+    }
 
     public Decision Delete(DateTimeOffset now)
     {
@@ -164,7 +186,16 @@ public sealed record VmLife
         switch (State)
         {
             case VmState.Starting when report.State == HostVmState.Running:
-                return Decision.Of(new VmRunning { At = At(now), Epoch = report.Epoch, Driver = report.Driver, VmmPid = report.VmmPid });
+                return Decision.Of(new VmRunning
+                {
+                    At = At(now),
+                    Epoch = report.Epoch,
+                    Driver = report.Driver,
+                    VmmPid = report.VmmPid,
+                    LimitsRevision = Known(report.LimitsRevision),
+                });
+            case VmState.Running when report.State == HostVmState.Running && Known(report.LimitsRevision) > Record!.LimitsInForce:
+                return Decision.Of(new VmLimitsInForce { At = At(now), Revision = Known(report.LimitsRevision) });
             case VmState.Starting or VmState.Running or VmState.Stopping:
                 return report.State switch
                 {
@@ -221,7 +252,7 @@ public sealed record VmLife
     /// <summary>The order under way can't reach its host, or can again.</summary>
     public Decision Reach(bool connected, DateTimeOffset now)
     {
-        if (Goal is not (Goal.Launch or Goal.Stop or Goal.Remove))
+        if (Goal is Goal.Rest or Goal.FindPlace)
             return Decision.Nothing;
         var told = Record!.Reason?.Code == HostDisconnectedCode;
         if (connected)
@@ -238,6 +269,9 @@ public sealed record VmLife
     public const string HostDisconnectedCode = "host_disconnected";
 
     private static Reason StopRequested => Because("stop_requested", "Stopped on request.");
+
+    // A host that names a revision which never was has the newest one, as far as it can be believed.
+    private ulong Known(ulong revision) => Math.Min(revision, Record!.LimitsRevision);
 
     private bool IsPlacedOn(string host, ulong epoch) =>
         Record is { Host.Length: > 0 } record && record.Host == host && record.Epoch == epoch;

@@ -60,6 +60,12 @@ public static class VmLimits
     /// <summary>Longest boot or run of a simulated guest: 30 days.</summary>
     public const uint MaxSimulatedMs = 30u * 24 * 3600 * 1000;
 
+    /// <summary>Tokens of one bucket of a rate limiter: a pebibyte, far below where sums overflow.</summary>
+    public const long MaxBucketSize = 1L << 50;
+
+    /// <summary>An hour: what fills more slowly limits by hours that nobody waits.</summary>
+    public const long MaxRefillMs = 3_600_000;
+
     /// <summary>Longest grace that a stop may ask for.</summary>
     public const int MaxGraceSeconds = 300;
 

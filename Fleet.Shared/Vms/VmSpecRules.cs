@@ -32,7 +32,8 @@ public static class VmSpecRules
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
             ?? Labels(spec.Labels)
             ?? Host(spec.Host)
-            ?? Simulated(spec);
+            ?? Simulated(spec)
+            ?? RateLimits(spec);
     }
 
     /// <summary>Whether the text is a host's id: <c>[a-z0-9][a-z0-9-]{0,39}</c>.</summary>
@@ -154,6 +155,13 @@ public static class VmSpecRules
             ?? Range("simulated.run_ms", guest.RunMs, 0, VmLimits.MaxSimulatedMs)
             ?? Range("simulated.exit_status", guest.ExitStatus, 0, 255)
             ?? OneOf("simulated.fault", guest.Fault, SimulatedFaults);
+    }
+
+    private static SpecProblem? RateLimits(VmSpec spec)
+    {
+        if (spec.RateLimits.Count > 0 && !RateLimitRules.Drivers.Contains(spec.Driver))
+            return new("rate_limits", $"rate_limits do not go with the driver {spec.Driver}, whose VMM has no rate limiters that can be told.");
+        return RateLimitRules.FirstProblem("rate_limits", spec.RateLimits);
     }
 
     private static SpecProblem? OneOf(string field, string value, IReadOnlyList<string> allowed) => allowed.Contains(value)

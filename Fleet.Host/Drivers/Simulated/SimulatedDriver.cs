@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Globalization;
 using Fleet.Host.Consoles;
 using Fleet.Shared.Contracts;
@@ -47,7 +48,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
             throw new LaunchFailedException("launch_failed", $"The directory {launch.Directory} can't be written: {failed.Message}", failed);
         }
 
-        var vmm = new SimulatedVmm(launch.Directory, now);
+        var vmm = new SimulatedVmm(launch, now);
         vmm.Begin(script, clock);
         return Task.FromResult<IVmm>(vmm);
     }
@@ -63,12 +64,12 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         if (!long.TryParse(words[0], NumberStyles.None, CultureInfo.InvariantCulture, out var started)
             || started > DateTimeOffset.MaxValue.ToUnixTimeMilliseconds())
         {
-            var lost = new SimulatedVmm(launch.Directory, default);
+            var lost = new SimulatedVmm(launch, default);
             lost.End(Broken("vmm_failed", $"{path} does not say when the guest was launched."));
             return lost;
         }
 
-        var vmm = new SimulatedVmm(launch.Directory, DateTimeOffset.FromUnixTimeMilliseconds(started));
+        var vmm = new SimulatedVmm(launch, DateTimeOffset.FromUnixTimeMilliseconds(started));
         if (words.Length > 1)
             vmm.End(SimulatedVmm.Stopped);
         else
@@ -85,13 +86,14 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         File.Move(path + ".new", path, overwrite: true);
     }
 
-    private sealed class SimulatedVmm(string directory, DateTimeOffset started) : IVmm
+    private sealed class SimulatedVmm(VmmLaunch launch, DateTimeOffset started) : IVmm
     {
         /// <summary>A timer takes at most 49 days; what is later is waited for in parts.</summary>
         private static readonly TimeSpan LongestTimer = TimeSpan.FromDays(40);
 
         private readonly TaskCompletionSource<VmmEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
         private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private readonly ConcurrentDictionary<string, RateLimit> _limits = new(launch.Spec.RateLimits);
         private readonly Lock _gate = new();
         private readonly Queue<(DateTimeOffset At, Action Happens)> _script = new();
         private ITimer? _timer;
@@ -144,8 +146,8 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
             {
                 try
                 {
-                    if (!_over && Directory.Exists(directory))
-                        WriteState(directory, started, stopped: true);
+                    if (!_over && Directory.Exists(launch.Directory))
+                        WriteState(launch.Directory, started, stopped: true);
                 }
                 finally
                 {
@@ -153,6 +155,19 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
                 }
             }
 
+            return Task.CompletedTask;
+        }
+
+        /// <summary>Kept and told; with no guest there is nothing that could be throttled.</summary>
+        public Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) =>
+            Task.FromResult<LimiterReading?>(new(_limits.GetValueOrDefault(name), 0, 0, 0, 0));
+
+        public Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation)
+        {
+            if (limit is null)
+                _limits.TryRemove(name, out _);
+            else
+                _limits[name] = limit;
             return Task.CompletedTask;
         }
 

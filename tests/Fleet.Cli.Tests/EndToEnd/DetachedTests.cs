@@ -58,6 +58,30 @@ public class DetachedTests
     }
 
     [Fact]
+    public async Task Should_show_and_change_rate_limits_of_a_running_microvm()
+    {
+        await using var fleet = await RunningFleet.StartAsync();
+        var (exit, _, error) = await fleet.CliAsync("vm", "run", "--name", "limited", "--driver", "simulated", "--limit", "entropy=64KiB/s+1MiB", "--detach");
+        Assert.True(exit == 0, error);
+        await RunningFleet.WaitAsync("the host's figures", async () => (await fleet.CliAsync("vm", "limits", "limited")).Output.Contains("yes       0", StringComparison.Ordinal));
+
+        (exit, var output, error) = await fleet.CliAsync("vm", "limits", "limited", "entropy=100ops/s");
+        Assert.True(exit == 0, error);
+        Assert.Equal("LIMITER  LIMIT     IN FORCE  OPS  BYTES  THROTTLED  WAITED\nentropy  100ops/s  yes       0    0      0          0 ms\n", output);
+        Assert.Contains("fleet_vm_limiter_throttled_total{host=\"box\",vm=\"vm-", await fleet.Http.GetStringAsync("/metrics"), StringComparison.Ordinal);
+
+        (_, output, _) = await fleet.CliAsync("vm", "limits", "limited", "entropy=none", "--json");
+        Assert.Equal(JsonValueKind.Null, JsonDocument.Parse(output).RootElement.GetProperty("items")[0].GetProperty("limit").ValueKind);
+
+        (exit, _, error) = await fleet.CliAsync("vm", "limits", "limited", "entropy=fast");
+        Assert.Equal(2, exit);
+        Assert.Contains("64KiB/s", error, StringComparison.Ordinal);
+        (exit, _, error) = await fleet.CliAsync("vm", "limits", "limited", "disk=1/s");
+        Assert.True(exit != 0);
+        Assert.Contains("There is no rate limiter 'disk'", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Should_leave_a_node_behind_that_down_ends()
     {
         await using var fleet = await RunningFleet.StartAsync();

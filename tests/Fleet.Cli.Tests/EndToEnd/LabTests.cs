@@ -48,6 +48,7 @@ public sealed class LabTests
             var vm = Assert.Single(list.GetProperty("items").EnumerateArray());
             Assert.Equal(("lab-1", "kvm"), (vm.GetProperty("host").GetString(), vm.GetProperty("driver").GetString()));
             await fleet.DeleteAsync(vm);
+            await LimitAsync(fleet);
 
             (exit, output, _) = await fleet.CliAsync(["lab", "list", "--json", .. lab]);
             Assert.Equal(0, exit);
@@ -69,6 +70,25 @@ public sealed class LabTests
 
         Assert.Equal(System.Net.HttpStatusCode.NotFound, (await fleet.SendAsync(HttpMethod.Get, "/v1/hosts/lab-1")).Status);
         return true;
+    }
+
+    /// <summary>A guest that reads more random bytes than it may: its limiter throttles it, and the host's figures come up to the command line.</summary>
+    private static async Task LimitAsync(RunningFleet fleet)
+    {
+        var (exit, output, error) = await fleet.CliAsync(
+            "vm", "run", "--name", "thirsty", "--driver", "kvm", "--limit", "entropy=2KiB/s", "--detach", "--", "sh", "-c", "exec dd if=/dev/hwrng of=/dev/null bs=512");
+        Assert.True(exit == 0, $"{output}\n{error}");
+        await RunningFleet.WaitAsync("a throttled guest", async () =>
+        {
+            var (_, limits) = await fleet.SendAsync(HttpMethod.Get, "/v1/vms/thirsty/rate_limits");
+            return limits.GetProperty("items")[0] is var entropy && entropy.GetProperty("in_force").GetBoolean()
+                && entropy.GetProperty("measured") is { ValueKind: JsonValueKind.Object } measured && measured.GetProperty("throttled_count").GetInt64() > 0;
+        });
+        (exit, output, error) = await fleet.CliAsync("vm", "limits", "thirsty", "entropy=none");
+        Assert.True(exit == 0, error);
+        Assert.Matches(@"(?m)^entropy  none   yes ", output);
+        (exit, _, error) = await fleet.CliAsync("vm", "delete", "thirsty");
+        Assert.True(exit == 0, error);
     }
 
     private static async Task<string?> StateAsync(RunningFleet fleet) =>

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Fleet.Host.Drivers;
 using Fleet.Shared.Contracts;
 
@@ -23,6 +24,9 @@ internal sealed class ScriptedDriver : IVmmDriver
 
     public List<ScriptedVmm> Vmms { get; } = [];
 
+    /// <summary>Before anybody sees the VMM.</summary>
+    public Action<ScriptedVmm> OnLaunched { get; set; } = _ => { };
+
     public Func<Task<IReadOnlyList<int>>> NewThreads { get; set; } = () => Task.FromResult<IReadOnlyList<int>>([]);
 
     public Task<DriverStatus> ProbeAsync(CancellationToken cancellation) => Task.FromResult(new DriverStatus { Name = Name, Usable = true });
@@ -44,6 +48,7 @@ internal sealed class ScriptedDriver : IVmmDriver
             MostAtOnce = Math.Max(MostAtOnce, ++_running);
             var vmm = new ScriptedVmm(() => Interlocked.Decrement(ref _running), NewThreads);
             Vmms.Add(vmm);
+            OnLaunched(vmm);
             return vmm;
         }
     }
@@ -90,6 +95,26 @@ internal sealed class ScriptedVmm(Action gone, Func<Task<IReadOnlyList<int>>> th
             Stops.Add(grace);
         await OnStop(grace);
         End();
+    }
+
+    public ConcurrentDictionary<string, RateLimit> Limits { get; } = [];
+
+    /// <summary>Before the VMM takes a limit.</summary>
+    public Func<Task> OnSetLimiter { get; set; } = () => Task.CompletedTask;
+
+    public int LimiterSettings { get; private set; }
+
+    public Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) =>
+        Task.FromResult<LimiterReading?>(new(Limits.GetValueOrDefault(name), 1, 2, 3, 4));
+
+    public async Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation)
+    {
+        await OnSetLimiter();
+        LimiterSettings++;
+        if (limit is null)
+            Limits.TryRemove(name, out _);
+        else
+            Limits[name] = limit;
     }
 
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)

@@ -2,6 +2,7 @@ using System.Text;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Contracts;
 using Fleet.Tests;
 
 namespace Fleet.Host.Tests.Drivers;
@@ -114,6 +115,27 @@ public sealed class KvmDriverTests
         Assert.Equal((false, "vmm_killed"), (end.InOrder, end.Reason.Code));
         await using var third = await driver.AdoptAsync(launch, default);
         Assert.Equal("vmm_killed", (await third!.Completion).Reason.Code);
+    }
+
+    [SkippableFact]
+    public async Task Should_start_with_rate_limits_and_change_them_while_the_guest_runs()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Ready());
+        var limit = new RateLimit { Bandwidth = new TokenBucket { Size = 65536, RefillTimeMs = 1000, OneTimeBurst = 10 } };
+        launch.Spec.RateLimits.Add("entropy", limit);
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        Assert.Equal(new LimiterReading(limit, 0, 0, 0, 0), await vmm.ReadLimiterAsync("entropy", default));
+
+        var other = new RateLimit { Ops = new TokenBucket { Size = 7, RefillTimeMs = 100 } };
+        await vmm.SetLimiterAsync("entropy", other, default);
+        Assert.Equal(other, (await vmm.ReadLimiterAsync("entropy", default))!.InForce);
+
+        await vmm.SetLimiterAsync("entropy", null, default);
+        Assert.Null((await vmm.ReadLimiterAsync("entropy", default))!.InForce);
+        Assert.Null(await vmm.ReadLimiterAsync("disk", default));
     }
 
     [SkippableFact]

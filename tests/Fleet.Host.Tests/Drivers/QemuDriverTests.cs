@@ -38,6 +38,18 @@ public sealed class QemuDriverTests
     }
 
     [SkippableFact]
+    public async Task Should_refuse_rate_limits_that_it_could_not_keep()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Ready());
+        launch.Spec.RateLimits.Add("entropy", new RateLimit { Ops = new TokenBucket { Size = 1, RefillTimeMs = 1 } });
+        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => driver.LaunchAsync(launch, default));
+        Assert.Equal("driver_unusable", refused.Code);
+        Assert.Null(VmmProcess.TryAdopt(launch.Directory, out _));
+    }
+
+    [SkippableFact]
     public async Task Should_tell_a_reset_without_a_status()
     {
         var driver = await DriverAsync();

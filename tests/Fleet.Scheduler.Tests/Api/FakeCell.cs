@@ -134,6 +134,25 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         return null;
     }, cancellation);
 
+    public Task<VmAnswer> LimitVmAsync(string vmId, string limiter, RateLimit? limit, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    {
+        var changed = new VmLimitsChanged { At = Now, RateLimits = { vm.Spec.RateLimits } };
+        changed.RateLimits.Remove(limiter);
+        if (limit is not null)
+            changed.RateLimits.Add(limiter, limit);
+        Vm(vmId, changed);
+        return null;
+    }, cancellation);
+
+    /// <summary>What hosts told.</summary>
+    public List<LimiterFigure> Limiters { get; } = [];
+
+    public async Task<LimitersAnswer> GetLimitersAsync(string vmId, CancellationToken cancellation)
+    {
+        var (vm, problem) = await GetVmAsync(vmId, cancellation);
+        return new(vm, [.. Limiters.Where(limiter => limiter.VmId == vmId)], problem);
+    }
+
     public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)
     {
         var until = clock.GetUtcNow() + timeout;

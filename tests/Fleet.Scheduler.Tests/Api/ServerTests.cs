@@ -127,9 +127,10 @@ public sealed class ServerTests : IAsyncLifetime
         var listed = paths.SelectMany(p => p.Value!.AsObject().Where(o => o.Key != "parameters").Select(o => $"{o.Key.ToUpperInvariant()} {p.Key}")).Order();
         Assert.Equal(new[]
         {
-            "DELETE /v1/hosts/{id}", "DELETE /v1/vms/{id}", "GET /v1/changes", "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts",
-            "GET /v1/hosts/{id}", "GET /v1/vms", "GET /v1/vms/{id}", "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/wait", "POST /v1/vms",
-            "POST /v1/vms/{id}/console", "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop",
+            "DELETE /v1/hosts/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "GET /metrics", "GET /v1/changes",
+            "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts", "GET /v1/hosts/{id}", "GET /v1/vms", "GET /v1/vms/{id}",
+            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "POST /v1/vms", "POST /v1/vms/{id}/console",
+            "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop", "PUT /v1/vms/{id}/rate_limits/{limiter}",
         }, listed);
 
         var create = paths["/v1/vms"]!["post"]!;
@@ -139,7 +140,7 @@ public sealed class ServerTests : IAsyncLifetime
         var schemas = answer.Json["components"]!["schemas"]!;
         var body = schemas["CreateVm"]!;
         Assert.False((bool)body["additionalProperties"]!);
-        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "host", "labels", "memory_mib", "name", "simulated"],
+        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "host", "labels", "memory_mib", "name", "rate_limits", "simulated"],
             body["properties"]!.AsObject().Select(p => p.Key).Order());
         Assert.Equal((1, 32), ((int)body["properties"]!["cpus"]!["minimum"]!, (int)body["properties"]!["cpus"]!["maximum"]!));
 
@@ -158,7 +159,7 @@ public sealed class ServerTests : IAsyncLifetime
     public async Task OpenApi_schemas_agree_with_real_answers()
     {
         var schemas = (await _api.GetAsync("/openapi/v1.json")).Json["components"]!["schemas"]!.AsObject();
-        var vm = await _api.PostAsync("/v1/vms", """{"driver": "simulated", "simulated": {}, "boot": {"kernel_path": "/k"}}""");
+        var vm = await _api.PostAsync("/v1/vms", """{"driver": "simulated", "simulated": {}, "boot": {"kernel_path": "/k"}, "rate_limits": {"entropy": {"ops": {"size": 1, "refill_time_ms": 1}}}}""");
         _api.Cell.Connect("h1");
         var id = (string)vm.Json["id"]!;
         _api.Cell.Run(id, "h1");
@@ -169,6 +170,8 @@ public sealed class ServerTests : IAsyncLifetime
         AssertSame(schemas, "HostList", (await _api.GetAsync("/v1/hosts")).Json);
         AssertSame(schemas, "Changes", (await _api.GetAsync("/v1/changes")).Json);
         AssertSame(schemas, "Health", (await _api.GetAsync("/v1/health")).Json);
+        _api.Cell.Limiters.Add(new() { VmId = id, Epoch = 1, Name = "entropy" });
+        AssertSame(schemas, "RateLimiters", (await _api.GetAsync($"/v1/vms/{id}/rate_limits")).Json);
         AssertSame(schemas, "Problem", (await _api.PostAsync("/v1/vms", """{"x": 1}""")).Json);
     }
 

@@ -48,6 +48,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         public ulong Sequence { get; set; }
         public ulong Acknowledged { get; set; }
         public int Starts { get; set; }
+        public ulong Limits { get; set; }
         public VmReport? Last { get; set; }
     }
 
@@ -152,6 +153,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
                 Exit = exit,
                 Driver = "simulated",
                 VmmPid = state == HostVmState.Running ? 4711 : 0,
+                LimitsRevision = vm.Limits,
             };
             Send(new HostMessage { Report = vm.Last.Clone() });
         }
@@ -176,6 +178,10 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
                 if (vm.State == HostVmState.Running)
                     Report(message.Stop.VmId, HostVmState.Ended, new Reason { Code = "stop_requested", Message = "Stopped." });
                 break;
+            case SchedulerMessage.BodyOneofCase.SetLimits when Find(message.SetLimits.VmId) is { State: HostVmState.Running } vm && vm.Epoch == message.SetLimits.Epoch:
+                vm.Limits = Math.Max(vm.Limits, message.SetLimits.Revision);
+                Report(message.SetLimits.VmId, HostVmState.Running);
+                break;
             case SchedulerMessage.BodyOneofCase.Remove:
                 Remove(message.Remove.VmId, message.Remove.Epoch);
                 break;
@@ -199,6 +205,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         if (vm.State is HostVmState.Unspecified)
         {
             vm.Starts++;
+            vm.Limits = launch.LimitsRevision;
             Report(launch.VmId, HostVmState.Launching);
             Report(launch.VmId, HostVmState.Running);
         }

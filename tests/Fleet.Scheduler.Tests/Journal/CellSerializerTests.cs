@@ -65,7 +65,7 @@ public sealed class CellSerializerTests : IDisposable
             if (field.ContainingOneof is { } oneof && oneof.Accessor.GetCaseFieldDescriptor(message) is not null)
                 continue;
             if (field.IsMap)
-                ((System.Collections.IDictionary)field.Accessor.GetValue(message))["key"] = "value";
+                ((System.Collections.IDictionary)field.Accessor.GetValue(message))["key"] = Value(field.MessageType.FindFieldByNumber(2), depth);
             else if (field.IsRepeated)
                 ((System.Collections.IList)field.Accessor.GetValue(message)).Add(Value(field, depth));
             else

@@ -18,6 +18,12 @@ public sealed class StoredEventSamples : IDisposable
     public void Dispose() => _system.Terminate().Wait(TimeSpan.FromSeconds(10));
 
     private static readonly Timestamp At = Timestamp.FromDateTimeOffset(new DateTimeOffset(2026, 11, 23, 12, 0, 3, 120, TimeSpan.Zero));
+    private static readonly RateLimit Limit = new()
+    {
+        Bandwidth = new TokenBucket { Size = 65536, RefillTimeMs = 1000, OneTimeBurst = 4096 },
+        Ops = new TokenBucket { Size = 10, RefillTimeMs = 100 },
+    };
+
     private static readonly Reason Why = new() { Code = "no_capacity", Message = "why" };
 
     private static readonly (string Manifest, IMessage Event, string Hex)[] Samples =
@@ -44,6 +50,14 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c39"),
         ("vm-deleted", new VmDeleted { At = At }, 
             "0a0b08c3d590d80610809c9c39"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", RateLimits = { ["entropy"] = Limit } } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a260a0568656c6c6f621d0a07656e74726f707912120a0a0880800410e8071880201204080a1064"),
+        ("vm-running", new VmRunning { At = At, Epoch = 3, Driver = "kvm", VmmPid = 4711, LimitsRevision = 2 },
+            "0a0b08c3d590d80610809c9c3910031a036b766d20e7242802"),
+        ("vm-limits-changed", new VmLimitsChanged { At = At, RateLimits = { ["entropy"] = Limit } },
+            "0a0b08c3d590d80610809c9c39121d0a07656e74726f707912120a0a0880800410e8071880201204080a1064"),
+        ("vm-limits-in-force", new VmLimitsInForce { At = At, Revision = 2 },
+            "0a0b08c3d590d80610809c9c391002"),
         ("host-connected", new HostConnected { At = At, Id = "rack1-7", Inventory = Inventory(), AgentVersion = "0.1.0", BootId = "b00t" }, 
             "0a0b08c3d590d80610809c9c3912077261636b312d371a3b08041080401a140a0471656d7510011a0851454d5520372e322001220471656d752a05362e312e3032067838365f36343a090a047261636b1201312205302e312e302a0462303074"),
         ("host-disconnected", new HostDisconnected { At = At, Detail = "cut" }, 

@@ -32,11 +32,30 @@ public sealed class HostMessageRulesTests
         Assert.Null(HostMessageRules.Check(new HostMessage { Report = Report() }));
         Assert.Null(HostMessageRules.Check(new HostMessage { Heartbeat = new Heartbeat() }));
         Assert.Null(HostMessageRules.Check(new HostMessage { Console = new ConsoleChunk { StreamId = 1, Data = ByteString.CopyFrom(new byte[65536]) } }));
+        Assert.Null(HostMessageRules.Check(Limiter(figure => figure.InForce = new RateLimit { Ops = new TokenBucket { Size = 1, RefillTimeMs = 1 } })));
         Assert.Null(HostMessageRules.Check(new HostMessage { Goodbye = new Goodbye { Reason = "upgrade" } }));
+    }
+
+    private static HostMessage Limiter(Action<LimiterFigure> change, int times = 1)
+    {
+        var figures = new LimiterFigures();
+        for (var i = 0; i < times; i++)
+        {
+            var figure = new LimiterFigure { VmId = Vm, Epoch = 1, Name = "entropy" };
+            change(figure);
+            figures.Limiters.Add(figure);
+        }
+        return new HostMessage { Limiters = figures };
     }
 
     public static TheoryData<string, HostMessage> Wrong => new()
     {
+        { "limiters", Limiter(figure => figure.VmId = "\"}") },
+        { "limiters", Limiter(figure => figure.Epoch = 0) },
+        { "limiters", Limiter(figure => figure.Name = "x\"") },
+        { "twice", Limiter(_ => { }, times: 2) },
+        { "limiters", Limiter(_ => { }, times: 5000) },
+        { "size", Limiter(figure => figure.InForce = new RateLimit { Ops = new TokenBucket { Size = ulong.MaxValue, RefillTimeMs = 1 } }) },
         { "body", new HostMessage() },
         { "host_id", Hello(hello => hello.HostId = "") },
         { "host_id", Hello(hello => hello.HostId = "Rack") },

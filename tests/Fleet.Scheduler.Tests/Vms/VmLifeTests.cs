@@ -23,13 +23,15 @@ public sealed class VmLifeTests
 
     private sealed record NoRoom(string Code) : Step;
 
-    private sealed record Said(string Host, long EpochOffset, HostVmState State, ulong Sequence) : Step;
+    private sealed record Said(string Host, long EpochOffset, HostVmState State, ulong Sequence, ulong Limits) : Step;
 
     private sealed record HostGone(string Host, long EpochOffset) : Step;
 
     private sealed record HostCheck(string Host, long EpochOffset, bool Present) : Step;
 
     private sealed record Reached(bool Connected) : Step;
+
+    private sealed record Limited(ulong Operations) : Step;
 
     private static readonly Gen<string> Host = Any("a", "b");
 
@@ -40,9 +42,10 @@ public sealed class VmLifeTests
         (4, Gen.Select(Gen.Int[0, 3], Gen.UInt[0, 3], (what, grace) => (Step)new Ask(what, grace * 1000))),
         (4, Gen.Select(Host, Gen.ULong[0, 1], (host, offset) => (Step)new Room(host, offset))),
         (1, Any("no_capacity", "no_hosts").Select(code => (Step)new NoRoom(code))),
-        (6, Gen.Select(Host, Gen.Long[-1, 1], HostState, Gen.ULong[1, 9], (host, epoch, state, sequence) => (Step)new Said(host, epoch, state, sequence))),
+        (6, Gen.Select(Host, Gen.Long[-1, 1], HostState, Gen.ULong[1, 9], Gen.ULong[0, 3], (host, epoch, state, sequence, limits) => (Step)new Said(host, epoch, state, sequence, limits))),
         (1, Gen.Select(Host, Gen.Long[-1, 1], (host, epoch) => (Step)new HostGone(host, epoch))),
         (1, Gen.Select(Host, Gen.Long[-1, 1], Gen.Bool, (host, epoch, present) => (Step)new HostCheck(host, epoch, present))),
+        (2, Gen.ULong[0, 2].Select(operations => (Step)new Limited(operations))),
         (1, Gen.Bool.Select(connected => (Step)new Reached(connected))));
 
     private static Decision Decide(VmLife life, Step step, DateTimeOffset now)
@@ -50,15 +53,16 @@ public sealed class VmLifeTests
         var epoch = life.Record?.Epoch ?? 0;
         return step switch
         {
-            Ask { What: 0 } => life.Create(Id, new VmSpec { Name = "one" }, now),
+            Ask { What: 0 } => life.Create(Id, new VmSpec { Name = "one", Driver = "auto" }, now),
             Ask { What: 1 } ask => life.Stop(ask.Grace, now),
             Ask { What: 2 } => life.Start(now),
             Ask => life.Delete(now),
             Room room => life.Placed(room.Host, epoch + 1 - room.EpochFromNext, now, out _),
             NoRoom none => life.Unplaced(new Reason { Code = none.Code }, now),
-            Said said => life.Report(said.Host, ReportOf(At(epoch, said.EpochOffset), said.State, said.Sequence), now, out _),
+            Said said => life.Report(said.Host, ReportOf(At(epoch, said.EpochOffset), said.State, said.Sequence, said.Limits), now, out _),
             HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
             HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
+            Limited limited => life.Limit("entropy", Limit(limited.Operations), now),
             Reached reached => life.Reach(reached.Connected, now),
             _ => throw new InvalidOperationException(),
         };
@@ -66,19 +70,23 @@ public sealed class VmLifeTests
 
     private static ulong At(ulong epoch, long offset) => (ulong)Math.Max(0, (long)epoch + offset);
 
-    private static VmReport ReportOf(ulong epoch, HostVmState state, ulong sequence = 1) => new()
+    private static RateLimit? Limit(ulong operations) =>
+        operations == 0 ? null : new RateLimit { Ops = new TokenBucket { Size = operations, RefillTimeMs = 1000 } };
+
+    private static VmReport ReportOf(ulong epoch, HostVmState state, ulong sequence = 1, ulong limits = 0) => new()
     {
+        LimitsRevision = limits,
         VmId = Id,
         Epoch = epoch,
         State = state,
         Sequence = sequence,
-        Driver = "qemu",
+        Driver = "kvm",
         VmmPid = 4711,
     };
 
     private static VmLife Apply(VmLife life, Decision decision) => decision.Events.Aggregate(life, (state, stored) => state.Apply(stored));
 
-    private static VmLife Created() => Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1 }, Start));
+    private static VmLife Created() => Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto" }, Start));
 
     private static VmLife PlacedOn(string host) => Apply(Created(), Created().Placed(host, 1, Start, out _));
 
@@ -111,6 +119,11 @@ public sealed class VmLifeTests
                         Assert.True(decision.Problem is null || decision.Events.IsEmpty, "a refusal changes nothing");
                         if (record.State is VmState.Starting or VmState.Running or VmState.Stopping)
                             Assert.True(record.Host.Length > 0 && record.Epoch > 0, "what runs is placed");
+                        Assert.True(record.LimitsInForce <= record.LimitsRevision, "no limits are in force that were never wanted");
+                        Assert.True(record.LimitsRevision >= old.LimitsRevision, "a revision never falls");
+                        Assert.True(
+                            life.Goal is Goal.Retune == (record.State == VmState.Running && record.LimitsInForce != record.LimitsRevision),
+                            "limits are pursued while they are not in force");
                         if (record.State is VmState.Pending or VmState.Unplaced)
                             Assert.True(record.Host.Length == 0, "what waits for a host has none");
                     }
@@ -274,5 +287,65 @@ public sealed class VmLifeTests
             _ => Apply(RunningOn("a"), RunningOn("a").Delete(Start)),
         };
         Assert.Equal("wrong_state", life.Start(Start).Problem?.Code);
+    }
+
+    [Fact]
+    public void Should_pursue_changed_limits_until_the_host_has_seen_them_in_force()
+    {
+        var life = RunningOn("a");
+        life = Apply(life, life.Limit("entropy", Limit(5), Start));
+        Assert.Equal(new Goal.Retune("a", 1, 1), life.Goal);
+        Assert.Equal(5UL, life.Record!.Spec.RateLimits["entropy"].Ops.Size);
+        Assert.Empty(life.Limit("entropy", Limit(5), Start).Events);
+
+        life = Apply(life, life.Limit("entropy", Limit(6), Start));
+        life = Apply(life, life.Report("a", ReportOf(1, HostVmState.Running, 2, limits: 1), Start, out _));
+        Assert.Equal(new Goal.Retune("a", 1, 2), life.Goal);
+        life = Apply(life, life.Report("a", ReportOf(1, HostVmState.Running, 3, limits: 2), Start, out _));
+        Assert.Equal(new Goal.Rest(), life.Goal);
+
+        life = Apply(life, life.Limit("entropy", null, Start));
+        Assert.Equal(new Goal.Retune("a", 1, 3), life.Goal);
+        Assert.Empty(life.Record!.Spec.RateLimits);
+    }
+
+    [Fact]
+    public void Should_take_limits_along_into_the_next_run()
+    {
+        var life = Created();
+        life = Apply(life, life.Limit("entropy", Limit(5), Start));
+        Assert.IsType<Goal.FindPlace>(life.Goal);
+        life = Apply(life, life.Placed("a", 1, Start, out _));
+        Assert.Equal(new Goal.Launch("a", 1), life.Goal);
+        life = Apply(life, life.Report("a", ReportOf(1, HostVmState.Running, 1, limits: 0), Start, out _));
+        Assert.IsType<Goal.Retune>(life.Goal);
+        life = Apply(life, life.Report("a", ReportOf(1, HostVmState.Running, 2, limits: 1), Start, out _));
+        life = Say(life, HostVmState.Ended);
+        life = Apply(life, life.Start(Start));
+        Assert.Equal((1UL, 0UL), (life.Record!.LimitsRevision, Apply(life, life.Placed("b", 2, Start, out _)).Record!.LimitsInForce));
+    }
+
+    [Fact]
+    public void Should_refuse_limits_where_nothing_can_keep_them()
+    {
+        Assert.Equal("not_found", VmLife.None.Limit("entropy", Limit(1), Start).Problem?.Code);
+        var deleting = Apply(RunningOn("a"), RunningOn("a").Delete(Start));
+        Assert.Equal("wrong_state", deleting.Limit("entropy", Limit(1), Start).Problem?.Code);
+        var report = ReportOf(1, HostVmState.Running);
+        report.Driver = "qemu";
+        var qemu = Apply(PlacedOn("a"), PlacedOn("a").Report("a", report, Start, out _));
+        Assert.Equal("wrong_state", qemu.Limit("entropy", Limit(1), Start).Problem?.Code);
+        Assert.Null(qemu.Limit("entropy", null, Start).Problem);
+    }
+
+    [Fact]
+    public void Should_say_while_its_host_is_away_that_limits_wait_for_it()
+    {
+        var life = RunningOn("a");
+        life = Apply(life, life.Limit("entropy", Limit(5), Start));
+        life = Apply(life, life.Reach(connected: false, Start));
+        Assert.Equal(VmLife.HostDisconnectedCode, life.Record!.Reason.Code);
+        life = Apply(life, life.Report("a", ReportOf(1, HostVmState.Running, 2, limits: 1), Start, out _));
+        Assert.Null(life.Record!.Reason);
     }
 }

@@ -1,0 +1,30 @@
+using System.Collections.Concurrent;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Sessions;
+
+/// <summary>What the rate limiters of the hosts did whose agents have their stream on this node. Kept in memory only: the agents tell it again.</summary>
+internal sealed class HostFigures
+{
+    private readonly ConcurrentDictionary<string, (object Stream, IReadOnlyList<LimiterFigure> Limiters)> _hosts = new(StringComparer.Ordinal);
+
+    /// <summary>Replaces what that host told before.</summary>
+    /// <param name="hostId">The host.</param>
+    /// <param name="stream">Whoever takes it away again when the stream ends; the newest of a host counts.</param>
+    /// <param name="limiters">All of them.</param>
+    public void Put(string hostId, object stream, IReadOnlyList<LimiterFigure> limiters) => _hosts[hostId] = (stream, limiters);
+
+    /// <summary>The stream ended. What a newer one told stays.</summary>
+    public void Remove(string hostId, object stream)
+    {
+        if (_hosts.TryGetValue(hostId, out var told) && ReferenceEquals(told.Stream, stream))
+            _hosts.TryRemove(KeyValuePair.Create(hostId, told));
+    }
+
+    public IReadOnlyList<LimiterFigure> Of(string hostId, string vmId) =>
+        _hosts.TryGetValue(hostId, out var told) ? [.. told.Limiters.Where(limiter => limiter.VmId == vmId)] : [];
+
+    /// <summary>Every host's figures, in the order of hosts.</summary>
+    public IReadOnlyList<(string HostId, IReadOnlyList<LimiterFigure> Limiters)> All() =>
+        [.. _hosts.OrderBy(host => host.Key, StringComparer.Ordinal).Select(host => (host.Key, host.Value.Limiters))];
+}
