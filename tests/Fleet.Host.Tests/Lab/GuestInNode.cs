@@ -63,8 +63,8 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
     /// <summary>More options of the jail.</summary>
     public string Jail { get; init; } = "";
 
-    /// <summary>How a jailed VMM takes requests, and more options of it. Without a jail its API is at <c>api.sock</c>.</summary>
-    public string Options { get; init; } = "--no-api";
+    /// <summary>How the VMM takes requests, and more options of it; null for no API in the jail, and <c>api.sock</c> without.</summary>
+    public string? Options { get; init; }
 
     public async Task<LabResult> RunAsync()
     {
@@ -94,10 +94,10 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
             // Jailed, as the agent does it: the jailer ends when the VMM begins, and the VMM is not the shell's to wait for.
             var start = Jailed
                 ? "start() { $program jail --id lab --uid 65534 --gid 65534 --pid-file pid --cgroup memory.max=400000000 --cgroup pids.max=64 --fd 4=read:vm.json --fd 5=write:exit.json "
-                    + $"--fd 6=append:status.log --fd 7=read:{image.KernelPath} --fd 8=read:initrd {Jail} -- {Options} --config-file /dev/fd/4 --exit-file /dev/fd/5 2>vmm.log >console.log || cat vmm.log; "
+                    + $"--fd 6=append:status.log --fd 7=read:{image.KernelPath} --fd 8=read:initrd {Jail} -- {Options ?? "--no-api"} --config-file /dev/fd/4 --exit-file /dev/fd/5 2>vmm.log >console.log || cat vmm.log; "
                     + "vmm=$(tail -n 1 pid | cut -d' ' -f1); }; "
                     + "finish() { until [ -s exit.json ] || grep -q ') Z ' /proc/$vmm/stat || [ ! -e /proc/$vmm ]; do sleep 0.1; done; }; "
-                : "start() { $program --api-sock api.sock --config-file vm.json --exit-file exit.json <in >console.log 2>vmm.log & vmm=$!; }; finish() { wait $vmm; }; ";
+                : $"start() {{ $program {Options ?? "--api-sock api.sock"} --config-file vm.json --exit-file exit.json <in >console.log 2>vmm.log & vmm=$!; }}; finish() {{ wait $vmm; }}; ";
             const string End = "cat console.log status.log; grep -q '\"code\":0' exit.json; status=$?; [ $status = 0 ] || cat vmm.log exit.json; ";
             return await fixture.RunAsync(
                 LabCommand.Shell($". ./functions; {start}{Before}start; {During}finish; {End}{After}exit $status") with { WorkingDirectory = folder }, Limit);
