@@ -28,7 +28,7 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
 
     /// <summary>
     /// For a script beside a running VMM: its resident KiB, a request to its API or another's (perl-base is in every Debian),
-    /// and a wait for a line of a file, which gives up after half a minute.
+    /// and a wait for a line of a file, which gives up after a minute.
     /// </summary>
     private const string Functions =
         """
@@ -40,7 +40,7 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
           printf $socket "%s %s HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", $method, $path, length $body, $body;
           $socket->flush; local $/; my $answer = <$socket>; $answer =~ s/.*?\r\n\r\n//s; print $answer;' "$@"; }
         wait_for() { tries=0; until grep -q "$1" "$2" 2>/dev/null; do tries=$((tries+1)); sleep 0.1
-          [ $tries -lt 250 ] || { echo "no $1 in $2:"; cat "$2"; kill $vmm $server; exit 5; }; done; }
+          [ $tries -lt 500 ] || { echo "no $1 in $2:"; cat "$2"; kill $vmm $server; exit 5; }; done; }
 
         """;
 
