@@ -13,7 +13,7 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
 
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
-        ["hotplug", "pmem", "serial"];
+        ["hotplug", "pmem"];
 
     /// <summary>Carries out one request; whatever goes wrong is an answer.</summary>
     public ApiAnswer Handle(HttpMethod method, string target, ReadOnlySpan<byte> body)
@@ -102,6 +102,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 return Change(Counter.PutMachineConfig, Counter.PutMachineConfigFails, body, PutMachineConfig);
             case (HttpMethod.Put, "fleet/status-port"):
                 return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
+            case (HttpMethod.Put, "serial"):
+                return Change(Counter.PutSerial, Counter.PutSerialFails, body, PutSerial);
             case (HttpMethod.Put, "entropy"):
                 return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
             case (HttpMethod.Get, "balloon"):
@@ -259,6 +261,13 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         var path = SingleFieldBody.ReadStatusPort(ref body);
         body.End();
         microvm.SetStatusPort(path);
+    }
+
+    private void PutSerial(ref JsonBody body)
+    {
+        var serial = SerialConfig.Read(ref body);
+        body.End();
+        microvm.SetSerial(serial);
     }
 
     private void PutDrive(string path, ref JsonBody body)

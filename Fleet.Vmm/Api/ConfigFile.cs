@@ -2,6 +2,7 @@ using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.Machines;
 using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
 
@@ -18,7 +19,7 @@ internal sealed class ConfigFile
     private static readonly string[] Sections =
     [
         "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon", "cpu-config",
-        "mmds-config", "memory-hotplug", "pmem", "serial",
+        "mmds-config", "serial", "memory-hotplug", "pmem",
     ];
 
     private BootSource? _bootSource;
@@ -31,6 +32,7 @@ internal sealed class ConfigFile
     private BalloonSettings? _balloon;
     private CpuTemplate? _cpuTemplate;
     private MetadataSettings? _metadata;
+    private SerialSettings? _serial;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -62,7 +64,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 11 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 12 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -95,6 +97,7 @@ internal sealed class ConfigFile
                 case 9: config._balloon = BalloonConfig.Read(ref body); break;
                 case 10: config._cpuTemplate = body.IsString ? LoadCpuTemplate(body.String()) : CpuTemplateBody.Read(ref body); break;
                 case 11: config._metadata = MetadataApi.ReadSettings(ref body); break;
+                case 12: config._serial = SerialConfig.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -115,6 +118,11 @@ internal sealed class ConfigFile
         if (_metrics is not null)
         {
             microvm.ConfigureMetrics(_metrics);
+        }
+
+        if (_serial is not null)
+        {
+            microvm.SetSerial(_serial);
         }
 
         ApplyGuest(microvm);

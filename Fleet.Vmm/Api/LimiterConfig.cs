@@ -56,7 +56,8 @@ internal static class LimiterConfig
         json.WriteEndObject();
     }
 
-    private static BucketSettings ReadBucket(ref JsonBody body)
+    /// <summary>One bucket by itself.</summary>
+    public static BucketSettings ReadBucket(ref JsonBody body)
     {
         body.ExpectObject("struct TokenBucketConfig");
         ulong size = 0, burst = 0, refill = 0;

@@ -39,6 +39,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
     private MachineConfig _machineConfig = new();
     private LoggerConfig? _logger;
     private string? _statusPortPath;
+    private SerialSettings _serial = new(null, null);
     private readonly ConfiguredDevices _devices = new();
     private CpuTemplate? _cpuTemplate;
     private bool _isConfigured;
@@ -186,6 +187,18 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
     {
         NotStarted();
         _cpuTemplate = template;
+    }
+
+    /// <summary>As with log and metrics, this process' and not the guest's: a snapshot does not have it, and may be loaded afterwards.</summary>
+    public void SetSerial(SerialSettings serial)
+    {
+        NotStarted();
+        if (serial.OutputPath is { } path)
+        {
+            ConfiguredDevices.CheckPath(path, "Serial error: ");
+        }
+
+        _serial = serial;
     }
 
     public void SetStatusPort(string outputPath)
@@ -344,6 +357,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         InitrdPath = source.InitrdPath,
         BootArgs = source.BootArgs ?? DefaultBootArgs,
         StatusPortPath = _statusPortPath,
+        Serial = _serial,
         Disks = _devices.Disks,
         Root = _devices.Root,
         Networks = _devices.Networks,

@@ -55,6 +55,8 @@ internal enum Counter
     PutNetworkFails,
     PutEntropy,
     PutEntropyFails,
+    PutSerial,
+    PutSerialFails,
     PutVsock,
     PutVsockFails,
     PutSnapshotCreate,
@@ -68,6 +70,7 @@ internal enum Counter
     UartReads,
     UartWrites,
     UartMissedWrites,
+    UartDroppedBytes,
     VcpuExits,
     VcpuExitsIoIn,
     VcpuExitsIoOut,
@@ -130,6 +133,8 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("put_api_requests", "network_fails"),
         ("put_api_requests", "fleet_entropy_count"),
         ("put_api_requests", "fleet_entropy_fails"),
+        ("put_api_requests", "serial_count"),
+        ("put_api_requests", "serial_fails"),
         ("put_api_requests", "vsock_count"),
         ("put_api_requests", "vsock_fails"),
         ("put_api_requests", "fleet_snapshot_create_count"),
@@ -143,6 +148,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         ("uart", "read_count"),
         ("uart", "write_count"),
         ("uart", "missed_write_count"),
+        ("uart", "rate_limiter_dropped_bytes"),
         ("vcpu", "exits"),
         ("vcpu", "exit_io_in"),
         ("vcpu", "exit_io_out"),
@@ -152,6 +158,7 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
 
     private readonly ulong[] _now = new ulong[Names.Length];
     private readonly ulong[] _written = new ulong[Names.Length];
+    private readonly ExitTimes[] _exits = [new("exit_io_in_agg"), new("exit_io_out_agg"), new("exit_mmio_read_agg"), new("exit_mmio_write_agg")];
     private IReadOnlyList<DeviceMetrics> _devices = [];
     private MetricsConfig? _config;
     private int _sink = -1;
@@ -211,7 +218,12 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         Set(Counter.UartWrites, machine.SerialBytesOut);
         Set(Counter.UartReads, machine.SerialBytesIn);
         Set(Counter.UartMissedWrites, machine.SerialMissedWrites);
+        Set(Counter.UartDroppedBytes, machine.SerialDroppedBytes);
         Set(Counter.I8042Resets, machine.I8042Resets);
+        _exits[0].Latency = machine.IoInLatency;
+        _exits[1].Latency = machine.IoOutLatency;
+        _exits[2].Latency = machine.MmioReadLatency;
+        _exits[3].Latency = machine.MmioWriteLatency;
     }
 
     /// <summary>From now on these devices' counters are written as well. Those of a kind stand together.</summary>
@@ -234,6 +246,11 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         }
 
         _now.CopyTo(_written, 0);
+        foreach (var exits in _exits)
+        {
+            exits.Commit();
+        }
+
         foreach (var device in _devices)
         {
             device.Commit();
@@ -303,6 +320,12 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
             json.WriteNumber(Names[i].Name, _now[i] - _written[i]);
         }
 
+        // Still within "vcpu", the last of the groups.
+        foreach (var exits in _exits)
+        {
+            exits.Write(json);
+        }
+
         json.WriteEndObject();
         WriteDevices(json);
         json.WriteEndObject();
@@ -354,5 +377,24 @@ internal sealed class VmmMetrics(string instanceId, TimeProvider clock) : IDispo
         }
 
         json.WriteEndObject();
+    }
+
+    /// <summary>Times of one kind of exit in microseconds: the sum since the line before, the extremes since the machine began.</summary>
+    private sealed class ExitTimes(string name)
+    {
+        private ulong _written;
+
+        public ExitLatency Latency { get; set; }
+
+        public void Write(Utf8JsonWriter json)
+        {
+            json.WriteStartObject(name);
+            json.WriteNumber("min_us", Latency.Least / 1000);
+            json.WriteNumber("max_us", Latency.Most / 1000);
+            json.WriteNumber("sum_us", (Latency.Sum / 1000) - _written);
+            json.WriteEndObject();
+        }
+
+        public void Commit() => _written = Latency.Sum / 1000;
     }
 }

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Fleet.Vmm.Linux;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Devices;
 
@@ -11,15 +12,18 @@ namespace Fleet.Vmm.Devices;
 internal sealed unsafe class ByteSink
 {
     private readonly int _fd;
+    private readonly RateLimiter? _limiter;
     private ulong _room;
     private ulong _written;
     private ulong _missed;
+    private ulong _dropped;
 
     /// <summary>Does not own the descriptor, which must not block.</summary>
-    public ByteSink(int fd, ulong limit = ulong.MaxValue)
+    public ByteSink(int fd, ulong limit = ulong.MaxValue, RateLimiter? limiter = null)
     {
         _fd = fd;
         _room = limit;
+        _limiter = limiter;
     }
 
     /// <summary>Bytes that were taken.</summary>
@@ -28,9 +32,18 @@ internal sealed unsafe class ByteSink
     /// <summary>Writes that lost bytes.</summary>
     public ulong Missed => Volatile.Read(ref _missed);
 
+    /// <summary>Bytes that came faster than the limiter lets pass.</summary>
+    public ulong Dropped => Volatile.Read(ref _dropped);
+
     /// <summary>One writer at a time; the device's lock sees to that.</summary>
     public void Write(ReadOnlySpan<byte> bytes)
     {
+        if (_limiter?.TryTake((ulong)bytes.Length, out _) == false)
+        {
+            Volatile.Write(ref _dropped, _dropped + (ulong)bytes.Length);
+            return;
+        }
+
         if ((ulong)bytes.Length > _room)
         {
             Volatile.Write(ref _missed, _missed + 1);

@@ -131,9 +131,17 @@ internal sealed record MachineSettings
     /// <summary>Changes to what KVM shows the guest of the processor; null: none.</summary>
     public CpuTemplate? CpuTemplate { get; init; }
 
+    /// <summary>Where the guest's console goes, and how much of it.</summary>
+    public SerialSettings Serial { get; init; } = new(null, null);
+
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }
 }
+
+/// <summary>The console on COM1.</summary>
+/// <param name="OutputPath">File or FIFO that takes what the guest writes, and then nothing comes in; null: standard output, and standard input comes in.</param>
+/// <param name="Limit">Bytes beyond it are dropped, not kept waiting; null: none are.</param>
+internal sealed record SerialSettings(string? OutputPath, BucketSettings? Limit);
 
 /// <summary>The kernel's words for its root file system: <c>root=</c> this, and whether to mount it read-only.</summary>
 internal sealed record RootDevice(string Name, bool ReadOnly);
@@ -163,7 +171,31 @@ internal sealed record MachineEnd(MachineEndKind Kind, string Message);
 /// <summary>Sums over all vCPUs and devices.</summary>
 internal readonly record struct MachineCounters(
     ulong Exits, ulong ExitsIoIn, ulong ExitsIoOut, ulong ExitsMmioRead, ulong ExitsMmioWrite,
-    ulong SerialBytesOut, ulong SerialBytesIn, ulong SerialMissedWrites, ulong I8042Resets);
+    ulong SerialBytesOut, ulong SerialBytesIn, ulong SerialMissedWrites, ulong I8042Resets)
+{
+    public ulong SerialDroppedBytes { get; init; }
+
+    public ExitLatency IoInLatency { get; init; }
+
+    public ExitLatency IoOutLatency { get; init; }
+
+    public ExitLatency MmioReadLatency { get; init; }
+
+    public ExitLatency MmioWriteLatency { get; init; }
+}
+
+/// <summary>How long exits of one kind took from KVM's return until the guest may go on, in nanoseconds, since the machine began.</summary>
+/// <param name="Least">The shortest; 0 when there was none.</param>
+/// <param name="Most">The longest.</param>
+/// <param name="Sum">All together.</param>
+internal readonly record struct ExitLatency(ulong Least, ulong Most, ulong Sum)
+{
+    /// <summary>Of two vCPUs together.</summary>
+    public static ExitLatency operator +(ExitLatency one, ExitLatency other) => new(
+        one.Least == 0 ? other.Least : other.Least == 0 ? one.Least : Math.Min(one.Least, other.Least),
+        Math.Max(one.Most, other.Most),
+        one.Sum + other.Sum);
+}
 
 /// <summary>What kind of thing went wrong while building a machine; the API and the exit report name it.</summary>
 internal enum MachineFault

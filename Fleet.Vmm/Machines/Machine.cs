@@ -111,7 +111,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
                 _threads[i] = _vcpus[i].ThreadId;
             }
 
-            if (_parts.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
+            if (_parts.Streams?.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
             {
                 input.MakeRaw();
                 _input = new ConsoleInput(_loop, input.Descriptor, _parts.Console, _parts.ConsoleRoom, _onWarning);
@@ -250,6 +250,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     public MachineCounters ReadCounters()
     {
         ulong exits = 0, ioIn = 0, ioOut = 0, mmioRead = 0, mmioWrite = 0;
+        ExitLatency ioInTook = default, ioOutTook = default, mmioReadTook = default, mmioWriteTook = default;
         foreach (var vcpu in _vcpus)
         {
             exits += vcpu.Exits;
@@ -257,6 +258,10 @@ internal sealed class Machine : IMachine, IVcpuOwner
             ioOut += vcpu.IoOut;
             mmioRead += vcpu.MmioRead;
             mmioWrite += vcpu.MmioWrite;
+            ioInTook += vcpu.IoInTook;
+            ioOutTook += vcpu.IoOutTook;
+            mmioReadTook += vcpu.MmioReadTook;
+            mmioWriteTook += vcpu.MmioWriteTook;
         }
 
         var console = _parts.Console;
@@ -266,7 +271,14 @@ internal sealed class Machine : IMachine, IVcpuOwner
             console.Sink.Written + (status?.Sink.Written ?? 0),
             console.BytesIn,
             console.Sink.Missed + (status?.Sink.Missed ?? 0),
-            _parts.Keyboard.Resets);
+            _parts.Keyboard.Resets)
+        {
+            SerialDroppedBytes = console.Sink.Dropped,
+            IoInLatency = ioInTook,
+            IoOutLatency = ioOutTook,
+            MmioReadLatency = mmioReadTook,
+            MmioWriteLatency = mmioWriteTook,
+        };
     }
 
     public void Dispose()

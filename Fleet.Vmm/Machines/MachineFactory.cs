@@ -6,6 +6,7 @@ using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.Metadata;
+using Fleet.Vmm.RateLimiting;
 using Fleet.Vmm.Snapshots;
 
 namespace Fleet.Vmm.Machines;
@@ -16,6 +17,9 @@ internal sealed class MachineFactory : IMachineFactory
     private const int MaxVcpus = 32;
     private const int OutOfMemoryError = 12;
     private const ulong Mebibyte = 1 << 20;
+
+    /// <summary>What a guest may fill of the host's disk by way of the status port; what the file held before counts.</summary>
+    private const long MostStatus = 64 * 1024;
 
     private readonly int _inputFd;
     private readonly int _outputFd;
@@ -168,19 +172,20 @@ internal sealed class MachineFactory : IMachineFactory
             vcpus[i] = Keep(undo, vm.CreateVcpu(i, system.VcpuMapSize));
         }
 
-        var input = Keep(undo, new StandardStream(_inputFd));
-        var output = Keep(undo, new StandardStream(_outputFd));
+        var consoleFile = settings.Serial.OutputPath is { } consolePath ? Keep(undo, OpenSink("serial console", consolePath)) : null;
+        var streams = consoleFile is null ? Keep(undo, new StandardStreams(new StandardStream(_inputFd), new StandardStream(_outputFd))) : null;
         var consoleRoom = Keep(undo, new EventCounter());
         var ports = new PortBus();
         var power = new PowerSwitch();
-        var console = new SerialPort(new KvmInterruptLine(vm, GuestLayout.Com1Gsi), new ByteSink(output.Descriptor), consoleRoom.Signal);
+        var limiter = settings.Serial.Limit is { Limits: true } limit ? new RateLimiter(new LimiterSettings(limit, null), TimeProvider.System) : null;
+        var console = new SerialPort(new KvmInterruptLine(vm, GuestLayout.Com1Gsi), new ByteSink(consoleFile?.Descriptor ?? streams!.Output.Descriptor, limiter: limiter), consoleRoom.Signal);
         ports.Claim(GuestLayout.Com1Port, SerialPort.PortCount, console);
-        StatusFile? statusFile = null;
+        SinkFile? statusFile = null;
         SerialPort? statusPort = null;
         if (settings.StatusPortPath is { } statusPath)
         {
-            statusFile = Keep(undo, OpenStatusFile(statusPath));
-            statusPort = new SerialPort(new KvmInterruptLine(vm, GuestLayout.Com2Gsi), new ByteSink(statusFile.Descriptor, statusFile.Room));
+            statusFile = Keep(undo, OpenSink("status port", statusPath));
+            statusPort = new SerialPort(new KvmInterruptLine(vm, GuestLayout.Com2Gsi), new ByteSink(statusFile.Descriptor, statusFile.RoomTo(MostStatus)));
             ports.Claim(GuestLayout.Com2Port, SerialPort.PortCount, statusPort);
         }
 
@@ -201,8 +206,8 @@ internal sealed class MachineFactory : IMachineFactory
             PowerSwitch = power,
             Console = console,
             ConsoleRoom = consoleRoom,
-            Input = input,
-            Output = output,
+            Streams = streams,
+            ConsoleFile = consoleFile,
             Keyboard = keyboard,
             StatusPort = statusPort,
             StatusFile = statusFile,
@@ -439,15 +444,15 @@ internal sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private static StatusFile OpenStatusFile(string path)
+    private static SinkFile OpenSink(string what, string path)
     {
         try
         {
-            return new StatusFile(path);
+            return new SinkFile(path);
         }
         catch (SystemCallException failure)
         {
-            throw new MachineException(MachineFault.Other, $"The status port's file {path} can't be opened: {failure.Reason}.", failure);
+            throw new MachineException(MachineFault.Other, $"The file {path} of the {what} can't be opened: {failure.Reason}.", failure);
         }
     }
 

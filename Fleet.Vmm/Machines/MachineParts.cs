@@ -35,15 +35,16 @@ internal sealed class MachineParts : IDisposable
 
     public required EventCounter ConsoleRoom { get; init; }
 
-    public required StandardStream Input { get; init; }
+    /// <summary>The process' own, where the console is there; null: it is in <see cref="ConsoleFile"/>.</summary>
+    public StandardStreams? Streams { get; init; }
 
-    public required StandardStream Output { get; init; }
+    public SinkFile? ConsoleFile { get; init; }
 
     public required KeyboardController Keyboard { get; init; }
 
     public SerialPort? StatusPort { get; init; }
 
-    public StatusFile? StatusFile { get; init; }
+    public SinkFile? StatusFile { get; init; }
 
     public IConfinement? Confinement { get; init; }
 
@@ -66,9 +67,9 @@ internal sealed class MachineParts : IDisposable
         Vm.Dispose();
         Memory.Dispose();
         StatusFile?.Dispose();
+        ConsoleFile?.Dispose();
         ConsoleRoom.Dispose();
-        Input.Dispose();
-        Output.Dispose();
+        Streams?.Dispose();
     }
 }
 
@@ -82,25 +83,32 @@ internal sealed class PowerSwitch
     public void PowerOff() => Owner?.ReportEnd(new MachineEnd(MachineEndKind.GuestShutdown, "The guest powered off."));
 }
 
-/// <summary>The file behind the second serial port.</summary>
-internal sealed class StatusFile : IDisposable
+/// <summary>Standard input and output, which the console uses while there is a machine.</summary>
+internal sealed class StandardStreams(StandardStream input, StandardStream output) : IDisposable
 {
-    /// <summary>What a guest may fill of the host's disk by this way.</summary>
-    private const long Limit = 64 * 1024;
+    public StandardStream Input => input;
 
+    public StandardStream Output => output;
+
+    public void Dispose()
+    {
+        input.Dispose();
+        output.Dispose();
+    }
+}
+
+/// <summary>A file behind a serial port.</summary>
+internal sealed class SinkFile : IDisposable
+{
     private int _fd;
 
     /// <summary>Throws <see cref="SystemCallException"/>.</summary>
-    public StatusFile(string path)
-    {
-        _fd = Descriptors.OpenSink(path);
-        Room = (ulong)Math.Clamp(Limit - Math.Max(0, FileContent.SizeOf(_fd)), 0, Limit);
-    }
-
-    /// <summary>Bytes that may still be added; what the file held before counts.</summary>
-    public ulong Room { get; }
+    public SinkFile(string path) => _fd = Descriptors.OpenSink(path);
 
     public int Descriptor => _fd;
+
+    /// <summary>Bytes that may still be added until it has so many.</summary>
+    public ulong RoomTo(long limit) => (ulong)Math.Clamp(limit - Math.Max(0, FileContent.SizeOf(_fd)), 0, limit);
 
     public void Dispose()
     {

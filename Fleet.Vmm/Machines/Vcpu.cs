@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
@@ -61,6 +62,10 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     private ulong _ioOut;
     private ulong _mmioRead;
     private ulong _mmioWrite;
+    private ExitStopwatch _ioInTook;
+    private ExitStopwatch _ioOutTook;
+    private ExitStopwatch _mmioReadTook;
+    private ExitStopwatch _mmioWriteTook;
 
     public int Index => index;
 
@@ -88,6 +93,14 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     public ulong MmioRead => Volatile.Read(ref _mmioRead);
 
     public ulong MmioWrite => Volatile.Read(ref _mmioWrite);
+
+    public ExitLatency IoInTook => _ioInTook.Read();
+
+    public ExitLatency IoOutTook => _ioOutTook.Read();
+
+    public ExitLatency MmioReadTook => _mmioReadTook.Read();
+
+    public ExitLatency MmioWriteTook => _mmioWriteTook.Read();
 
     /// <summary>Starts the thread under <paramref name="order"/>. It has begun when <see cref="ThreadId"/> is set.</summary>
     public void Start(VcpuOrder order)
@@ -268,6 +281,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
 
     private void HandlePortAccess(KvmRun* exit)
     {
+        var began = Stopwatch.GetTimestamp();
         var size = exit->IoSize;
         var length = (ulong)size * exit->IoCount;
         var offset = exit->IoDataOffset;
@@ -283,28 +297,63 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
         {
             Volatile.Write(ref _ioOut, _ioOut + 1);
             ports.Write(exit->IoPort, size, data);
+            _ioOutTook.Add(began);
         }
         else
         {
             Volatile.Write(ref _ioIn, _ioIn + 1);
             ports.Read(exit->IoPort, size, data);
+            _ioInTook.Add(began);
         }
     }
 
     private void HandleMemoryAccess(KvmRun* exit)
     {
+        var began = Stopwatch.GetTimestamp();
         // SAFETY: the field is a fixed array of 8 bytes, and no more of it is shown.
         var data = new Span<byte>(exit->MmioData, (int)Math.Min(exit->MmioLength, 8));
         if (exit->MmioIsWrite != 0)
         {
             Volatile.Write(ref _mmioWrite, _mmioWrite + 1);
             mmio.Write(exit->MmioAddress, data);
+            _mmioWriteTook.Add(began);
         }
         else
         {
             Volatile.Write(ref _mmioRead, _mmioRead + 1);
             mmio.Read(exit->MmioAddress, data);
+            _mmioReadTook.Add(began);
         }
+    }
+
+    /// <summary>Times of exits: written by the vCPU's thread, read by any.</summary>
+    private struct ExitStopwatch
+    {
+        private static readonly double NanosecondsPerTick = 1e9 / Stopwatch.Frequency;
+
+        private long _least;
+        private long _most;
+        private long _sum;
+
+        /// <summary>One exit that began at that timestamp and is over now.</summary>
+        public void Add(long began)
+        {
+            var took = Math.Max(1, Stopwatch.GetTimestamp() - began);
+            Volatile.Write(ref _sum, _sum + took);
+            if (took > _most)
+            {
+                Volatile.Write(ref _most, took);
+            }
+
+            if (took < _least || _least == 0)
+            {
+                Volatile.Write(ref _least, took);
+            }
+        }
+
+        public readonly ExitLatency Read() => new(Nanoseconds(in _least), Nanoseconds(in _most), Nanoseconds(in _sum));
+
+        private static ulong Nanoseconds(ref readonly long ticks) => (ulong)(Volatile.Read(in ticks) * NanosecondsPerTick);
     }
 
     private MachineEnd Describe(KvmRun* exit)

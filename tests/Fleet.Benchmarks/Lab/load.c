@@ -13,6 +13,7 @@
 #include <linux/aio_abi.h>
 #include <linux/fs.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -145,8 +146,11 @@ static int until(const char *mark, char **command) {
     }
     double tick = 1000.0 / sysconf(_SC_CLK_TCK);
     printf("RESULT %.1f %.0f %.0f %.0f\n", ms, value[43] * tick, (value[14] - value[43]) * tick, value[15] * tick);
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
+    kill(child, SIGTERM); /* in order: it writes what it has counted */
+    while (waitpid(child, NULL, WNOHANG) == 0) {
+      if (now() > begun + ms / 1000 + 10) kill(child, SIGKILL);
+      if (poll(&(struct pollfd){.fd = out[0], .events = POLLIN}, 1, 20) > 0) length = read(out[0], seen, sizeof seen);
+    }
     return 0;
   }
   fprintf(stderr, "it ended without %s: %s\n", mark, seen);

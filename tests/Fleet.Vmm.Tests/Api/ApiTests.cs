@@ -33,9 +33,10 @@ public sealed class ApiTests
         vmm.Ok("PUT", "/machine-config", """{"vcpu_count": 2, "mem_size_mib": 64}""");
         vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{vmm.Kernel}}", "initrd_path": "{{vmm.Kernel}}", "boot_args": "quiet"}""");
         vmm.Ok("PUT", "/fleet/status-port", """{"output_path": "/somewhere/status.log"}""");
+        vmm.Ok("PUT", "/serial", """{"serial_out_path": "/somewhere/console", "rate_limiter": {"size": 5, "refill_time": 6, "one_time_burst": 7}}""");
         vmm.Ok("PUT", "/actions", """{"action_type": "InstanceStart"}""");
         Assert.Equivalent(
-            new MachineSettings { Vcpus = 2, MemoryMib = 64, KernelPath = vmm.Kernel, InitrdPath = vmm.Kernel, BootArgs = "quiet", StatusPortPath = "/somewhere/status.log" },
+            new MachineSettings { Vcpus = 2, MemoryMib = 64, KernelPath = vmm.Kernel, InitrdPath = vmm.Kernel, BootArgs = "quiet", StatusPortPath = "/somewhere/status.log", Serial = new("/somewhere/console", new(5, 6, 7)) },
             vmm.Machines.Settings,
             strict: true);
         Assert.Equal("Running", State(vmm));
@@ -227,6 +228,7 @@ public sealed class ApiTests
     [InlineData("PUT", "/boot-source", """{"kernel_image_path": "/etc/passwd", "boot_args": "a\nb"}""", "Boot source error: The kernel command line is invalid: String contains a non-printable ASCII character.")]
     [InlineData("PUT", "/logger", """{"log_path": "/no/such/dir/log"}""", "Logger error: Failed to open target file: No such file or directory (os error 2)")]
     [InlineData("PUT", "/metrics", """{"metrics_path": "/no/such/dir/log"}""", "Metrics error: Failed to open target file: No such file or directory (os error 2)")]
+    [InlineData("PUT", "/serial", """{"serial_out_path": ""}""", "Serial error: the path is empty.")]
     [InlineData("PUT", "/fleet/status-port", """{"output_path": ""}""", "Status port error: the path is empty.")]
     public void Should_say_why_it_refuses(string method, string path, string? body, string fault)
     {
@@ -264,12 +266,12 @@ public sealed class ApiTests
     [Fact]
     public void Should_write_metrics_as_differences()
     {
-        var machines = new FakeMachines { Counters = new MachineCounters(10, 4, 3, 2, 1, 70, 6, 5, 1) };
+        var machines = new FakeMachines { Counters = new MachineCounters(10, 4, 3, 2, 1, 70, 6, 5, 1) { IoOutLatency = new ExitLatency(1999, 7000, 9500) } };
         using var vmm = new RunningVmm(machines);
         var path = vmm.Directory.File("metrics");
         vmm.Ok("PUT", "/metrics", $$"""{"metrics_path": "{{path}}", "emit_id": true, "properties": {"rack": "r1"} }""");
         vmm.Start();
-        machines.Counters = machines.Counters with { Exits = 15, SerialBytesOut = 100 };
+        machines.Counters = machines.Counters with { Exits = 15, SerialBytesOut = 100, IoOutLatency = new ExitLatency(1999, 8000, 17_600) };
         vmm.Ok("PUT", "/actions", """{"action_type": "FlushMetrics"}""");
         var lines = File.ReadAllLines(path);
         Assert.Equal(2, lines.Length);
@@ -283,6 +285,9 @@ public sealed class ApiTests
         Assert.Equal(1, Number(first, "put_api_requests", "boot_source_count"));
         Assert.Equal(5, Number(second, "vcpu", "exits"));
         Assert.Equal(0, Number(second, "vcpu", "exit_io_in"));
+        Assert.Equal("""{"min_us":1,"max_us":7,"sum_us":9}""", first.RootElement.GetProperty("vcpu").GetProperty("exit_io_out_agg").GetRawText());
+        Assert.Equal("""{"min_us":1,"max_us":8,"sum_us":8}""", second.RootElement.GetProperty("vcpu").GetProperty("exit_io_out_agg").GetRawText());
+        Assert.Equal("""{"min_us":0,"max_us":0,"sum_us":0}""", second.RootElement.GetProperty("vcpu").GetProperty("exit_mmio_read_agg").GetRawText());
         Assert.Equal(30, Number(second, "uart", "write_count"));
         Assert.Equal(0, Number(second, "put_api_requests", "boot_source_count"));
         Assert.Equal(1, Number(second, "put_api_requests", "actions_count"));

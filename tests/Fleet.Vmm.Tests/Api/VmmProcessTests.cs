@@ -69,7 +69,8 @@ public sealed class VmmProcessTests
               "machine-config": {"vcpu_count": 2, "mem_size_mib": 64},
               "drives": [], "network-interfaces": [], "vsock": null,
               "metrics": {"metrics_path": "{{files.File("metrics")}}"},
-              "fleet-status-port": {"output_path": "{{files.File("status.log")}}"}
+              "fleet-status-port": {"output_path": "{{files.File("status.log")}}"},
+              "serial": {"serial_out_path": "{{files.File("console")}}"}
             }
             """);
         using var vmm = new RunningVmm(machines, false, "--no-api", "--config-file", config);
@@ -77,6 +78,7 @@ public sealed class VmmProcessTests
         Assert.Equal(2, machines.Settings!.Vcpus);
         Assert.Equal("quiet", machines.Settings.BootArgs);
         Assert.Equal(files.File("status.log"), machines.Settings.StatusPortPath);
+        Assert.Equal(files.File("console"), machines.Settings.Serial.OutputPath);
         Assert.False(File.Exists(vmm.Socket));
         vmm.Signal(SigTerm);
         Assert.Equal(0, vmm.WaitForExit());

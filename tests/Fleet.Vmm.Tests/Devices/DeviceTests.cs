@@ -1,6 +1,8 @@
 using System.IO.Pipes;
 using CsCheck;
 using Fleet.Vmm.Devices;
+using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Tests.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Devices;
 
@@ -114,6 +116,28 @@ public sealed class DeviceTests
         var disk = new ByteSink((int)full.DangerousGetHandle());
         disk.Write("abc"u8);
         Assert.Equal((0UL, 1UL), (disk.Written, disk.Missed));
+    }
+
+    [Fact]
+    public void Should_drop_and_count_what_comes_faster_than_its_limiter_lets_pass()
+    {
+        using var file = File.OpenHandle("/dev/null", FileMode.Open, FileAccess.Write);
+        var clock = new SetClock();
+        var limiter = new RateLimiter(new LimiterSettings(new BucketSettings(10, 1000, 2), null), clock);
+        var sink = new ByteSink((int)file.DangerousGetHandle(), limiter: limiter);
+        for (var i = 0; i < 20; i++)
+        {
+            sink.Write("x"u8);
+        }
+
+        Assert.Equal((12UL, 8UL, 0UL), (sink.Written, sink.Dropped, sink.Missed));
+        clock.Now += TimeSpan.FromMilliseconds(500);
+        for (var i = 0; i < 20; i++)
+        {
+            sink.Write("x"u8);
+        }
+
+        Assert.Equal((17UL, 23UL), (sink.Written, sink.Dropped));
     }
 
     [Fact]

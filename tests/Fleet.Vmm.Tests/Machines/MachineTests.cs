@@ -1,4 +1,5 @@
 using Fleet.Vmm.Machines;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Tests.Machines;
 
@@ -21,6 +22,31 @@ public sealed class MachineTests
     }
 
     [SkippableFact]
+    public void Should_write_the_console_into_a_file_where_that_is_asked_for_and_no_more_than_it_may()
+    {
+        var path = Path.Combine(Path.GetTempPath(), $"fleet-vmm-serial-{Guid.NewGuid():n}");
+        try
+        {
+            using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Hello), change: settings => settings with { Serial = new(path, new BucketSettings(3, 3_600_000, 0)) });
+            Assert.Equal(MachineEndKind.GuestShutdown, run.RunToEnd().Kind);
+            Assert.Equal("hel", File.ReadAllText(path));
+            Assert.Equal("", run.Console());
+            Assert.Equal((3UL, 2UL), (run.Machine.ReadCounters().SerialBytesOut, run.Machine.ReadCounters().SerialDroppedBytes));
+        }
+        finally
+        {
+            File.Delete(path);
+        }
+    }
+
+    [SkippableFact]
+    public void Should_refuse_a_console_file_that_can_not_be_opened()
+    {
+        var refused = Assert.Throws<MachineException>(() => new MachineRun(ElfImage.Linux64(GuestPrograms.Hello), change: settings => settings with { Serial = new("/proc/none/x", null) }));
+        Assert.Contains("serial console", refused.Message, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
     public void Should_append_the_second_serial_port_to_the_status_file()
     {
         using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.HelloOnCom2), statusPort: true);
@@ -38,6 +64,8 @@ public sealed class MachineTests
         Assert.Equal(new MachineEnd(MachineEndKind.GuestShutdown, "The guest powered off."), end);
         Assert.Equal(1UL, run.Machine.ReadCounters().ExitsMmioRead);
         Assert.Equal(1UL, run.Machine.ReadCounters().ExitsMmioWrite);
+        var took = run.Machine.ReadCounters().MmioWriteLatency;
+        Assert.True(took.Least > 0 && took.Least == took.Most && took.Most == took.Sum, took.ToString());
         Assert.Equal("X", run.Console());
     }
 
