@@ -10,7 +10,8 @@ namespace Fleet.Host.Tests.Lab;
 
 /// <summary>Debian's Linux under fleet-vmm in a lab node: what it changes is saved piece by piece, put together, and gone on with on another disk and with a processor made to measure.</summary>
 [Trait("Kind", "Slow")]
-public sealed class SnapshotUnderKvmTests(LabNodeFixture fixture) : IClassFixture<LabNodeFixture>
+[Collection(NodeForGuests.Name)]
+public sealed class SnapshotUnderKvmTests(LabNodeFixture fixture)
 {
     private static readonly TimeSpan Limit = TimeSpan.FromSeconds(180);
 
