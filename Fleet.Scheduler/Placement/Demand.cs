@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -9,7 +10,8 @@ namespace Fleet.Scheduler.Placement;
 /// <param name="Driver"><c>auto</c>, or the driver that it must have.</param>
 /// <param name="OwnKernel">It brings a kernel of its own; else the host must boot a stock kernel.</param>
 /// <param name="Host">The only host that may carry it; empty: any.</param>
-public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnKernel, string Host)
+/// <param name="Limited">It has rate limits, which not every driver keeps.</param>
+public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnKernel, string Host, bool Limited = false)
 {
     public const string AutoDriver = "auto";
     public const string SimulatedDriver = "simulated";
@@ -22,7 +24,8 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
             spec.MemoryMib,
             spec.Driver.Length == 0 ? AutoDriver : spec.Driver,
             spec.Boot is not null,
-            spec.Host);
+            spec.Host,
+            spec.RateLimits.Count > 0);
     }
 
     /// <summary>Whether a host with this inventory has a driver that runs it.</summary>
@@ -30,7 +33,7 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
     {
         ArgumentNullException.ThrowIfNull(inventory);
         if (Driver == AutoDriver)
-            return inventory.AutoDriver.Length > 0;
+            return inventory.AutoDriver.Length > 0 && (!Limited || RateLimitRules.Drivers.Contains(inventory.AutoDriver));
         foreach (var driver in inventory.Drivers)
         {
             // A simulated guest has no kernel; every other needs a driver that boots what it brings or what we bring.

@@ -54,7 +54,7 @@ public sealed class RejectionTally
         }
         if (Hosts(RejectionReason.Driver) == connected)
         {
-            var driver = demand.Driver == Demand.AutoDriver ? "any driver" : $"driver {demand.Driver}";
+            var driver = demand.Driver == Demand.AutoDriver ? demand.Limited ? "a driver with rate limiters" : "any driver" : $"driver {demand.Driver}";
             var kernel = demand.OwnKernel ? "a kernel of your own" : "the default image";
             return new Reason
             {

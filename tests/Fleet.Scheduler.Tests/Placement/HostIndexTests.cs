@@ -55,6 +55,16 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_send_what_has_rate_limits_where_they_are_kept()
+    {
+        var limited = Wanting() with { Limited = true };
+        Assert.Equal(["b"], Of(View("a"), View("b", autoDriver: "kvm")).Find(limited, Nobody).Hosts);
+        var advice = Of(View("a")).Find(limited, Nobody);
+        Assert.Empty(advice.Hosts);
+        Assert.Equal(RejectionReason.Driver, Assert.Single(advice.Rejections).Reason);
+    }
+
+    [Fact]
     public void Should_name_at_most_three_and_the_best_three()
     {
         Gen.UInt[0, 7].Array[0, 30].Sample(used =>
