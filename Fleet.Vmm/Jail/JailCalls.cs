@@ -19,6 +19,7 @@ internal static unsafe partial class JailCalls
     internal const nuint Recursive = 16384;
     internal const nuint Private = 1 << 18;
     internal const int Detach = 2;
+    internal const int NoFollowUnmount = 8;
 
     internal const int NewMounts = 0x00020000;
     internal const int NewControlGroups = 0x02000000;
@@ -41,6 +42,7 @@ internal static unsafe partial class JailCalls
     internal const int CloneCall = 56;
     internal const int ExecveAtCall = 322;
     internal const int EmptyPath = 0x1000;
+    internal const int NoLink = 0x100;
 
     /// <summary>Throws when the call failed.</summary>
     public static nint Check(nint result, string what) => result >= 0 ? result : throw SystemCallException.Last(what);
@@ -51,6 +53,15 @@ internal static unsafe partial class JailCalls
         // SAFETY: struct stat of x86-64 has 144 bytes: st_mode at 24, st_rdev at 40.
         var status = stackalloc byte[256];
         return stat(path, status) == 0 ? (*(uint*)(status + 24) & Descriptors.FileTypeMask, *(ulong*)(status + 40)) : null;
+    }
+
+    /// <summary>The user that an open file belongs to.</summary>
+    public static uint OwnerOf(int fd)
+    {
+        // SAFETY: struct stat of x86-64 has 144 bytes: st_uid at 28.
+        var status = stackalloc byte[256];
+        Check(fstat(fd, status), "fstat");
+        return *(uint*)(status + 28);
     }
 
     [LibraryImport("libc", SetLastError = true)]
@@ -96,13 +107,22 @@ internal static unsafe partial class JailCalls
     public static partial int rmdir(string path);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    public static partial int mknod(string path, uint mode, ulong device);
+    public static partial int mkdirat(int directory, string name, uint mode);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    public static partial int chown(string path, uint user, uint group);
+    public static partial int unlinkat(int directory, string name, int flags);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    public static partial int mknodat(int directory, string name, uint mode, ulong device);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    public static partial int fchownat(int directory, string name, uint user, uint group, int flags);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     public static partial int stat(string path, byte* status);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int fstat(int fd, byte* status);
 
     [LibraryImport("libc")]
     public static partial uint umask(uint mask);

@@ -178,7 +178,7 @@ internal sealed class JailOptions
                 break;
             case "bind" or "bind-ro":
                 var (source, path) = Pair(name, value);
-                if (path[0] != '/' || Array.IndexOf(path.Split('/'), "..") >= 0)
+                if (path[0] != '/' || path.Trim('/').Length == 0 || Array.IndexOf(path.Split('/'), "..") >= 0)
                 {
                     throw new ArgumentFaultException($"The argument '{name}' takes an absolute path in the jail, not '{path}'.");
                 }

@@ -7,7 +7,7 @@ using Xunit;
 namespace Fleet.Vmm.Tests.Jail;
 
 /// <summary>The command line of <c>fleet-vmm jail</c>, what it refuses, and fleet-vmm in it.</summary>
-public sealed class JailCommandTests
+public sealed partial class JailCommandTests
 {
     private static readonly string[] Least = ["--id", "vm-1", "--uid", "7", "--gid", "8"];
 
@@ -150,5 +150,71 @@ public sealed class JailCommandTests
         Assert.True(SpinWait.SpinUntil(() => File.Exists(root + "/run/api.sock"), TimeSpan.FromSeconds(10)));
         using var client = new RawClient($"/proc/{jail.Pid}/root/run/api.sock");
         Assert.Equal(200, client.Request("GET", "/version").Status);
+    }
+
+    /// <summary>A VMM that was broken into owns its root; the next jail is built there by root.</summary>
+    [SkippableTheory]
+    [InlineData("run")]
+    [InlineData("dev")]
+    [InlineData("dev/kvm")]
+    [InlineData(".old")]
+    [InlineData("inside")]
+    [InlineData("inside/file")]
+    public void Should_follow_no_link_that_an_earlier_life_left(string link)
+    {
+        using var jail = new JailRun();
+        var victim = jail.Files.File("victim");
+        Directory.CreateDirectory(victim);
+        File.WriteAllText(victim + "/kvm", "the host's");
+        File.WriteAllText(victim + "/file", "the host's");
+        var place = jail.Files.File($"base/fleet-vmm/{jail.Id}/root/{link}");
+        Directory.CreateDirectory(Path.GetDirectoryName(place)!);
+        File.CreateSymbolicLink(place, link.Contains('/') ? victim + "/" + Path.GetFileName(link) : victim);
+        var source = jail.Files.File("source");
+        File.WriteAllText(source, "shown");
+
+        var (code, errors) = jail.Start(["--chroot-base-dir", jail.Files.File("base"), "--bind-ro", $"{source}=/inside/file"], "--api-sock", "/run/api.sock");
+
+        if (link == "dev/kvm")
+        {
+            // The link itself is what was replaced.
+            Assert.Equal((0, ""), (code, errors));
+        }
+        else
+        {
+            Assert.Equal(1, code);
+            Assert.Contains("Nothing was started.", errors, StringComparison.Ordinal);
+        }
+
+        Assert.Equal(["file", "kvm"], Directory.GetFileSystemEntries(victim).Select(Path.GetFileName).Order());
+        Assert.Equal("the host's", File.ReadAllText(victim + "/kvm"));
+        Assert.Equal("the host's", File.ReadAllText(victim + "/file"));
+        Assert.Equal(0, Chown.OwnerOf(victim));
+    }
+
+    [SkippableFact]
+    public void Should_refuse_a_folder_of_jails_that_somebody_else_owns()
+    {
+        using var jail = new JailRun();
+        var folder = jail.Files.File("base/fleet-vmm");
+        Directory.CreateDirectory(folder);
+        Chown.To(folder, 1879048193);
+        var (code, errors) = jail.Start(["--chroot-base-dir", jail.Files.File("base")], "--api-sock", "/run/api.sock");
+        Assert.Equal(1, code);
+        Assert.Contains("belongs to somebody else than root", errors, StringComparison.Ordinal);
+    }
+
+    private static partial class Chown
+    {
+        public static int OwnerOf(string path)
+        {
+            using var stat = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("stat", ["-c", "%u", path]) { RedirectStandardOutput = true })!;
+            return int.Parse(stat.StandardOutput.ReadToEnd(), System.Globalization.CultureInfo.InvariantCulture);
+        }
+
+        public static void To(string path, uint user) => Assert.Equal(0, chown(path, user, user));
+
+        [System.Runtime.InteropServices.LibraryImport("libc", StringMarshalling = System.Runtime.InteropServices.StringMarshalling.Utf8)]
+        private static partial int chown(string path, uint user, uint group);
     }
 }
