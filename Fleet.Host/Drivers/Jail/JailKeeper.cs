@@ -57,7 +57,12 @@ internal sealed class JailKeeper(DriverOptions options)
             await Task.Delay(Pause, TimeProvider.System).ConfigureAwait(false);
             removed = groups.TryRemove(launch.VmId);
         }
-        if (!removed) options.Log.Warning("The control group {Group} can't be removed: something runs in it. The next agent tries again", $"{groups.Parent}/{launch.VmId}");
+        if (!removed)
+        {
+            // Nor is its user given to another: what runs there would be that one's.
+            options.Log.Warning("The control group {Group} can't be removed: something runs in it. The next agent tries again", $"{groups.Parent}/{launch.VmId}");
+            return;
+        }
         lock (_gate)
         {
             // The agent's own group goes with its last jail; not while another is being made in it.
