@@ -14,6 +14,8 @@ internal static class ConsoleCommand
     /// <summary>How often a cut stream is opened again where it stopped, before giving up.</summary>
     private const int Reconnects = 30;
 
+    private static readonly TimeSpan BusyPause = TimeSpan.FromMilliseconds(100);
+
     private static readonly byte[] EndOfInput = [4, 4];
 
     public static Command Create()
@@ -85,16 +87,33 @@ internal static class ConsoleCommand
             var atLineStart = true;
             while ((count = await input.ReadAsync(buffer, cancellation)) > 0)
             {
-                await api.PostBytesAsync(VmCommands.PathOf(vm) + "/console", buffer.AsMemory(0, count), cancellation);
+                await SendAsync(api, vm, buffer.AsMemory(0, count), cancellation);
                 atLineStart = buffer[count - 1] == '\n';
             }
 
             if (endToo)
-                await api.PostBytesAsync(VmCommands.PathOf(vm) + "/console", atLineStart ? EndOfInput.AsMemory(1) : EndOfInput, cancellation);
+                await SendAsync(api, vm, atLineStart ? EndOfInput.AsMemory(1) : EndOfInput, cancellation);
         }
         catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
         {
             // The console has ended; nobody reads input any more.
+        }
+    }
+
+    /// <summary>Sends it, again and again while what was sent before has not arrived: a slow guest slows whoever writes.</summary>
+    private static async Task SendAsync(ApiClient api, string vm, ReadOnlyMemory<byte> bytes, CancellationToken cancellation)
+    {
+        while (true)
+        {
+            try
+            {
+                await api.PostBytesAsync(VmCommands.PathOf(vm) + "/console", bytes, cancellation);
+                return;
+            }
+            catch (ApiException busy) when (busy.Code == "console_busy")
+            {
+                await Task.Delay(BusyPause, cancellation);
+            }
         }
     }
 

@@ -19,11 +19,8 @@ namespace Fleet.Host.Agent;
 /// </remarks>
 internal sealed class HostAgentActor : UntypedActor, IWithTimers
 {
-    /// <summary>What one Hello may name; also far above what one machine carries for real.</summary>
-    public const int MostVms = 4096;
-
     /// <summary>Reports of microVMs that are here, and as many of such that are gone or never came.</summary>
-    private const int MostReports = 2 * MostVms;
+    private const int MostReports = 2 * VmLimits.MaxVmsPerHost;
 
     private const int MostRemovedKnown = 8192;
 
@@ -46,6 +43,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
     private readonly RemovedEpochs _removed = new(MostRemovedKnown);
     private readonly ConsoleReaders _readers = new();
     private readonly LimiterTable _figures = new();
+    private readonly Dictionary<string, uint> _inputTaken = new(StringComparer.Ordinal);
     private ITimer? _resend;
     private LinkSession? _session;
     private bool _waitsForRoom;
@@ -69,6 +67,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
     /// <summary>What a rate limiter of a microVM did, by its actor; null: nobody can tell any more.</summary>
     public sealed record LimiterRead(string VmId, ulong Epoch, string Name, LimiterReading? Reading) : INoSerializationVerificationNeeded;
+
+    /// <summary>One <see cref="MicroVmActor.Input"/> was passed on or dropped.</summary>
+    public sealed record InputTaken(string VmId) : INoSerializationVerificationNeeded;
 
     /// <summary>Asks for the newest report of every microVM: what Hello tells.</summary>
     public sealed class GetReports : INoSerializationVerificationNeeded
@@ -127,6 +128,11 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             case Reported reported:
                 Hear(reported.Report);
                 break;
+            case InputTaken taken:
+                if (_vms.TryGetValue(taken.VmId, out var reader) && reader.InputUnderWay > 0)
+                    reader.InputUnderWay--;
+                Took(taken.VmId, 1);
+                break;
             case LimiterRead read:
                 _figures.Put(read);
                 break;
@@ -143,6 +149,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 _session = up.Session;
                 _waitsForRoom = false;
                 _figures.TellAgain();
+                _inputTaken.Clear();
                 foreach (var unknown in up.Unknown)
                     Remove(unknown.VmId, unknown.Epoch);
                 Pump();
@@ -214,8 +221,16 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 break;
             case SchedulerMessage.BodyOneofCase.ConsoleInput:
                 var input = message.ConsoleInput;
-                if (input.Data.Length <= MostInput && _vms.TryGetValue(input.VmId, out var typed))
+                if (input.Data.Length <= MostInput && _vms.TryGetValue(input.VmId, out var typed) && !typed.Actor.IsNobody())
+                {
+                    typed.InputUnderWay++;
                     typed.Actor.Tell(new MicroVmActor.Input(input.Data.Memory));
+                }
+                else
+                {
+                    Took(input.VmId, 1);
+                }
+
                 break;
             default:
                 _log.Warning("The control plane sent {Kind}, which this agent does not know", message.BodyCase);
@@ -257,8 +272,8 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             return;
         }
 
-        if (_vms.Count >= MostVms)
-            Refuse(launch, $"The host carries {MostVms} microVMs, the most that one agent takes; delete some that have ended.");
+        if (_vms.Count >= VmLimits.MaxVmsPerHost)
+            Refuse(launch, $"The host carries {VmLimits.MaxVmsPerHost} microVMs, the most that one agent takes; delete some that have ended.");
         else
             Begin(_context.NewRecord(launch), found: false);
     }
@@ -329,7 +344,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
     {
         _log.Warning("Refused to launch {VmId} under epoch {Epoch}: {Reason}", launch.VmId, launch.Epoch, why);
         var report = _context.NewReport(launch.VmId, launch.Epoch, HostVmState.Failed);
-        report.Reason = new Reason { Code = "launch_failed", Message = why };
+        report.Reason = new Reason { Code = "launch_failed", Message = ReasonText.Shorten(why) };
         Send(report);
     }
 
@@ -390,15 +405,33 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             return;
         while (_outbox.Next(Now) is { } report)
         {
-            if (!session.TrySend(new HostMessage { Report = report }))
-            {
-                _waitsForRoom = true;
-                _ = session.WaitForRoomAsync().PipeTo(Self, success: _ => new Room(session));
+            if (!TrySend(session, new HostMessage { Report = report }))
                 return;
-            }
-
             _outbox.Sent(Now);
         }
+
+        foreach (var (vmId, messages) in _inputTaken)
+        {
+            if (!TrySend(session, new HostMessage { InputTaken = new ConsoleInputTaken { VmId = vmId, Messages = messages } }))
+                return;
+            _inputTaken.Remove(vmId);
+        }
+    }
+
+    private bool TrySend(LinkSession session, HostMessage message)
+    {
+        if (session.TrySend(message))
+            return true;
+        _waitsForRoom = true;
+        _ = session.WaitForRoomAsync().PipeTo(Self, success: _ => new Room(session));
+        return false;
+    }
+
+    /// <summary>The control plane hears it at once, or together with others when the stream has room again.</summary>
+    private void Took(string vmId, uint messages)
+    {
+        _inputTaken[vmId] = _inputTaken.GetValueOrDefault(vmId) + messages;
+        Pump();
     }
 
     private void TellFigures()
@@ -415,6 +448,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         _figures.Forget(id);
         if (!_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
             return;
+        if (entry.InputUnderWay > 0)
+            Took(id, entry.InputUnderWay);
+        entry.InputUnderWay = 0;
         if (entry.Report.State != HostVmState.Removed)
         {
             // It failed. What stands on the disk is the truth, and a VMM that runs is found by it.
@@ -494,7 +530,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
         public IActorRef Actor { get; set; } = ActorRefs.Nobody;
 
-        public VmReport Report { get; set; } = record.Report.Clone();
+        public VmReport Report { get; set; } = Sized(record.Report);
 
         /// <summary>Complete when nothing writes to the console any more.</summary>
         public TaskCompletionSource Console { get; set; } = new();
@@ -502,7 +538,19 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         /// <summary>A launch under a newer epoch that waits until this one is gone.</summary>
         public LaunchVm? Next { get; set; }
 
+        /// <summary>Console inputs that its actor has not answered yet.</summary>
+        public uint InputUnderWay { get; set; }
+
         /// <summary>How often its actor failed.</summary>
         public int Faults { get; set; }
+
+        // An agent of an earlier version may have written down a longer sentence.
+        private static VmReport Sized(VmReport found)
+        {
+            var report = found.Clone();
+            if (report.Reason is { } reason)
+                reason.Message = ReasonText.Shorten(reason.Message);
+            return report;
+        }
     }
 }

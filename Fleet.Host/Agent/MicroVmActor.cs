@@ -3,6 +3,7 @@ using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf.WellKnownTypes;
 using Serilog;
 using Serilog.Events;
@@ -159,8 +160,10 @@ internal sealed partial class MicroVmActor : UntypedActor
                 _life.DeleteFailed();
                 break;
             case Input input:
-                if (_life.HasVmm)
-                    Pass(_input.Take(input.Data));
+                if (_life.HasVmm && _input.Take(input.Data) is { IsEmpty: false } now && _vmm is { } vmm)
+                    _context.Work.Track(WriteAsync(vmm, now)).PipeTo(Context.Parent, success: () => new HostAgentActor.InputTaken(_record.Launch.VmId));
+                else
+                    Context.Parent.Tell(new HostAgentActor.InputTaken(_record.Launch.VmId));
                 break;
             default:
                 Unhandled(message);
@@ -244,7 +247,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     {
         // Rises within an epoch, over restarts of the agent too: time carries it where the last number was lost.
         var report = _context.NewReport(_record.Launch.VmId, _record.Launch.Epoch, effect.State, _record.Driver, _record.Report.Sequence);
-        report.Reason = effect.Reason;
+        report.Reason = Shortened(effect.Reason);
         report.Exit = effect.Exit;
         report.LimitsRevision = _limitsInForce;
         report.VmmPid = effect.State == HostVmState.Running ? _vmm?.Pid ?? 0 : 0;
@@ -256,6 +259,8 @@ internal sealed partial class MicroVmActor : UntypedActor
             "{VmId} under epoch {Epoch} is {State}{Reason:l}", report.VmId, report.Epoch, effect.State, effect.Reason is { } why ? $": {why.Code}: {why.Message}" : "");
         Context.Parent.Tell(new HostAgentActor.Reported(report.Clone()));
     }
+
+    private static Reason? Shortened(Reason? reason) => reason is null ? null : new Reason { Code = reason.Code, Message = ReasonText.Shorten(reason.Message) };
 
     private void Write(bool durable)
     {

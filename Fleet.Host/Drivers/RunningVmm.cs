@@ -307,6 +307,7 @@ internal abstract class RunningVmm : IVmm
             }
             // What was said last is still to be read.
             if (Process.Ended.IsCompleted) return;
+            EndIfTooLong(VmmFiles.Exit);
             Shorten(VmmFiles.Log);
             Shorten(VmmFiles.ResetLog);
         }
@@ -314,6 +315,19 @@ internal abstract class RunningVmm : IVmm
         {
             Log.Warning("Files of VMM {Pid} in {Directory} can't be looked after: {Why}", Pid, Launch.Directory, e.Message);
         }
+    }
+
+    // The limit on file sizes goes by offsets and so grows with the console's. Log, status and console are cut; of its last words a VMM
+    // writes one line, and one that writes on has been broken into and would fill the disk.
+    private void EndIfTooLong(string name)
+    {
+        var file = new FileInfo(Path.Combine(Launch.Directory, name));
+        if (!file.Exists || file.Length <= MaxLogBytes) return;
+        Log.Error("VMM {Pid} wrote {Bytes} bytes into {Name}, where a few lines belong; ending it", Pid, file.Length, name);
+        Decide(Failed("vmm_failed", $"The VMM (pid {Pid}) wrote {file.Length} bytes into {name}, where a few lines belong: a guest broke into it, or it has a defect."));
+        Process.Signal(Posix.SigKill);
+        using var handle = File.OpenHandle(file.FullName, FileMode.Open, FileAccess.Write, FileShare.ReadWrite | FileShare.Delete);
+        RandomAccess.SetLength(handle, 0);
     }
 
     // What a hostile guest makes its VMM say is not worth keeping. The VMM appends, so it goes on at the new end.

@@ -31,7 +31,7 @@ internal sealed class ConsoleEndpoints(ApiContext api)
         {
             BodyBytes = MaxInput,
             Status = 204,
-            Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState, ErrorCodes.PayloadTooLarge],
+            Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState, ErrorCodes.PayloadTooLarge, ErrorCodes.ConsoleBusy],
         });
     }
 

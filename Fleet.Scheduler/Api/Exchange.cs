@@ -78,7 +78,7 @@ internal static class Exchange
     public static Task WriteProblemAsync(HttpContext http, string code, string detail, string? field = null)
     {
         var (status, title) = ErrorCodes.All[code];
-        if (code == ErrorCodes.Unavailable)
+        if (code is ErrorCodes.Unavailable or ErrorCodes.ConsoleBusy)
             http.Response.Headers.RetryAfter = "1";
         http.Response.Headers.Remove(HeaderNames.ETag);
         return WriteJsonAsync(http, status,

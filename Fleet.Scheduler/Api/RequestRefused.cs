@@ -40,6 +40,7 @@ internal static class ErrorCodes
     public const string IdempotencyKeyReused = "idempotency_key_reused";
     public const string Internal = "internal";
     public const string Unavailable = "unavailable";
+    public const string ConsoleBusy = "console_busy";
 
     public static readonly FrozenDictionary<string, (int Status, string Title)> All = new Dictionary<string, (int, string)>
     {
@@ -62,6 +63,7 @@ internal static class ErrorCodes
         [UnsupportedMediaType] = (415, "The body has the wrong content type"),
         [IdempotencyKeyReused] = (422, "The Idempotency-Key was used for another body"),
         [Internal] = (500, "A fault of the control plane"),
+        [ConsoleBusy] = (503, "The console has more input than its guest's host took"),
         [Unavailable] = (503, "The control plane can't do that at the moment"),
     }.ToFrozenDictionary();
 

@@ -1,6 +1,7 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Hosts;
 
@@ -40,6 +41,9 @@ public sealed class CapacityLedger
     public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps)
     {
         ArgumentNullException.ThrowIfNull(demand);
+        // Its agent would refuse one more: those that have ended count, until they are deleted or started elsewhere.
+        if (_reservations.Count >= VmLimits.MaxVmsPerHost)
+            return Rejected(RejectionReason.MicroVms, 1, 0);
         var freeCpus = Left(caps.Cpus(inventory), ReservedCpus);
         if (demand.Cpus > freeCpus)
             return Rejected(RejectionReason.Cpus, demand.Cpus, freeCpus);

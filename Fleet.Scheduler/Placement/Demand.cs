@@ -53,6 +53,9 @@ public static class RejectionReason
     public const string Cpus = "cpus";
     public const string Memory = "memory";
 
+    /// <summary>It carries as many microVMs as one agent takes, ended ones included.</summary>
+    public const string MicroVms = "microvms";
+
     /// <summary>The reservation is for an epoch that is over.</summary>
     public const string Stale = "stale";
 

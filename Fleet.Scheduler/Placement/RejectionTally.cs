@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -78,6 +79,7 @@ public sealed class RejectionTally
             RejectionReason.Memory => $"{hosts} short of memory (wanted {rejection.Wanted} MiB, most free {rejection.MostFree} MiB)",
             RejectionReason.Cpus => $"{hosts} short of vCPUs (wanted {rejection.Wanted}, most free {rejection.MostFree})",
             RejectionReason.Driver => $"{hosts} without the driver",
+            RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",
             RejectionReason.Unreachable => $"{hosts} gave no answer",
             RejectionReason.Stale => $"{hosts} holds a newer reservation",

@@ -48,17 +48,18 @@ internal sealed class ConsoleReaderActor(
 
     private void OnChunk(ConsoleChunk chunk)
     {
+        if (chunk.Error is { Code.Length: > 0 } error)
+        {
+            // Before it is opened, if that is what was refused: whoever waits for that is answered with the refusal.
+            End(new CellException(error.Code == "not_found" ? "not_found" : "unavailable", error.Message));
+            return;
+        }
         if (_streamId == 0)
         {
             _streamId = chunk.StreamId;
             _session = Sender;
             Context.Watch(_session);
             opened.TrySetResult(chunk.Offset);
-        }
-        if (chunk.Error is { Code.Length: > 0 } error)
-        {
-            End(new CellException(error.Code == "not_found" ? "not_found" : "unavailable", error.Message));
-            return;
         }
         if (chunk.Data.Length > 0 && !chunks.TryWrite(chunk))
         {

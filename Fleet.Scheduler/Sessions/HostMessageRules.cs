@@ -11,21 +11,17 @@ namespace Fleet.Scheduler.Sessions;
 /// </summary>
 internal static partial class HostMessageRules
 {
-    /// <summary>microVMs in one Hello: keeps it within a message between nodes (see maximum-frame-size in cluster.conf).</summary>
-    public const int MostVms = 4096;
-
     /// <summary>Bytes of console in one message.</summary>
     public const int MostConsoleBytes = 64 * 1024;
 
     private const int MostDrivers = 16;
     private const int MostLabels = 64;
-    private const int MostText = 1024;
     private const int MostName = 64;
 
     [GeneratedRegex("^[a-z0-9_]{1,64}\\z")]
     private static partial Regex CodeForm();
 
-    /// <summary>Makes sentences for people one line of at most <see cref="MostText"/> characters.</summary>
+    /// <summary>Makes sentences for people lines of their size, see <see cref="ReasonText"/>.</summary>
     public static void Shorten(HostMessage message)
     {
         switch (message.BodyCase)
@@ -34,7 +30,7 @@ internal static partial class HostMessageRules
                 foreach (var report in message.Hello.Vms)
                     Shorten(report.Reason);
                 foreach (var driver in message.Hello.Inventory?.Drivers ?? [])
-                    driver.Detail = Short(driver.Detail);
+                    driver.Detail = ReasonText.Shorten(driver.Detail);
                 break;
             case HostMessage.BodyOneofCase.Report:
                 Shorten(message.Report.Reason);
@@ -43,7 +39,7 @@ internal static partial class HostMessageRules
                 Shorten(message.Console.Error);
                 break;
             case HostMessage.BodyOneofCase.Goodbye:
-                message.Goodbye.Reason = Short(message.Goodbye.Reason);
+                message.Goodbye.Reason = ReasonText.Shorten(message.Goodbye.Reason);
                 break;
         }
     }
@@ -51,13 +47,7 @@ internal static partial class HostMessageRules
     private static void Shorten(Reason? reason)
     {
         if (reason is not null)
-            reason.Message = Short(reason.Message);
-    }
-
-    private static string Short(string text)
-    {
-        var line = text.Any(char.IsControl) ? string.Concat(text.Select(c => char.IsControl(c) ? ' ' : c)) : text;
-        return line.Length <= MostText ? line : string.Concat(line.AsSpan(0, MostText - 1), "…");
+            reason.Message = ReasonText.Shorten(reason.Message);
     }
 
     /// <summary>What is wrong with the message; null: nothing.</summary>
@@ -67,6 +57,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Report => Check(message.Report),
         HostMessage.BodyOneofCase.Console => Check(message.Console),
         HostMessage.BodyOneofCase.Limiters => Check(message.Limiters),
+        HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
         HostMessage.BodyOneofCase.Heartbeat or HostMessage.BodyOneofCase.Goodbye => null,
         _ => "The message has no body that this version knows.",
     };
@@ -77,8 +68,8 @@ internal static partial class HostMessageRules
             return "hello.host_id must match [a-z0-9][a-z0-9-]{0,39}.";
         if (hello.Inventory is not { } inventory)
             return "hello.inventory is missing.";
-        if (hello.Vms.Count > MostVms)
-            return $"hello.vms has {hello.Vms.Count} entries; at most {MostVms} are taken.";
+        if (hello.Vms.Count > VmLimits.MaxVmsPerHost)
+            return $"hello.vms has {hello.Vms.Count} entries; at most {VmLimits.MaxVmsPerHost} are taken.";
         var seen = new HashSet<(string, ulong)>(hello.Vms.Count);
         foreach (var report in hello.Vms)
         {
@@ -135,8 +126,8 @@ internal static partial class HostMessageRules
 
     private static string? Check(LimiterFigures figures)
     {
-        if (figures.Limiters.Count > MostVms * RateLimitRules.Names.Count)
-            return $"limiters has {figures.Limiters.Count} entries; at most {MostVms * RateLimitRules.Names.Count} are taken.";
+        if (figures.Limiters.Count > VmLimits.MaxVmsPerHost * RateLimitRules.Names.Count)
+            return $"limiters has {figures.Limiters.Count} entries; at most {VmLimits.MaxVmsPerHost * RateLimitRules.Names.Count} are taken.";
         var seen = new HashSet<(string, string)>(figures.Limiters.Count);
         foreach (var limiter in figures.Limiters)
         {

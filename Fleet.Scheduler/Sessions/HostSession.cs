@@ -29,6 +29,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     private readonly ChannelWriter<SchedulerMessage> _toAgent;
     private readonly SessionConsoles _consoles;
     private readonly ReportsUnderWay _reports = new();
+    private readonly InputWindow _input = new();
     private readonly HostFigures _figures;
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
@@ -112,6 +113,12 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case ConsoleDone done:
                 _consoles.Done(done.StreamId, Sender);
                 break;
+            case ConsoleWrite write when !_input.TryEnter(write.VmId):
+                Sender.Tell(new ConsoleRefused
+                {
+                    Problem = new Problem { Code = "console_busy", Message = "What was sent to this console before has not arrived at the guest's host yet. Send it again in a moment." },
+                });
+                break;
             case ConsoleWrite write:
                 Send(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = write.VmId, Data = write.Data } });
                 Sender.Tell(new ConsoleWritten());
@@ -161,6 +168,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case HostMessage.BodyOneofCase.Console:
                 if (_consoles.Chunk(message.Console) is { } wrong)
                     End("invalid_message", wrong);
+                break;
+            case HostMessage.BodyOneofCase.InputTaken:
+                _input.Leave(message.InputTaken.VmId, message.InputTaken.Messages);
                 break;
             case HostMessage.BodyOneofCase.Limiters:
                 _figures.Put(HostId, this, message.Limiters.Limiters);

@@ -6,6 +6,12 @@ namespace Fleet.Shared.Vms;
 /// </summary>
 public static class VmLimits
 {
+    /// <summary>
+    /// microVMs of one host, those that have ended included: what one Hello names, which keeps it within a message between nodes (see
+    /// maximum-frame-size in cluster.conf). Far above what one machine runs.
+    /// </summary>
+    public const int MaxVmsPerHost = 4096;
+
     /// <summary>What fleet-vmm gives one guest.</summary>
     public const int MaxCpus = 32;
 

@@ -79,6 +79,39 @@ public sealed class AgentConsoleTests : AgentTest
         Assert.Equal(2UL, next.Console.StreamId);
     }
 
+    /// <summary>Every input is answered, whatever became of it, or the control plane would take no more for that console.</summary>
+    [Fact]
+    public async Task Should_tell_of_every_input_that_it_was_taken()
+    {
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await TypeAsync("vm-none");
+        await TakenAsync("vm-none", 1);
+        await stream.SendAsync(Launch());
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        await TypeAsync(Id);
+        await TakenAsync(Id, 1);
+        driver.Vmms[0].Ready.SetResult();
+        await UntilAsync("the held input", () => driver.Vmms[0].Input.Count == 1);
+        for (var i = 0; i < 20; i++)
+            await TypeAsync(Id);
+        await TakenAsync(Id, 20);
+        Assert.Equal(21, driver.Vmms[0].Input.Count);
+        driver.Vmms[0].End();
+        await stream.ExpectReportAsync(Id, HostVmState.Ended);
+        await TypeAsync(Id);
+        await TakenAsync(Id, 1);
+
+        Task TypeAsync(string id) => stream.SendAsync(new SchedulerMessage { ConsoleInput = new ConsoleInput { VmId = id, Data = ByteString.CopyFromUtf8("x") } });
+
+        async Task TakenAsync(string id, uint messages)
+        {
+            while (messages > 0)
+                messages -= (await stream.ExpectAsync(message => message.InputTaken?.VmId == id)).InputTaken.Messages;
+        }
+    }
+
     [Fact]
     public async Task Should_hold_input_until_the_guest_is_ready_and_pass_it_on_in_order()
     {

@@ -117,6 +117,24 @@ public sealed class KvmDriverTests
         Assert.Equal("vmm_killed", (await third!.Completion).Reason.Code);
     }
 
+    /// <summary>What a VMM could do that a guest broke into: its limit on file sizes goes by offsets, and grows with the console's.</summary>
+    [SkippableFact]
+    public async Task Should_end_a_vmm_that_fills_the_disk()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Ready());
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        var path = Path.Combine(launch.Directory, VmmFiles.Exit);
+        await using (var writer = new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.ReadWrite))
+            await writer.WriteAsync(new byte[2 << 20]);
+        var end = await vmm.Completion.WaitAsync(Soon);
+        Assert.Equal((false, "vmm_failed"), (end.InOrder, end.Reason.Code));
+        Assert.Contains(VmmFiles.Exit, end.Reason.Message, StringComparison.Ordinal);
+        Assert.InRange(new FileInfo(path).Length, 0, 1 << 20);
+    }
+
     [SkippableFact]
     public async Task Should_start_with_rate_limits_and_change_them_while_the_guest_runs()
     {

@@ -182,6 +182,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
                 vm.Limits = Math.Max(vm.Limits, message.SetLimits.Revision);
                 Report(message.SetLimits.VmId, HostVmState.Running);
                 break;
+            case SchedulerMessage.BodyOneofCase.ConsoleInput:
+                Send(new HostMessage { InputTaken = new ConsoleInputTaken { VmId = message.ConsoleInput.VmId, Messages = 1 } });
+                break;
             case SchedulerMessage.BodyOneofCase.Remove:
                 Remove(message.Remove.VmId, message.Remove.Epoch);
                 break;

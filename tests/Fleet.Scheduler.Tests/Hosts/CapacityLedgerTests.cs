@@ -3,6 +3,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Xunit;
 
@@ -93,5 +94,21 @@ public sealed class CapacityLedgerTests
         // But a release of what is not held gives nothing back: a stored one must never keep a host from coming back.
         ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 2 });
         Assert.Equal(1UL, ledger.ReservedCpus);
+    }
+
+    /// <summary>The agent would refuse one more, and the microVM would have failed instead of going elsewhere.</summary>
+    [Fact]
+    public void Should_be_full_when_its_agent_takes_no_more_microVMs_ended_ones_included()
+    {
+        var ledger = new CapacityLedger();
+        var inventory = new Inventory { Cpus = 1, MemoryMib = 1024 };
+        for (var i = 0; i < VmLimits.MaxVmsPerHost; i++)
+        {
+            Assert.Null(ledger.Check(new Demand(1, 32, "auto", false, ""), inventory, new CapacityCaps(1, 1)));
+            ledger.Add(new Reservation($"vm-{i}", 1, 1, 32, Vacated: true));
+        }
+        Assert.Equal(RejectionReason.MicroVms, ledger.Check(new Demand(1, 32, "auto", false, ""), inventory, new CapacityCaps(1, 1))?.Reason);
+        ledger.Apply(new HostReleased { VmId = "vm-7", Epoch = 1 });
+        Assert.Null(ledger.Check(new Demand(1, 32, "auto", false, ""), inventory, new CapacityCaps(1, 1)));
     }
 }

@@ -2,6 +2,7 @@ using CsCheck;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Tests.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Xunit;
 
@@ -23,6 +24,17 @@ public sealed class HostMessageRulesTests
         var report = new VmReport { VmId = Vm, Epoch = 1, Sequence = 1, State = HostVmState.Running };
         change?.Invoke(report);
         return report;
+    }
+
+    /// <summary>A host with as many microVMs as it may have, all of them with the longest reason, must get in again.</summary>
+    [Fact]
+    public void Should_keep_the_largest_hello_within_a_message()
+    {
+        var reason = new Reason { Code = new string('c', 64), Message = ReasonText.Shorten(new string('x', 5000)) };
+        var hello = Hello(hello => hello.Vms.AddRange(Enumerable.Range(0, VmLimits.MaxVmsPerHost)
+            .Select(i => Report(report => (report.VmId, report.Reason, report.Driver) = ($"vm-{i:d26}", reason, new string('d', 64))))));
+        Assert.Null(HostMessageRules.Check(hello));
+        Assert.InRange(hello.CalculateSize(), 1, 4 * 1024 * 1024);
     }
 
     [Fact]
@@ -53,6 +65,7 @@ public sealed class HostMessageRulesTests
         { "limiters", Limiter(figure => figure.VmId = "\"}") },
         { "limiters", Limiter(figure => figure.Epoch = 0) },
         { "limiters", Limiter(figure => figure.Name = "x\"") },
+        { "input_taken", new HostMessage { InputTaken = new ConsoleInputTaken { VmId = "x", Messages = 1 } } },
         { "twice", Limiter(_ => { }, times: 2) },
         { "limiters", Limiter(_ => { }, times: 5000) },
         { "size", Limiter(figure => figure.InForce = new RateLimit { Ops = new TokenBucket { Size = ulong.MaxValue, RefillTimeMs = 1 } }) },
@@ -96,7 +109,8 @@ public sealed class HostMessageRulesTests
         });
         HostMessageRules.Shorten(hello);
         Assert.Null(HostMessageRules.Check(hello));
-        Assert.Equal((1024, 1024), (hello.Hello.Inventory.Drivers[0].Detail.Length, hello.Hello.Vms[0].Reason.Message.Length));
+        Assert.Equal(ReasonText.Shorten(text), hello.Hello.Inventory.Drivers[0].Detail);
+        Assert.Equal(ReasonText.Shorten(text), hello.Hello.Vms[0].Reason.Message);
         foreach (var message in new[]
         {
             new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "a", Message = text }) },
@@ -105,7 +119,7 @@ public sealed class HostMessageRulesTests
         })
         {
             HostMessageRules.Shorten(message);
-            Assert.InRange(message.CalculateSize(), 1024, 1200);
+            Assert.InRange(message.CalculateSize(), ReasonText.MostBytes, ReasonText.MostBytes + 100);
         }
     }
 

@@ -127,6 +127,35 @@ public sealed class HostSessionTests(SharedCell shared) : IClassFixture<SharedCe
     }
 
     [Fact]
+    public async Task Should_answer_with_the_agents_refusal_of_a_console()
+    {
+        var (agent, id) = await RunningAsync();
+        await using var _ = agent;
+        var opening = Cell.Cell.OpenConsoleAsync(id, null, follow: true, CancellationToken.None);
+        var open = await OpenedAsync(agent);
+        agent.Send(new HostMessage { Console = new ConsoleChunk { StreamId = open.StreamId, End = true, Error = new Reason { Code = "not_found", Message = "This host has no such microVM." } } });
+        var refused = await Assert.ThrowsAsync<CellException>(() => opening);
+        Assert.Equal(("not_found", "This host has no such microVM."), (refused.Code, refused.Message));
+    }
+
+    /// <summary>Launches and stops of others go by the same stream: a writer whose host reads slowly must not fill it.</summary>
+    [Fact]
+    public async Task Should_take_only_so_much_input_as_the_agent_takes()
+    {
+        var (agent, id) = await RunningAsync();
+        await using var _ = agent;
+        agent.Swallow = message => message.ConsoleInput is not null;
+        for (var i = 0; i < InputWindow.MostOfOne; i++)
+            await Cell.Cell.WriteConsoleAsync(id, new byte[] { 1 }, CancellationToken.None);
+        var busy = await Assert.ThrowsAsync<CellException>(() => Cell.Cell.WriteConsoleAsync(id, new byte[] { 1 }, CancellationToken.None));
+        Assert.Equal("console_busy", busy.Code);
+
+        agent.Send(new HostMessage { InputTaken = new ConsoleInputTaken { VmId = id, Messages = 1 } });
+        await Eventually.TrueAsync(async () => await Record.ExceptionAsync(() => Cell.Cell.WriteConsoleAsync(id, new byte[] { 1 }, CancellationToken.None)) is null);
+        await Eventually.TrueAsync(() => agent.Received.Count(message => message.ConsoleInput is not null) == InputWindow.MostOfOne + 1);
+    }
+
+    [Fact]
     public async Task Should_give_credit_back_as_the_reader_reads()
     {
         var (agent, id) = await RunningAsync();
