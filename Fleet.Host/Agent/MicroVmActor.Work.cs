@@ -60,8 +60,6 @@ internal sealed partial class MicroVmActor
         await earlier.ConfigureAwait(false);
         if (_record.BootId != _context.BootId)
             return new LaunchGivenUp("host_rebooted", "The host's machine was started anew; the microVM went with it.");
-        if (_driver is not { } driver)
-            return NoDriver();
         var launch = Launch;
         var told = "";
         for (var pause = FirstAdoptPause; ; pause = pause * 2 < LongestAdoptPause ? pause * 2 : LongestAdoptPause)
@@ -70,6 +68,8 @@ internal sealed partial class MicroVmActor
             {
                 try
                 {
+                    // A VMM of a driver that this agent has not may run all the same: it is not called failed, but waits for an agent that has it.
+                    var driver = _driver ?? throw new InvalidOperationException(NoDriver().Message);
                     return await driver.AdoptAsync(launch, _context.Ending).ConfigureAwait(false) is { } vmm
                         ? await HandOverAsync(vmm).ConfigureAwait(false)
                         : new VmmNeverWas();

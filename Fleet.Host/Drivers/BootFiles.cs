@@ -6,8 +6,11 @@ namespace Fleet.Host.Drivers;
 /// <summary>What a VMM is to boot, on this host, checked.</summary>
 /// <param name="InitrdPath">Empty: none.</param>
 /// <param name="Arguments">The kernel's command line.</param>
-internal sealed record BootFiles(string KernelPath, string InitrdPath, string Arguments, KernelFile? Own)
+internal sealed record BootFiles(string KernelPath, string InitrdPath, string Arguments, KernelFile? Own) : IDisposable
 {
+    // The user's own files: their paths here lead to what is held, and to nothing else.
+    private IReadOnlyList<FileStream> _held = [];
+
     /// <summary>
     /// For the default image, and for a kernel of the user's own without arguments. <c>reboot=k</c> resets through the
     /// keyboard controller, which ends the VMM on every driver; <c>quiet</c> saves most of the exits of a boot.
@@ -25,14 +28,24 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
     {
         if (launch.Spec.Boot is { } own)
         {
-            var kernel = KernelFile.Check(own.KernelPath, own.InitrdPath, launch.Spec.MemoryMib);
             string arguments = Join(extraArguments, own.BootArgs.Length > 0 ? own.BootArgs : DefaultArguments);
             if (Encoding.UTF8.GetByteCount(arguments) > MaxArgumentBytes || arguments.AsSpan().ContainsAny('\0', '\n', '\r'))
             {
                 throw new LaunchFailedException("kernel_invalid",
                     $"The kernel's arguments are longer than {MaxArgumentBytes} bytes or hold a line break; shorten boot_args.");
             }
-            return new BootFiles(own.KernelPath, own.InitrdPath, arguments, kernel);
+            List<FileStream> held = [PublicFile.Open(own.KernelPath, "kernel", "kernel_missing")];
+            try
+            {
+                if (own.InitrdPath.Length > 0) held.Add(PublicFile.Open(own.InitrdPath, "initrd", "initrd_missing"));
+                var kernel = KernelFile.Check(own.KernelPath, held[0], held.Count > 1 ? held[1].Length : 0, launch.Spec.MemoryMib);
+                return new BootFiles(PublicFile.PathOf(held[0]), held.Count > 1 ? PublicFile.PathOf(held[1]) : "", arguments, kernel) { _held = held };
+            }
+            catch
+            {
+                held.ForEach(file => file.Dispose());
+                throw;
+            }
         }
 
         var image = await images.GetDefaultAsync(cancellation).ConfigureAwait(false);
@@ -42,6 +55,12 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
         // A kernel that has too little room dies without a word, or hangs.
         KernelFile.Check(image.KernelPath, initrd, launch.Spec.MemoryMib);
         return new BootFiles(image.KernelPath, VmmFiles.Initrd, Join(extraArguments, DefaultArguments), null);
+    }
+
+    /// <summary>To be called when the VMM has opened what it boots.</summary>
+    public void Dispose()
+    {
+        foreach (var file in _held) file.Dispose();
     }
 
     private static string Join(string first, string second) => first.Length == 0 ? second : $"{first} {second}";

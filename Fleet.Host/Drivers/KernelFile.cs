@@ -27,7 +27,7 @@ internal sealed record KernelFile(KernelFormat Format, bool HasPvhEntry)
     private const uint PvhEntryNote = 18;
     private const ushort ProtocolWithInitSize = 0x20a;
 
-    /// <summary>Looks at the files of a spec's own boot source.</summary>
+    /// <summary>Looks at a kernel and its initrd by their paths.</summary>
     /// <param name="memoryMib">Memory of the microVM: a kernel that can't fit is refused.</param>
     /// <exception cref="LaunchFailedException"><c>kernel_missing</c>, <c>initrd_missing</c> or <c>kernel_invalid</c>.</exception>
     public static KernelFile Check(string kernelPath, string initrdPath, uint memoryMib)
@@ -40,6 +40,12 @@ internal sealed record KernelFile(KernelFormat Format, bool HasPvhEntry)
             initrdBytes = initrd.Length;
         }
 
+        return Check(kernelPath, kernel, initrdBytes, memoryMib);
+    }
+
+    /// <summary>The same for a kernel that is open.</summary>
+    public static KernelFile Check(string kernelPath, FileStream kernel, long initrdBytes, uint memoryMib)
+    {
         var header = new byte[HeaderBytes];
         int length = kernel.ReadAtLeast(header, header.Length, throwOnEndOfStream: false);
         header.AsSpan(length).Clear();

@@ -51,7 +51,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         }
 
         VmmDirectory.Prepare(launch.Directory);
-        var boot = await BootFiles.PrepareAsync(launch, options.Images, "", cancellation).ConfigureAwait(false);
+        using var boot = await BootFiles.PrepareAsync(launch, options.Images, "", cancellation).ConfigureAwait(false);
         WriteConfiguration(launch, boot);
         cancellation.ThrowIfCancellationRequested();
         // A file and not requests: the guest runs as soon as the process can, and an agent that dies here has left

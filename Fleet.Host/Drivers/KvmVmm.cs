@@ -41,6 +41,9 @@ internal sealed class KvmVmm : RunningVmm
         };
     }
 
+    /// <inheritdoc/>
+    protected override bool FilesAreLimited => Posix.MayLimitOthers;
+
     /// <summary>Waits until the guest was started; false when fleet-vmm ended instead.</summary>
     public async Task<bool> BeginAsync(CancellationToken cancellation)
     {
@@ -103,7 +106,10 @@ internal sealed class KvmVmm : RunningVmm
     {
         using var answer = await _api.GetAsync(new Uri("fleet/vcpus", UriKind.Relative), cancellation).ConfigureAwait(false);
         var body = await ReadAsync(answer, cancellation).ConfigureAwait(false);
-        Learn(body["threads"] is JsonArray threads ? InnerThreads.ToOuter(Pid, [.. threads.Select(t => t?.GetValue<int>() ?? 0)]) : []);
+        var threads = body["threads"] as JsonArray ?? [];
+        // A VMM that a guest broke into may say anything; each thread gets an actor.
+        if (threads.Count != Launch.Spec.Cpus) throw new InvalidOperationException($"fleet-vmm names {threads.Count} vCPUs, not {Launch.Spec.Cpus}");
+        Learn(InnerThreads.ToOuter(Pid, [.. threads.Select(t => t?.GetValue<int>() ?? 0)]));
     }
 
     private async Task KeepLearningAsync()

@@ -55,11 +55,11 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         string clock = hardware || await TscFrequency.GetKilohertzAsync().ConfigureAwait(false) is not { } khz
             ? ""
             : string.Create(CultureInfo.InvariantCulture, $"tsc_early_khz={khz}");
-        var boot = await BootFiles.PrepareAsync(launch, options.Images, clock, cancellation).ConfigureAwait(false);
+        using var boot = await BootFiles.PrepareAsync(launch, options.Images, clock, cancellation).ConfigureAwait(false);
         if (boot.Own is { Format: KernelFormat.Elf, HasPvhEntry: false })
         {
             throw new LaunchFailedException("kernel_invalid",
-                $"The kernel {boot.KernelPath} is an ELF program without a PVH entry note, which QEMU needs; use its bzImage or the driver kvm.");
+                $"The kernel {launch.Spec.Boot!.KernelPath} is an ELF program without a PVH entry note, which QEMU needs; use its bzImage or the driver kvm.");
         }
 
         cancellation.ThrowIfCancellationRequested();

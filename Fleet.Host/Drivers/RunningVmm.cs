@@ -119,6 +119,9 @@ internal abstract class RunningVmm : IVmm
     /// <summary>Asks the guest to power down. Called again each second until the guest is ready to hear it.</summary>
     protected abstract Task AskGuestAsync(CancellationToken cancellation);
 
+    /// <summary>The VMM has a limit on file sizes, which is to go along with its console.</summary>
+    protected virtual bool FilesAreLimited => true;
+
     /// <summary>Asks the VMM to end now.</summary>
     protected abstract Task QuitAsync(CancellationToken cancellation);
 
@@ -300,16 +303,14 @@ internal abstract class RunningVmm : IVmm
             _status.Poll();
             if (_status.Ready && _ready.TrySetResult()) File.Delete(Path.Combine(Launch.Directory, VmmFiles.Initrd));
             var extent = _console.Trim();
-            if (extent.Start != _kept.Start)
-            {
-                _kept = extent;
-                Process.LimitFileSize(extent.Start + (ulong)ConsoleLog.Limit);
-            }
             // What was said last is still to be read.
             if (Process.Ended.IsCompleted) return;
             EndIfTooLong(VmmFiles.Exit);
             Shorten(VmmFiles.Log);
             Shorten(VmmFiles.ResetLog);
+            if (extent.Start == _kept.Start || !FilesAreLimited) return;
+            Process.LimitFileSize(extent.Start + (ulong)ConsoleLog.Limit);
+            _kept = extent;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or System.ComponentModel.Win32Exception)
         {

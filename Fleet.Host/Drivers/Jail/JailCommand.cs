@@ -1,5 +1,6 @@
 using System.Globalization;
 using Fleet.Host.Consoles;
+using Fleet.Host.Drivers.Processes;
 
 namespace Fleet.Host.Drivers.Jail;
 
@@ -13,6 +14,9 @@ internal static class JailCommand
     public const string Kernel = "/dev/fd/7";
     public const string Initrd = "/dev/fd/8";
 
+    /// <summary>Where the limit can't be raised as the console goes on, it must not end the console: then only the agent's eye bounds the files.</summary>
+    private const long LargestFile = 1L << 50;
+
     /// <param name="user">The microVM's own user and group.</param>
     public static IReadOnlyList<string> Arguments(VmmLaunch launch, BootFiles boot, uint user, ControlGroups groups)
     {
@@ -20,7 +24,7 @@ internal static class JailCommand
         List<string> arguments =
         [
             "jail", "--id", launch.VmId, "--uid", id, "--gid", id, "--pid-file", VmmFiles.Pid,
-            "--resource-limit", string.Create(CultureInfo.InvariantCulture, $"fsize={ConsoleLog.Limit}"),
+            "--resource-limit", string.Create(CultureInfo.InvariantCulture, $"fsize={(Posix.MayLimitOthers ? ConsoleLog.Limit : LargestFile)}"),
             "--fd", "3=listen:" + VmmFiles.ApiSocket,
             "--fd", "4=read:" + VmmFiles.Configuration,
             "--fd", "5=write:" + VmmFiles.Exit,

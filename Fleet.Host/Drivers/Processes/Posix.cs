@@ -18,7 +18,10 @@ internal static partial class Posix
     private const int Enotdir = 20;
     private const int CurrentDirectory = -100;
     private const uint StatxType = 1;
+    private const uint StatxMode = 2;
     private const uint StatxInode = 0x100;
+    private const int NobodyId = 65534;
+    private const int OpenReadNonblocking = 0x800 | 0x100 | CloseOnExec; // and O_NOCTTY
     private const int TypeMask = 0xf000;
     private const int RegularType = 0x8000;
     private const int Epipe = 32;
@@ -32,6 +35,18 @@ internal static partial class Posix
     private const int RlimitFsize = 1;
     private const long SysPidfdSendSignal = 424;
     private const long SysPidfdOpen = 434;
+
+    /// <summary>Whether this process may set the limits of other users' processes: CAP_SYS_RESOURCE, which even root has not in every container.</summary>
+    public static bool MayLimitOthers { get; } = HasCapability(24);
+
+    private static bool HasCapability(int number)
+    {
+        const string key = "CapEff:\t";
+        string? line = File.ReadLines("/proc/self/status").FirstOrDefault(line => line.StartsWith(key, StringComparison.Ordinal));
+        return line is not null
+            && ulong.TryParse(line.AsSpan(key.Length), System.Globalization.NumberStyles.HexNumber, System.Globalization.CultureInfo.InvariantCulture, out ulong effective)
+            && (effective >> number & 1) != 0;
+    }
 
     /// <summary>Makes a FIFO (mode 0600).</summary>
     public static void MakeFifo(string path)
@@ -52,6 +67,43 @@ internal static partial class Posix
             throw Failure("statx " + path);
         }
         return (*(ushort*)(status + 28) & TypeMask) == RegularType;
+    }
+
+    /// <summary>Opens an ordinary file for reading, if everybody may read it and pass through its folders.</summary>
+    /// <exception cref="IOException">It is none, or not for everybody.</exception>
+    public static SafeFileHandle OpenAsNobody(string path)
+    {
+        SafeFileHandle? opened = null;
+        IOException? failure = null;
+
+        // A thread of its own that ends with it: these calls change what the thread that makes them may do with files, and only that.
+        // One that is not root keeps what it has.
+        var nobody = new Thread(() =>
+        {
+            _ = Syscall(Arm64 ? 159 : 116, 0, 0, 0, 0); // setgroups: none
+            _ = Syscall(Arm64 ? 152 : 123, NobodyId, 0, 0, 0); // setfsgid
+            _ = Syscall(Arm64 ? 151 : 122, NobodyId, 0, 0, 0); // setfsuid, which takes root's powers over files away as well
+            int fd = Open(path, OpenReadNonblocking);
+            if (fd >= 0) opened = new SafeFileHandle(fd, ownsHandle: true);
+            else failure = Failure("open " + path);
+        }, maxStackSize: 128 * 1024);
+        nobody.Start();
+        nobody.Join();
+        if (opened is null) throw failure!;
+        if (IsForEverybody(opened)) return opened;
+        opened.Dispose();
+        throw new IOException($"{path} is no ordinary file, or not for everybody");
+    }
+
+    private static unsafe bool IsForEverybody(SafeFileHandle file)
+    {
+        // struct statx has 256 bytes on every architecture, stx_mode stands at 28. SAFETY: the buffer lives through the call, the handle is open.
+        const int emptyPath = 0x1000;
+        const int othersRead = 4;
+        var status = stackalloc byte[256];
+        if (Statx((int)file.DangerousGetHandle(), "", emptyPath, StatxType | StatxMode, status) != 0) throw Failure("statx");
+        int mode = *(ushort*)(status + 28);
+        return (mode & TypeMask) == RegularType && (mode & othersRead) != 0;
     }
 
     /// <summary>A handle that stands for a directory however long its path is; /proc/self/fd/N is its short name.</summary>

@@ -28,6 +28,8 @@ internal sealed class RunningFleet : IAsyncDisposable
     private RunningFleet(string[] nodeOptions)
     {
         _nodeOptions = nodeOptions;
+        // Kernels of a spec's own are opened only where everybody may read them.
+        File.SetUnixFileMode(_folder, (UnixFileMode)0x1ed); // 0755
         Http = new HttpClient { BaseAddress = new Uri($"http://127.0.0.1:{_apiPort}"), Timeout = TimeSpan.FromMinutes(5) };
     }
 

@@ -105,6 +105,22 @@ public sealed class AgentRestartTests : AgentTest
         await (await Scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Running);
     }
 
+    /// <summary>Its VMM may run: it is not called failed, or a second one could be started.</summary>
+    [Fact]
+    public async Task Should_not_call_failed_what_it_has_no_driver_for()
+    {
+        var record = Record(HostVmState.Running);
+        record.Driver = "absent";
+        Write(record);
+        await using var agent = await StartAsync(new ScriptedDriver());
+        var stream = await Scheduler.NextAsync();
+        Assert.Equal(HostVmState.Running, Assert.Single(stream.Hello.Vms).State);
+        await UntilAsync("the word of it", () => Lines.All.Any(line => line.Contains("can't be taken over", StringComparison.Ordinal)));
+        await stream.SendAsync(Stop());
+        await stream.SendAsync(new SchedulerMessage { OpenConsole = new OpenConsole { StreamId = 9, VmId = "vm-none" } });
+        await stream.ExpectAsync(message => message.Report is { State: not HostVmState.Running } ? throw new InvalidOperationException(message.ToString()) : message.Console is { StreamId: 9 });
+    }
+
     [Fact]
     public async Task Should_not_run_again_what_had_run()
     {

@@ -93,6 +93,30 @@ public sealed class KvmDriverTests
         Assert.Equal("one two", File.ReadAllText(path));
     }
 
+    /// <summary>The limit on file sizes goes along with it, or there is none where it can't.</summary>
+    [SkippableFact]
+    public async Task Should_keep_a_console_that_is_longer_than_what_is_kept_of_it()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var launch = scratch.Launch(TinyKernel.Echoing());
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        await vmm.GuestReady.WaitAsync(Soon);
+        string path = Path.Combine(launch.Directory, ConsoleLog.FileName);
+        const long before = 3 * ConsoleLog.Limit;
+        await using (var file = new FileStream(path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+            file.SetLength(before);
+        await Scratch.Until(() => new ConsoleLog(launch.Directory).Extent().Start > ConsoleLog.Limit, "the console to be trimmed");
+        await Scratch.Until(
+            () =>
+            {
+                _ = vmm.WriteConsoleAsync("m"u8.ToArray(), default).AsTask();
+                return new FileInfo(path).Length > before;
+            },
+            "the echo");
+        Assert.False(vmm.Completion.IsCompleted);
+    }
+
     [SkippableFact]
     public async Task Should_be_taken_over_and_tell_a_kill()
     {

@@ -14,7 +14,14 @@ internal sealed class Scratch : IAsyncDisposable
 
     private readonly List<string> _directories = [];
 
-    public string Folder { get; } = Directory.CreateTempSubdirectory("fleet-drivers-").FullName;
+    public string Folder { get; } = ForEverybody(Directory.CreateTempSubdirectory("fleet-drivers-"));
+
+    // Kernels of a spec's own are opened only where everybody may read them.
+    private static string ForEverybody(DirectoryInfo folder)
+    {
+        folder.UnixFileMode = (UnixFileMode)0x1ed; // 0755
+        return folder.FullName;
+    }
 
     public VmmLaunch Launch(byte[] kernel, uint cpus = 1, uint memoryMib = 64, string name = "vm-test")
     {
