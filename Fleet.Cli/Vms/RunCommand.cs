@@ -77,12 +77,42 @@ internal static class RunCommand
 
                 // One key for all the tries of this one command: a request that was answered and lost is not run twice.
                 var key = Guid.NewGuid().ToString("n");
-                var vm = await PersistAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation);
+                JsonElement vm;
+                try
+                {
+                    vm = await PersistAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation);
+                }
+                catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+                {
+                    await ForgetAsync(api, parsed, spec, key);
+                    return ExitCodes.Interrupted;
+                }
+
                 return parsed.GetValue(detach)
                     ? await DetachedAsync(api, parsed, vm, cancellation)
                     : await AttachedAsync(api, parsed, vm, parsed.GetValue(interactive), parsed.GetValue(remove), cancellation);
             },
             _ => ExitCodes.RunFailed);
+    }
+
+    /// <summary>
+    /// Whoever gave up before the create was answered saw no microVM, and none may stay. Whether there is one the same key tells: it
+    /// gives the one that was made, or makes one only to be deleted.
+    /// </summary>
+    private static async Task ForgetAsync(ApiClient api, ParseResult parsed, JsonObject spec, string key)
+    {
+        using var bounded = new CancellationTokenSource(TimeSpan.FromSeconds(10));
+        try
+        {
+            var vm = await api.PostAsync("v1/vms", spec, bounded.Token, key);
+            await api.DeleteAsync(VmCommands.PathOf(vm.Text("id")), bounded.Token);
+        }
+        catch (Exception unknown) when (unknown is ApiException or OperationCanceledException)
+        {
+            var name = spec["name"]?.GetValue<string>();
+            await parsed.InvocationConfiguration.Error.WriteLineAsync(
+                $"fleet: whether {(name is null ? "a microVM" : Render.Printable(name))} was created could not be found out ({unknown.Message}); fleet vm list shows it");
+        }
     }
 
     private static async Task<int> DetachedAsync(ApiClient api, ParseResult parsed, JsonElement vm, CancellationToken cancellation)
@@ -116,10 +146,19 @@ internal static class RunCommand
             // Ctrl-C ends what it started, as for any command in the foreground.
             await parsed.InvocationConfiguration.Error.WriteLineAsync("fleet: stopping the microVM");
             using var bounded = new CancellationTokenSource(TimeSpan.FromSeconds(30));
-            await api.PostAsync(VmCommands.PathOf(id) + "/stop", null, bounded.Token);
-            vm = await VmCommands.WaitAsync(api, id, Ended, TimeSpan.FromSeconds(25), bounded.Token);
+            try
+            {
+                await api.PostAsync(VmCommands.PathOf(id) + "/stop", null, bounded.Token);
+                await VmCommands.WaitAsync(api, id, Ended, TimeSpan.FromSeconds(25), bounded.Token);
+            }
+            catch (ApiException late) when (remove)
+            {
+                // A delete ends it too, when its host is back at the latest.
+                await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: {late.Message} ({late.Code})");
+            }
+
             if (remove)
-                await api.DeleteAsync(VmCommands.PathOf(id), bounded.Token);
+                await api.DeleteAsync(VmCommands.PathOf(id), CancellationToken.None);
             return ExitCodes.Interrupted;
         }
 

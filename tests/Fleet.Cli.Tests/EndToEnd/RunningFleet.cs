@@ -268,11 +268,11 @@ internal sealed class RunningFleet : IAsyncDisposable
         }
     }
 
-    private static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll") is var path && File.Exists(path)
+    public static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll") is var path && File.Exists(path)
         ? path
         : throw new InvalidOperationException($"{path} is not built: run ./fleet build, or the tests through ./fleet test.");
 
-    private static int FreePort()
+    public static int FreePort()
     {
         using var listener = new TcpListener(IPAddress.Loopback, 0);
         listener.Start();

@@ -1,0 +1,63 @@
+using System.Diagnostics;
+using System.Net;
+using System.Runtime.InteropServices;
+using System.Text;
+using Xunit;
+
+namespace Fleet.Cli.Tests.EndToEnd;
+
+/// <summary>Ctrl-C while the control plane has not answered: an API of the test's own, which is slow where it must be.</summary>
+public sealed partial class GivenUpTests
+{
+    private const int Interrupt = 2;
+
+    [Fact]
+    public async Task Should_leave_no_microvm_when_a_run_is_given_up_before_its_create_is_answered()
+    {
+        using var api = new HttpListener();
+        var address = $"http://127.0.0.1:{RunningFleet.FreePort()}/";
+        api.Prefixes.Add(address);
+        api.Start();
+        using var run = Process.Start(new ProcessStartInfo("dotnet", [RunningFleet.Program, "--api", address, "vm", "run", "--name", "given-up", "--rm", "--", "sleep", "9"])
+        {
+            RedirectStandardError = true,
+            RedirectStandardOutput = true,
+        })!;
+        try
+        {
+            var create = await NextAsync();
+            Assert.Equal(("POST", "/v1/vms"), (create.Request.HttpMethod, create.Request.Url!.AbsolutePath));
+            var key = create.Request.Headers["Idempotency-Key"];
+            Assert.NotNull(key);
+            Assert.Equal(0, kill(run.Id, Interrupt));
+
+            // Nobody answers the first: the client has gone. It asks again, with the key that tells which microVM it was.
+            var again = await NextAsync();
+            Assert.Equal(("POST", key), (again.Request.HttpMethod, again.Request.Headers["Idempotency-Key"]));
+            await AnswerAsync(again, 201);
+            var delete = await NextAsync();
+            Assert.Equal(("DELETE", "/v1/vms/vm-1"), (delete.Request.HttpMethod, delete.Request.Url!.AbsolutePath));
+            await AnswerAsync(delete, 202);
+            await run.WaitForExitAsync(new CancellationTokenSource(TimeSpan.FromSeconds(20)).Token);
+            Assert.Equal(130, run.ExitCode);
+        }
+        finally
+        {
+            if (!run.HasExited)
+                run.Kill();
+        }
+
+        Task<HttpListenerContext> NextAsync() => api.GetContextAsync().WaitAsync(TimeSpan.FromSeconds(20));
+
+        static async Task AnswerAsync(HttpListenerContext context, int status)
+        {
+            context.Response.StatusCode = status;
+            context.Response.ContentType = "application/json";
+            await context.Response.OutputStream.WriteAsync(Encoding.UTF8.GetBytes("""{"id": "vm-1", "name": "given-up", "state": "pending"}"""));
+            context.Response.Close();
+        }
+    }
+
+    [LibraryImport("libc")]
+    private static partial int kill(int pid, int signal);
+}
