@@ -87,10 +87,10 @@ internal sealed class LabBench : IAsyncDisposable
     private static string QemuProgram => new[] { "/usr/bin/qemu-system-x86_64", "/usr/local/bin/qemu-system-x86_64" }.FirstOrDefault(File.Exists)
         ?? throw new BenchmarkException("no qemu-system-x86_64");
 
-    /// <summary>Runs a script in the node; what it printed.</summary>
-    public async Task<string> RunAsync(string script)
+    /// <summary>Runs a script in the node; what it printed. Throws <see cref="LabException"/> when it does not end within the limit, of 4 minutes unless told.</summary>
+    public async Task<string> RunAsync(string script, TimeSpan? limit = null)
     {
-        var result = await _node.RunAsync(LabCommand.Shell(script), Limit);
+        var result = await _node.RunAsync(LabCommand.Shell(script), limit ?? Limit);
         return result.ExitStatus == 0 ? result.Output : throw new BenchmarkException($"in the lab node: {result.Output} {result.Errors}");
     }
 

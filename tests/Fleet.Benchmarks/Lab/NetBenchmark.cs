@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
+using Fleet.Host.Lab;
 
 namespace Fleet.Benchmarks.Lab;
 
@@ -14,7 +15,43 @@ internal static partial class NetBenchmark
 
     public static IReadOnlyList<Measurement> Run() => RunAsync().GetAwaiter().GetResult();
 
+    /// <summary>A guest that takes longer than three times what it needs has come to a stop, under either monitor: see docs/benchmarks.md.</summary>
+    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(90);
+
+    private const int MostStuck = 3;
+
     private static async Task<IReadOnlyList<Measurement>> RunAsync()
+    {
+        List<double[]> first = [], second = [];
+        for (var stuck = 0; first.Count < Rounds;)
+        {
+            try
+            {
+                await MeasureAsync(first, second);
+            }
+            catch (LabException) when (stuck++ < MostStuck)
+            {
+                // The round that was begun is over for both, and the next one has a node of its own.
+                first.RemoveRange(second.Count, first.Count - second.Count);
+                Console.Error.WriteLine($"net: a guest of round {first.Count + 1} stood still; going on in another lab node");
+            }
+        }
+
+        return
+        [
+            .. Pair("tcp_rx", 0, "MB/s", higherIsBetter: true), .. Pair("tcp_tx", 1, "MB/s", higherIsBetter: true), .. Pair("ping", 2, "ms", higherIsBetter: false),
+        ];
+
+        IEnumerable<Measurement> Pair(string name, int index, string unit, bool higherIsBetter)
+        {
+            var (own, peer) = (LabBench.Median(first.Select(one => one[index])), LabBench.Median(second.Select(one => one[index])));
+            yield return new($"{name}_ratio", higherIsBetter ? own / peer : peer / own, "");
+            yield return new(name, own, unit, "QEMU microvm, KVM, no vhost", peer);
+        }
+    }
+
+    /// <summary>Adds rounds of both until there are enough.</summary>
+    private static async Task MeasureAsync(List<double[]> first, List<double[]> second)
     {
         await using var bench = await LabBench.StartAsync();
         await bench.RunAsync(
@@ -29,23 +66,10 @@ internal static partial class NetBenchmark
             "");
         var theirs = await bench.CommandAsync(
             null, Script, [], "-netdev tap,id=n,ifname=fleet0,script=no,downscript=no,vhost=off -device virtio-net-device,netdev=n,mac=06:00:0a:4d:00:02");
-        List<double[]> first = [], second = [];
-        for (var round = 0; round < Rounds; round++)
+        while (first.Count < Rounds)
         {
-            first.Add(Parse(await bench.RunAsync($"{ours} </dev/null")));
-            second.Add(Parse(await bench.RunAsync($"{theirs} </dev/null")));
-        }
-
-        return
-        [
-            .. Pair("tcp_rx", 0, "MB/s", higherIsBetter: true), .. Pair("tcp_tx", 1, "MB/s", higherIsBetter: true), .. Pair("ping", 2, "ms", higherIsBetter: false),
-        ];
-
-        IEnumerable<Measurement> Pair(string name, int index, string unit, bool higherIsBetter)
-        {
-            var (own, peer) = (LabBench.Median(first.Select(one => one[index])), LabBench.Median(second.Select(one => one[index])));
-            yield return new($"{name}_ratio", higherIsBetter ? own / peer : peer / own, "");
-            yield return new(name, own, unit, "QEMU microvm, KVM, no vhost", peer);
+            first.Add(Parse(await bench.RunAsync($"{ours} </dev/null", Limit)));
+            second.Add(Parse(await bench.RunAsync($"{theirs} </dev/null", Limit)));
         }
     }
 
