@@ -127,18 +127,18 @@ internal sealed partial class Microvm
         using var stateFile = new NewFile(creation.StatePath);
         stateFile.Write(0, state);
         stateFile.Sync();
-        memoryFile.Commit();
         try
         {
+            memoryFile.Commit();
             stateFile.Commit();
             NewFile.SyncDirectoryOf(creation.MemoryPath);
             NewFile.SyncDirectoryOf(creation.StatePath);
         }
         catch (SystemCallException)
         {
-            // One without the other is no snapshot.
-            _ = Descriptors.unlink(creation.MemoryPath);
-            _ = Descriptors.unlink(creation.StatePath);
+            // One without the other is no snapshot, and what the caller had there before may be one.
+            stateFile.Revert();
+            memoryFile.Revert();
             throw;
         }
 

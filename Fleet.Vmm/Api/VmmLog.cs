@@ -66,6 +66,9 @@ internal sealed class VmmLog(string instanceId, TimeProvider clock) : IDisposabl
     /// <summary>Lines per <see cref="Window"/>; a caller that floods the API must not flood the disk.</summary>
     private const int LinesPerWindow = 500;
 
+    /// <summary>What a guest causes has lines of its own: one that breaks its devices all the while must not hide what the host did.</summary>
+    private const int GuestsLinesPerWindow = 100;
+
     private static readonly TimeSpan Window = TimeSpan.FromSeconds(5);
 
     private const int StandardError = 2;
@@ -75,8 +78,8 @@ internal sealed class VmmLog(string instanceId, TimeProvider clock) : IDisposabl
     private LogLevel _level = LogLevel.Info;
     private bool _showLevel;
     private bool _showOrigin;
-    private long _windowStart;
-    private int _linesInWindow;
+    private readonly LineBudget _budget = new(clock, LinesPerWindow);
+    private readonly LineBudget _guestsBudget = new(clock, GuestsLinesPerWindow);
 
     /// <summary>Lines that were dropped: the sink was full or failed, or there were too many.</summary>
     public ulong Missed { get; private set; }
@@ -100,6 +103,10 @@ internal sealed class VmmLog(string instanceId, TimeProvider clock) : IDisposabl
 
     public void Warn(string message, [CallerMemberName] string member = "", [CallerLineNumber] int line = 0) => Write(LogLevel.Warn, message, member, line);
 
+    /// <summary>As <see cref="Warn"/>, of something that the guest can cause as often as it likes.</summary>
+    public void WarnOfGuest(string message, [CallerMemberName] string member = "", [CallerLineNumber] int line = 0) =>
+        Write(LogLevel.Warn, message, member, line, _guestsBudget);
+
     public void Info(string message, [CallerMemberName] string member = "", [CallerLineNumber] int line = 0) => Write(LogLevel.Info, message, member, line);
 
     public void Debug(string message, [CallerMemberName] string member = "", [CallerLineNumber] int line = 0) => Write(LogLevel.Debug, message, member, line);
@@ -113,29 +120,17 @@ internal sealed class VmmLog(string instanceId, TimeProvider clock) : IDisposabl
         }
     }
 
-    private void Write(LogLevel level, string message, string member, int line)
+    private void Write(LogLevel level, string message, string member, int line, LineBudget? budget = null)
     {
         if (level > _level)
         {
             return;
         }
 
-        if (!WithinRate() || !Descriptors.CanWrite(_sink) || !Descriptors.WriteAll(_sink, Format(level, message, member, line)))
+        if (!(budget ?? _budget).Take() || !Descriptors.CanWrite(_sink) || !Descriptors.WriteAll(_sink, Format(level, message, member, line)))
         {
             Missed++;
         }
-    }
-
-    private bool WithinRate()
-    {
-        var now = clock.GetTimestamp();
-        if (_linesInWindow == 0 || clock.GetElapsedTime(_windowStart, now) >= Window)
-        {
-            _windowStart = now;
-            _linesInWindow = 0;
-        }
-
-        return ++_linesInWindow <= LinesPerWindow;
     }
 
     private ReadOnlySpan<byte> Format(LogLevel level, string message, string member, int line)
@@ -162,6 +157,25 @@ internal sealed class VmmLog(string instanceId, TimeProvider clock) : IDisposabl
         text.Ascii("] ");
         text.Message(message);
         return text.Finish();
+    }
+
+    /// <summary>So many lines per <see cref="Window"/>.</summary>
+    private sealed class LineBudget(TimeProvider clock, int lines)
+    {
+        private long _start;
+        private int _taken;
+
+        public bool Take()
+        {
+            var now = clock.GetTimestamp();
+            if (_taken == 0 || clock.GetElapsedTime(_start, now) >= Window)
+            {
+                _start = now;
+                _taken = 0;
+            }
+
+            return ++_taken <= lines;
+        }
     }
 
     /// <summary>Fills a line; what does not fit is cut off. The last byte is kept for the newline.</summary>

@@ -48,7 +48,7 @@ internal sealed partial class VmmProcess : IDisposable
         _log = log;
         _loop = loop;
         _metrics = metrics;
-        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce, message => log.Warn(message)), loop, log, metrics, new MetadataApi(new MetadataService(arguments.MetadataLimit, clock)), clock);
+        _microvm = new Microvm(arguments.Id, makeFactory(EndAtOnce, message => log.WarnOfGuest(message)), loop, log, metrics, new MetadataApi(new MetadataService(arguments.MetadataLimit, clock)), clock);
 
         // Made now, because at a stop there may be no descriptor left.
         _stopTimer = new LoopTimer(loop, OnStopTimeout);

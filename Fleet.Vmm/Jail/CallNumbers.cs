@@ -49,13 +49,11 @@ internal static class CallNumbers
     public const int Ftruncate = 77;
     public const int Rename = 82;
     public const int Unlink = 87;
-    public const int Readlink = 89;
     public const int Fchmod = 91;
     public const int Getrusage = 98;
     public const int Sysinfo = 99;
     public const int Getpgrp = 111;
     public const int RtSigtimedwait = 128;
-    public const int Statfs = 137;
     public const int Prctl = 157;
     public const int Gettid = 186;
     public const int Futex = 202;
@@ -70,7 +68,6 @@ internal static class CallNumbers
     public const int Openat = 257;
     public const int Newfstatat = 262;
     public const int SetRobustList = 273;
-    public const int Fallocate = 285;
     public const int TimerfdSettime = 286;
     public const int Accept4 = 288;
     public const int TimerfdCreate = 283;
@@ -78,6 +75,7 @@ internal static class CallNumbers
     public const int Preadv = 295;
     public const int Pwritev = 296;
     public const int Prlimit64 = 302;
+    public const int Renameat2 = 316;
     public const int Seccomp = 317;
     public const int Getrandom = 318;
     public const int Userfaultfd = 323;

@@ -8,7 +8,6 @@ internal static unsafe partial class JailCalls
 {
     internal const int CloseOnExec = 0x80000;
     internal const int PathOnly = 0x200000;
-    internal const int OnlyDirectory = 0x10000;
 
     internal const nuint ReadOnly = 1;
     internal const nuint NoSetUid = 2;

@@ -13,7 +13,7 @@ internal sealed class JailRoot(JailOptions options)
 
     private const string OldRoot = ".old";
     private const nuint Harmless = JailCalls.NoSetUid | JailCalls.NoExec;
-    private const int FolderOnly = JailCalls.PathOnly | JailCalls.OnlyDirectory | Descriptors.NoFollow | JailCalls.CloseOnExec;
+    private const int FolderOnly = JailCalls.PathOnly | Descriptors.OnlyDirectory | Descriptors.NoFollow | JailCalls.CloseOnExec;
     private const int AnyPath = JailCalls.PathOnly | Descriptors.NoFollow | JailCalls.CloseOnExec;
     private const uint Everyone = 0x1ed; // 0755
     private const uint OwnerOnly = 0x1c0; // 0700
@@ -78,7 +78,7 @@ internal sealed class JailRoot(JailOptions options)
         }
 
         MakeParent(parent);
-        var at = (int)JailCalls.Check(JailCalls.open(parent, JailCalls.PathOnly | JailCalls.OnlyDirectory | JailCalls.CloseOnExec, 0), "open " + parent);
+        var at = (int)JailCalls.Check(JailCalls.open(parent, JailCalls.PathOnly | Descriptors.OnlyDirectory | JailCalls.CloseOnExec, 0), "open " + parent);
         foreach (var name in (string[])[NameOf(options.Program), options.Id])
         {
             var below = MakeFolder(at, name, Everyone);

@@ -73,7 +73,7 @@ internal sealed unsafe partial class Jailer(JailOptions options)
         JailCalls.Check(JailCalls.syscall(JailCalls.CloseRangeCall, 3, int.MaxValue, 0, 0, 0), "close_range");
         var program = Own(JailCalls.open(options.Program ?? "/proc/self/exe", Descriptors.ReadOnly | Descriptors.CloseOnExec, 0), "The program " + (options.Program ?? "fleet-vmm"));
         var pidFile = options.PidFile is { } path ? Own(JailCalls.open(path, Descriptors.WriteOnly | Descriptors.Create | Descriptors.Truncate | NoFollow | Descriptors.CloseOnExec, OwnerReadWrite), path) : -1;
-        var processes = Own(JailCalls.open("/proc", JailCalls.PathOnly | JailCalls.OnlyDirectory | JailCalls.CloseOnExec, 0), "/proc");
+        var processes = Own(JailCalls.open("/proc", JailCalls.PathOnly | Descriptors.OnlyDirectory | JailCalls.CloseOnExec, 0), "/proc");
         var boot = pidFile < 0 ? [] : Descriptors.ReadFile("/proc/sys/kernel/random/boot_id", 64);
         var passed = options.Passed.ConvertAll(file => (file.Number, Fd: Own(Open(file), file.Path)));
         var network = options.NetworkNamespace is { } name ? Own(JailCalls.open(name, Descriptors.ReadOnly | Descriptors.CloseOnExec, 0), name) : -1;

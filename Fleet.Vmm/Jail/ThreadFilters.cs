@@ -147,6 +147,7 @@ internal static class ThreadFilters
             Allow(CallNumbers.Lseek),
             Allow(CallNumbers.Ftruncate),
             Allow(CallNumbers.Rename),
+            Allow(CallNumbers.Renameat2),
             Allow(CallNumbers.Unlink),
             Allow(CallNumbers.Dup),
             Allow(CallNumbers.Fcntl, OneOf(1, DescriptorCommands)),

@@ -17,6 +17,7 @@ internal static unsafe partial class Descriptors
     internal const int Append = 0x400;
     internal const int NonBlocking = 0x800;
     internal const int CloseOnExec = 0x80000;
+    internal const int OnlyDirectory = 0x10000;
     internal const int NoFollow = 0x20000;
 
     internal const uint FileTypeMask = 0xf000;

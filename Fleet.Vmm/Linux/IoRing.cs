@@ -24,6 +24,9 @@ internal sealed unsafe partial class IoRing : IDisposable
     internal const byte Flush = 3;
     internal const uint DataOnly = 1;
 
+    /// <summary>Milliseconds, about, that a host without memory is waited for.</summary>
+    private const int MostPauses = 500;
+
     private int _fd = -1;
     private byte* _rings;
     private readonly nuint _ringsSize;
@@ -157,6 +160,7 @@ internal sealed unsafe partial class IoRing : IDisposable
 
     private uint Enter(uint submit, uint complete, uint flags)
     {
+        var pauses = 0;
         while (true)
         {
             var taken = syscall(EnterCall, _fd, (nint)submit, (nint)complete, (nint)flags, 0, 0);
@@ -165,9 +169,16 @@ internal sealed unsafe partial class IoRing : IDisposable
                 return (uint)taken;
             }
 
-            if (Marshal.GetLastPInvokeError() is not (SystemCallException.Interrupted or SystemCallException.TryAgain))
+            switch (Marshal.GetLastPInvokeError())
             {
-                throw SystemCallException.Last("io_uring_enter");
+                case SystemCallException.Interrupted:
+                    break;
+                case SystemCallException.TryAgain when pauses++ < MostPauses:
+                    // The host has no memory for a request at the moment.
+                    Thread.Sleep(1);
+                    break;
+                default:
+                    throw SystemCallException.Last("io_uring_enter");
             }
         }
     }

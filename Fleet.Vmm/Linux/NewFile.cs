@@ -3,8 +3,8 @@ using System.Runtime.InteropServices;
 namespace Fleet.Vmm.Linux;
 
 /// <summary>
-/// A file that is written beside its place, made durable, and put there in one step, over what was there before. Until
-/// <see cref="Commit"/> nobody sees it; without that it is gone with <see cref="Dispose"/>.
+/// A file that is written beside its place, made durable, and put there in one step. What was there before changes places
+/// with it and can be brought back until <see cref="Dispose"/>, which deletes whichever of the two is not in its place.
 /// </summary>
 /// <remarks>All of it throws <see cref="SystemCallException"/>.</remarks>
 internal sealed unsafe partial class NewFile : IDisposable
@@ -12,8 +12,15 @@ internal sealed unsafe partial class NewFile : IDisposable
     /// <summary>Readable and writable for its owner only: it holds a tenant's memory.</summary>
     private const uint Mode = 0x180;
 
+    /// <summary>RENAME_EXCHANGE.</summary>
+    private const uint Exchange = 2;
+
+    private const int WorkingDirectory = -100;
+
     private readonly string _temporary;
     private int _fd;
+    private bool _replaced;
+    private bool _committed;
 
     public NewFile(string path)
     {
@@ -79,16 +86,34 @@ internal sealed unsafe partial class NewFile : IDisposable
         }
     }
 
-    /// <summary>Puts it in its place.</summary>
+    /// <summary>Puts it in its place. Over another file only where the file system can let two names change places.</summary>
     public void Commit()
     {
-        if (rename(_temporary, Path) < 0)
+        // Two names of any kind may change places, and a directory could not be deleted afterwards.
+        var directory = open(Path, Descriptors.ReadOnly | Descriptors.OnlyDirectory | Descriptors.CloseOnExec, 0);
+        if (directory >= 0)
+        {
+            _ = Descriptors.close(directory);
+            throw new SystemCallException("rename", SystemCallException.IsDirectory);
+        }
+
+        _replaced = renameat2(WorkingDirectory, _temporary, WorkingDirectory, Path, Exchange) == 0;
+        if (!_replaced && (Marshal.GetLastPInvokeError() != SystemCallException.NoEntry || rename(_temporary, Path) < 0))
         {
             throw SystemCallException.Last("rename");
         }
 
-        _ = Descriptors.close(_fd);
-        _fd = -1;
+        _committed = true;
+    }
+
+    /// <summary>Takes it out of its place again, if it is there; what was there before is back.</summary>
+    public void Revert()
+    {
+        if (_committed)
+        {
+            _ = _replaced ? renameat2(WorkingDirectory, _temporary, WorkingDirectory, Path, Exchange) : rename(Path, _temporary);
+            _committed = _replaced = false;
+        }
     }
 
     /// <summary>The names in a file's directory survive the host's power.</summary>
@@ -115,7 +140,10 @@ internal sealed unsafe partial class NewFile : IDisposable
         {
             _ = Descriptors.close(_fd);
             _fd = -1;
-            _ = Descriptors.unlink(_temporary);
+            if (!_committed || _replaced)
+            {
+                _ = Descriptors.unlink(_temporary);
+            }
         }
     }
 
@@ -124,6 +152,9 @@ internal sealed unsafe partial class NewFile : IDisposable
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int rename(string from, string to);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int renameat2(int fromDirectory, string from, int toDirectory, string to, uint flags);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int ftruncate(int fd, long length);

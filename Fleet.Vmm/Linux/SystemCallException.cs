@@ -11,6 +11,7 @@ internal sealed class SystemCallException(string call, int errorNumber)
     public const int Interrupted = 4;
     public const int TryAgain = 11;
     public const int Exists = 17;
+    public const int IsDirectory = 21;
     public const int TableFull = 23;
     public const int NotSupported = 95;
     public const int TooManyOpenFiles = 24;

@@ -1,4 +1,3 @@
-using System.Numerics;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 
@@ -74,24 +73,6 @@ internal sealed unsafe class DirtyPages : IDisposable
     /// <summary>Whether a page was written.</summary>
     // SAFETY: guarded by the check.
     public bool IsDirty(ulong page) => page < Pages && (_bits[page / 64] & (1UL << (int)(page % 64))) != 0;
-
-    /// <summary>The next written page from one on; <see cref="Pages"/> when there is none.</summary>
-    public ulong Next(ulong page)
-    {
-        while (page < Pages)
-        {
-            // SAFETY: guarded by the loop's condition.
-            var word = _bits[page / 64] >> (int)(page % 64);
-            if (word != 0)
-            {
-                return Math.Min(Pages, page + (ulong)BitOperations.TrailingZeroCount(word));
-            }
-
-            page = (page / 64 + 1) * 64;
-        }
-
-        return Pages;
-    }
 
     /// <summary>A snapshot has them all: begins anew.</summary>
     // SAFETY: the mapping has exactly this size.

@@ -26,7 +26,13 @@ internal sealed unsafe class GuestMemory : IDisposable
 
     private const ulong PageSize = 4096;
 
+    /// <summary>vm.max_map_count allows a process some 65,000 mappings, and each piece makes two more.</summary>
+    private const int MostReplacedPieces = 8192;
+
+    private const ulong SmallestReplacedPiece = 2 << 20;
+
     private readonly bool _isFile;
+    private int _replacedPieces;
     private byte* _low;
     private byte* _high;
 
@@ -119,8 +125,9 @@ internal sealed unsafe class GuestMemory : IDisposable
     }
 
     /// <summary>
-    /// Gives the whole pages of a range back to the host; the guest finds zeros there when it uses them again. False when the
-    /// range is not in the guest's memory, or the host refuses.
+    /// Gives the whole pages of a range back to the host. The guest, which counts on nothing there (virtio 1.2, §5.5.6.3 and
+    /// §5.5.6.7), finds zeros when it uses them again, or of a file what the file has. False when the range is not in the
+    /// guest's memory, or the host refuses.
     /// </summary>
     public bool TryGiveBack(ulong address, ulong length)
     {
@@ -133,15 +140,20 @@ internal sealed unsafe class GuestMemory : IDisposable
             return start != null;
         }
 
-        // Zeros from now on, which the next diff has to have. Pages of a file would come back with what the file has.
+        // Another content from now on, which the next diff has to have. Pages of a file come back by reading it: in large
+        // pieces zeros are cheaper, but each piece splits the mapping.
         var size = (length - skip) & ~(PageSize - 1);
         Dirty?.Note(address + skip, size);
-        return _isFile ? VirtualMemory.TryReplace(start + skip, (nuint)size) : VirtualMemory.TryDrop(start + skip, (nuint)size);
+        if (_isFile && size >= SmallestReplacedPiece && _replacedPieces < MostReplacedPieces)
+        {
+            _replacedPieces++;
+            return VirtualMemory.TryReplace(start + skip, (nuint)size);
+        }
+
+        return VirtualMemory.TryDrop(start + skip, (nuint)size);
     }
 
     public void Write(ulong address, ReadOnlySpan<byte> bytes) => bytes.CopyTo(Slice(address, bytes.Length));
-
-    public void WriteUInt32(ulong address, uint value) => BinaryPrimitives.WriteUInt32LittleEndian(Slice(address, sizeof(uint)), value);
 
     public void WriteUInt64(ulong address, ulong value) => BinaryPrimitives.WriteUInt64LittleEndian(Slice(address, sizeof(ulong)), value);
 

@@ -84,11 +84,10 @@ internal sealed class MetadataService(int limit, TimeProvider clock)
                 return false;
             }
 
-            answer = Answer(request);
-            if (_pending + answer.Bytes.Length > _mostPending)
-            {
-                answer = Text(request, 503, "Service Unavailable", "Too many answers are waiting to be taken.");
-            }
+            // Before it is made: no answer is longer than a whole document and its head.
+            answer = _pending + limit > _mostPending
+                ? Text(request, 503, "Service Unavailable", "Too many answers are waiting to be taken.")
+                : Answer(request);
         }
         catch (MetadataRequestException bad)
         {

@@ -156,6 +156,12 @@ internal sealed class TcpConnection
         TakeAcknowledgement(segment, now);
         TakePayload(segment);
         TakeRequests();
+        if (_window == 0 && IsBefore(_next, _end))
+        {
+            // Nothing is on its way that could be answered: the peer has to be asked.
+            _deadline ??= now + _timeout;
+        }
+
         return Fate;
     }
 
@@ -299,10 +305,6 @@ internal sealed class TcpConnection
         if (IsFinishAcknowledged)
         {
             _deadline = now + LongestLinger;
-        }
-        else if (_window == 0 && IsBefore(_next, _end))
-        {
-            _deadline ??= now + _timeout;
         }
     }
 

@@ -212,6 +212,10 @@ internal sealed class BalloonDevice : VirtioDevice, IDisposable
         return 0;
     }
 
+    // A page's number takes four bytes, and giving it back as long as moving it.
+    protected override long WorkOf(int queue, VirtQueue request) =>
+        queue == InflateQueue ? Math.Min(LongestRequest, VirtQueue.LengthOf(request.Readable)) << (PageShift - 2) : base.WorkOf(queue, request);
+
     private void Inflate(ReadOnlySpan<GuestBuffer> buffers)
     {
         // Runs of pages, which a guest hands over up or down, go back in one call.
@@ -219,11 +223,11 @@ internal sealed class BalloonDevice : VirtioDevice, IDisposable
         var left = LongestRequest;
         foreach (var buffer in buffers)
         {
-            var bytes = _memory.Slice(buffer.Address, Math.Min(buffer.Length, left) & ~3);
+            var bytes = _memory.View(buffer.Address, Math.Min(buffer.Length, left) & ~3);
             left -= bytes.Length;
             for (; bytes.Length >= sizeof(uint); bytes = bytes[sizeof(uint)..])
             {
-                ulong page = Volatile.Read(ref MemoryMarshal.AsRef<uint>(bytes));
+                ulong page = Volatile.Read(in MemoryMarshal.AsRef<uint>(bytes));
                 if (count > 0 && page == first + count)
                 {
                     count++;
@@ -267,7 +271,7 @@ internal sealed class BalloonDevice : VirtioDevice, IDisposable
         var left = LongestRequest;
         foreach (var buffer in buffers)
         {
-            var bytes = _memory.Slice(buffer.Address, Math.Min(buffer.Length, left));
+            var bytes = _memory.View(buffer.Address, Math.Min(buffer.Length, left));
             left -= bytes.Length;
             for (; bytes.Length >= StatisticSize; bytes = bytes[StatisticSize..])
             {

@@ -69,18 +69,7 @@ internal sealed class MmioTransport : IMemoryDevice
         device.Interrupt = () => Raise(QueueInterrupt);
     }
 
-    /// <summary>The driver is ready, and nothing broke since.</summary>
-    public bool IsActive
-    {
-        get
-        {
-            lock (_gate)
-            {
-                return Active;
-            }
-        }
-    }
-
+    // The driver is ready, and nothing broke since.
     private bool Active => (_status & (DriverReady | NeedsReset | Failed)) == DriverReady;
 
     /// <summary>Works on a queue, after a notification; false while the driver is not ready, or has not enabled it.</summary>

@@ -304,15 +304,13 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
             var part = Math.Min(buffer.Length, target.Length - length);
             if (part > 0)
             {
-                _memory.Slice(buffer.Address, part).CopyTo(target[length..]);
+                _memory.View(buffer.Address, part).CopyTo(target[length..]);
                 length += part;
             }
         }
 
         return length;
     }
-
-    private static TimeSpan? Sooner(TimeSpan? one, TimeSpan? other) => one is null || other < one ? other : one;
 
     // False when the guest has no buffers for the frame that waits; the driver will notify of new ones.
     private bool TryDeliver(VirtQueue queue)
@@ -330,7 +328,7 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
 
         if (count == 0)
         {
-            // One buffer is all it may fill, and the frame is longer.
+            // One buffer is all it may fill, and the frame is longer; or the buffers are in too many pieces.
             Metrics.Add(ReceiveFailures);
             _waiting = 0;
             return true;
@@ -353,7 +351,8 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
         return true;
     }
 
-    // Takes chains until they hold so many bytes, and says how many; 0 when the first is too short and more are not allowed.
+    // Takes chains until they hold so many bytes, and says how many; 0 when the first is too short and more are not allowed,
+    // or when they are in too many pieces.
     // False when the guest has too few; then all are put back, and count is how many there were.
     private bool TryGather(VirtQueue queue, int length, out int count)
     {
@@ -370,7 +369,10 @@ internal sealed class NetDevice : VirtioDevice, IDisposable
             var chain = queue.Writable;
             if (pieces + chain.Length > _pieces.Length)
             {
-                throw new VirtQueueException("a received frame's buffers in too many pieces");
+                // Lawful, and senseless: the frame goes without, like one that is too long.
+                queue.PutBack(count + 1);
+                count = 0;
+                return true;
             }
 
             var size = VirtQueue.LengthOf(chain);

@@ -16,6 +16,9 @@ internal abstract class VirtioDevice
     /// <summary>VIRTIO_F_INDIRECT_DESC.</summary>
     public const ulong IndirectDescriptors = 1ul << 28;
 
+    /// <summary>Bytes after which a turn ends: a few milliseconds, in which the event loop does nothing else.</summary>
+    private const long MostWork = 8 << 20;
+
     /// <summary>Its place in the API, such as <c>drives/root</c>.</summary>
     public abstract string Path { get; }
 
@@ -88,7 +91,8 @@ internal abstract class VirtioDevice
 
     /// <summary>
     /// The driver may have put requests into an enabled queue of an active device. Serves as many as the queue holds at
-    /// most: a guest that puts in new ones all the while must not keep the thread for itself.
+    /// most, and no more once they made <see cref="MostWork"/>: a guest that puts in new ones all the while, or large ones,
+    /// must not keep the thread for itself.
     /// </summary>
     /// <returns>When it has to be called again, after others had their turn; null when a notification will do.</returns>
     /// <exception cref="VirtQueueException">The driver broke the rules.</exception>
@@ -97,7 +101,8 @@ internal abstract class VirtioDevice
         var requests = Queues[queue];
         var limiter = LimiterOf(queue);
         TimeSpan? again = TimeSpan.Zero;
-        for (var budget = (int)requests.Size; budget > 0;)
+        var work = 0L;
+        for (var budget = (int)requests.Size; budget > 0 && work < MostWork;)
         {
             if (!HasRoom)
             {
@@ -116,6 +121,7 @@ internal abstract class VirtioDevice
                     break;
                 }
 
+                work += WorkOf(queue, requests);
                 if (Serve(queue, requests, head) is { } written)
                 {
                     requests.AddUsed(head, written);
@@ -138,6 +144,12 @@ internal abstract class VirtioDevice
 
     /// <summary>What a queue's requests have to pass, if anything.</summary>
     public virtual RateLimiter? LimiterOf(int queue) => null;
+
+    /// <summary>What serving the request that was just taken costs at most, in bytes that are moved.</summary>
+    protected virtual long WorkOf(int queue, VirtQueue request) => VirtQueue.LengthOf(request.Readable) + VirtQueue.LengthOf(request.Writable);
+
+    /// <summary>Of two times to be called again, null for none.</summary>
+    protected static TimeSpan? Sooner(TimeSpan? one, TimeSpan? other) => one is null || other < one ? other : one;
 
     /// <summary>False while no further request can be begun; the device has itself processed again when that changes.</summary>
     protected virtual bool HasRoom => true;

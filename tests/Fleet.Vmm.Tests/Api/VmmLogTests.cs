@@ -71,6 +71,22 @@ public sealed class VmmLogTests
     }
 
     [Fact]
+    public void Should_not_let_a_guest_hide_what_the_host_did()
+    {
+        using var files = new ScratchDirectory();
+        var path = files.File("log");
+        using var log = new VmmLog("vm-1", new FixedClock());
+        log.Configure(new LoggerConfig(path, LogLevel.Info, false, false));
+        for (var i = 0; i < 700; i++)
+        {
+            log.WarnOfGuest("broken");
+        }
+
+        log.Info("paused");
+        Assert.Equal((600ul, 101), (log.Missed, File.ReadAllLines(path).Length));
+    }
+
+    [Fact]
     public void Should_keep_the_old_sink_when_the_new_one_fails()
     {
         using var files = new ScratchDirectory();

@@ -16,6 +16,7 @@ internal abstract class DeviceTarget : FuzzTarget
     private const ulong RingsOfAQueue = 0x4000;
     private const ulong Tables = 0x30000;
     private const int Chains = 6;
+    private const int HeaderRoom = 128;
 
     private static readonly uint[] Registers =
         [0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x60, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0xfc, 0x100, 0x104, 0x108];
@@ -200,9 +201,9 @@ internal abstract class DeviceTarget : FuzzTarget
             WriteDescriptor(
                 table, index, address, LengthOf(random, i, last), Breaks(random) ? (ushort)random.Next() : (ushort)flags,
                 Breaks(random) ? (ushort)random.Next() : (ushort)next);
-            if (i == 0 && _memory.Contains(address, 64))
+            if (i == 0 && _memory.Contains(address, HeaderRoom))
             {
-                FillHeader(random, _memory.Slice(address, 64));
+                FillHeader(random, _memory.Slice(address, HeaderRoom));
             }
 
             index = next;

@@ -2,7 +2,9 @@ using System.Buffers.Binary;
 using System.Net.Sockets;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
+using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
+using Fleet.Vmm.Tests.Metadata;
 
 namespace Fleet.Vmm.Tests.Fuzz;
 
@@ -67,7 +69,12 @@ internal sealed class NetTarget : DeviceTarget
     public NetTarget()
     {
         var unlimited = new LimiterSettings(null, null);
-        Use(new NetDevice(Memory, new NetworkSettings("eth0", "none", 0x020000000001, 1500, unlimited, unlimited), _port, TimeProvider.System));
+        var service = new MetadataService(51200, TimeProvider.System)
+        {
+            Settings = new MetadataSettings(["eth0"], NeedsToken: false, Service.Address, AlwaysText: false),
+        };
+        Use(new NetDevice(
+            Memory, new NetworkSettings("eth0", "none", 0x020000000001, 1500, unlimited, unlimited), _port, TimeProvider.System, new MetadataNetwork(service, Service.Address)));
     }
 
     public override string Name => "net";
@@ -75,6 +82,18 @@ internal sealed class NetTarget : DeviceTarget
     public override string? Check() => _port.Longest > NetDevice.LargestFrame ? $"a frame of {_port.Longest} bytes was sent" : base.Check();
 
     protected override void BeforeRequests(FuzzRandom random) => _port.Waiting = random.Below(6);
+
+    // Half of the frames are for the metadata service: connections opened, and what comes next, with right and wrong sums.
+    protected override void FillHeader(FuzzRandom random, Span<byte> header)
+    {
+        if (random.OneIn(2))
+        {
+            header[..NetDevice.HeaderSize].Clear();
+            header[0] = (byte)(random.OneIn(2) ? 1 : 0);
+            GuestStack.Tcp((ushort)(1000 + random.Below(40)), (uint)random.Below(3), (uint)random.Next(), random.Pick<byte>([2, 2, 16, 17, 24, 4]), [])
+                .CopyTo(header[NetDevice.HeaderSize..]);
+        }
+    }
 
     protected override int Readable(FuzzRandom random, int queue, int buffers) =>
         Breaks(random) ? random.Below(buffers + 1) : queue == 0 ? 0 : buffers;
@@ -125,16 +144,20 @@ internal sealed class VsockTarget : DeviceTarget
 
     private readonly string _folder = Directory.CreateTempSubdirectory("fleet-fuzz-").FullName;
     private readonly Socket _listener = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+    private readonly VsockDevice _device;
 
     public VsockTarget()
     {
         var path = Path.Combine(_folder, "v");
         _listener.Bind(new UnixDomainSocketEndPoint($"{path}_{Port}"));
         _listener.Listen(8);
-        Use(new VsockDevice(Memory, new VsockSettings(Cid, path), TimeProvider.System));
+        _device = new VsockDevice(Memory, new VsockSettings(Cid, path), TimeProvider.System);
+        Use(_device);
     }
 
     public override string Name => "vsock";
+
+    public override string? Check() => _device.Waiting > VsockDevice.MostWaiting ? $"{_device.Waiting} wait for buffers" : base.Check();
 
     public override void Dispose()
     {

@@ -22,6 +22,7 @@ internal static class FuzzRun
         static () => new JsonTarget(),
         static () => new HttpTarget(),
         static () => new KernelTarget(),
+        static () => new SnapshotTarget(),
     ];
 
     /// <exception cref="FuzzFindingException">A case that threw, or broke what must hold.</exception>

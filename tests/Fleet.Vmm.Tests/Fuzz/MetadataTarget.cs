@@ -113,7 +113,7 @@ internal sealed class MetadataTarget : FuzzTarget
             room += answer.Bytes.Length;
         }
 
-        return room >= 255 * 1024 ? null : $"answers of connections that are gone are still held: there is room for {room} bytes of more";
+        return room >= 200 * 1024 ? null : $"answers of connections that are gone are still held: there is room for {room} bytes of more";
     }
 
     // As a guest would: what to say next on that port.

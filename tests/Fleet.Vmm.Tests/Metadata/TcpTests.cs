@@ -181,6 +181,18 @@ public class TcpTests
     }
 
     [Fact]
+    public void Should_ask_for_the_opening_of_a_window_that_came_closed_with_the_request()
+    {
+        var base_ = Open();
+        Take(GuestStack.Tcp(Port, First + 1, base_, Ack, "GET / HTTP/1.1\r\n\r\n"u8, window: 0));
+        Assert.Empty(Next().Payload);
+        None();
+        _service.Clock.Now += Network.NextDeadline!.Value;
+        Network.Tick();
+        Assert.Equal((base_, 1), (Next() is var probe ? probe.Sequence : 0, probe.Payload.Length));
+    }
+
+    [Fact]
     public void Should_keep_to_the_guests_segment_size()
     {
         var service = new Service(document: $"\"{new string('x', 3000)}\"");

@@ -122,7 +122,9 @@ public sealed class HostileSnapshotTests
             transport.Write(offset, BitConverter.GetBytes(value));
         }
 
-        Assert.True(transport.IsActive);
+        var status = new byte[4];
+        transport.Read(0x70, status);
+        Assert.Equal(15, status[0]);
         var writer = new StateWriter();
         transport.Save(writer);
         Try(writer.Written.ToArray(), 4, bytes =>

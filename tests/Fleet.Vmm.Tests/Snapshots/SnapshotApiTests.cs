@@ -46,6 +46,7 @@ public sealed class SnapshotApiTests : IDisposable
         vmm.Ok("PUT", "/snapshot/create", Create("Full"));
         Assert.Equal("memory", File.ReadAllText(Memory));
         Assert.Equal(vmm.Machines.State, StateFile.Load(State).Machine);
+        Assert.Equal(2, Directory.GetFiles(_files.Root).Length);
     }
 
     [Fact]
@@ -61,6 +62,18 @@ public sealed class SnapshotApiTests : IDisposable
         Assert.Equal("old", File.ReadAllText(State));
         Assert.DoesNotContain("forget changes", vmm.Machines.Calls);
         vmm.Ok("PATCH", "/vm", """{"state": "Resumed"}""");
+    }
+
+    /// <summary>The older files may be the caller's only snapshot.</summary>
+    [Fact]
+    public void Should_bring_the_older_memory_back_when_the_state_can_not_take_its_place()
+    {
+        Directory.CreateDirectory(State);
+        File.WriteAllText(Memory, "old");
+        using var vmm = Paused();
+        Assert.Contains("rename: Is a directory", vmm.Fault("PUT", "/snapshot/create", Create("Full")), StringComparison.Ordinal);
+        Assert.Equal([Memory], Directory.GetFiles(_files.Root));
+        Assert.Equal("old", File.ReadAllText(Memory));
     }
 
     [Fact]

@@ -23,7 +23,11 @@ internal sealed unsafe class VsockConnection : IDisposable
     private LoopEvents _interest;
 
     /// <summary>A client of the host that has not said yet which port it wants.</summary>
-    public VsockConnection(int fd) => Descriptor = fd;
+    public VsockConnection(int fd)
+    {
+        Descriptor = fd;
+        PlaceInLine = new(this);
+    }
 
     public int Descriptor { get; private set; }
 
@@ -37,7 +41,9 @@ internal sealed unsafe class VsockConnection : IDisposable
     public long Deadline { get; set; } = long.MaxValue;
 
     /// <summary>Waits in the device's line for a buffer of the guest.</summary>
-    public bool IsInLine { get; set; }
+    public bool IsInLine => PlaceInLine.List is not null;
+
+    public LinkedListNode<VsockConnection> PlaceInLine { get; }
 
     /// <summary>The socket may have bytes for the guest; known from epoll, and forgotten when a read finds none.</summary>
     public bool MayRead { get; set; }

@@ -164,6 +164,12 @@ internal sealed partial class VsockDevice
             Metrics.Add(Removed);
         }
 
+        // A guest without buffers never takes what is in line.
+        if (connection.IsInLine)
+        {
+            _line.Remove(connection.PlaceInLine);
+        }
+
         if (_host is not null)
         {
             connection.Ignore(_host.Loop);

@@ -21,6 +21,10 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
     private const ulong HostCid = 2;
     private const int MostConnections = 1023;
     private const int MostOrphans = 256;
+
+    /// <summary>Bound of <see cref="Waiting"/>.</summary>
+    public const int MostWaiting = MostConnections + MostOrphans;
+
     private const uint FirstHostPort = 1u << 30;
     private const int ReceiveQueue = 0;
     private const int TransmitQueue = 1;
@@ -58,7 +62,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
 
     private readonly Dictionary<ulong, VsockConnection> _connections = [];
     private readonly List<VsockConnection> _newcomers = [];
-    private readonly Queue<VsockConnection> _line = new();
+    private readonly LinkedList<VsockConnection> _line = new();
     private readonly Queue<(uint HostPort, uint GuestPort)> _orphans = new();
     private readonly List<VsockConnection> _late = [];
     private uint _lastHostPort = FirstHostPort - 1;
@@ -99,6 +103,9 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
     public override ReadOnlySpan<byte> Configuration => _configuration;
 
     public override DeviceMetrics Metrics { get; } = new("vsock", null, MetricNames);
+
+    /// <summary>What waits for buffers of the guest: at most one packet of each connection at a time, and some resets.</summary>
+    public int Waiting => _line.Count + _orphans.Count;
 
     private long Now => _clock.GetElapsedTime(0).Ticks;
 
@@ -177,13 +184,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
                 return ProcessReceive();
             case TransmitQueue:
                 var again = base.Process(queue);
-                if (Queues[ReceiveQueue].IsEnabled)
-                {
-                    // Answers; what does not fit now goes when the driver offers new buffers.
-                    _ = ProcessReceive();
-                }
-
-                return again;
+                return Queues[ReceiveQueue].IsEnabled ? Sooner(again, ProcessReceive()) : again;
             default:
                 ProcessEvents();
                 return null;
@@ -210,7 +211,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
         foreach (var buffer in request.Readable)
         {
             var part = Math.Min(rest.Length, buffer.Length);
-            _memory.Slice(buffer.Address, part).CopyTo(rest);
+            _memory.View(buffer.Address, part).CopyTo(rest);
             rest = rest[part..];
         }
 
@@ -340,14 +341,9 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
             return true;
         }
 
-        var connection = _line.Dequeue();
-        connection.IsInLine = false;
+        var connection = _line.First!.Value;
+        _line.RemoveFirst();
         var flow = connection.Flow!;
-        if (connection.Descriptor < 0)
-        {
-            return false;
-        }
-
         if (flow.HasDue)
         {
             var (operation, flags) = flow.TakeDue();
@@ -452,8 +448,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
 
         if (!connection.IsInLine && connection.HasSomethingForGuest)
         {
-            connection.IsInLine = true;
-            _line.Enqueue(connection);
+            _line.AddLast(connection.PlaceInLine);
         }
     }
 

@@ -127,6 +127,30 @@ public sealed class NetDeviceTests : IDisposable
         Assert.Equal(1, BinaryPrimitives.ReadUInt16LittleEndian(driver.Memory.Slice(VirtioDriver.Data + 10, 2)));
     }
 
+    /// <summary>Each chain is lawful; that together they have more pieces than a frame can go into must not cost the interface.</summary>
+    [Fact]
+    public void Should_drop_a_frame_whose_buffers_are_in_too_many_pieces()
+    {
+        using var driver = Begin(features: Merges | VirtioDevice.IndirectDescriptors);
+        for (var i = 0; i < 256; i++)
+        {
+            var at = driver.Memory.Slice(0x60000 + (16ul * (ulong)i), 16);
+            BinaryPrimitives.WriteUInt64LittleEndian(at, VirtioDriver.Data);
+            BinaryPrimitives.WriteUInt32LittleEndian(at[8..], 1);
+            BinaryPrimitives.WriteUInt16LittleEndian(at[12..], (ushort)(i == 255 ? Writes : Writes | 1));
+            BinaryPrimitives.WriteUInt16LittleEndian(at[14..], (ushort)(i + 1));
+        }
+
+        driver.Descriptor(0, 0x60000, 4096, 4);
+        driver.Offer(0);
+        driver.Offer(0);
+        _port.Waiting.Enqueue(Frame(300));
+        _port.Waiting.Enqueue(Frame(200));
+        driver.Transport.Process(Rx);
+        Assert.Equal((1, (0u, 212u)), (driver.UsedIndex, driver.UsedEntry(0)));
+        Assert.Empty(driver.Complaints);
+    }
+
     [Fact]
     public void Should_pace_each_direction_by_its_own_limiter()
     {
