@@ -443,11 +443,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
     private void Ended(IActorRef actor)
     {
-        if (!_byActor.Remove(actor, out var id))
+        if (!_byActor.Remove(actor, out var id) || !_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
             return;
         _figures.Forget(id);
-        if (!_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
-            return;
         if (entry.InputUnderWay > 0)
             Took(id, entry.InputUnderWay);
         entry.InputUnderWay = 0;

@@ -2,6 +2,7 @@ using System.Text;
 using System.Text.Json;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Metadata;
+using Fleet.Vmm.RateLimiting;
 
 namespace Fleet.Vmm.Api;
 
@@ -91,21 +92,21 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 metrics.Count(Counter.GetLimiters);
                 return ApiAnswer.Ok(JsonText.Write(microvm.WriteLimiters));
             case (HttpMethod.Put, "actions"):
-                return Change(Counter.PutActions, Counter.PutActionsFails, body, PutAction);
+                return Change(Counter.PutActions, Counter.PutActionsFails, body, SingleFieldBody.ReadAction, Act);
             case (HttpMethod.Put, "boot-source"):
-                return Change(Counter.PutBootSource, Counter.PutBootSourceFails, body, PutBootSource);
+                return Change(Counter.PutBootSource, Counter.PutBootSourceFails, body, BootSource.Read, microvm.SetBootSource);
             case (HttpMethod.Put, "logger"):
-                return Change(Counter.PutLogger, Counter.PutLoggerFails, body, PutLogger);
+                return Change(Counter.PutLogger, Counter.PutLoggerFails, body, LoggerConfig.Read, microvm.ConfigureLogger);
             case (HttpMethod.Put, "metrics"):
-                return Change(Counter.PutMetrics, Counter.PutMetricsFails, body, PutMetrics);
+                return Change(Counter.PutMetrics, Counter.PutMetricsFails, body, MetricsConfig.Read, microvm.ConfigureMetrics);
             case (HttpMethod.Put, "machine-config"):
-                return Change(Counter.PutMachineConfig, Counter.PutMachineConfigFails, body, PutMachineConfig);
+                return Change(Counter.PutMachineConfig, Counter.PutMachineConfigFails, body, static (ref JsonBody json) => MachineConfigUpdate.Read(ref json, complete: true), microvm.ReplaceMachineConfig);
             case (HttpMethod.Put, "fleet/status-port"):
-                return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, PutStatusPort);
+                return Change(Counter.PutStatusPort, Counter.PutStatusPortFails, body, SingleFieldBody.ReadStatusPort, microvm.SetStatusPort);
             case (HttpMethod.Put, "serial"):
-                return Change(Counter.PutSerial, Counter.PutSerialFails, body, PutSerial);
+                return Change(Counter.PutSerial, Counter.PutSerialFails, body, SerialConfig.Read, microvm.SetSerial);
             case (HttpMethod.Put, "entropy"):
-                return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, PutEntropy);
+                return Change(Counter.PutEntropy, Counter.PutEntropyFails, body, EntropyConfig.Read, limits => microvm.DevicesBeforeStart.Entropy = limits);
             case (HttpMethod.Get, "balloon"):
                 metrics.Count(Counter.GetBalloon);
                 return ApiAnswer.Ok(JsonText.Write(json => BalloonConfig.Write(json, microvm.Balloon)));
@@ -114,44 +115,44 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
                 var device = microvm.RunningDevices.BalloonWithStatistics();
                 return ApiAnswer.Ok(JsonText.Write(json => BalloonConfig.WriteStatistics(json, device)));
             case (HttpMethod.Put, "balloon"):
-                return Change(Counter.PutBalloon, Counter.PutBalloonFails, body, PutBalloon);
+                return Change(Counter.PutBalloon, Counter.PutBalloonFails, body, BalloonConfig.Read, balloon => microvm.DevicesBeforeStart.Balloon = balloon);
             case (HttpMethod.Patch, "balloon"):
-                return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, PatchBalloon);
+                return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, BalloonConfig.ReadAmount, microvm.UpdateBalloon);
             case (HttpMethod.Patch, "balloon/statistics"):
-                return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, PatchBalloonStatistics);
+                return Change(Counter.PatchBalloon, Counter.PatchBalloonFails, body, BalloonConfig.ReadInterval, seconds => microvm.RunningDevices.UpdateBalloonStatistics(seconds));
             case (_, "balloon/hinting/start" or "balloon/hinting/status" or "balloon/hinting/stop"):
                 throw new ApiFaultException($"/balloon/hinting is not supported by fleet-vmm {version}.");
             case (HttpMethod.Put, "vsock"):
-                return Change(Counter.PutVsock, Counter.PutVsockFails, body, PutVsock);
+                return Change(Counter.PutVsock, Counter.PutVsockFails, body, VsockConfig.Read, vsock => microvm.DevicesBeforeStart.SetVsock(vsock));
             case (HttpMethod.Get, "mmds"):
                 metrics.Count(Counter.GetMetadata);
                 return ApiAnswer.Ok(microvm.Metadata.Get(microvm.State != MicrovmState.NotStarted));
             case (HttpMethod.Put, "mmds"):
-                return Change(Counter.PutMetadata, Counter.PutMetadataFails, body, (ref JsonBody document) => microvm.Metadata.Put(ReadMetadata(ref document)));
+                return Change(Counter.PutMetadata, Counter.PutMetadataFails, body, MetadataApi.Read, microvm.Metadata.Put);
             case (HttpMethod.Patch, "mmds"):
-                return Change(Counter.PatchMetadata, Counter.PatchMetadataFails, body, (ref JsonBody patch) => microvm.Metadata.Patch(ReadMetadata(ref patch)));
+                return Change(Counter.PatchMetadata, Counter.PatchMetadataFails, body, MetadataApi.Read, microvm.Metadata.Patch);
             case (HttpMethod.Put, "mmds/config"):
-                return Change(Counter.PutMetadata, Counter.PutMetadataFails, body, PutMetadataConfig);
+                return Change(Counter.PutMetadata, Counter.PutMetadataFails, body, MetadataApi.ReadSettings, microvm.ConfigureMetadata);
             case (HttpMethod.Patch, "entropy"):
-                return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, PatchEntropy);
+                return Change(Counter.PatchEntropy, Counter.PatchEntropyFails, body, EntropyConfig.Read, limits => microvm.RunningDevices.UpdateEntropy(limits));
             case (HttpMethod.Put, "cpu-config"):
-                return Change(Counter.PutCpuConfig, Counter.PutCpuConfigFails, body, PutCpuConfig);
+                return Change(Counter.PutCpuConfig, Counter.PutCpuConfigFails, body, CpuTemplateBody.Read, microvm.SetCpuTemplate);
             case (HttpMethod.Put, "snapshot/create"):
-                return Change(Counter.PutSnapshotCreate, Counter.PutSnapshotCreateFails, body, PutSnapshotCreate);
+                return Change(Counter.PutSnapshotCreate, Counter.PutSnapshotCreateFails, body, SnapshotCreation.Read, microvm.CreateSnapshot);
             case (HttpMethod.Put, "snapshot/load"):
-                return Change(Counter.PutSnapshotLoad, Counter.PutSnapshotLoadFails, body, PutSnapshotLoad);
+                return Change(Counter.PutSnapshotLoad, Counter.PutSnapshotLoadFails, body, SnapshotLoad.Read, microvm.LoadSnapshot);
             case (HttpMethod.Patch, "machine-config"):
-                return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, PatchMachineConfig);
+                return Change(Counter.PatchMachineConfig, Counter.PatchMachineConfigFails, body, static (ref JsonBody json) => MachineConfigUpdate.Read(ref json, complete: false), PatchMachineConfig);
             case (HttpMethod.Patch, "vm"):
-                return Change(Counter.PatchVm, Counter.PatchVmFails, body, PatchVm);
+                return Change(Counter.PatchVm, Counter.PatchVmFails, body, SingleFieldBody.ReadWantsPause, PauseOrResume);
             case (HttpMethod.Put, _) when first == "drives":
-                return Change(Counter.PutDrive, Counter.PutDriveFails, body, (ref JsonBody drive) => PutDrive(path, ref drive));
+                return Change(Counter.PutDrive, Counter.PutDriveFails, body, DriveConfig.Read, drive => PutDrive(path, drive));
             case (HttpMethod.Patch, _) when first == "drives":
-                return Change(Counter.PatchDrive, Counter.PatchDriveFails, body, (ref JsonBody drive) => PatchDrive(path, ref drive));
+                return Change(Counter.PatchDrive, Counter.PatchDriveFails, body, DriveConfig.ReadUpdate, update => PatchDrive(path, update));
             case (HttpMethod.Put, _) when first == "network-interfaces":
-                return Change(Counter.PutNetwork, Counter.PutNetworkFails, body, (ref JsonBody network) => PutNetwork(path, ref network));
+                return Change(Counter.PutNetwork, Counter.PutNetworkFails, body, NetworkConfig.Read, network => PutNetwork(path, network));
             case (HttpMethod.Patch, _) when first == "network-interfaces":
-                return Change(Counter.PatchNetwork, Counter.PatchNetworkFails, body, (ref JsonBody network) => PatchNetwork(path, ref network));
+                return Change(Counter.PatchNetwork, Counter.PatchNetworkFails, body, NetworkConfig.ReadUpdate, update => PatchNetwork(path, update));
             default:
                 throw new ApiFaultException(Array.IndexOf(UnsupportedPaths, first) >= 0
                     ? $"/{first} is not supported by fleet-vmm {version}."
@@ -159,9 +160,10 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         }
     }
 
-    private delegate void BodyHandler(ref JsonBody body);
+    private delegate T BodyReader<out T>(ref JsonBody body);
 
-    private ApiAnswer Change(Counter count, Counter fails, ReadOnlySpan<byte> text, BodyHandler handler)
+    // The whole body is read, to its end, before anything is changed.
+    private ApiAnswer Change<T>(Counter count, Counter fails, ReadOnlySpan<byte> text, BodyReader<T> read, Action<T> apply)
     {
         metrics.Count(count);
         var done = false;
@@ -169,7 +171,9 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         {
             var body = new JsonBody(text);
             body.Begin();
-            handler(ref body);
+            var wanted = read(ref body);
+            body.End();
+            apply(wanted);
             done = true;
             return ApiAnswer.Done;
         }
@@ -182,11 +186,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         }
     }
 
-    // Each reads the whole body, to its end, before anything is changed.
-    private void PutAction(ref JsonBody body)
+    private void Act(ApiAction action)
     {
-        var action = SingleFieldBody.ReadAction(ref body);
-        body.End();
         switch (action)
         {
             case ApiAction.InstanceStart: microvm.Start(); break;
@@ -195,38 +196,20 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         }
     }
 
-    private void PutBootSource(ref JsonBody body)
+    private void PauseOrResume(bool pauses)
     {
-        var source = BootSource.Read(ref body);
-        body.End();
-        microvm.SetBootSource(source);
+        if (pauses)
+        {
+            microvm.Pause();
+        }
+        else
+        {
+            microvm.Resume();
+        }
     }
 
-    private void PutLogger(ref JsonBody body)
+    private void PatchMachineConfig(MachineConfigUpdate update)
     {
-        var config = LoggerConfig.Read(ref body);
-        body.End();
-        microvm.ConfigureLogger(config);
-    }
-
-    private void PutMetrics(ref JsonBody body)
-    {
-        var config = MetricsConfig.Read(ref body);
-        body.End();
-        microvm.ConfigureMetrics(config);
-    }
-
-    private void PutMachineConfig(ref JsonBody body)
-    {
-        var update = MachineConfigUpdate.Read(ref body, complete: true);
-        body.End();
-        microvm.ReplaceMachineConfig(update);
-    }
-
-    private void PatchMachineConfig(ref JsonBody body)
-    {
-        var update = MachineConfigUpdate.Read(ref body, complete: false);
-        body.End();
         if (update.IsEmpty)
         {
             throw new ApiFaultException("Empty PATCH request.");
@@ -235,141 +218,28 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
         microvm.UpdateMachineConfig(update);
     }
 
-    private void PutCpuConfig(ref JsonBody body)
+    private void PutDrive(string path, DriveConfig drive)
     {
-        var template = CpuTemplateBody.Read(ref body);
-        body.End();
-        microvm.SetCpuTemplate(template);
-    }
-
-    private void PutSnapshotCreate(ref JsonBody body)
-    {
-        var creation = SnapshotCreation.Read(ref body);
-        body.End();
-        microvm.CreateSnapshot(creation);
-    }
-
-    private void PutSnapshotLoad(ref JsonBody body)
-    {
-        var load = SnapshotLoad.Read(ref body);
-        body.End();
-        microvm.LoadSnapshot(load);
-    }
-
-    private void PutStatusPort(ref JsonBody body)
-    {
-        var path = SingleFieldBody.ReadStatusPort(ref body);
-        body.End();
-        microvm.SetStatusPort(path);
-    }
-
-    private void PutSerial(ref JsonBody body)
-    {
-        var serial = SerialConfig.Read(ref body);
-        body.End();
-        microvm.SetSerial(serial);
-    }
-
-    private void PutDrive(string path, ref JsonBody body)
-    {
-        var drive = DriveConfig.Read(ref body);
-        body.End();
         ResourceId.Check(ResourceId.In(path), drive.Id);
         microvm.DevicesBeforeStart.SetDrive(drive);
     }
 
-    private void PatchDrive(string path, ref JsonBody body)
+    private void PatchDrive(string path, (string Id, string? File, LimiterSettings Limits) update)
     {
-        var (id, file, limits) = DriveConfig.ReadUpdate(ref body);
-        body.End();
-        ResourceId.Check(ResourceId.In(path), id);
-        microvm.RunningDevices.UpdateDrive(id, file, limits);
+        ResourceId.Check(ResourceId.In(path), update.Id);
+        microvm.RunningDevices.UpdateDrive(update.Id, update.File, update.Limits);
     }
 
-    private void PutNetwork(string path, ref JsonBody body)
+    private void PutNetwork(string path, NetworkConfig network)
     {
-        var network = NetworkConfig.Read(ref body);
-        body.End();
         ResourceId.Check(ResourceId.In(path), network.Id, tellBoth: true);
         microvm.DevicesBeforeStart.SetNetwork(network);
     }
 
-    private void PatchNetwork(string path, ref JsonBody body)
+    private void PatchNetwork(string path, (string Id, LimiterSettings Received, LimiterSettings Sent) update)
     {
-        var (id, received, sent) = NetworkConfig.ReadUpdate(ref body);
-        body.End();
-        ResourceId.Check(ResourceId.In(path), id, tellBoth: true);
-        microvm.RunningDevices.UpdateNetwork(id, received, sent);
-    }
-
-    private void PutBalloon(ref JsonBody body)
-    {
-        var balloon = BalloonConfig.Read(ref body);
-        body.End();
-        microvm.DevicesBeforeStart.Balloon = balloon;
-    }
-
-    private void PatchBalloon(ref JsonBody body)
-    {
-        var amount = BalloonConfig.ReadAmount(ref body);
-        body.End();
-        microvm.UpdateBalloon(amount);
-    }
-
-    private void PatchBalloonStatistics(ref JsonBody body)
-    {
-        var seconds = BalloonConfig.ReadInterval(ref body);
-        body.End();
-        microvm.RunningDevices.UpdateBalloonStatistics(seconds);
-    }
-
-    private static MetadataValue ReadMetadata(ref JsonBody body)
-    {
-        var document = MetadataApi.Read(ref body);
-        body.End();
-        return document;
-    }
-
-    private void PutMetadataConfig(ref JsonBody body)
-    {
-        var settings = MetadataApi.ReadSettings(ref body);
-        body.End();
-        microvm.ConfigureMetadata(settings);
-    }
-
-    private void PutVsock(ref JsonBody body)
-    {
-        var vsock = VsockConfig.Read(ref body);
-        body.End();
-        microvm.DevicesBeforeStart.SetVsock(vsock);
-    }
-
-    private void PutEntropy(ref JsonBody body)
-    {
-        var limits = EntropyConfig.Read(ref body);
-        body.End();
-        microvm.DevicesBeforeStart.Entropy = limits;
-    }
-
-    private void PatchEntropy(ref JsonBody body)
-    {
-        var limits = EntropyConfig.Read(ref body);
-        body.End();
-        microvm.RunningDevices.UpdateEntropy(limits);
-    }
-
-    private void PatchVm(ref JsonBody body)
-    {
-        var pause = SingleFieldBody.ReadWantsPause(ref body);
-        body.End();
-        if (pause)
-        {
-            microvm.Pause();
-        }
-        else
-        {
-            microvm.Resume();
-        }
+        ResourceId.Check(ResourceId.In(path), update.Id, tellBoth: true);
+        microvm.RunningDevices.UpdateNetwork(update.Id, update.Received, update.Sent);
     }
 
     private void WriteInstanceInfo(Utf8JsonWriter json)
