@@ -12,6 +12,8 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
     /// <summary>Bodies may be long and may hold secrets in boot arguments' tails; a log line needs the beginning.</summary>
     private const int LoggedBody = 512;
 
+    private const string LeasePath = "/fleet/lease";
+
     /// <summary>What Firecracker has and this VMM has not (yet), so that a caller learns that it is not his typing.</summary>
     private static readonly string[] UnsupportedPaths =
         ["hotplug", "pmem"];
@@ -91,6 +93,11 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
             case (HttpMethod.Get, "fleet/limiters"):
                 metrics.Count(Counter.GetLimiters);
                 return ApiAnswer.Ok(JsonText.Write(microvm.WriteLimiters));
+            case (HttpMethod.Get, "fleet/lease"):
+                metrics.Count(Counter.GetLease);
+                return ApiAnswer.Ok(JsonText.Write(json => LeaseBody.Write(json, microvm.Lease)));
+            case (HttpMethod.Put, "fleet/lease"):
+                return Change(Counter.PutLease, Counter.PutLeaseFails, body, LeaseBody.Read, microvm.ExtendLease);
             case (HttpMethod.Put, "actions"):
                 return Change(Counter.PutActions, Counter.PutActionsFails, body, SingleFieldBody.ReadAction, Act);
             case (HttpMethod.Put, "boot-source"):
@@ -282,7 +289,16 @@ internal sealed class ApiRouter(Microvm microvm, VmmLog log, VmmMetrics metrics,
     {
         var verb = method switch { HttpMethod.Get => "Get", HttpMethod.Put => "Put", HttpMethod.Patch => "Patch", _ => "Delete" };
         var text = body.IsEmpty || target.TrimStart('/').StartsWith("mmds", StringComparison.Ordinal) ? "" : $" with body \"{Encoding.UTF8.GetString(body[..Math.Min(body.Length, LoggedBody)])}\"";
-        log.Info($"The API server received a {verb} request on \"{target}\"{text}.");
+        var line = $"The API server received a {verb} request on \"{target}\"{text}.";
+        if (target == LeasePath)
+        {
+            // Every other second.
+            log.Debug(line);
+        }
+        else
+        {
+            log.Info(line);
+        }
     }
 
     private static string Name(HttpMethod method) => method switch

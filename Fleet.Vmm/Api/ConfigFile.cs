@@ -1,6 +1,7 @@
 using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Metadata;
@@ -19,7 +20,7 @@ internal sealed class ConfigFile
     private static readonly string[] Sections =
     [
         "boot-source", "machine-config", "logger", "metrics", "fleet-status-port", "entropy", "drives", "network-interfaces", "vsock", "balloon", "cpu-config",
-        "mmds-config", "serial", "memory-hotplug", "pmem",
+        "mmds-config", "serial", "fleet-lease", "memory-hotplug", "pmem",
     ];
 
     private BootSource? _bootSource;
@@ -33,6 +34,7 @@ internal sealed class ConfigFile
     private CpuTemplate? _cpuTemplate;
     private MetadataSettings? _metadata;
     private SerialSettings? _serial;
+    private LeaseTimes? _lease;
     private readonly List<DriveConfig> _drives = [];
     private readonly List<NetworkConfig> _networks = [];
 
@@ -64,7 +66,7 @@ internal sealed class ConfigFile
         while (body.NextField(Sections, ref seen, out var section))
         {
             // What GET /vm/config answers is a valid file: null and empty lists say "none".
-            if ((section > 0 && body.IsNull) || (section > 12 && body.IsEmptyArray()))
+            if ((section > 0 && body.IsNull) || (section > 13 && body.IsEmptyArray()))
             {
                 continue;
             }
@@ -98,6 +100,7 @@ internal sealed class ConfigFile
                 case 10: config._cpuTemplate = body.IsString ? LoadCpuTemplate(body.String()) : CpuTemplateBody.Read(ref body); break;
                 case 11: config._metadata = MetadataApi.ReadSettings(ref body); break;
                 case 12: config._serial = SerialConfig.Read(ref body); break;
+                case 13: config._lease = LeaseBody.Read(ref body); break;
                 default: throw body.Fault($"`{Sections[section]}` is not supported by fleet-vmm");
             }
         }
@@ -123,6 +126,11 @@ internal sealed class ConfigFile
         if (_serial is not null)
         {
             microvm.SetSerial(_serial);
+        }
+
+        if (_lease is { } lease)
+        {
+            microvm.ExtendLease(lease);
         }
 
         ApplyGuest(microvm);

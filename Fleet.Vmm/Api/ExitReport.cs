@@ -27,6 +27,7 @@ internal sealed record ExitReport(int Code, string Reason, string Message)
         MachineEndKind.Stopped => new(ExitCode.Ok, "stopped", end.Message),
         MachineEndKind.GuestCrashed => new(ExitCode.GenericError, "guest_crashed", end.Message),
         MachineEndKind.GuestHalted => new(ExitCode.GenericError, "guest_halted", end.Message),
+        MachineEndKind.LeaseOver => new(ExitCode.GenericError, "lease_over", end.Message),
         _ => new(ExitCode.GenericError, "vmm_failed", end.Message),
     };
 

@@ -3,6 +3,7 @@ using System.Text.Json;
 using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Metadata;
@@ -208,10 +209,27 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         _statusPortPath = outputPath;
     }
 
+    /// <summary>The right to run the guest.</summary>
+    public Lease Lease { get; } = new();
+
+    /// <summary>Gives the lease, or makes it longer; a time that is not later than the one there is changes nothing.</summary>
+    public void ExtendLease(LeaseTimes times)
+    {
+        if (Lease.Extend(times))
+        {
+            _machine?.ObserveLease();
+        }
+    }
+
     /// <summary>Builds the machine and starts it. When it can't be built the configuration stands and can be corrected.</summary>
     public void Start()
     {
         OnlyBeforeStart();
+        if (Lease.HasLapsed)
+        {
+            throw new ApiFaultException("Start microvm error: The lease has lapsed.", "lease_over");
+        }
+
         if (_bootSource is null)
         {
             throw new ApiFaultException("Start microvm error: Cannot start microvm without kernel configuration.");
@@ -365,6 +383,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         Vsock = _devices.Vsock,
         Entropy = _devices.Entropy,
         Metadata = metadata.Configured,
+        Lease = Lease,
     };
 
     /// <summary>For what belongs to the guest: from now on no snapshot can be loaded, whether the request succeeds or not.</summary>

@@ -59,6 +59,9 @@ internal static class CallNumbers
     public const int Futex = 202;
     public const int SchedGetaffinity = 204;
     public const int RestartSyscall = 219;
+    public const int TimerCreate = 222;
+    public const int TimerSettime = 223;
+    public const int TimerDelete = 226;
     public const int ClockGettime = 228;
     public const int ClockNanosleep = 230;
     public const int ExitGroup = 231;

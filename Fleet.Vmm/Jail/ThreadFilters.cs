@@ -156,6 +156,12 @@ internal static class ThreadFilters
         // The collector opens /proc/meminfo and asks how large the machine is on whatever thread it runs, and lives without.
         new("no files", ThreadKinds.Vcpu | ThreadKinds.Finalizer, [Fail(CallNumbers.Openat, NotPermitted), Fail(CallNumbers.Newfstatat, NotPermitted), Fail(CallNumbers.Sysinfo, NotPermitted)]),
         new("make event counters and timers", ThreadKinds.Serving, [Allow(CallNumbers.Eventfd2), Allow(CallNumbers.TimerfdCreate)]),
+        new("stop the guest when its lease lapses", ThreadKinds.Serving,
+        [
+            Allow(CallNumbers.TimerCreate, OneOf(0, BootClock.Id)),
+            Allow(CallNumbers.TimerSettime),
+            Allow(CallNumbers.TimerDelete),
+        ]),
         new("Unix sockets: API, vsock, page fault handler", ThreadKinds.Serving,
         [
             Allow(CallNumbers.Socket, OneOf(0, UnixFamily), Masked(1, SocketTypeMask, 1, 2)),

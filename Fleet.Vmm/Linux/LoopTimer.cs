@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Fleet.Vmm.Linux;
 
-/// <summary>A timer on the event loop (timerfd, monotonic clock). Disarmed until <see cref="Start"/>.</summary>
+/// <summary>A timer on the event loop (timerfd, monotonic clock or another). Disarmed until <see cref="Start"/>.</summary>
 internal sealed unsafe partial class LoopTimer : IDisposable
 {
     internal const int Monotonic = 1;
@@ -13,11 +13,11 @@ internal sealed unsafe partial class LoopTimer : IDisposable
     private readonly Action _onExpired;
     private int _fd;
 
-    public LoopTimer(EventLoop loop, Action onExpired)
+    public LoopTimer(EventLoop loop, Action onExpired, int clock = Monotonic)
     {
         _loop = loop;
         _onExpired = onExpired;
-        _fd = timerfd_create(Monotonic, NonBlocking | CloseOnExec);
+        _fd = timerfd_create(clock, NonBlocking | CloseOnExec);
         if (_fd < 0)
         {
             throw SystemCallException.Last("timerfd_create");

@@ -1,6 +1,7 @@
 using Fleet.Vmm.Boot;
 using Fleet.Vmm.Devices.Virtio;
 using Fleet.Vmm.Devices.Virtio.Vsock;
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Metadata;
 using Fleet.Vmm.RateLimiting;
@@ -64,6 +65,12 @@ internal interface IMachine : IDisposable
 
     /// <summary>The devices, in the order in which the guest finds them.</summary>
     IReadOnlyList<VirtioDevice> Devices { get; }
+
+    /// <summary>
+    /// <see cref="MachineSettings.Lease"/> was made longer: a guest that stands still for want of it goes on, if it is not
+    /// paused. Throws <see cref="SystemCallException"/> when the kernel gives no timer that would stop it.
+    /// </summary>
+    void ObserveLease();
 
     /// <summary>Ends the machine from outside. <see cref="Ended"/> follows within a bounded time.</summary>
     void Stop();
@@ -136,6 +143,9 @@ internal sealed record MachineSettings
 
     /// <summary>File that takes what the guest writes to COM2; without it there is no COM2.</summary>
     public string? StatusPortPath { get; init; }
+
+    /// <summary>The right to run the guest; one that was never given has no end.</summary>
+    public Lease Lease { get; init; } = new();
 }
 
 /// <summary>The console on COM1.</summary>
@@ -160,6 +170,9 @@ internal enum MachineEndKind
 
     /// <summary><see cref="IMachine.Stop"/>.</summary>
     Stopped,
+
+    /// <summary>Nobody made the lease longer in time.</summary>
+    LeaseOver,
 
     /// <summary>KVM or the VMM itself failed.</summary>
     VmmFailed,

@@ -9,7 +9,7 @@ using Fleet.Vmm.Snapshots;
 namespace Fleet.Vmm.Machines;
 
 /// <summary>A machine on KVM. Everything but the vCPUs' threads runs on the event loop.</summary>
-internal sealed class Machine : IMachine, IVcpuOwner
+internal sealed partial class Machine : IMachine, IVcpuOwner
 {
     /// <summary>
     /// How long vCPUs may take to leave the guest. They need microseconds; a thread that takes longer hangs in the kernel,
@@ -111,6 +111,8 @@ internal sealed class Machine : IMachine, IVcpuOwner
                 _threads[i] = _vcpus[i].ThreadId;
             }
 
+            ArmLease();
+
             if (_parts.Streams?.Input is { Kind: StreamKind.Pipe or StreamKind.Terminal } input)
             {
                 input.MakeRaw();
@@ -172,9 +174,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         if (_started && !_finished && !_paused)
         {
             _paused = true;
-            Command(VcpuOrder.Park);
-            Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
-            LeaveDevices();
+            StandStill();
         }
     }
 
@@ -183,8 +183,11 @@ internal sealed class Machine : IMachine, IVcpuOwner
         if (_paused)
         {
             _paused = false;
-            AttendDevices();
-            Command(VcpuOrder.Run);
+            _fenced = _parts.Lease.HasLapsed;
+            if (!_fenced)
+            {
+                GoOn();
+            }
         }
     }
 
@@ -302,6 +305,22 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _ending.Dispose();
     }
 
+    private void StandStill()
+    {
+        if (!_fenced)
+        {
+            Command(VcpuOrder.Park);
+            Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
+            LeaveDevices();
+        }
+    }
+
+    private void GoOn()
+    {
+        AttendDevices();
+        Command(VcpuOrder.Run);
+    }
+
     private void OnlyPaused()
     {
         if (!_started || !_paused || _finished)
@@ -332,6 +351,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
         _input = null;
         _watch?.Dispose();
         _watch = null;
+        DisarmLease();
     }
 
     private void AttendDevices()
@@ -410,7 +430,7 @@ internal sealed class Machine : IMachine, IVcpuOwner
     private void OnWatch()
     {
         _input?.Retry();
-        if (!_paused && !IsEnding && AllSleep())
+        if (!_paused && !_fenced && !IsEnding && AllSleep())
         {
             InspectSleepers();
         }

@@ -144,7 +144,7 @@ internal sealed class MachineFactory : IMachineFactory
                 undo.Push(owned);
             }
 
-            var slot = Keep(undo, new VirtioSlot(device, memory, _onWarning));
+            var slot = Keep(undo, new VirtioSlot(device, memory, _onWarning, settings.Lease));
             places.Add(new VirtioPlace(mmio.Place(slot.Transport), GuestLayout.FirstVirtioGsi + (uint)virtio.Count));
             virtio.Add(slot);
         }
@@ -213,6 +213,7 @@ internal sealed class MachineFactory : IMachineFactory
             StatusFile = statusFile,
             FaultHandler = faultHandler,
             Confinement = _confinement,
+            Lease = settings.Lease,
         };
     }
 

@@ -1,5 +1,6 @@
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Devices.Virtio;
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
@@ -47,6 +48,8 @@ internal sealed class MachineParts : IDisposable
     public SinkFile? StatusFile { get; init; }
 
     public IConfinement? Confinement { get; init; }
+
+    public required Lease Lease { get; init; }
 
     /// <summary>The process that fills the guest's memory, page by page; null: nobody has to.</summary>
     public FaultHandler? FaultHandler { get; init; }

@@ -54,6 +54,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     private int _inspectionsAsked;
     private int _inspectionsDone;
     private bool _parked;
+    private bool _interrupted;
     private bool _ended;
     private bool _exitOpen;
 
@@ -159,6 +160,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     kvm.Exit->ImmediateExit = 0;
                     ThreadKick.Drain();
                     Volatile.Write(ref _kicked, 0);
+                    _interrupted = true;
                 }
                 else
                 {
@@ -189,7 +191,9 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
             {
                 case VcpuOrder.Stop:
                     return false;
-                case VcpuOrder.Run when !owner.IsEnding:
+                // The lease's timer interrupts as a kick does, so between two interruptions there is nothing to look for.
+                case VcpuOrder.Run when !owner.IsEnding && !((_interrupted || _parked) && owner.HasLeaseLapsed):
+                    _interrupted = false;
                     if (!_parked)
                     {
                         return true;
@@ -205,7 +209,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                         Volatile.Write(ref _activity, (int)Inspect());
                         Volatile.Write(ref _inspectionsDone, asked);
                     }
-                    else if (order == VcpuOrder.Park)
+                    else if (order is VcpuOrder.Park or VcpuOrder.Run)
                     {
                         FinishExit();
                         if (!_parked)
@@ -218,6 +222,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
                     moved.Signal();
                     ThreadKick.Await();
                     Volatile.Write(ref _kicked, 0);
+                    owner.LookAtLease();
                     break;
             }
         }
@@ -407,6 +412,12 @@ internal interface IVcpuOwner
 {
     /// <summary>The machine's end was reported: no vCPU enters the guest any more.</summary>
     bool IsEnding { get; }
+
+    /// <summary>The guest may not run, for now or for ever.</summary>
+    bool HasLeaseLapsed { get; }
+
+    /// <summary>From a vCPU that stands still: ends the process when the event loop failed to do so at the lease's end.</summary>
+    void LookAtLease();
 
     /// <summary>Any thread; the first report counts.</summary>
     void ReportEnd(MachineEnd end);

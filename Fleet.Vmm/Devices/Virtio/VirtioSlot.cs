@@ -1,3 +1,4 @@
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Memory;
@@ -15,15 +16,18 @@ internal sealed class VirtioSlot : IDeviceHost, IDisposable
     private readonly EventCounter[] _notifications;
     private readonly LoopTimer?[] _retries;
     private readonly Action<string> _onComplaint;
+    private readonly Lease? _lease;
     private string? _complaint;
     private EventLoop? _loop;
 
     /// <param name="device">What is behind the registers.</param>
     /// <param name="memory">The guest's.</param>
     /// <param name="onComplaint">Told, on the event loop, why the device needs a reset; of several complaints in a row the last.</param>
+    /// <param name="lease">While it has lapsed nothing is done for the guest; null: that never is.</param>
     /// <exception cref="SystemCallException">No descriptor is left.</exception>
-    public VirtioSlot(VirtioDevice device, GuestMemory memory, Action<string> onComplaint)
+    public VirtioSlot(VirtioDevice device, GuestMemory memory, Action<string> onComplaint, Lease? lease = null)
     {
+        _lease = lease;
         Device = device;
         _onComplaint = onComplaint;
         _notifications = new EventCounter[device.QueueSizes.Count];
@@ -53,7 +57,8 @@ internal sealed class VirtioSlot : IDeviceHost, IDisposable
 
     public EventLoop Loop => _loop ?? throw new InvalidOperationException("the device's machine stands still");
 
-    public bool Process(int queue) => Transport.Process(queue);
+    // What a guest asked for before its lease lapsed is not done afterwards; Wake is called when there is a new one.
+    public bool Process(int queue) => _lease is not { HasLapsed: true } && Transport.Process(queue);
 
     public void Warn(string what) => _onComplaint(what);
 
@@ -76,7 +81,7 @@ internal sealed class VirtioSlot : IDeviceHost, IDisposable
             loop.Add(_notifications[i].Descriptor, () =>
             {
                 _notifications[queue].Clear();
-                _ = Transport.Process(queue);
+                _ = Process(queue);
             });
 
             // Frames and the like may have come from the host meanwhile.

@@ -187,6 +187,8 @@ public sealed class ApiTests
     [InlineData("PUT", "/logger", """{"level":"Loud"}""", "unknown variant `Loud`, expected one of `Off`, `Trace`, `Debug`, `Info`, `Warn`, `Warning`, `Error` at line 1 column 15.")]
     [InlineData("PUT", "/logger", """{"module":"api"}""", "the log of fleet-vmm has no modules, leave out `module` at line 1 column 15.")]
     [InlineData("PUT", "/metrics", """{}""", "missing field `metrics_path` at line 1 column 2.")]
+    [InlineData("PUT", "/fleet/lease", """{"lapses_at_ms":1}""", "missing field `ends_after_ms` at line 1 column 18.")]
+    [InlineData("PUT", "/fleet/lease", """{"lapses_at_ms":1,"ends_after_ms":86400001}""", "invalid value: integer `86400001`, expected u64 at line 1 column 42.")]
     [InlineData("PUT", "/fleet/status-port", """{"path":"/x"}""", "unknown field `path`, expected `output_path` at line 1 column 7.")]
     public void Should_refuse_bodies_in_serdes_words(string method, string path, string body, string fault)
     {
@@ -411,6 +413,32 @@ public sealed class ApiTests
             """
             "balloon":{"amount_mib":64,"deflate_on_oom":true,"stats_polling_interval_s":9,
             """.Trim(), vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Should_take_a_lease_and_only_a_longer_one_after_it()
+    {
+        using var vmm = new RunningVmm();
+        Assert.Equal("""{"state":"none"}""", vmm.Request("GET", "/fleet/lease").Body);
+        vmm.Ok("PUT", "/fleet/lease", """{"lapses_at_ms": 9000000000, "ends_after_ms": 5000}""");
+        vmm.Start();
+        vmm.Ok("PUT", "/fleet/lease", """{"lapses_at_ms": 9000000000, "ends_after_ms": 7000}""");
+        vmm.Ok("PUT", "/fleet/lease", """{"lapses_at_ms": 8000000000, "ends_after_ms": 5000}""");
+        Assert.DoesNotContain(vmm.Machines.Calls, static call => call.StartsWith("lease", StringComparison.Ordinal));
+        vmm.Ok("PUT", "/fleet/lease", """{"lapses_at_ms": 9000000001, "ends_after_ms": 6000}""");
+        Assert.Contains("lease until 9000000001 ms", vmm.Machines.Calls);
+        Assert.StartsWith("""{"state":"held","lapses_at_ms":9000000001,"ends_after_ms":6000,"now_ms":""", vmm.Request("GET", "/fleet/lease").Body, StringComparison.Ordinal);
+        Assert.DoesNotContain("fleet-lease", vmm.Request("GET", "/vm/config").Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Should_not_start_without_the_lease_that_it_was_given()
+    {
+        using var vmm = new RunningVmm();
+        vmm.Ok("PUT", "/fleet/lease", """{"lapses_at_ms": 1, "ends_after_ms": 5000}""");
+        vmm.Ok("PUT", "/boot-source", $$"""{"kernel_image_path": "{{vmm.Directory.File("kernel", "k")}}"}""");
+        Assert.Equal("Start microvm error: The lease has lapsed.", vmm.Fault("PUT", "/actions", """{"action_type": "InstanceStart"}"""));
+        Assert.StartsWith("""{"state":"lapsed",""", vmm.Request("GET", "/fleet/lease").Body, StringComparison.Ordinal);
     }
 
     [Fact]

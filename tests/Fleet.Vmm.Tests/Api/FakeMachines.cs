@@ -114,6 +114,8 @@ internal sealed class FakeMachines : IMachineFactory
             return true;
         }
 
+        public void ObserveLease() => owner.Calls.Enqueue($"lease until {owner.Settings!.Lease.LapsesAt / 1_000_000} ms");
+
         public void Resume() => owner.Calls.Enqueue("resume");
 
         public void Stop()

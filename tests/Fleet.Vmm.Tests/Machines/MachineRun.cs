@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.IO.Pipes;
 using System.Text;
@@ -19,7 +20,6 @@ internal sealed class MachineRun : IDisposable
     private readonly AnonymousPipeServerStream _input = new(PipeDirection.Out);
     private readonly AnonymousPipeServerStream _output = new(PipeDirection.In);
     private readonly List<LoopTimer> _timers = [];
-    private readonly List<string> _stuck = [];
     private MachineEnd? _end;
     private int _ends;
 
@@ -33,7 +33,7 @@ internal sealed class MachineRun : IDisposable
         var factory = new MachineFactory(
             (int)_input.ClientSafePipeHandle.DangerousGetHandle(),
             (int)_output.ClientSafePipeHandle.DangerousGetHandle(),
-            onStuck: _stuck.Add,
+            onStuck: Stuck.Enqueue,
             onWarning: Warnings.Add,
             watchPeriod: TimeSpan.FromMilliseconds(100));
         var settings = new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy ? new Fleet.Vmm.RateLimiting.LimiterSettings(null, null) : null };
@@ -62,6 +62,9 @@ internal sealed class MachineRun : IDisposable
     public IMachine Machine { get; }
 
     public string? StatusPath { get; }
+
+    /// <summary>Why the process would have been ended at once; from any thread.</summary>
+    public ConcurrentQueue<string> Stuck { get; } = [];
 
     /// <summary>What the machine goes on without.</summary>
     public List<string> Warnings { get; } = [];
@@ -110,7 +113,7 @@ internal sealed class MachineRun : IDisposable
 
         Loop.Run();
         Assert.False(late, $"the machine did not end within {Limit.TotalSeconds} s");
-        Assert.Empty(_stuck);
+        Assert.Empty(Stuck);
         Assert.Equal(1, _ends);
         return _end!;
     }

@@ -196,6 +196,12 @@ public sealed class MachineSnapshotTests
 
         public bool IsEnding => End is not null;
 
+        public bool HasLeaseLapsed => false;
+
+        public void LookAtLease()
+        {
+        }
+
         public void ReportEnd(MachineEnd end) => End ??= end;
     }
 }
