@@ -23,6 +23,7 @@ public sealed partial class RoomAnswer : IToVm;
 public sealed partial class HostCommandAnswer : IToVm;
 public sealed partial class HostReport : IToVm;
 public sealed partial class CheckPlacement : IToVm;
+public sealed partial class PlacementLost : IToVm;
 
 public sealed partial class ReserveRoom : IToHost;
 public sealed partial class CommandHost : IToHost;

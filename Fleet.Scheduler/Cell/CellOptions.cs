@@ -1,3 +1,5 @@
+using Fleet.Scheduler.Hosts;
+
 namespace Fleet.Scheduler.Cell;
 
 /// <summary>How one control-plane node runs. The defaults make a cell of one node.</summary>
@@ -27,6 +29,9 @@ public sealed record CellOptions
     /// and placements go on choosing a dead host.
     /// </summary>
     public TimeSpan HostDeadAfter { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>How long hosts may run their microVMs without word from here, and what that means on both sides.</summary>
+    public LeaseTerms Lease { get; init; } = LeaseTerms.Default;
 
     /// <summary>vCPUs that a host may promise per hardware thread.</summary>
     public double CpuRatio { get; init; } = 4.0;

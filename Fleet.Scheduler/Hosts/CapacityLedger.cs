@@ -19,7 +19,8 @@ public readonly record struct CapacityCaps(double CpuRatio, double MemoryRatio)
 /// <param name="Cpus">vCPUs promised.</param>
 /// <param name="MemoryMib">MiB promised.</param>
 /// <param name="Vacated">It ended: nothing is promised any more, but its remains are still there.</param>
-public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated);
+/// <param name="Lost">Vacated because the host was given up: its microVM has to be told.</param>
+public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated, bool Lost = false);
 
 /// <summary>
 /// What a host has promised to whom. It is told what happened and adds up; <see cref="Check"/> says whether one more fits.
@@ -65,6 +66,13 @@ public sealed class CapacityLedger
                 if (left.Vacated)
                     throw new InvalidOperationException($"{left.VmId} epoch {left.Epoch} was vacated before.");
                 Add(left with { Vacated = true });
+                break;
+            case HostLost:
+                foreach (var held in _reservations.Values.Where(held => !held.Vacated).ToList())
+                {
+                    Take(held.VmId, held.Epoch);
+                    Add(held with { Vacated = true, Lost = true });
+                }
                 break;
             case HostReleased released:
                 // Of what is not held: gives nothing back. An event that is stored must never keep a host from coming back.

@@ -41,6 +41,7 @@ internal sealed partial class HostActor
             Inventory = hello.Inventory,
             AgentVersion = hello.AgentVersion,
             BootId = hello.BootId,
+            Fenced = hello.Fenced,
         };
         Store([connected], () =>
         {
@@ -66,8 +67,9 @@ internal sealed partial class HostActor
         _presence.Hello(hello.Vms.Where(report => report.State != HostVmState.Removed).Select(report => (report.VmId, report.Epoch)));
         var welcome = new Welcome { HeartbeatMs = (uint)_options.Heartbeat.TotalMilliseconds };
         welcome.Unknown.AddRange(hello.Vms
-            .Where(report => report.State != HostVmState.Removed && _ledger.Find(report.VmId, report.Epoch) is null)
+            .Where(report => report.State != HostVmState.Removed && _ledger.Find(report.VmId, report.Epoch) is null or { Lost: true })
             .Select(report => new VmEpoch { VmId = report.VmId, Epoch = report.Epoch }));
+        welcome.Lease = Grant(0);
         _session!.Tell(new SessionAccepted { Welcome = welcome });
         _log.Info(
             "Host {HostId} is connected: agent {AgentVersion}, {Known} microVMs of which {Unknown} are not placed on it",
@@ -94,11 +96,11 @@ internal sealed partial class HostActor
             Timers.StartSingleTimer(Reconciling.Instance, Reconciling.Instance, ReconcilePause);
     }
 
-    private void OnSessionAlive()
+    private void OnSessionAlive(ulong sequence)
     {
         if (Sender.Equals(_session))
         {
-            Sender.Tell(new SessionConfirmed());
+            Sender.Tell(new SessionConfirmed { Lease = sequence > 0 ? Grant(sequence) : null });
             return;
         }
         // This actor moved or restarted and knows nothing of the stream: the agent dials again and says Hello anew.
@@ -118,6 +120,7 @@ internal sealed partial class HostActor
         _log.Info("Host {HostId} is disconnected: {Detail}", _id, detail);
         if (_record is { State: HostState.Connected })
             Store([new HostDisconnected { At = At, Detail = detail }], PublishView);
+        AwaitLease();
     }
 
     private static SessionEnded Ended(string code, string message) => new() { Problem = new Problem { Code = code, Message = message } };
@@ -132,6 +135,11 @@ internal sealed partial class HostActor
             Answer(caller, command, HostCommandOutcome.Gone);
             if (!Exists)
                 LeaveSoon();
+            return;
+        }
+        if (held.Lost)
+        {
+            TellLost(held);
             return;
         }
         _presence.Confirm(command.VmId, command.Epoch);
@@ -191,6 +199,7 @@ internal sealed partial class HostActor
 
     private void OnAudit()
     {
+        CloseStreamWithoutLease();
         // Without an agent nothing can be released; its next Hello asks about everything.
         if (!Connected || _reconciling.Count > 0)
             return;
@@ -223,6 +232,12 @@ internal sealed partial class HostActor
         if (verdict.Keep)
         {
             _presence.Confirm(verdict.VmId, verdict.Epoch);
+            return;
+        }
+        if (held.Lost && !Connected)
+        {
+            // Nothing of it runs; what is left on the disk goes when the host comes back and says that it has it.
+            Release(held, static () => { });
             return;
         }
         _presence.Unwanted(verdict.VmId, verdict.Epoch);
@@ -291,6 +306,16 @@ internal sealed partial class HostActor
                 Acknowledge(report.VmId, report.Epoch, report.Sequence);
                 if (report.State != HostVmState.Removed)
                     Send(new SchedulerMessage { Remove = new RemoveVm { VmId = report.VmId, Epoch = report.Epoch } });
+                break;
+            case not HostVmState.Removed when held.Lost:
+                // Given up: whatever it says now, it may not stay. Its microVM hears of the loss by itself.
+                _presence.Seen(report.VmId, report.Epoch);
+                Acknowledge(report.VmId, report.Epoch, report.Sequence);
+                SendRemove(report.VmId, report.Epoch);
+                break;
+            case HostVmState.Removed when held.Lost:
+                _presence.Removed(report.VmId, report.Epoch);
+                Acknowledge(report.VmId, report.Epoch, report.Sequence);
                 break;
             case HostVmState.Removed when _presence.WasRemoveSent(report.VmId, report.Epoch):
                 // Room first, then the word. If we die in between, whoever asked for the removal asks again and hears that it is gone.

@@ -26,6 +26,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     private readonly CapacityCaps _caps;
     private readonly CapacityLedger _ledger = new();
     private readonly HostPresence _presence = new();
+    private readonly HostLease _lease;
     private readonly IActorRef _mediator = DistributedPubSub.Get(Context.System).Mediator;
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
@@ -42,6 +43,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         _options = options;
         _vms = vms;
         _caps = new CapacityCaps(options.CpuRatio, options.MemoryRatio);
+        _lease = new HostLease(options.Lease, options.Clock);
     }
 
     public override string PersistenceId => PersistenceIds.Host(_id);
@@ -86,7 +88,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SnapshotOffer { Snapshot: HostSnapshot snapshot }:
                 _record = snapshot.Record;
                 foreach (var entry in snapshot.Entries)
-                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated));
+                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost));
                 break;
             case IMessage stored:
                 Take(stored);
@@ -112,6 +114,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         else
             PublishView();
         StartTimers();
+        AwaitLease();
+        HandBack();
     }
 
     private void StartTimers()
@@ -130,8 +134,14 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SessionOpened opened:
                 OnSessionOpened(opened.Hello);
                 break;
-            case SessionAlive:
-                OnSessionAlive();
+            case SessionAlive alive:
+                OnSessionAlive(alive.Sequence);
+                break;
+            case LeaseOver:
+                OnLeaseOver();
+                break;
+            case HandBackAgain:
+                HandBack();
                 break;
             case SessionClosed closed when Sender.Equals(_session):
                 OnSessionLost(closed.Detail);
@@ -261,6 +271,11 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Reply(caller, new CellProblem("host_in_use", $"{placed.Count} microVMs are placed on host '{_id}' ({some}). Delete them, then remove the host; or bring it back."));
             return;
         }
+        if (_ledger.Reservations.Any(held => held.Lost))
+        {
+            Reply(caller, new CellProblem("host_in_use", $"The microVMs of host '{_id}' are being handed back to be placed elsewhere. Try again in a moment."));
+            return;
+        }
         // Those that are being deleted and the remains of ended ones go with the host; if it ever comes back, Welcome tells it
         // to remove them.
         var deleting = _ledger.Reservations.Where(held => _presence.IsRemoveWanted(held.VmId, held.Epoch)).ToList();
@@ -332,6 +347,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Cpus = held.Cpus,
             MemoryMib = held.MemoryMib,
             Vacated = held.Vacated,
+            Lost = held.Lost,
         }));
         SaveSnapshot(snapshot);
     }

@@ -24,6 +24,7 @@ public static class HostFold
                 next.State = HostState.Connected;
                 next.Inventory = connected.Inventory?.Clone();
                 next.AgentVersion = connected.AgentVersion;
+                next.Fenced = connected.Fenced;
                 next.ConnectedAt = connected.At?.Clone();
                 next.ChangedAt = connected.At?.Clone();
                 break;
@@ -45,6 +46,13 @@ public static class HostFold
                 if (released.WasReserved)
                     GiveBack(next, released.Cpus, released.MemoryMib);
                 next.ChangedAt = released.At?.Clone();
+                break;
+            case HostLost lost:
+                next.State = HostState.Lost;
+                next.ReservedCpus = 0;
+                next.ReservedMemoryMib = 0;
+                next.Vms = 0;
+                next.ChangedAt = lost.At?.Clone();
                 break;
             case HostRemoved removed:
                 next.State = HostState.Removed;

@@ -37,6 +37,8 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("host-released", HostReleased.Parser),
         ("host-removed", HostRemoved.Parser),
         ("host-snapshot", HostSnapshot.Parser),
+        ("vm-lost", VmLost.Parser),
+        ("host-lost", HostLost.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -51,6 +53,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-host-command-answer", HostCommandAnswer.Parser),
         ("m-host-report", HostReport.Parser),
         ("m-check-placement", CheckPlacement.Parser),
+        ("m-placement-lost", PlacementLost.Parser),
         ("m-reserve-room", ReserveRoom.Parser),
         ("m-command-host", CommandHost.Parser),
         ("m-host-report-answer", HostReportAnswer.Parser),

@@ -35,6 +35,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     private Hello? _hello;
     private bool _open;
+
+    // The host's actor was asked since the last tick, by a heartbeat of the agent.
+    private bool _asked;
     private DateTimeOffset _startedAt;
     private DateTimeOffset _agentHeardAt;
     private DateTimeOffset _hostHeardAt;
@@ -90,8 +93,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case SessionAccepted accepted:
                 OnAccepted(accepted);
                 break;
-            case SessionConfirmed:
+            case SessionConfirmed confirmed:
                 _hostHeardAt = _options.Clock.GetUtcNow();
+                if (confirmed.Lease is { } lease)
+                    Send(new SchedulerMessage { Lease = lease });
                 break;
             case SessionSend send:
                 Send(send.Message);
@@ -159,6 +164,8 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 break;
             case HostMessage.BodyOneofCase.Heartbeat:
                 Send(new SchedulerMessage { Heartbeat = new HeartbeatAck { Sequence = message.Heartbeat.Sequence } });
+                _hosts.Tell(new SessionAlive { HostId = HostId, Sequence = message.Heartbeat.Sequence });
+                _asked = true;
                 break;
             case HostMessage.BodyOneofCase.Report:
                 // Holds its place in the window until the microVM has stored it: that is the agent's backpressure.
@@ -218,10 +225,11 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         {
             End("unavailable", "The control plane lost the host's actor; dial again.");
         }
-        else if (_open)
+        else if (_open && !_asked)
         {
             _hosts.Tell(new SessionAlive { HostId = HostId });
         }
+        _asked = false;
     }
 
     private void Send(SchedulerMessage message)

@@ -144,6 +144,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case CheckPlacement check:
                 OnCheck(check);
                 break;
+            case PlacementLost lost:
+                Store(_life.Lost(lost.HostId, lost.Epoch, Now), () => TellVerdict(lost.HostId, lost.Epoch, keep: false));
+                break;
             case CapacityChanged when _search is not null:
                 _capacityChangedMeanwhile = true;
                 break;

@@ -87,6 +87,12 @@ public static class VmFold
                 next.Reason = failed.Reason?.Clone();
                 next.VmmPid = 0;
                 return failed.At;
+            case VmLost lost:
+                next.State = VmState.Pending;
+                next.Host = "";
+                ForgetRun(next);
+                next.Reason = lost.Reason?.Clone();
+                return lost.At;
             case VmStartRequested start:
                 next.State = VmState.Pending;
                 next.Host = "";

@@ -226,6 +226,25 @@ public sealed record VmLife
         };
     }
 
+    /// <summary>The host was given up: nothing of this placement runs any more.</summary>
+    public Decision Lost(string host, ulong epoch, DateTimeOffset now)
+    {
+        if (!IsPlacedOn(host, epoch))
+            return Decision.Nothing;
+        return State switch
+        {
+            VmState.Starting or VmState.Running => Decision.Of(new VmLost
+            {
+                At = At(now),
+                Epoch = epoch,
+                Reason = Because(HostLostCode, $"Host {host} did not renew its lease; nothing of the microVM runs there any more, and it is placed again."),
+            }),
+            VmState.Stopping => Decision.Of(Ended(epoch, null, StopRequested, now)),
+            VmState.Deleting => Decision.Of(new VmDeleted { At = At(now) }),
+            _ => Decision.Nothing,
+        };
+    }
+
     /// <summary>
     /// The host asks whether it holds the reservation rightly, and says whether its agent knows the microVM (<paramref name="present"/>).
     /// <paramref name="keep"/> false: the reservation is to be released and what there is removed.
@@ -267,6 +286,8 @@ public sealed record VmLife
     }
 
     public const string HostDisconnectedCode = "host_disconnected";
+
+    public const string HostLostCode = "host_lost";
 
     private static Reason StopRequested => Because("stop_requested", "Stopped on request.");
 

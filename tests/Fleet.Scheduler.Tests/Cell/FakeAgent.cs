@@ -31,6 +31,10 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public bool Beats { get; set; } = true;
 
+    public bool Fenced { get; init; }
+
+    private long _beats;
+
     public IReadOnlyCollection<SchedulerMessage> Received => _received;
 
     public bool IsOpen => _welcomed && !_running.IsCompleted;
@@ -69,7 +73,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public Hello Hello()
     {
-        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = "boot-1", AgentInstance = Guid.NewGuid().ToString("n") };
+        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = "boot-1", AgentInstance = Guid.NewGuid().ToString("n"), Fenced = Fenced };
         foreach (var vm in _vms.Values)
         {
             if (vm.Last is not null)
@@ -112,7 +116,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     {
         if (!_welcomed || !Beats)
             return;
-        toScheduler.Writer.TryWrite(new HostMessage { Heartbeat = new Heartbeat { Sequence = 1 } });
+        toScheduler.Writer.TryWrite(new HostMessage { Heartbeat = new Heartbeat { Sequence = (ulong)Interlocked.Increment(ref _beats) } });
         foreach (var vm in _vms.Values)
         {
             lock (vm)

@@ -1,0 +1,88 @@
+using Akka.Actor;
+using Akka.Event;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>
+/// The host's lease: granted with each heartbeat, and when nobody asked for it for long enough the host is given up. Then
+/// nothing that was promised here runs any more (docs/fencing.md), and each of its microVMs is told until it has answered.
+/// </summary>
+internal sealed partial class HostActor
+{
+    private static readonly TimeSpan HandBackRetry = TimeSpan.FromSeconds(2);
+
+    private sealed class LeaseOver : INoSerializationVerificationNeeded
+    {
+        public static readonly LeaseOver Instance = new();
+    }
+
+    private sealed class HandBackAgain : INoSerializationVerificationNeeded
+    {
+        public static readonly HandBackAgain Instance = new();
+    }
+
+    private bool IsFenced => _record is { Fenced: true };
+
+    /// <summary>For what the agent sent under that sequence; null when its VMMs would not heed it.</summary>
+    private Lease? Grant(ulong sequence)
+    {
+        if (!IsFenced)
+            return null;
+        _lease.Grant();
+        return new Lease
+        {
+            Sequence = sequence,
+            LifetimeMs = (uint)_options.Lease.Lifetime.TotalMilliseconds,
+            EndsAfterMs = (uint)_options.Lease.EndsAfter.TotalMilliseconds,
+        };
+    }
+
+    /// <summary>Nobody renews any more: looks again when the host may be given up.</summary>
+    private void AwaitLease()
+    {
+        if (IsFenced && _record is { State: HostState.Connected or HostState.Disconnected })
+            Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, _lease.UntilGivenUp);
+    }
+
+    private void OnLeaseOver()
+    {
+        if (Connected || !IsFenced || _record is not { State: HostState.Disconnected })
+            return;
+        if (_lease.UntilGivenUp is var left && left > TimeSpan.Zero)
+        {
+            Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, left);
+            return;
+        }
+        var detail = $"It has not renewed its lease of {_options.Lease.Lifetime.TotalSeconds:0.#} s.";
+        Store([new HostLost { At = At, Detail = detail }], () =>
+        {
+            _log.Warning("Host {HostId} is given up: {Detail} {Count} microVMs are placed again", _id, detail, _ledger.Reservations.Count(held => held.Lost));
+            PublishView();
+            HandBack();
+        });
+    }
+
+    /// <summary>A stream whose agent beats no more, or whose heartbeats do not come through, is worth nothing.</summary>
+    private void CloseStreamWithoutLease()
+    {
+        if (!Connected || !IsFenced || _lease.UntilGivenUp > TimeSpan.Zero)
+            return;
+        _session!.Tell(Ended("lease_over", "No heartbeat came within the lease; dial again."));
+        OnSessionLost("No heartbeat came within the lease.");
+    }
+
+    private void HandBack()
+    {
+        var lost = _ledger.Reservations.Where(held => held.Lost).ToList();
+        if (lost.Count == 0)
+            return;
+        // All at once would wake their actors all at once; what is left of a batch comes next.
+        foreach (var held in lost.Take(ReconcileAtOnce))
+            TellLost(held);
+        Timers.StartSingleTimer(HandBackAgain.Instance, HandBackAgain.Instance, lost.Count > ReconcileAtOnce ? ReconcilePause : HandBackRetry);
+    }
+
+    private void TellLost(Reservation held) => _vms.Tell(new PlacementLost { VmId = held.VmId, HostId = _id, Epoch = held.Epoch }, Self);
+}

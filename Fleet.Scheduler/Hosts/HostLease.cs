@@ -1,0 +1,47 @@
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>What a lease means on the host, and how much longer the control plane counts.</summary>
+/// <param name="Lifetime">From the host's own sending of a heartbeat on: then its guests stand still.</param>
+/// <param name="EndsAfter">And so long after that their VMMs end. Until then they go on when the lease is renewed.</param>
+/// <param name="Margin">What the control plane waits beyond the lifetime before it places anything again.</param>
+/// <remarks>
+/// Safe while a host's boot clock runs at most <see cref="MostDrift"/> slower than the control plane's monotonic clock, and its
+/// kernel stops a vCPU within <see cref="StopTime"/> of its timer: the margin has room for both.
+/// </remarks>
+public sealed record LeaseTerms(TimeSpan Lifetime, TimeSpan EndsAfter, TimeSpan Margin)
+{
+    /// <summary>1 %: quartz is off by at most a ten thousandth, and NTP corrects by at most a two thousandth.</summary>
+    public const double MostDrift = 0.01;
+
+    /// <summary>From the timer's expiry until no vCPU runs the guest: a machine that is busy, not one that hangs.</summary>
+    public static readonly TimeSpan StopTime = TimeSpan.FromMilliseconds(500);
+
+    public static readonly LeaseTerms Default = new(TimeSpan.FromSeconds(20), TimeSpan.FromMinutes(10), TimeSpan.FromSeconds(2));
+
+    /// <summary>Why these terms can't be kept; null: they can.</summary>
+    /// <param name="heartbeat">How often hosts renew.</param>
+    public string? FirstProblem(TimeSpan heartbeat)
+    {
+        if (Lifetime < heartbeat * 3)
+            return $"A lease of {Lifetime.TotalSeconds:0.###} s is shorter than three heartbeats of {heartbeat.TotalSeconds:0.###} s: one that is late would stop every guest.";
+        var least = (Lifetime * MostDrift) + StopTime;
+        return Margin < least
+            ? $"A margin of {Margin.TotalSeconds:0.###} s is less than the {least.TotalSeconds:0.###} s that clocks and processors may be off by: a microVM could run twice."
+            : null;
+    }
+}
+
+/// <summary>
+/// One host's lease as its actor counts it. Begun by an actor's start as well: the one before may have granted until a moment
+/// ago. Not safe for several threads.
+/// </summary>
+internal sealed class HostLease(LeaseTerms terms, TimeProvider clock)
+{
+    private long _since = clock.GetTimestamp();
+
+    /// <summary>The host may count from any time before this.</summary>
+    public void Grant() => _since = clock.GetTimestamp();
+
+    /// <summary>Zero or less: nothing runs on the host's side any more.</summary>
+    public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - clock.GetElapsedTime(_since);
+}

@@ -1,0 +1,154 @@
+using System.Diagnostics;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>Hosts that fall silent: given up when their lease has run out and not before, and told the truth when they return.</summary>
+public sealed class LeaseTests : IAsyncLifetime
+{
+    private static readonly LeaseTerms Terms = new(TimeSpan.FromSeconds(1), TimeSpan.FromSeconds(30), TimeSpan.FromMilliseconds(600));
+
+    private TestCell _cell = null!;
+
+    public async Task InitializeAsync() => _cell = await TestCell.StartAsync(options => options with { Lease = Terms });
+
+    public async Task DisposeAsync() => await _cell.DisposeAsync();
+
+    [Fact]
+    public async Task Should_grant_a_lease_with_welcome_and_with_each_heartbeat_and_to_fenced_hosts_only()
+    {
+        await using var fenced = await JoinAsync("fenced");
+        await using var free = new FakeAgent("free");
+        await free.ConnectAsync(_cell.System.HostLink);
+        var expected = new Lease { Sequence = 0, LifetimeMs = 1000, EndsAfterMs = 30_000 };
+        Assert.Equal(expected, fenced.Received.First().Welcome.Lease);
+        await Eventually.TrueAsync(() => fenced.Received.Count(message => message.Lease is { Sequence: > 0, LifetimeMs: 1000, EndsAfterMs: 30_000 }) >= 3);
+        await Eventually.TrueAsync(() => free.Received.Count(message => message.Heartbeat is not null) >= 3);
+        Assert.DoesNotContain(free.Received, message => message.Lease is not null || message.Welcome?.Lease is not null);
+    }
+
+    [Fact]
+    public async Task Should_place_again_what_a_lost_host_carried_and_not_before_its_lease_is_over()
+    {
+        await using var first = await JoinAsync("first");
+        var ids = await Task.WhenAll(Enumerable.Range(0, 5).Select(_ => _cell.CreateAsync()));
+        foreach (var id in ids)
+            await _cell.WaitAsync(id, VmState.Running);
+        await using var second = await JoinAsync("second");
+        first.Beats = false;
+        var cut = Stopwatch.StartNew();
+        await first.CutAsync();
+        foreach (var id in ids)
+            await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "second", Epoch: 2 });
+        // Its last heartbeat was answered up to a beat before the cut.
+        Assert.InRange(cut.Elapsed, Terms.Lifetime + Terms.Margin - (2 * first.Heartbeat), TimeSpan.FromSeconds(15));
+        await Eventually.TrueAsync(async () => await _cell.HostAsync("first") is { State: HostState.Lost, Vms: 0, ReservedMemoryMib: 0 });
+
+        // It comes back with what it had, and hears that none of it may stay.
+        await first.ConnectAsync(_cell.System.HostLink);
+        Assert.Equal(ids.Order(), first.Received.Last(message => message.Welcome is not null).Welcome.Unknown.Select(unknown => unknown.VmId).Order());
+        first.Beats = true;
+        await Eventually.TrueAsync(() => first.VmCount == 0);
+        Assert.Equal(5, second.VmCount);
+    }
+
+    [Fact]
+    public async Task Should_keep_everything_when_the_host_is_back_in_time()
+    {
+        await using var agent = await JoinAsync("back");
+        var id = await _cell.CreateAsync();
+        await _cell.WaitAsync(id, VmState.Running);
+        await agent.CutAsync();
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("back")).State == HostState.Disconnected);
+        await agent.ConnectAsync(_cell.System.HostLink);
+        var since = Stopwatch.StartNew();
+        await Eventually.TrueAsync(() => since.Elapsed > (Terms.Lifetime + Terms.Margin) * 2);
+        Assert.True(await _cell.GetAsync(id) is { State: VmState.Running, Epoch: 1 });
+        Assert.Equal(1, agent.VmCount);
+    }
+
+    /// <summary>A stream that stays open says nothing about the lease.</summary>
+    [Fact]
+    public async Task Should_give_up_a_host_whose_stream_is_open_but_does_not_beat()
+    {
+        await using var silent = await JoinAsync("silent");
+        var id = await _cell.CreateAsync();
+        await _cell.WaitAsync(id, VmState.Running);
+        await using var other = await JoinAsync("other");
+        silent.Beats = false;
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
+        Assert.False(silent.IsOpen);
+    }
+
+    [Fact]
+    public async Task Should_never_give_up_a_host_that_is_not_fenced()
+    {
+        await using var agent = new FakeAgent("free");
+        await agent.ConnectAsync(_cell.System.HostLink);
+        var id = await _cell.CreateAsync();
+        await _cell.WaitAsync(id, VmState.Running);
+        await using var other = await JoinAsync("other");
+        await agent.CutAsync();
+        var since = Stopwatch.StartNew();
+        await Eventually.TrueAsync(() => since.Elapsed > (Terms.Lifetime + Terms.Margin) * 2);
+        Assert.Equal(HostState.Disconnected, (await _cell.HostAsync("free")).State);
+        Assert.True(await _cell.GetAsync(id) is { State: VmState.Running, Host: "free", Epoch: 1 });
+    }
+
+    [Fact]
+    public async Task Should_end_a_stop_and_a_delete_that_wait_for_a_host_that_is_lost()
+    {
+        await using var agent = await JoinAsync("gone");
+        var stopped = await _cell.CreateAsync();
+        var deleted = await _cell.CreateAsync();
+        await _cell.WaitAsync(stopped, VmState.Running);
+        await _cell.WaitAsync(deleted, VmState.Running);
+        await agent.CutAsync();
+        await _cell.Cell.StopVmAsync(stopped, TimeSpan.Zero, CancellationToken.None);
+        await _cell.Cell.DeleteVmAsync(deleted, CancellationToken.None);
+        Assert.Equal("stop_requested", (await _cell.WaitAsync(stopped, VmState.Stopped)).Reason.Code);
+        await _cell.WaitAsync(deleted, VmState.Deleted);
+        await Eventually.TrueAsync(async () => await _cell.HostAsync("gone") is { State: HostState.Lost });
+    }
+
+    /// <summary>The actor before may have granted a lease until it died.</summary>
+    [Fact]
+    public async Task Should_wait_a_whole_lease_after_a_restart_and_then_give_up_the_host()
+    {
+        await using var agent = await JoinAsync("crash");
+        var id = await _cell.CreateAsync();
+        await _cell.WaitAsync(id, VmState.Running);
+        await agent.CutAsync();
+        await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
+        var since = Stopwatch.StartNew();
+        await using var other = await JoinAsync("other");
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
+        Assert.True(since.Elapsed > Terms.Lifetime, $"given up after {since.Elapsed}");
+    }
+
+    /// <summary>Killed between giving up a host and telling its microVMs.</summary>
+    [Fact]
+    public async Task Should_go_on_handing_back_after_a_restart()
+    {
+        await using var agent = await JoinAsync("lost");
+        var ids = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => _cell.CreateAsync()));
+        foreach (var id in ids)
+            await _cell.WaitAsync(id, VmState.Running);
+        await agent.CutAsync();
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("lost")).State == HostState.Lost);
+        await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
+        await using var other = await JoinAsync("other");
+        foreach (var id in ids)
+            await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
+    }
+
+    private async Task<FakeAgent> JoinAsync(string name)
+    {
+        var agent = new FakeAgent(name) { Fenced = true };
+        await agent.ConnectAsync(_cell.System.HostLink);
+        return agent;
+    }
+}
