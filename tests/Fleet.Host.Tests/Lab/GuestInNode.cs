@@ -98,15 +98,26 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
                     + "vmm=$(tail -n 1 pid | cut -d' ' -f1); }; "
                     + "finish() { until [ -s exit.json ] || grep -q ') Z ' /proc/$vmm/stat || [ ! -e /proc/$vmm ]; do sleep 0.1; done; }; "
                 : $"start() {{ $program {Options ?? "--api-sock api.sock"} --config-file vm.json --exit-file exit.json <in >console.log 2>vmm.log & vmm=$!; }}; finish() {{ wait $vmm; }}; ";
-            const string End = "cat console.log status.log; grep -q '\"code\":0' exit.json; status=$?; [ $status = 0 ] || cat vmm.log exit.json; ";
-            return await fixture.RunAsync(
-                LabCommand.Shell($". ./functions; {start}{Before}start; {During}finish; {End}{After}exit $status") with { WorkingDirectory = folder }, Limit);
+            const string End = "cat console.log status.log; grep -q '\"code\":0' exit.json || { cat vmm.log exit.json; exit 1; }; ";
+            var result = await fixture.RunAsync(
+                LabCommand.Shell($". ./functions; {start}{Before}start; {During}finish; {End}{After}exit 0") with { WorkingDirectory = folder }, Limit, TripleFaulted);
+            if (result.ExitStatus != 0)
+            {
+                // With what the guest's end left undone: taps, servers.
+                await fixture.ReplaceAsync();
+            }
+
+            return result;
         }
         finally
         {
             Directory.Delete(folder, recursive: true);
         }
     }
+
+    // Seen in about one of a thousand guests, in the middle of user space, and never but under emulation; a node whose kernel
+    // panicked with a corrupted stack in the same loop shows who is to blame. What a defect of ours does it does three times.
+    private static bool TripleFaulted(LabResult result) => result.Output.Contains("triple fault", StringComparison.Ordinal);
 
     // For the node and for the guest, from a source file beside this one.
     private static void AddProgram(string name, string folder)
