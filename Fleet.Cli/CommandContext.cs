@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
@@ -9,21 +10,26 @@ namespace Fleet.Cli;
 /// <summary>The options that every command has, and the one place where a failure becomes a message and an exit code.</summary>
 internal static class CommandContext
 {
+    private const string DefaultApi = "http://127.0.0.1:7070";
+
     public static readonly Option<Uri> Api = new("--api")
     {
         Description = "Address of the HTTP API (or FLEET_API)",
         Recursive = true,
-        DefaultValueFactory = _ => new Uri(Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : "http://127.0.0.1:7070"),
-        CustomParser = result => Address(result, "--api", "http://127.0.0.1:7070"),
+        DefaultValueFactory = result => Address(result, Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : DefaultApi, "FLEET_API", DefaultApi)!,
+        CustomParser = result => Address(result, "--api", DefaultApi),
     };
 
     public static readonly Option<bool> Json = new("--json") { Description = "Print JSON for programs", Recursive = true };
 
-    /// <summary>An http address out of an option's word.</summary>
-    public static Uri? Address(System.CommandLine.Parsing.ArgumentResult result, string option, string example)
+    /// <summary>An http address out of an option's word; one without a scheme is http.</summary>
+    public static Uri? Address(ArgumentResult result, string option, string example) =>
+        Address(result, result.Tokens.Count == 1 ? result.Tokens[0].Value : "", option, example);
+
+    private static Uri? Address(ArgumentResult result, string text, string option, string example)
     {
-        var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
-        if (Uri.TryCreate(text, UriKind.Absolute, out var uri) && uri.Scheme is "http" or "https")
+        var address = text.Contains("://", StringComparison.Ordinal) ? text : $"http://{text}";
+        if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "http" or "https", Host.Length: > 0 })
             return uri;
         result.AddError($"{option} wants an address such as {example}, not '{text}'.");
         return null;

@@ -21,6 +21,8 @@ internal sealed class DataDirectory : IDisposable
         try
         {
             path = Directory.CreateDirectory(path).FullName;
+            // Specs stand in it, and whatever secrets their environments hold.
+            System.IO.File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
         }
         catch (Exception fault) when (fault is IOException or UnauthorizedAccessException or ArgumentException)
         {
