@@ -29,8 +29,8 @@ internal sealed record NodeRoles
     public HostRole? Host { get; init; }
 }
 
-/// <summary>The host's half: its id, whom it dials, and what of the machine it offers.</summary>
-internal sealed record HostRole(string Id, Uri Scheduler, int? Cpus, int? MemoryMib);
+/// <summary>The host's half: its id, whom it dials, what of the machine it offers, and whether its microVMs may be placed elsewhere.</summary>
+internal sealed record HostRole(string Id, Uri Scheduler, int? Cpus, int? MemoryMib, bool Fenced);
 
 /// <summary>Runs a node until it is told to end: composition of scheduler and agent.</summary>
 internal static class NodeProcess
@@ -91,6 +91,7 @@ internal static class NodeProcess
         SchedulerAddress = host.Scheduler,
         Cpus = host.Cpus,
         MemoryMib = host.MemoryMib,
+        Fenced = host.Fenced,
         Drivers = Drivers(images, data.Host, log),
         AutoDriver = DriverChoice.Auto,
         AgentVersion = Version,

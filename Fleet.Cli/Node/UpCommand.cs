@@ -31,7 +31,9 @@ internal static class UpCommand
                 Api = NodeOptions.EndPoint(api),
                 Link = parsed.GetRequiredValue(link),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
-                    parsed.GetRequiredValue(hostId), new Uri($"http://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory)),
+                    parsed.GetRequiredValue(hostId), new Uri($"http://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory),
+                    // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
+                    Fenced: false),
             };
             return await NodeProcess.RunAsync(parsed, roles, cancellation);
         });
@@ -105,7 +107,7 @@ internal static class HostCommand
                 new NodeRoles
                 {
                     Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
-                    Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory)),
+                    Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true),
                 },
                 cancellation);
         });

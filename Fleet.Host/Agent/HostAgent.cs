@@ -1,4 +1,5 @@
 using Akka.Actor;
+using Fleet.Host.Fencing;
 using Fleet.Host.Link;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -53,7 +54,10 @@ public sealed class HostAgent : IAsyncDisposable
             if (found.Count > 0)
                 log.Information("Taking over {Count} microVMs of an earlier agent", found.Count);
             var context = new MicroVmContext(
-                state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token);
+                state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
+            {
+                BootTime = options.BootTime,
+            };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
             var owner = new LinkOwner(agent, options, inventory, context.BootId);
@@ -104,12 +108,26 @@ public sealed class HostAgent : IAsyncDisposable
                 AgentVersion = options.AgentVersion,
                 AgentInstance = _instance,
                 BootId = bootId,
+                Fenced = options.Fenced,
             };
             hello.Vms.AddRange(reports);
             return hello;
         }
 
-        public void Up(LinkSession session, Welcome welcome) => agent.Tell(new HostAgentActor.LinkUp(session, [.. welcome.Unknown]));
+        public TimeSpan BootTime => options.BootTime();
+
+        public void Up(LinkSession session, Welcome welcome, TimeSpan helloAt)
+        {
+            agent.Tell(new HostAgentActor.LinkUp(session, [.. welcome.Unknown]));
+            if (welcome.Lease is { } lease)
+                Leased(lease, helloAt);
+        }
+
+        public void Leased(Lease lease, TimeSpan askedAt)
+        {
+            if (options.Fenced)
+                agent.Tell(new HostAgentActor.Leased(VmmLease.Of(lease, askedAt)));
+        }
 
         public async Task ReceiveAsync(SchedulerMessage message, CancellationToken cancellation)
         {

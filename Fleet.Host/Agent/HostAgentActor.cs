@@ -1,6 +1,7 @@
 using Akka.Actor;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
+using Fleet.Host.Fencing;
 using Fleet.Host.Link;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -80,6 +81,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
     /// <summary>A stream to the control plane is open, its Hello sent and welcomed.</summary>
     public sealed record LinkUp(LinkSession Session, IReadOnlyList<VmEpoch> Unknown) : INoSerializationVerificationNeeded;
 
+    /// <summary>The host's lease, behind the <see cref="LinkUp"/> of the stream that it came by.</summary>
+    public sealed record Leased(VmmLease Lease) : INoSerializationVerificationNeeded;
+
     public sealed record LinkDown(LinkSession Session) : INoSerializationVerificationNeeded;
 
     /// <summary>A message of the control plane. <paramref name="Taken"/> lets the link read on.</summary>
@@ -153,6 +157,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
                 foreach (var unknown in up.Unknown)
                     Remove(unknown.VmId, unknown.Epoch);
                 Pump();
+                break;
+            case Leased leased:
+                OnLeased(leased.Lease);
                 break;
             case LinkDown down when down.Session == _session:
                 _session = null;
@@ -268,7 +275,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             // The older epoch goes first, all of it: never two VMMs of one microVM.
             if (entry.Next is null || entry.Next.Epoch < launch.Epoch)
                 entry.Next = launch;
-            entry.Actor.Tell(MicroVmActor.Remove.Instance);
+            Doom(entry);
             return;
         }
 
@@ -276,6 +283,14 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             Refuse(launch, $"The host carries {VmLimits.MaxVmsPerHost} microVMs, the most that one agent takes; delete some that have ended.");
         else
             Begin(_context.NewRecord(launch), found: false);
+    }
+
+    private void OnLeased(VmmLease lease)
+    {
+        if (!_context.Lease.Take(lease))
+            return;
+        foreach (var entry in _vms.Values.Where(entry => !entry.Doomed))
+            entry.Actor.Tell(new MicroVmActor.Renew(lease));
     }
 
     private void StopVm(StopVm stop)
@@ -318,9 +333,16 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
         if (entry.Next?.Epoch <= epoch)
             entry.Next = null;
-        entry.Actor.Tell(MicroVmActor.Remove.Instance);
+        Doom(entry);
         if (entry.Epoch < epoch)
             TellGone(vmId, epoch);
+    }
+
+    // Its place may have been given away: whatever lease it has, it gets no other.
+    private static void Doom(Entry entry)
+    {
+        entry.Doomed = true;
+        entry.Actor.Tell(MicroVmActor.Remove.Instance);
     }
 
     /// <summary>Whether a command names a microVM at all. One that does not can't even be answered.</summary>
@@ -383,6 +405,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             $"{id}-{record.Launch.Epoch}-{Guid.NewGuid():n}");
         _byActor[entry.Actor] = id;
         Context.Watch(entry.Actor);
+        // One that was found here is renewed only after a new word of the control plane, which has seen in Hello that it is here.
+        if (!found && _context.Lease.Now is { } lease)
+            entry.Actor.Tell(new MicroVmActor.Renew(lease));
     }
 
     private void Hear(VmReport report)
@@ -535,6 +560,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
 
         /// <summary>A launch under a newer epoch that waits until this one is gone.</summary>
         public LaunchVm? Next { get; set; }
+
+        /// <summary>It is to be removed.</summary>
+        public bool Doomed { get; set; }
 
         /// <summary>Console inputs that its actor has not answered yet.</summary>
         public uint InputUnderWay { get; set; }

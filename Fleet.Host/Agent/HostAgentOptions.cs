@@ -1,4 +1,5 @@
 using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Serilog;
@@ -32,6 +33,15 @@ public sealed record HostAgentOptions
 
     /// <summary>At most 64; keys and values as <see cref="VmSpecRules"/> has them.</summary>
     public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
+
+    /// <summary>
+    /// Whether guests stand still when the control plane is silent for longer than the host's lease, so that it may place them
+    /// elsewhere. False only where there is no elsewhere: a fleet in one process.
+    /// </summary>
+    public bool Fenced { get; init; } = true;
+
+    /// <summary>What leases are counted on; a test has its own.</summary>
+    internal Func<TimeSpan> BootTime { get; init; } = static () => Posix.BootTime;
 
     public string AgentVersion { get; init; } = "0";
 

@@ -81,7 +81,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private sealed record FilesGone(Exception? Problem) : INoSerializationVerificationNeeded;
 
     private VmmLaunch Launch => new(
-        _record.Launch.VmId, _record.Launch.Epoch, _record.Launch.Spec, _context.State.FolderOf(_record.Launch.VmId));
+        _record.Launch.VmId, _record.Launch.Epoch, _record.Launch.Spec, _context.State.FolderOf(_record.Launch.VmId)) { Lease = _context.Lease.Now };
 
     protected override void PreStart()
     {
@@ -94,6 +94,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     {
         // The agent ends, or the microVM is gone; a VMM that still runs goes on without us.
         _bootTimer?.Dispose();
+        _leaseTimer?.Dispose();
         _ended.TrySetResult();
         if (_slot.Close() is { } vmm)
             _context.Work.Track(LetGoAsync(vmm));
@@ -129,6 +130,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case VmmGone gone:
                 _bootTimer?.Dispose();
+                _leaseTimer?.Dispose();
                 EndLimiters();
                 Carry(_life.VmmEnded(gone.End));
                 break;
@@ -144,6 +146,15 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case Retune wanted:
                 OnRetune(wanted);
+                break;
+            case Renew renew:
+                OnRenew(renew.Lease);
+                break;
+            case LeasePassed passed:
+                OnPassed(passed);
+                break;
+            case LeaseLapsed:
+                OnLapsed();
                 break;
             case RateLimiterActor.Told told:
                 OnLimiter(told);
@@ -186,6 +197,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         if (_record.Launch.Spec.Boot is not null)
             Pass(_input.Release());
         TuneLimiters();
+        PassLease();
         // One that was taken over is asked for them, which takes a moment.
         _ = vmm.VcpuThreads.ContinueWith(
             known => self.Tell(new VcpusKnown(known.Result)), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);

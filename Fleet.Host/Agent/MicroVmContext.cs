@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Google.Protobuf.WellKnownTypes;
@@ -20,6 +21,12 @@ internal sealed record MicroVmContext(
 
     /// <summary>Work that outlives the actor which began it: launches, takeovers, stops, deletions.</summary>
     public PendingWork Work { get; } = new();
+
+    /// <summary>The host's.</summary>
+    public CurrentLease Lease { get; } = new();
+
+    /// <summary>What leases are counted on.</summary>
+    public Func<TimeSpan> BootTime { get; init; } = static () => Posix.BootTime;
 
     public static string CurrentBoot() => ProcessIdentity.CurrentBoot();
 

@@ -152,6 +152,19 @@ public sealed class MicroVmLife
         return [new MicroVmEffect.StopVmm(TimeSpan.Zero)];
     }
 
+    /// <summary>The host's lease has lapsed, and the VMM does not stop its guest by itself.</summary>
+    public IReadOnlyList<MicroVmEffect> LeaseLapsed()
+    {
+        if (State != HostVmState.Running || _verdict is not null)
+            return [];
+        _verdict = new Reason
+        {
+            Code = "lease_over",
+            Message = "The host had no word from the control plane within its lease: another copy of the microVM may run elsewhere.",
+        };
+        return [new MicroVmEffect.StopVmm(TimeSpan.Zero)];
+    }
+
     /// <summary>The VMM is gone.</summary>
     public IReadOnlyList<MicroVmEffect> VmmEnded(VmmEnd end)
     {

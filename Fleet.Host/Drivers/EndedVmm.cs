@@ -1,5 +1,6 @@
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -32,6 +33,8 @@ internal sealed class EndedVmm : IVmm
     public Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) => Task.FromResult<LimiterReading?>(null);
 
     public Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) => Task.CompletedTask;
+
+    public Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(true);
 
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation) => ValueTask.CompletedTask;
 

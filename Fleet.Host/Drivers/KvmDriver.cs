@@ -111,6 +111,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             ["entropy"] = new JsonObject { ["rate_limiter"] = VmmLimiters.Write(launch.Spec.RateLimits.TryGetValue("entropy", out var entropy) ? entropy : null) },
             ["fleet-status-port"] = new JsonObject { ["output_path"] = JailCommand.Status },
         };
+        if (launch.Lease is { } lease) configuration["fleet-lease"] = KvmVmm.LeaseBody(lease);
         try
         {
             File.WriteAllText(Path.Combine(launch.Directory, VmmFiles.Configuration), configuration.ToJsonString());

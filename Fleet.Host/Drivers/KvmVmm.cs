@@ -6,6 +6,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -94,6 +95,19 @@ internal sealed class KvmVmm : RunningVmm
         using var answer = await _api.PatchAsync(new Uri(path, UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
         if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
     }
+
+    public override async Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation)
+    {
+        await PutAsync("fleet/lease", LeaseBody(lease), cancellation).ConfigureAwait(false);
+        return true;
+    }
+
+    /// <summary>As fleet-vmm's API and configuration file have it (docs/vmm.md).</summary>
+    public static JsonObject LeaseBody(VmmLease lease) => new()
+    {
+        ["lapses_at_ms"] = (long)lease.LapsesAt.TotalMilliseconds,
+        ["ends_after_ms"] = (long)(lease.EndsAt - lease.LapsesAt).TotalMilliseconds,
+    };
 
     protected override async ValueTask ReleaseAsync()
     {

@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using System.Text.Json;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 using Serilog;
 
@@ -84,6 +85,8 @@ internal abstract class RunningVmm : IVmm
 
     public virtual Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) =>
         limit is null ? Task.CompletedTask : throw new NotSupportedException($"This VMM has no rate limiter '{name}'.");
+
+    public virtual Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
 
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
     {

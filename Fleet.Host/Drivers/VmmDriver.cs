@@ -1,3 +1,4 @@
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -54,6 +55,12 @@ public interface IVmm : IAsyncDisposable
     /// <summary>Sets what a rate limiter lets pass; null: everything. Throws when the VMM can't.</summary>
     Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation);
 
+    /// <summary>
+    /// Passes the host's lease on to the VMM, which from then on stops its guest by itself when it lapses. False: this VMM
+    /// can't, and whoever owns it has to end it. Throws when the VMM does not answer.
+    /// </summary>
+    Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation);
+
     /// <summary>Bytes for the guest's serial console. Drops what the guest does not take.</summary>
     ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation);
 }
@@ -71,7 +78,11 @@ public sealed record LimiterReading(RateLimit? InForce, ulong PassedOps, ulong P
 /// <param name="Epoch">The placement that this launch belongs to.</param>
 /// <param name="Spec">A validated spec.</param>
 /// <param name="Directory">The microVM's own directory on the host; sockets, logs and pid file live there.</param>
-public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Directory);
+public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Directory)
+{
+    /// <summary>Until when the guest may run; null: nobody limits that.</summary>
+    public VmmLease? Lease { get; init; }
+}
 
 /// <summary>How a VMM ended.</summary>
 /// <param name="InOrder">The guest powered off, reset, or was stopped on request; otherwise <paramref name="Reason"/> says what broke.</param>

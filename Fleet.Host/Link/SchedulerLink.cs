@@ -12,7 +12,16 @@ internal interface ILinkOwner
     Task<Hello> GreetAsync(CancellationToken cancellation);
 
     /// <summary>The stream is open and welcomed.</summary>
-    void Up(LinkSession session, Welcome welcome);
+    /// <param name="session">The way out.</param>
+    /// <param name="welcome">The control plane's first word.</param>
+    /// <param name="helloAt">When Hello was made, on the boot clock.</param>
+    void Up(LinkSession session, Welcome welcome, TimeSpan helloAt);
+
+    /// <summary>A lease, and when the heartbeat was sent that it answers, on the boot clock.</summary>
+    void Leased(Lease lease, TimeSpan askedAt);
+
+    /// <summary>Of the machine.</summary>
+    TimeSpan BootTime { get; }
 
     /// <summary>A message of the control plane. The next is read when the task is done: the owner's way to bound what waits for it.</summary>
     Task ReceiveAsync(SchedulerMessage message, CancellationToken cancellation);
@@ -128,6 +137,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
     {
         using var stream = CancellationTokenSource.CreateLinkedTokenSource(_stopping.Token);
         using var call = new HostLink.HostLinkClient(_channel).Connect(cancellationToken: stream.Token);
+        var helloAt = _owner.BootTime;
         using (var limit = new CancellationTokenSource(WelcomeLimit, _clock))
         await using (limit.Token.Register(stream.Cancel))
         {
@@ -145,12 +155,13 @@ internal sealed class SchedulerLink : IAsyncDisposable
         var session = new LinkSession(stream);
         var beat = TimeSpan.FromMilliseconds(Math.Clamp(first.Welcome.HeartbeatMs, 100, 60_000));
         var heard = new LastHeard(_clock);
-        _owner.Up(session, first.Welcome);
+        var beats = new SentBeats(helloAt);
+        _owner.Up(session, first.Welcome, helloAt);
         _open = session;
         _lastProblem = "";
         _log.Information("Linked to the control plane at {Address}", _address);
         var writing = WriteAsync(call.RequestStream, session, stream);
-        var beating = BeatAsync(session, beat, heard, stream);
+        var beating = BeatAsync(session, beat, heard, beats, stream);
         try
         {
             while (await call.ResponseStream.MoveNext(stream.Token).ConfigureAwait(false))
@@ -162,6 +173,10 @@ internal sealed class SchedulerLink : IAsyncDisposable
                     case SchedulerMessage.BodyOneofCase.Refusal:
                         return Refused(message.Refusal);
                     case SchedulerMessage.BodyOneofCase.Heartbeat or SchedulerMessage.BodyOneofCase.None or SchedulerMessage.BodyOneofCase.Welcome:
+                        break;
+                    case SchedulerMessage.BodyOneofCase.Lease:
+                        if (beats.Of(message.Lease.Sequence) is { } askedAt)
+                            _owner.Leased(message.Lease, askedAt);
                         break;
                     default:
                         await _owner.ReceiveAsync(message, stream.Token).ConfigureAwait(false);
@@ -196,13 +211,14 @@ internal sealed class SchedulerLink : IAsyncDisposable
         }
     }
 
-    private async Task BeatAsync(LinkSession session, TimeSpan beat, LastHeard heard, CancellationTokenSource ends)
+    private async Task BeatAsync(LinkSession session, TimeSpan beat, LastHeard heard, SentBeats beats, CancellationTokenSource ends)
     {
         using var timer = new PeriodicTimer(beat, _clock);
         try
         {
             for (ulong sequence = 1; await timer.WaitForNextTickAsync(ends.Token).ConfigureAwait(false); sequence++)
             {
+                beats.Note(sequence, _owner.BootTime);
                 session.TrySend(new HostMessage { Heartbeat = new Heartbeat { Sequence = sequence } });
                 if (heard.Silence > beat * MissedBeats)
                     await ends.CancelAsync().ConfigureAwait(false);

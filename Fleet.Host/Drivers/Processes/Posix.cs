@@ -33,11 +33,24 @@ internal static partial class Posix
     private const int DirectoryFlag = 0x10000;
     private const int DirectoryFlagArm64 = 0x4000;
     private const int RlimitFsize = 1;
+    private const int BootTimeClock = 7;
     private const long SysPidfdSendSignal = 424;
     private const long SysPidfdOpen = 434;
 
     /// <summary>Whether this process may set the limits of other users' processes: CAP_SYS_RESOURCE, which even root has not in every container.</summary>
     public static bool MayLimitOthers { get; } = HasCapability(24);
+
+    /// <summary>CLOCK_BOOTTIME: since the machine was switched on, its sleep included.</summary>
+    public static unsafe TimeSpan BootTime
+    {
+        get
+        {
+            long* time = stackalloc long[2];
+            // SAFETY: struct timespec is two 64-bit numbers on 64-bit Linux, and lives on this frame. The clock always exists.
+            if (ClockGettime(BootTimeClock, time) != 0) throw Failure("clock_gettime");
+            return TimeSpan.FromTicks(time[0] * TimeSpan.TicksPerSecond + time[1] / TimeSpan.NanosecondsPerTick);
+        }
+    }
 
     private static bool HasCapability(int number)
     {
@@ -200,6 +213,9 @@ internal static partial class Posix
         var error = new Win32Exception(Marshal.GetLastPInvokeError());
         return new IOException($"{what}: {error.Message}", error);
     }
+
+    [LibraryImport("libc", EntryPoint = "clock_gettime", SetLastError = true)]
+    private static unsafe partial int ClockGettime(int clock, long* time);
 
     [LibraryImport("libc", EntryPoint = "mkfifo", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int Mkfifo(string path, uint mode);

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Globalization;
 using Fleet.Host.Consoles;
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers.Simulated;
@@ -170,6 +171,8 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
                 _limits[name] = limit;
             return Task.CompletedTask;
         }
+
+        public Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
 
         public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation) => ValueTask.CompletedTask;
 

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using Fleet.Host.Drivers;
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Tests.Agent;
@@ -95,6 +96,18 @@ internal sealed class ScriptedVmm(Action gone, Func<Task<IReadOnlyList<int>>> th
             Stops.Add(grace);
         await OnStop(grace);
         End();
+    }
+
+    /// <summary>What the VMM answers to a lease.</summary>
+    public Func<bool> OnLease { get; set; } = () => true;
+
+    public List<VmmLease> Leases { get; } = [];
+
+    public Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation)
+    {
+        lock (Leases)
+            Leases.Add(lease);
+        return Task.FromResult(OnLease());
     }
 
     public ConcurrentDictionary<string, RateLimit> Limits { get; } = [];
