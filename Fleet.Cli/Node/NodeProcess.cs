@@ -25,6 +25,9 @@ internal sealed record NodeRoles
 
     public IPEndPoint? Link { get; init; }
 
+    /// <summary>Seconds; null: the default.</summary>
+    public int? Lease { get; init; }
+
     /// <summary>Null: no host here.</summary>
     public HostRole? Host { get; init; }
 }
@@ -48,7 +51,16 @@ internal static class NodeProcess
         try
         {
             await using var scheduler = roles is { Api: { } api, Link: { } link }
-                ? await SchedulerNode.StartAsync(new SchedulerOptions { DataDirectory = roles.Data.Scheduler, ApiEndpoint = api, LinkEndpoint = link, Log = log }, cancellation)
+                ? await SchedulerNode.StartAsync(
+                    new SchedulerOptions
+                    {
+                        DataDirectory = roles.Data.Scheduler,
+                        ApiEndpoint = api,
+                        LinkEndpoint = link,
+                        Log = log,
+                        Cell = roles.Lease is { } lease ? cell => cell with { Lease = cell.Lease with { Lifetime = TimeSpan.FromSeconds(lease) } } : null,
+                    },
+                    cancellation)
                 : null;
             using var images = new DefaultImageStore(new ImageOptions(roles.Data.Cache, Programs.Init), log);
             await using var agent = roles.Host is { } host ? await HostAgent.StartAsync(AgentOptions(roles.Data, host, images, log), cancellation) : null;

@@ -17,7 +17,8 @@ internal static class UpCommand
         var detach = new Option<bool>("--detach", "-d") { Description = "Return when the fleet is ready; fleet down ends it" };
         var detached = new Option<bool>("--detached") { Hidden = true };
         var noHost = new Option<bool>("--no-host") { Description = "Scheduler only: this machine carries no microVMs" };
-        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, detach, detached, noHost };
+        var lease = NodeOptions.Lease();
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, lease, detach, detached, noHost };
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
@@ -30,6 +31,7 @@ internal static class UpCommand
                 Detached = parsed.GetValue(detached),
                 Api = NodeOptions.EndPoint(api),
                 Link = parsed.GetRequiredValue(link),
+                Lease = parsed.GetValue(lease),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
                     parsed.GetRequiredValue(hostId), new Uri($"http://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
@@ -51,6 +53,8 @@ internal static class UpCommand
                 words.AddRange(["--cpus", $"{c}"]);
             if (parsed.GetValue(memory) is { } m)
                 words.AddRange(["--memory", $"{m}"]);
+            if (parsed.GetValue(lease) is { } seconds)
+                words.AddRange(["--lease", $"{seconds}"]);
             if (parsed.GetValue(noHost))
                 words.Add("--no-host");
             return [.. words];
@@ -65,7 +69,8 @@ internal static class SchedulerCommand
     {
         var data = DataDirectory.Option();
         var link = NodeOptions.Link();
-        var scheduler = new Command("scheduler", "Run the control plane alone") { data, link };
+        var lease = NodeOptions.Lease();
+        var scheduler = new Command("scheduler", "Run the control plane alone") { data, link, lease };
         scheduler.SetAction((parsed, cancellation) => NodeProcess.RunAsync(
             parsed,
             new NodeRoles
@@ -73,6 +78,7 @@ internal static class SchedulerCommand
                 Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
                 Api = NodeOptions.EndPoint(parsed.GetRequiredValue(CommandContext.Api)),
                 Link = parsed.GetRequiredValue(link),
+                Lease = parsed.GetValue(lease),
             },
             cancellation));
         return scheduler;
@@ -136,6 +142,19 @@ internal static class NodeOptions
     {
         Description = "Id of this host in the fleet",
         DefaultValueFactory = _ => IdFrom(Environment.MachineName),
+    };
+
+    public static Option<int?> Lease() => new("--lease")
+    {
+        Description = "Seconds that a host which joined may run its microVMs without word from here (default: 20)",
+        Validators =
+        {
+            result =>
+            {
+                if (result.GetValueOrDefault<int?>() is < 6 or > 3600)
+                    result.AddError("--lease wants 6 to 3600 seconds: three heartbeats at least.");
+            },
+        },
     };
 
     public static Option<int?> Cpus() => new("--cpus") { Description = "CPUs that microVMs may use (default: all)" };

@@ -58,6 +58,7 @@ internal sealed partial class HostActor
             Reconcile(hello);
             PublishView();
             StartTimers();
+            AwaitLease();
         });
     }
 
@@ -119,8 +120,13 @@ internal sealed partial class HostActor
         _launchesBehindRemains.Clear();
         _log.Info("Host {HostId} is disconnected: {Detail}", _id, detail);
         if (_record is { State: HostState.Connected })
-            Store([new HostDisconnected { At = At, Detail = detail }], PublishView);
-        AwaitLease();
+        {
+            Store([new HostDisconnected { At = At, Detail = detail }], () =>
+            {
+                PublishView();
+                AwaitLease();
+            });
+        }
     }
 
     private static SessionEnded Ended(string code, string message) => new() { Problem = new Problem { Code = code, Message = message } };
@@ -199,7 +205,6 @@ internal sealed partial class HostActor
 
     private void OnAudit()
     {
-        CloseStreamWithoutLease();
         // Without an agent nothing can be released; its next Hello asks about everything.
         if (!Connected || _reconciling.Count > 0)
             return;

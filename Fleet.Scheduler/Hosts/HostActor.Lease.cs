@@ -39,20 +39,28 @@ internal sealed partial class HostActor
         };
     }
 
-    /// <summary>Nobody renews any more: looks again when the host may be given up.</summary>
+    /// <summary>Looks again when the host may be given up, whether it is connected or not: a stream that is open says nothing.</summary>
     private void AwaitLease()
     {
-        if (IsFenced && _record is { State: HostState.Connected or HostState.Disconnected })
-            Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, _lease.UntilGivenUp);
+        if (!IsFenced || _record is not { State: HostState.Connected or HostState.Disconnected })
+            return;
+        var left = _lease.UntilGivenUp;
+        Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, left > TimeSpan.Zero ? left : TimeSpan.Zero);
     }
 
     private void OnLeaseOver()
     {
-        if (Connected || !IsFenced || _record is not { State: HostState.Disconnected })
+        if (!IsFenced || _record is not { State: HostState.Connected or HostState.Disconnected })
             return;
-        if (_lease.UntilGivenUp is var left && left > TimeSpan.Zero)
+        if (_lease.UntilGivenUp > TimeSpan.Zero)
         {
-            Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, left);
+            AwaitLease();
+            return;
+        }
+        if (Connected)
+        {
+            _session!.Tell(Ended("lease_over", "No heartbeat came within the lease; dial again."));
+            OnSessionLost("No heartbeat came within the lease.");
             return;
         }
         var detail = $"It has not renewed its lease of {_options.Lease.Lifetime.TotalSeconds:0.#} s.";
@@ -62,15 +70,6 @@ internal sealed partial class HostActor
             PublishView();
             HandBack();
         });
-    }
-
-    /// <summary>A stream whose agent beats no more, or whose heartbeats do not come through, is worth nothing.</summary>
-    private void CloseStreamWithoutLease()
-    {
-        if (!Connected || !IsFenced || _lease.UntilGivenUp > TimeSpan.Zero)
-            return;
-        _session!.Tell(Ended("lease_over", "No heartbeat came within the lease; dial again."));
-        OnSessionLost("No heartbeat came within the lease.");
     }
 
     private void HandBack()

@@ -200,6 +200,9 @@ public sealed record VmLife
                 return report.State switch
                 {
                     HostVmState.Ended => Decision.Of(Ended(report.Epoch, report.Exit, report.Reason ?? DefaultEnd(report), now)),
+                    // The host gave it up by itself. Whoever asked for its end gets that.
+                    HostVmState.Failed when report.Reason?.Code == LeaseOverCode && State != VmState.Stopping =>
+                        Decision.Of(new VmLost { At = At(now), Epoch = report.Epoch, Reason = report.Reason.Clone() }),
                     HostVmState.Failed => Decision.Of(Failed(report.Epoch, report.Reason
                         ?? Because("vmm_failed", "The host reported a failure without a reason."), now)),
                     HostVmState.Removed => Decision.Of(Vanished("The host removed the microVM without having been asked.", now)),
@@ -288,6 +291,8 @@ public sealed record VmLife
     public const string HostDisconnectedCode = "host_disconnected";
 
     public const string HostLostCode = "host_lost";
+
+    public const string LeaseOverCode = "lease_over";
 
     private static Reason StopRequested => Because("stop_requested", "Stopped on request.");
 

@@ -68,6 +68,21 @@ public sealed class KvmDriverTests
         Assert.Equal("stop_requested", (await vmm.Completion).Reason.Code);
     }
 
+    /// <summary>Jailed, filtered, and without anybody who tells it to.</summary>
+    [SkippableFact]
+    public async Task Should_end_a_guest_whose_lease_nobody_renews_and_keep_one_whose_lease_is_renewed()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        var begin = Posix.BootTime;
+        var launch = scratch.Launch(TinyKernel.Spinning(), cpus: 2) with { Lease = new(begin + TimeSpan.FromSeconds(3), begin + TimeSpan.FromSeconds(3.2)) };
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        var end = begin + TimeSpan.FromSeconds(4);
+        Assert.True(await vmm.HoldLeaseAsync(new(end, end + TimeSpan.FromMilliseconds(200)), default));
+        Assert.Equal("lease_over", (await vmm.Completion.WaitAsync(Soon)).Reason.Code);
+        Assert.InRange(Posix.BootTime, end, end + Soon);
+    }
+
     [SkippableFact]
     public async Task Should_stop_a_guest_in_order_that_listens()
     {

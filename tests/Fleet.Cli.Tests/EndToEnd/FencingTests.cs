@@ -1,0 +1,125 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Fleet.Tests;
+using Xunit;
+
+namespace Fleet.Cli.Tests.EndToEnd;
+
+/// <summary>A host that falls silent: its guest stands still before another copy runs, and nothing of it stays when it returns.</summary>
+public sealed class FencingTests
+{
+    private const int Lease = 6;
+
+    [SkippableFact]
+    [Trait("Kind", "Slow")]
+    public async Task Should_never_run_a_microvm_twice_when_its_host_stops_answering()
+    {
+        Skip.IfNot(File.Exists("/dev/kvm") && Environment.IsPrivilegedProcess, "needs root and /dev/kvm");
+        // The fleet's own host is too small for the microVM.
+        await using var fleet = await RunningFleet.StartAsync("--memory", "64", "--lease", $"{Lease}");
+        using var one = new Agent(fleet, "one");
+        await one.ConnectedAsync();
+        var vm = await fleet.CreateAsync(new JsonObject
+        {
+            ["name"] = "spins", ["memory_mib"] = 128, ["driver"] = "kvm", ["boot"] = new JsonObject { ["kernel_path"] = fleet.Kernel(SmallGuest.Silent) },
+        });
+        var first = await fleet.WaitForAsync("spins", "running,failed");
+        var pid = first.GetProperty("vmm_pid").GetInt32();
+        Assert.Equal(("one", 1), (first.GetProperty("host").GetString(), first.GetProperty("epoch").GetInt32()));
+        var before = CpuTicks(pid);
+        await RunningFleet.WaitAsync("the guest to run", () => Task.FromResult(CpuTicks(pid) > before));
+        using var two = new Agent(fleet, "two");
+        await two.ConnectedAsync();
+
+        // Not even the agent can tell its VMMs anything now.
+        one.Signal("STOP");
+        var silent = Stopwatch.StartNew();
+        var stood = 0L;
+        await RunningFleet.WaitAsync("another copy", async () =>
+        {
+            stood = CpuTicks(pid);
+            var now = await GetAsync(fleet);
+            return now.GetProperty("epoch").GetInt32() == 2;
+        });
+        var took = silent.Elapsed;
+        var placed = await fleet.WaitForAsync("spins", "running");
+        Assert.Equal(("two", 2), (placed.GetProperty("host").GetString(), placed.GetProperty("epoch").GetInt32()));
+
+        // The lease counts from the last heartbeat, up to 2 s before; and one tick is 10 ms.
+        Assert.InRange(took.TotalSeconds, Lease - 2, Lease + 2 + 5);
+        Assert.InRange(CpuTicks(pid), stood, stood + 1);
+        var second = placed.GetProperty("vmm_pid").GetInt32();
+        before = CpuTicks(second);
+        await RunningFleet.WaitAsync("the second copy to run", () => Task.FromResult(CpuTicks(second) > before + 10));
+        Assert.InRange(CpuTicks(pid), stood, stood + 1);
+
+        // It comes back, and hears that its copy may not stay.
+        one.Signal("CONT");
+        await RunningFleet.WaitAsync("the first copy to be gone", () => Task.FromResult(RunningFleet.CommandLine(pid).Length == 0));
+        await RunningFleet.WaitAsync("its folder to be gone", () => Task.FromResult(
+            !Directory.EnumerateFileSystemEntries(one.Folder, "*", SearchOption.AllDirectories).Any(path => Path.GetFileName(path) == vm.GetProperty("id").GetString())));
+        Assert.Equal(2, (await GetAsync(fleet)).GetProperty("epoch").GetInt32());
+        await fleet.DeleteAsync(placed);
+    }
+
+    private static async Task<JsonElement> GetAsync(RunningFleet fleet) => (await fleet.SendAsync(HttpMethod.Get, "/v1/vms/spins")).Body;
+
+    /// <summary>Of all threads, in ticks of 10 ms; 0 when it is gone.</summary>
+    private static long CpuTicks(int pid)
+    {
+        try
+        {
+            var words = File.ReadAllText($"/proc/{pid}/stat").Split(") ")[^1].Split(' ');
+            return long.Parse(words[11], CultureInfo.InvariantCulture) + long.Parse(words[12], CultureInfo.InvariantCulture);
+        }
+        catch (IOException)
+        {
+            return 0;
+        }
+    }
+
+    /// <summary><c>fleet host --join</c> as a process of its own, on a folder of the fleet's.</summary>
+    private sealed class Agent : IDisposable
+    {
+        private readonly RunningFleet _fleet;
+        private readonly string _id;
+        private readonly Process _process;
+
+        public Agent(RunningFleet fleet, string id)
+        {
+            (_fleet, _id) = (fleet, id);
+            _process = Process.Start(new ProcessStartInfo("sh",
+            [
+                "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(fleet.Files, $"{id}.out"),
+                "dotnet", RunningFleet.Program, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2",
+            ]))!;
+        }
+
+        public string Folder => Path.Combine(_fleet.Files, _id);
+
+        public Task ConnectedAsync() => RunningFleet.WaitAsync($"host {_id} to be connected", async () =>
+            (await _fleet.SendAsync(HttpMethod.Get, $"/v1/hosts/{_id}")).Body is { ValueKind: JsonValueKind.Object } host
+            && host.TryGetProperty("state", out var state) && state.GetString() == "connected");
+
+        public void Signal(string name)
+        {
+            using var kill = Process.Start("kill", [$"-{name}", $"{_process.Id}"]);
+            kill.WaitForExit();
+        }
+
+        public void Dispose()
+        {
+            if (!_process.HasExited)
+            {
+                Signal("CONT");
+                Signal("TERM");
+                if (!_process.WaitForExit(TimeSpan.FromSeconds(20)))
+                    _process.Kill();
+            }
+
+            _process.Dispose();
+        }
+    }
+}
