@@ -29,6 +29,8 @@ public sealed class VmLifeTests
 
     private sealed record HostCheck(string Host, long EpochOffset, bool Present) : Step;
 
+    private sealed record HostLostIt(string Host, long EpochOffset) : Step;
+
     private sealed record Reached(bool Connected) : Step;
 
     private sealed record Limited(ulong Operations) : Step;
@@ -45,6 +47,7 @@ public sealed class VmLifeTests
         (6, Gen.Select(Host, Gen.Long[-1, 1], HostState, Gen.ULong[1, 9], Gen.ULong[0, 3], (host, epoch, state, sequence, limits) => (Step)new Said(host, epoch, state, sequence, limits))),
         (1, Gen.Select(Host, Gen.Long[-1, 1], (host, epoch) => (Step)new HostGone(host, epoch))),
         (1, Gen.Select(Host, Gen.Long[-1, 1], Gen.Bool, (host, epoch, present) => (Step)new HostCheck(host, epoch, present))),
+        (1, Gen.Select(Host, Gen.Long[-1, 1], (host, epoch) => (Step)new HostLostIt(host, epoch))),
         (2, Gen.ULong[0, 2].Select(operations => (Step)new Limited(operations))),
         (1, Gen.Bool.Select(connected => (Step)new Reached(connected))));
 
@@ -62,6 +65,7 @@ public sealed class VmLifeTests
             Said said => life.Report(said.Host, ReportOf(At(epoch, said.EpochOffset), said.State, said.Sequence, said.Limits), now, out _),
             HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
             HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
+            HostLostIt lost => life.Lost(lost.Host, At(epoch, lost.EpochOffset), now),
             Limited limited => life.Limit("entropy", Limit(limited.Operations), now),
             Reached reached => life.Reach(reached.Connected, now),
             _ => throw new InvalidOperationException(),
@@ -240,6 +244,34 @@ public sealed class VmLifeTests
         var pending = Apply(stopped, stopped.Start(Start));
         Assert.Equal(new Goal.FindPlace(2), pending.Goal);
         Assert.True(pending.Report("a", ReportOf(1, HostVmState.Running), Start, out var stale).Events.IsEmpty && stale);
+    }
+
+    [Fact]
+    public void Should_be_placed_anew_under_the_next_epoch_when_its_host_is_lost()
+    {
+        foreach (var life in new[] { PlacedOn("a"), RunningOn("a") })
+        {
+            var lost = Apply(life, life.Lost("a", 1, Start));
+            Assert.Equal((VmState.Pending, "", "host_lost"), (lost.Record!.State, lost.Record.Host, lost.Record.Reason.Code));
+            Assert.Equal(new Goal.FindPlace(2), lost.Goal);
+            Assert.True(lost.Report("a", ReportOf(1, HostVmState.Running), Start, out var stale).Events.IsEmpty && stale);
+            Assert.True(lost.Lost("a", 1, Start).Events.IsEmpty);
+            Assert.True(life.Lost("b", 1, Start).Events.IsEmpty);
+            Assert.True(life.Lost("a", 2, Start).Events.IsEmpty);
+        }
+    }
+
+    /// <summary>The host's own end of it, without a VMM that could have run on.</summary>
+    [Fact]
+    public void Should_be_placed_anew_when_its_host_ended_it_for_want_of_a_lease()
+    {
+        var report = ReportOf(1, HostVmState.Failed);
+        report.Reason = new Reason { Code = "lease_over", Message = "over" };
+        var running = RunningOn("a");
+        var lost = Apply(running, running.Report("a", report, Start, out _));
+        Assert.Equal((VmState.Pending, "lease_over"), (lost.Record!.State, lost.Record.Reason.Code));
+        var stopping = Apply(running, running.Stop(0, Start));
+        Assert.Equal(VmState.Failed, Apply(stopping, stopping.Report("a", report, Start, out _)).Record!.State);
     }
 
     [Theory]
