@@ -5,7 +5,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Hosts;
 
-/// <summary><c>fleet host list | show | remove</c>.</summary>
+/// <summary><c>fleet host list | show | cordon | uncordon | remove</c>.</summary>
 internal static class HostCommands
 {
     /// <summary>The verbs; <paramref name="host"/> is also the command that runs an agent.</summary>
@@ -13,6 +13,8 @@ internal static class HostCommands
     {
         host.Subcommands.Add(List());
         host.Subcommands.Add(Show());
+        host.Subcommands.Add(Cordon("cordon", "Have a host take no new microVM; those that it has stay"));
+        host.Subcommands.Add(Cordon("uncordon", "Have a host take microVMs again"));
         host.Subcommands.Add(Remove());
     }
 
@@ -28,7 +30,7 @@ internal static class HostCommands
 
         var rows = hosts.Select(node => JsonSerializer.SerializeToElement(node)).Select(host => (IReadOnlyList<string>)
         [
-            host.Text("id"), host.Text("state"), $"{host.Text("reserved_cpus")}/{host.Text("cpus")}",
+            host.Text("id"), State(host), $"{host.Text("reserved_cpus")}/{host.Text("cpus")}",
             $"{host.Text("reserved_memory_mib")}/{host.Text("memory_mib")}", host.Text("vms"), Drivers(host), host.Text("auto_driver"),
         ]);
         Render.Table(output, ["HOST", "STATE", "CPUS", "MEMORY MiB", "VMS", "DRIVERS", "AUTO"], rows);
@@ -48,7 +50,7 @@ internal static class HostCommands
                 return ExitCodes.Ok;
             }
 
-            output.WriteLine($"host          {host.Text("id")} ({host.Text("state")} since {host.Text("connected_at")})");
+            output.WriteLine($"host          {host.Text("id")} ({State(host)}, {(host.Text("state") == "connected" ? "since" : "connected last at")} {host.Text("connected_at")})");
             output.WriteLine($"machine       {host.Text("architecture")}, Linux {host.Text("kernel")}, agent {host.Text("agent_version")}");
             output.WriteLine($"cpus          {host.Text("reserved_cpus")} reserved of {host.Text("cpus")}");
             output.WriteLine($"memory        {host.Text("reserved_memory_mib")} MiB reserved of {host.Text("memory_mib")}");
@@ -63,6 +65,24 @@ internal static class HostCommands
             return ExitCodes.Ok;
         });
     }
+
+    private static Command Cordon(string verb, string description)
+    {
+        var id = new Argument<string>("host") { Description = "Id of the host" };
+        return new Command(verb, description) { id }.Calls(async (api, parsed, cancellation) =>
+        {
+            var host = await api.PostAsync($"v1/hosts/{Uri.EscapeDataString(parsed.GetRequiredValue(id))}/{verb}", null, cancellation);
+            var output = parsed.InvocationConfiguration.Output;
+            if (parsed.GetValue(CommandContext.Json))
+                Render.Json(output, host);
+            else
+                output.WriteLine($"{host.Text("id")}: {State(host)}");
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static string State(JsonElement host) =>
+        host.Text("state") + (host.TryGetProperty("cordoned", out var cordoned) && cordoned.ValueKind == JsonValueKind.True ? ", cordoned" : "");
 
     private static Command Remove()
     {

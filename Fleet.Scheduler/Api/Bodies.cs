@@ -168,6 +168,7 @@ internal sealed record DriverBody(
 internal sealed record HostBody(
     string Id,
     string State,
+    bool Cordoned,
     uint Cpus,
     ulong MemoryMib,
     uint ReservedCpus,

@@ -23,6 +23,16 @@ internal sealed class HostEndpoints(ApiContext api)
             Answer = typeof(HostBody),
             Errors = [ErrorCodes.NotFound],
         });
+        routes.MapPost("/v1/hosts/{id}/cordon", (Delegate)CordonAsync).Describe(new("cordon_host", "Has a host take no new microVM")
+        {
+            Answer = typeof(HostBody),
+            Errors = [ErrorCodes.NotFound],
+        });
+        routes.MapPost("/v1/hosts/{id}/uncordon", (Delegate)UncordonAsync).Describe(new("uncordon_host", "Has a host take microVMs again")
+        {
+            Answer = typeof(HostBody),
+            Errors = [ErrorCodes.NotFound],
+        });
         routes.MapDelete("/v1/hosts/{id}", (Delegate)RemoveAsync).Describe(new("remove_host", "Forgets a host that is gone")
         {
             Status = 204,
@@ -47,6 +57,18 @@ internal sealed class HostEndpoints(ApiContext api)
         var host = await api.Gate.HostAsync(c => api.Gate.Cell.GetHostAsync(id, c), http.RequestAborted);
         if (host.State == HostState.Removed)
             throw NotFound(id);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, BodyMapping.ToBody(host), ApiJson.Wire.HostBody);
+    }
+
+    private Task CordonAsync(HttpContext http) => SetCordonAsync(http, cordoned: true);
+
+    private Task UncordonAsync(HttpContext http) => SetCordonAsync(http, cordoned: false);
+
+    private async Task SetCordonAsync(HttpContext http, bool cordoned)
+    {
+        _ = new Query(http);
+        var id = Id(http);
+        var host = await api.Gate.HostAsync(c => api.Gate.Cell.CordonHostAsync(id, cordoned, c), http.RequestAborted);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, BodyMapping.ToBody(host), ApiJson.Wire.HostBody);
     }
 

@@ -70,6 +70,9 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) =>
         AskHostAsync(hostId, new ReadHost { HostId = hostId }, cancellation);
 
+    public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) =>
+        AskHostAsync(hostId, new CordonHost { HostId = hostId, Cordoned = cordoned }, cancellation);
+
     public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) =>
         AskHostAsync(hostId, new RemoveHost { HostId = hostId }, cancellation);
 

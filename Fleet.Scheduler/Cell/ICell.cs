@@ -34,6 +34,9 @@ public interface ICell
 
     Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation);
 
+    /// <summary>Whether the host takes no new microVM; those that it has stay. Code <c>not_found</c>.</summary>
+    Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation);
+
     /// <summary>Codes <c>host_connected</c>, <c>host_in_use</c>, <c>not_found</c>.</summary>
     Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation);
 

@@ -167,6 +167,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case ReadHost:
                 Reply(Sender, Exists ? null : NotFound());
                 break;
+            case CordonHost cordon:
+                OnCordon(cordon.Cordoned);
+                break;
             case RemoveHost:
                 OnRemove();
                 break;
@@ -234,12 +237,14 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     {
         if (!Connected)
             return Rejected(RejectionReason.Disconnected);
+        if (_record!.Cordoned)
+            return Rejected(RejectionReason.Cordoned);
         // The same epoch vacated, or a newer one: the question is old.
         if (_ledger.Reservations.Any(held => held.VmId == reserve.VmId && held.Epoch >= reserve.Epoch))
             return Rejected(RejectionReason.Stale);
         if (demand.Host.Length > 0 && demand.Host != _id)
             return Rejected(RejectionReason.OtherHost);
-        if (!demand.DriverFits(_record!.Inventory))
+        if (!demand.DriverFits(_record.Inventory))
             return Rejected(RejectionReason.Driver);
         return _ledger.Check(demand, _record.Inventory, _caps);
     }
@@ -250,6 +255,21 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection });
 
     // --- the API ---
+
+    private void OnCordon(bool cordoned)
+    {
+        var caller = Sender;
+        if (!Exists || _record!.Cordoned == cordoned)
+        {
+            Reply(caller, Exists ? null : NotFound());
+            return;
+        }
+        Store([cordoned ? new HostCordoned { At = At } : new HostUncordoned { At = At }], () =>
+        {
+            PublishView();
+            Reply(caller, null);
+        });
+    }
 
     private void OnRemove()
     {
@@ -366,6 +386,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Version = _record.Version,
             CpuRatio = _options.CpuRatio,
             MemoryRatio = _options.MemoryRatio,
+            Cordoned = _record.Cordoned,
         }));
     }
 

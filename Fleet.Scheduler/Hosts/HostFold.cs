@@ -54,6 +54,14 @@ public static class HostFold
                 next.Vms = 0;
                 next.ChangedAt = lost.At?.Clone();
                 break;
+            case HostCordoned cordoned:
+                next.Cordoned = true;
+                next.ChangedAt = cordoned.At?.Clone();
+                break;
+            case HostUncordoned uncordoned:
+                next.Cordoned = false;
+                next.ChangedAt = uncordoned.At?.Clone();
+                break;
             case HostRemoved removed:
                 next.State = HostState.Removed;
                 next.ChangedAt = removed.At?.Clone();

@@ -39,6 +39,8 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("host-snapshot", HostSnapshot.Parser),
         ("vm-lost", VmLost.Parser),
         ("host-lost", HostLost.Parser),
+        ("host-cordoned", HostCordoned.Parser),
+        ("host-uncordoned", HostUncordoned.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -60,6 +62,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-placement-verdict", PlacementVerdict.Parser),
         ("m-read-host", ReadHost.Parser),
         ("m-remove-host", RemoveHost.Parser),
+        ("m-cordon-host", CordonHost.Parser),
         ("m-host-reply", HostReply.Parser),
         ("m-session-opened", SessionOpened.Parser),
         ("m-session-accepted", SessionAccepted.Parser),

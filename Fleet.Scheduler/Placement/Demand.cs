@@ -49,6 +49,10 @@ public static class RejectionReason
 {
     public const string Disconnected = "disconnected";
     public const string OtherHost = "host";
+
+    /// <summary>Its operator wants it to take no new microVM.</summary>
+    public const string Cordoned = "cordoned";
+
     public const string Driver = "driver";
     public const string Cpus = "cpus";
     public const string Memory = "memory";

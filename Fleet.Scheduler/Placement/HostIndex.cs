@@ -32,6 +32,7 @@ public sealed class HostIndex
         if (!view.Connected)
             return false;
         return known is not { Connected: true }
+            || (known.Cordoned && !view.Cordoned)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
             || !view.Inventory.Equals(known.Inventory);
@@ -77,6 +78,8 @@ public sealed class HostIndex
             return new Rejection { Reason = RejectionReason.OtherHost, Hosts = 1 };
         if (!view.Connected)
             return new Rejection { Reason = RejectionReason.Disconnected, Hosts = 1 };
+        if (view.Cordoned)
+            return new Rejection { Reason = RejectionReason.Cordoned, Hosts = 1 };
         if (!demand.DriverFits(view.Inventory))
             return new Rejection { Reason = RejectionReason.Driver, Hosts = 1 };
         if (FreeCpus(view) is var cpus && demand.Cpus > cpus)

@@ -64,6 +64,15 @@ public sealed class RejectionTally
             };
         }
 
+        if (Hosts(RejectionReason.Cordoned) == connected)
+        {
+            return new Reason
+            {
+                Code = "no_hosts",
+                Message = $"{(connected == 1 ? "The connected host is" : $"All {connected} connected hosts are")} cordoned. 'fleet host uncordon' lets one take microVMs again.",
+            };
+        }
+
         var message = new StringBuilder();
         message.Append(CultureInfo.InvariantCulture, $"No host has room for {demand.Cpus} vCPUs and {demand.MemoryMib} MiB: ");
         message.AppendJoin("; ", _byReason.Values.Select(Describe).Where(part => part.Length > 0));
@@ -81,6 +90,7 @@ public sealed class RejectionTally
             RejectionReason.Driver => $"{hosts} without the driver",
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",
+            RejectionReason.Cordoned => $"{hosts} cordoned",
             RejectionReason.Unreachable => $"{hosts} gave no answer",
             RejectionReason.Stale => $"{hosts} holds a newer reservation",
             _ => "",

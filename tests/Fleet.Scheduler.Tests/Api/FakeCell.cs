@@ -184,6 +184,15 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         _hosts.TryGetValue(hostId, out var host) ? new HostAnswer(host.Clone(), null) : new(null, new("not_found", "No such host.")),
         p => new(null, p), cancellation);
 
+    public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) => AnswerAsync(() =>
+    {
+        if (!_hosts.TryGetValue(hostId, out var host))
+            return new HostAnswer(null, new("not_found", "No such host."));
+        Google.Protobuf.IMessage stored = cordoned ? new HostCordoned { At = Now } : new HostUncordoned { At = Now };
+        Host(hostId, stored);
+        return new(HostFold.Apply(host, stored), null);
+    }, p => new(null, p), cancellation);
+
     public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>
     {
         if (!_hosts.TryGetValue(hostId, out var host))

@@ -88,6 +88,28 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
     }
 
     [Fact]
+    public async Task Should_place_nothing_on_a_cordoned_host_and_leave_there_what_it_has()
+    {
+        await using var agent = await shared.JoinAsync();
+        var first = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(first, VmState.Running);
+        Assert.True((await Cell.Cell.CordonHostAsync(agent.HostId, true, CancellationToken.None)).Host!.Cordoned);
+        Assert.True((await Cell.Cell.CordonHostAsync(agent.HostId, true, CancellationToken.None)).Host!.Cordoned);
+        var second = await Cell.CreateAsync(SharedCell.On(agent));
+        var waits = await Cell.WaitAsync(second, VmState.Unplaced);
+        Assert.Equal(("no_hosts", "The connected host is cordoned. 'fleet host uncordon' lets one take microVMs again."), (waits.Reason.Code, waits.Reason.Message));
+        Assert.Equal((VmState.Running, 1), ((await Cell.GetAsync(first)).State, agent.VmCount));
+
+        // A new stream of its agent changes nothing about it.
+        await agent.CutAsync();
+        await agent.ConnectAsync(Cell.System.HostLink);
+        Assert.True((await Cell.HostAsync(agent.HostId)).Cordoned);
+        Assert.False((await Cell.Cell.CordonHostAsync(agent.HostId, false, CancellationToken.None)).Host!.Cordoned);
+        await Cell.WaitAsync(second, VmState.Running);
+        Assert.Equal("not_found", (await Cell.Cell.CordonHostAsync("nobody", true, CancellationToken.None)).Problem?.Code);
+    }
+
+    [Fact]
     public async Task Should_say_when_no_host_has_the_driver()
     {
         await using var agent = await shared.JoinAsync();
