@@ -190,6 +190,8 @@ internal static class VmCommands
         output.WriteLine($"host     {vm.Text("host")}, epoch {vm.Text("epoch")}, driver {vm.Text("driver")}, VMM pid {vm.Text("vmm_pid")}");
         output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB");
         output.WriteLine($"command  {Render.Printable(string.Join(' ', spec.GetProperty("command").EnumerateArray().Select(word => Quote(word.GetString() ?? ""))))}");
+        if (spec.Text("restart") is var policy and not "never")
+            output.WriteLine($"restart  {policy.Replace('_', '-')}, {vm.Text("restarts")} so far" + (vm.Text("restart_at") is var at and not "-" ? $", next at {at}" : ""));
         output.WriteLine($"created  {vm.Text("created_at")}");
         output.WriteLine($"changed  {vm.Text("changed_at")}");
     }

@@ -65,6 +65,17 @@ hold_kvm() {
   [ "$(cat /sys/module/kvm_amd/parameters/npt)" = Y ] || fail "no_nested_paging"
 }
 
+# khugepaged gathers pages of running guests into huge ones behind their backs, and interrupts every CPU for each. Under
+# emulation a node locks up in that now and then ("soft lockup ... khugepaged"). What a guest touches for the first time
+# still gets huge pages at once, without it.
+calm_khugepaged() {
+  cd /sys/kernel/mm/transparent_hugepage/khugepaged || return
+  echo 4294967295 >scan_sleep_millisecs
+  echo 4294967295 >alloc_sleep_millisecs
+  echo 1 >pages_to_scan
+  cd /
+}
+
 set_up() {
   /bin/busybox --install -s /bin
   mount -t proc proc /proc
@@ -74,6 +85,7 @@ set_up() {
   load_modules
   mount_root
   bring_up_network
+  calm_khugepaged
   hold_kvm
   ulimit -n 65536
   {

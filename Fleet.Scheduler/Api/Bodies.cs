@@ -37,6 +37,9 @@ internal sealed record CreateVmBody
     [Description("0: never given up. Default 120 with the default image, else 0"), Range(0, VmLimits.MaxBootTimeoutSeconds)]
     public long? BootTimeoutSeconds { get; init; }
 
+    [Description("What follows its end: never, on_failure or always; after a pause of 1 s that doubles up to 5 min"), DefaultValue("never"), AllowedValues("never", "on_failure", "always")]
+    public string? Restart { get; init; }
+
     [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]
     public IReadOnlyDictionary<string, string>? Labels { get; init; }
 
@@ -125,6 +128,8 @@ internal sealed record VmBody(
     string CreatedAt,
     string ChangedAt,
     ulong Version,
+    uint Restarts,
+    string? RestartAt,
     VmSpecBody Spec);
 
 /// <summary>What was wanted, with every default filled in.</summary>
@@ -137,6 +142,7 @@ internal sealed record VmSpecBody(
     string Driver,
     BootBody? Boot,
     uint BootTimeoutSeconds,
+    string Restart,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,
     SimulatedBody? Simulated,

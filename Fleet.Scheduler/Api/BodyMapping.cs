@@ -1,6 +1,7 @@
 using System.Globalization;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
+using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf.WellKnownTypes;
@@ -24,6 +25,7 @@ internal static class BodyMapping
             Driver = body.Driver ?? "auto",
             BootTimeoutSeconds = (uint)InRange("boot_timeout_seconds",
                 body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
+            Restart = body.Restart ?? "never",
             Host = body.Host ?? "",
         };
         spec.Command.Add(body.Command ?? []);
@@ -112,12 +114,14 @@ internal static class BodyMapping
         Text(vm.CreatedAt),
         Text(vm.ChangedAt),
         vm.Version,
+        vm.Restarts,
+        RestartRules.RestartAt(vm) is { } again ? Text(Timestamp.FromDateTimeOffset(again)) : null,
         new VmSpecBody(
             vm.Spec.Name, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Spec.Command, Sorted(vm.Spec.Env), vm.Spec.Driver,
             vm.Spec.Boot is { } boot
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
-            vm.Spec.BootTimeoutSeconds, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? "never", Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
                 : null,

@@ -38,6 +38,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("host-removed", HostRemoved.Parser),
         ("host-snapshot", HostSnapshot.Parser),
         ("vm-lost", VmLost.Parser),
+        ("vm-restarted", VmRestarted.Parser),
         ("host-lost", HostLost.Parser),
         ("host-cordoned", HostCordoned.Parser),
         ("host-uncordoned", HostUncordoned.Parser),

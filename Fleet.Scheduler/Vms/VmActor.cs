@@ -183,12 +183,17 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
 
     private void OnStart()
     {
-        var before = _life.Record;
         var caller = Sender;
         var decision = _life.Start(Now);
+        RunAgain(decision, () => Reply(caller, decision.Problem));
+    }
+
+    private void RunAgain(Decision decision, Action then)
+    {
+        var before = _life.Record;
         Store(decision, () =>
         {
-            Reply(caller, decision.Problem);
+            then();
             // The next run may be elsewhere. If this word is lost, the old host asks by itself (CheckPlacement).
             if (!decision.Events.IsEmpty && before is { Host.Length: > 0 })
                 TellVerdict(before.Host, before.Epoch, keep: false);
@@ -364,6 +369,12 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case Goal.FindPlace place:
                 Search(place.Epoch);
                 break;
+            case Goal.Restart restart when Now < restart.At:
+                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, restart.At - Now);
+                break;
+            case Goal.Restart:
+                RunAgain(_life.Restart(Now), static () => { });
+                break;
             case Goal.Launch launch when !_launchHeard:
                 Command(new CommandHost
                 {
@@ -406,7 +417,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     /// <summary>The host is there again: what we want of it goes out now and not at the next repetition.</summary>
     private void ActAnew()
     {
-        if (_goal is Goal.Rest or Goal.FindPlace)
+        if (_goal is Goal.Rest or Goal.FindPlace or Goal.Restart)
             return;
         _tries = 0;
         Act();

@@ -58,6 +58,7 @@ public static class VmFold
                 next.Driver = running.Driver;
                 next.VmmPid = running.VmmPid;
                 next.LimitsInForce = running.LimitsRevision;
+                next.RunningAt = running.At?.Clone();
                 return running.At;
             case VmLimitsChanged limits:
                 next.Spec.RateLimits.Clear();
@@ -75,17 +76,22 @@ public static class VmFold
             case VmStopRequested stop:
                 next.State = VmState.Stopping;
                 next.Reason = null;
+                next.StopWanted = true;
                 return stop.At;
             case VmEnded ended:
                 next.State = VmState.Stopped;
                 next.Exit = ended.Exit?.Clone();
                 next.Reason = ended.Reason?.Clone();
                 next.VmmPid = 0;
+                // Before it was ever placed there was nothing to ask: such an end was wanted.
+                next.StopWanted |= ended.Epoch == 0 || ended.Reason?.Code == RestartRules.StopRequestedCode;
+                End(next, ended.At);
                 return ended.At;
             case VmFailed failed:
                 next.State = VmState.Failed;
                 next.Reason = failed.Reason?.Clone();
                 next.VmmPid = 0;
+                End(next, failed.At);
                 return failed.At;
             case VmLost lost:
                 next.State = VmState.Pending;
@@ -97,7 +103,14 @@ public static class VmFold
                 next.State = VmState.Pending;
                 next.Host = "";
                 ForgetRun(next);
+                next.Restarts = 0;
                 return start.At;
+            case VmRestarted restarted:
+                next.State = VmState.Pending;
+                next.Host = "";
+                ForgetRun(next);
+                next.Restarts++;
+                return restarted.At;
             case VmDeleteRequested delete:
                 next.State = VmState.Deleting;
                 next.Reason = null;
@@ -112,8 +125,18 @@ public static class VmFold
         }
     }
 
+    private static void End(VmRecord next, Timestamp? at)
+    {
+        next.EndedAt = at?.Clone();
+        if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
+            next.Restarts = 0;
+    }
+
     private static void ForgetRun(VmRecord next)
     {
+        next.RunningAt = null;
+        next.EndedAt = null;
+        next.StopWanted = false;
         next.Reason = null;
         next.Exit = null;
         next.Driver = "";

@@ -29,6 +29,9 @@ public abstract record Goal
     /// <summary>The host must bring the rate limits of that revision into force.</summary>
     public sealed record Retune(string Host, ulong Epoch, ulong Revision) : Goal;
 
+    /// <summary>It ended by itself, and is to run again then.</summary>
+    public sealed record Restart(DateTimeOffset At) : Goal;
+
     /// <summary>The host must keep nothing of it.</summary>
     public sealed record Remove(string Host, ulong Epoch) : Goal;
 }
@@ -76,6 +79,7 @@ public sealed record VmLife
         VmState.Starting => new Goal.Launch(Record!.Host, Record.Epoch),
         VmState.Stopping => new Goal.Stop(Record!.Host, Record.Epoch, StopGraceMs),
         VmState.Deleting => new Goal.Remove(Record!.Host, Record.Epoch),
+        VmState.Stopped or VmState.Failed when RestartRules.RestartAt(Record!) is { } at => new Goal.Restart(at),
         VmState.Running when Record!.LimitsInForce != Record.LimitsRevision => new Goal.Retune(Record.Host, Record.Epoch, Record.LimitsRevision),
         _ => Resting,
     };
@@ -98,6 +102,9 @@ public sealed record VmLife
             // A second stop may shorten the grace of the first, never lengthen it.
             case VmState.Stopping when graceMs < StopGraceMs:
                 return Decision.Of(new VmStopRequested { At = At(now), GraceMs = graceMs });
+            // It waits to run again, and shall not.
+            case VmState.Stopped or VmState.Failed when Goal is Goal.Restart:
+                return Decision.Of(new VmEnded { At = At(now), Epoch = Record!.Epoch, Exit = Record.Exit?.Clone(), Reason = StopRequested });
             case VmState.Stopping or VmState.Stopped or VmState.Failed:
                 return Decision.Nothing;
             case VmState.Deleting:
@@ -106,6 +113,10 @@ public sealed record VmLife
                 return NotFound(Record?.Id);
         }
     }
+
+    /// <summary>Runs it again when its policy says so and the time has come.</summary>
+    public Decision Restart(DateTimeOffset now) =>
+        Goal is Goal.Restart restart && now >= restart.At ? Decision.Of(new VmRestarted { At = At(now) }) : Decision.Nothing;
 
     public Decision Start(DateTimeOffset now) => State switch
     {
@@ -274,7 +285,7 @@ public sealed record VmLife
     /// <summary>The order under way can't reach its host, or can again.</summary>
     public Decision Reach(bool connected, DateTimeOffset now)
     {
-        if (Goal is Goal.Rest or Goal.FindPlace)
+        if (Goal is Goal.Rest or Goal.FindPlace or Goal.Restart)
             return Decision.Nothing;
         var told = Record!.Reason?.Code == HostDisconnectedCode;
         if (connected)
@@ -294,7 +305,7 @@ public sealed record VmLife
 
     public const string LeaseOverCode = "lease_over";
 
-    private static Reason StopRequested => Because("stop_requested", "Stopped on request.");
+    private static Reason StopRequested => Because(RestartRules.StopRequestedCode, "Stopped on request.");
 
     // A host that names a revision which never was has the newest one, as far as it can be believed.
     private ulong Known(ulong revision) => Math.Min(revision, Record!.LimitsRevision);

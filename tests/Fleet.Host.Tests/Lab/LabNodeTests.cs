@@ -85,6 +85,13 @@ public sealed class LabNodeTests(LabNodeFixture fixture, ITestOutputHelper outpu
     }
 
     [Fact]
+    public async Task Should_keep_khugepaged_from_running_guests()
+    {
+        var result = await RunAsync("cd /sys/kernel/mm/transparent_hugepage; cat khugepaged/scan_sleep_millisecs khugepaged/pages_to_scan enabled");
+        Assert.StartsWith("4294967295\n1\n[always]", result.Output, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Should_keep_svm_on_so_that_no_cpu_locks_up()
     {
         // Somebody holds a VM although no VMM runs; see node-init.sh.

@@ -110,6 +110,26 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
     }
 
     [Fact]
+    public async Task Should_run_again_what_ends_by_itself_also_after_a_crash_of_the_cell()
+    {
+        await using var cell = await TestCell.StartAsync();
+        await using var agent = new FakeAgent("again");
+        await agent.ConnectAsync(cell.System.HostLink);
+        var spec = TestCell.Spec();
+        spec.Restart = "on_failure";
+        var id = await cell.CreateAsync(spec);
+        await cell.WaitAsync(id, VmState.Running);
+        agent.Report(id, HostVmState.Failed, new Reason { Code = "vmm_killed", Message = "gone" });
+        await Eventually.TrueAsync(async () => await cell.GetAsync(id) is { State: VmState.Running, Epoch: 2, Restarts: 1 });
+        agent.Report(id, HostVmState.Failed, new Reason { Code = "vmm_killed", Message = "gone" });
+        await cell.WaitAsync(id, VmState.Failed);
+        await agent.CutAsync();
+        await cell.CrashAndRestartAsync();
+        await agent.ConnectAsync(cell.System.HostLink);
+        await Eventually.TrueAsync(async () => await cell.GetAsync(id) is { State: VmState.Running, Epoch: 3, Restarts: 2 });
+    }
+
+    [Fact]
     public async Task Should_say_when_no_host_has_the_driver()
     {
         await using var agent = await shared.JoinAsync();

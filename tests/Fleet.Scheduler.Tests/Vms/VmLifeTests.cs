@@ -41,7 +41,7 @@ public sealed class VmLifeTests
         HostVmState.Launching, HostVmState.Running, HostVmState.Ended, HostVmState.Failed, HostVmState.Removed);
 
     private static readonly Gen<Step> AnyStep = Gen.Frequency(
-        (4, Gen.Select(Gen.Int[0, 3], Gen.UInt[0, 3], (what, grace) => (Step)new Ask(what, grace * 1000))),
+        (4, Gen.Select(Gen.Int[0, 4], Gen.UInt[0, 3], (what, grace) => (Step)new Ask(what, grace * 1000))),
         (4, Gen.Select(Host, Gen.ULong[0, 1], (host, offset) => (Step)new Room(host, offset))),
         (1, Any("no_capacity", "no_hosts").Select(code => (Step)new NoRoom(code))),
         (6, Gen.Select(Host, Gen.Long[-1, 1], HostState, Gen.ULong[1, 9], Gen.ULong[0, 3], (host, epoch, state, sequence, limits) => (Step)new Said(host, epoch, state, sequence, limits))),
@@ -56,9 +56,10 @@ public sealed class VmLifeTests
         var epoch = life.Record?.Epoch ?? 0;
         return step switch
         {
-            Ask { What: 0 } => life.Create(Id, new VmSpec { Name = "one", Driver = "auto" }, now),
+            Ask { What: 0 } ask => life.Create(Id, new VmSpec { Name = "one", Driver = "auto", Restart = RestartOf(ask.Grace) }, now),
             Ask { What: 1 } ask => life.Stop(ask.Grace, now),
             Ask { What: 2 } => life.Start(now),
+            Ask { What: 3 } => life.Restart(now),
             Ask => life.Delete(now),
             Room room => life.Placed(room.Host, epoch + 1 - room.EpochFromNext, now, out _),
             NoRoom none => life.Unplaced(new Reason { Code = none.Code }, now),
@@ -71,6 +72,8 @@ public sealed class VmLifeTests
             _ => throw new InvalidOperationException(),
         };
     }
+
+    private static string RestartOf(uint grace) => grace switch { 0 => "never", 1000 => "on_failure", _ => "always" };
 
     private static ulong At(ulong epoch, long offset) => (ulong)Math.Max(0, (long)epoch + offset);
 
@@ -244,6 +247,79 @@ public sealed class VmLifeTests
         var pending = Apply(stopped, stopped.Start(Start));
         Assert.Equal(new Goal.FindPlace(2), pending.Goal);
         Assert.True(pending.Report("a", ReportOf(1, HostVmState.Running), Start, out var stale).Events.IsEmpty && stale);
+    }
+
+    [Theory]
+    [InlineData("", HostVmState.Failed, null, false)]
+    [InlineData("never", HostVmState.Failed, null, false)]
+    [InlineData("on_failure", HostVmState.Failed, null, true)]
+    [InlineData("on_failure", HostVmState.Ended, 1, true)]
+    [InlineData("on_failure", HostVmState.Ended, 0, false)]
+    [InlineData("on_failure", HostVmState.Ended, null, false)]
+    [InlineData("always", HostVmState.Ended, 0, true)]
+    [InlineData("always", HostVmState.Failed, null, true)]
+    public void Should_run_again_as_its_policy_says(string policy, HostVmState end, int? status, bool again)
+    {
+        var life = Ended(Restarting(policy), end, status, Start);
+        Assert.Equal(again ? new Goal.Restart(Start + TimeSpan.FromSeconds(1)) : new Goal.Rest(), life.Goal);
+        Assert.True(life.Restart(Start + TimeSpan.FromSeconds(0.9)).Events.IsEmpty);
+        var next = Apply(life, life.Restart(Start + TimeSpan.FromSeconds(1)));
+        Assert.Equal(again ? new Goal.FindPlace(2) : new Goal.Rest(), next.Goal);
+        Assert.Equal(again ? 1u : 0, next.Record!.Restarts);
+    }
+
+    [Fact]
+    public void Should_pause_longer_with_each_restart_and_anew_after_a_long_run()
+    {
+        var life = Restarting("always");
+        var now = Start;
+        foreach (var seconds in new[] { 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300 })
+        {
+            life = Ended(life, HostVmState.Ended, 0, now);
+            Assert.Equal(new Goal.Restart(now + TimeSpan.FromSeconds(seconds)), life.Goal);
+            now += TimeSpan.FromSeconds(seconds);
+            life = Apply(life, life.Restart(now));
+            life = Apply(life, life.Placed("a", life.Record!.Epoch + 1, now, out _));
+            life = Apply(life, life.Report("a", ReportOf(life.Record!.Epoch, HostVmState.Running), now, out _));
+        }
+        now += RestartRules.LongRun;
+        life = Ended(life, HostVmState.Ended, 0, now);
+        Assert.Equal(new Goal.Restart(now + TimeSpan.FromSeconds(1)), life.Goal);
+    }
+
+    [Fact]
+    public void Should_not_run_again_what_somebody_stopped_before_during_or_after_its_end()
+    {
+        var running = Restarting("always");
+        var stopped = Ended(Apply(running, running.Stop(0, Start)), HostVmState.Failed, null, Start);
+        Assert.Equal(new Goal.Rest(), stopped.Goal);
+        var waiting = Ended(running, HostVmState.Ended, 3, Start);
+        var given = Apply(waiting, waiting.Stop(0, Start));
+        Assert.Equal((VmState.Stopped, "stop_requested", 3), (given.Record!.State, given.Record.Reason.Code, given.Record.Exit.Status));
+        Assert.Equal(new Goal.Rest(), given.Goal);
+        Assert.True(given.Stop(0, Start).Events.IsEmpty);
+        var created = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Restart = "always" }, Start));
+        Assert.Equal(new Goal.Rest(), Apply(created, created.Stop(0, Start)).Goal);
+
+        // By hand it runs, and its policy counts from there.
+        var started = Apply(given, given.Start(Start));
+        Assert.Equal((new Goal.FindPlace(2), 0u), (started.Goal, started.Record!.Restarts));
+        Assert.Equal(VmState.Deleting, Apply(waiting, waiting.Delete(Start)).Record!.State);
+    }
+
+    private static VmLife Restarting(string policy)
+    {
+        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = policy }, Start));
+        life = Apply(life, life.Placed("a", 1, Start, out _));
+        return Say(life, HostVmState.Running);
+    }
+
+    private static VmLife Ended(VmLife life, HostVmState end, int? status, DateTimeOffset at)
+    {
+        var report = ReportOf(life.Record!.Epoch, end);
+        report.Reason = new Reason { Code = "guest_shutdown", Message = "over" };
+        report.Exit = status is { } code ? new GuestExit { Status = code } : null;
+        return Apply(life, life.Report("a", report, at, out _));
     }
 
     [Fact]

@@ -1,0 +1,44 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>Whether a microVM that has ended runs again, and when: its policy, and a pause that doubles with each restart.</summary>
+public static class RestartRules
+{
+    public const string OnFailure = "on_failure";
+
+    public const string Always = "always";
+
+    /// <summary>The reason of an end that somebody asked for; such a one is never followed by a restart.</summary>
+    public const string StopRequestedCode = "stop_requested";
+
+    /// <summary>One that ran for so long had no trouble with its start: the pause begins anew.</summary>
+    public static readonly TimeSpan LongRun = TimeSpan.FromMinutes(10);
+
+    public static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(1);
+
+    public static readonly TimeSpan LongestPause = TimeSpan.FromMinutes(5);
+
+    /// <summary>When it is to run again; null: not by itself.</summary>
+    public static DateTimeOffset? RestartAt(VmRecord record)
+    {
+        ArgumentNullException.ThrowIfNull(record);
+        if (record.StopWanted || record.EndedAt is null)
+            return null;
+        var wanted = record.Spec.Restart switch
+        {
+            Always => record.State is VmState.Stopped or VmState.Failed,
+            OnFailure => record.State == VmState.Failed || (record.State == VmState.Stopped && record.Exit is { Status: not 0 }),
+            _ => false,
+        };
+        return wanted ? record.EndedAt.ToDateTimeOffset() + Pause(record.Restarts) : null;
+    }
+
+    /// <summary>1 s, 2 s, 4 s … 5 min.</summary>
+    public static TimeSpan Pause(uint restarts)
+    {
+        var pause = FirstPause * Math.Pow(2, Math.Min(restarts, 20));
+        return pause < LongestPause ? pause : LongestPause;
+    }
+}
