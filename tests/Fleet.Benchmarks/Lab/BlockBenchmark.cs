@@ -37,22 +37,28 @@ internal static class BlockBenchmark
         for (var round = 0; round < Rounds; round++)
         {
             for (var i = 0; i < commands.Length; i++)
-                figures[i].Add([.. LabBench.Results(await bench.RunAsync($"{commands[i]} </dev/null")).Select(one => one[0])]);
+            {
+                var output = await bench.RunAsync($"{commands[i]} </dev/null");
+                var results = LabBench.Results(output);
+                if (results.Length != Loads.Length)
+                    throw new BenchmarkException($"{results.Length} of {Loads.Length} loads of round {round} came to an end under {commands[i].Split(' ')[0]} ({i}): {output}");
+                figures[i].Add([.. results.Select(one => one[0])]);
+            }
         }
 
-        var results = new List<Measurement>();
+        var measured = new List<Measurement>();
         for (var load = 0; load < Loads.Length; load++)
         {
             var name = Loads[load].Name;
             var (sync, async, peer) = (Figure(0), Figure(1), Figure(2));
-            results.Add(new($"{name}_ratio", Math.Max(sync, async) / peer, ""));
-            results.Add(new($"{name} Sync", sync, "/s", "QEMU microvm, KVM", peer));
-            results.Add(new($"{name} Async", async, "/s", "QEMU microvm, KVM", peer));
+            measured.Add(new($"{name}_ratio", Math.Max(sync, async) / peer, ""));
+            measured.Add(new($"{name} Sync", sync, "/s", "QEMU microvm, KVM", peer));
+            measured.Add(new($"{name} Async", async, "/s", "QEMU microvm, KVM", peer));
 
             double Figure(int command) => LabBench.Median(figures[command].Select(one => one[load]));
         }
 
-        return results;
+        return measured;
 
         static JsonObject Drive(string engine) => new()
         {
