@@ -65,9 +65,9 @@ hold_kvm() {
   [ "$(cat /sys/module/kvm_amd/parameters/npt)" = Y ] || fail "no_nested_paging"
 }
 
-# khugepaged gathers pages of running guests into huge ones behind their backs, and interrupts every CPU for each. Under
-# emulation a node locks up in that now and then ("soft lockup ... khugepaged"). What a guest touches for the first time
-# still gets huge pages at once, without it.
+# khugepaged gathers pages of running guests into huge ones behind their backs, and interrupts every CPU for each. A node
+# was seen locked up in it ("soft lockup ... khugepaged"); whether nodes lock up less without it has not been measured.
+# What a guest touches for the first time still gets huge pages at once.
 calm_khugepaged() {
   cd /sys/kernel/mm/transparent_hugepage/khugepaged || return
   echo 4294967295 >scan_sleep_millisecs

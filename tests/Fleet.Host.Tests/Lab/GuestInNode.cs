@@ -115,8 +115,9 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
         }
     }
 
-    // Seen in about one of a thousand guests, in the middle of user space, and never but under emulation; a node whose kernel
-    // panicked with a corrupted stack in the same loop shows who is to blame. What a defect of ours does it does three times.
+    // Seen once, in the middle of user space, and not again in 400 boots of the same guest and one more loop, in which the node's own
+    // kernel panicked with a corrupted stack. Its cause is not known: the emulation is suspected, not convicted. Running it
+    // again would also hide a defect of ours that is as rare; one that comes every time still fails.
     private static bool TripleFaulted(LabResult result) => result.Output.Contains("triple fault", StringComparison.Ordinal);
 
     // For the node and for the guest, from a source file beside this one.

@@ -20,8 +20,8 @@ public sealed class LabNodeFixture : IAsyncLifetime
     public async Task InitializeAsync() => Node = await LabMachine.StartAsync(Options, Logger.None, CancellationToken.None);
 
     /// <summary>
-    /// Runs a command. Emulated nodes break by themselves, about once in some hundred guests: their own kernel locks up and answers
-    /// nothing at all, or panics with a corrupted stack. Such a node is powered off, and the command runs in a new one, three times in all.
+    /// Runs a command. Emulated nodes break now and then: their own kernel locks up and answers
+    /// nothing at all, or, seen once, panics with a corrupted stack. Such a node is powered off, and the command runs in a new one, three times in all.
     /// A command that is late in a node that does answer is a failure at once.
     /// </summary>
     /// <param name="command">Of the node.</param>
