@@ -54,10 +54,7 @@ public sealed class HostAgent : IAsyncDisposable
             if (found.Count > 0)
                 log.Information("Taking over {Count} microVMs of an earlier agent", found.Count);
             var context = new MicroVmContext(
-                state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
-            {
-                BootTime = options.BootTime,
-            };
+                state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token);
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
             var owner = new LinkOwner(agent, options, inventory, context.BootId);
@@ -113,8 +110,6 @@ public sealed class HostAgent : IAsyncDisposable
             hello.Vms.AddRange(reports);
             return hello;
         }
-
-        public TimeSpan BootTime => options.BootTime();
 
         public void Up(LinkSession session, Welcome welcome, TimeSpan helloAt)
         {

@@ -1,5 +1,4 @@
 using Fleet.Host.Drivers;
-using Fleet.Host.Drivers.Processes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Serilog;
@@ -39,9 +38,6 @@ public sealed record HostAgentOptions
     /// elsewhere. False only where there is no elsewhere: a fleet in one process.
     /// </summary>
     public bool Fenced { get; init; } = true;
-
-    /// <summary>What leases are counted on; a test has its own.</summary>
-    internal Func<TimeSpan> BootTime { get; init; } = static () => Posix.BootTime;
 
     public string AgentVersion { get; init; } = "0";
 

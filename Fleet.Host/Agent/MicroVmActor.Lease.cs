@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
 
 namespace Fleet.Host.Agent;
@@ -52,7 +53,7 @@ internal sealed partial class MicroVmActor
     private void WatchLease()
     {
         var self = Self;
-        var left = _lease!.LapsesAt - _context.BootTime();
+        var left = _lease!.LapsesAt - Posix.BootTime;
         _leaseTimer?.Dispose();
         _leaseTimer = _context.Clock.CreateTimer(
             _ => self.Tell(new LeaseLapsed()), null, left > TimeSpan.Zero ? left : TimeSpan.Zero, Timeout.InfiniteTimeSpan);
@@ -60,7 +61,7 @@ internal sealed partial class MicroVmActor
 
     private void OnLapsed()
     {
-        if (_context.BootTime() < _lease!.LapsesAt)
+        if (Posix.BootTime < _lease!.LapsesAt)
             WatchLease();
         else
             Carry(_life.LeaseLapsed());

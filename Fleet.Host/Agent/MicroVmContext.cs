@@ -25,9 +25,6 @@ internal sealed record MicroVmContext(
     /// <summary>The host's.</summary>
     public CurrentLease Lease { get; } = new();
 
-    /// <summary>What leases are counted on.</summary>
-    public Func<TimeSpan> BootTime { get; init; } = static () => Posix.BootTime;
-
     public static string CurrentBoot() => ProcessIdentity.CurrentBoot();
 
     public IVmmDriver? DriverNamed(string name) => Drivers.FirstOrDefault(driver => driver.Name == name);

@@ -143,13 +143,7 @@ public sealed class MicroVmLife
     {
         if (State != HostVmState.Running || _ready || _stopGrace is not null)
             return [];
-        _stopGrace = TimeSpan.Zero;
-        _verdict = new Reason
-        {
-            Code = "boot_timeout",
-            Message = $"The guest was not ready within {_bootLimit.TotalSeconds:0} s; its console shows how far it came.",
-        };
-        return [new MicroVmEffect.StopVmm(TimeSpan.Zero)];
+        return GiveUp("boot_timeout", $"The guest was not ready within {_bootLimit.TotalSeconds:0} s; its console shows how far it came.");
     }
 
     /// <summary>The host's lease has lapsed, and the VMM does not stop its guest by itself.</summary>
@@ -157,12 +151,7 @@ public sealed class MicroVmLife
     {
         if (State != HostVmState.Running || _verdict is not null)
             return [];
-        _verdict = new Reason
-        {
-            Code = "lease_over",
-            Message = "The host had no word from the control plane within its lease: another copy of the microVM may run elsewhere.",
-        };
-        return [new MicroVmEffect.StopVmm(TimeSpan.Zero)];
+        return GiveUp("lease_over", "The host had no word from the control plane within its lease: another copy of the microVM may run elsewhere.");
     }
 
     /// <summary>The VMM is gone.</summary>
@@ -222,6 +211,14 @@ public sealed class MicroVmLife
 
     /// <summary>The report of how things are.</summary>
     public MicroVmEffect.Report Now() => new(State, _reason, _exit);
+
+    // The first verdict stands, whatever else comes up before the VMM is gone.
+    private IReadOnlyList<MicroVmEffect> GiveUp(string code, string message)
+    {
+        _stopGrace = TimeSpan.Zero;
+        _verdict = new Reason { Code = code, Message = message };
+        return [new MicroVmEffect.StopVmm(TimeSpan.Zero)];
+    }
 
     private static Reason StopRequested() => new() { Code = "stop_requested", Message = "Stopped on request." };
 

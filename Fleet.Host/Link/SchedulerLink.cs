@@ -1,3 +1,4 @@
+using Fleet.Host.Drivers.Processes;
 using Fleet.Shared.Contracts;
 using Grpc.Core;
 using Grpc.Net.Client;
@@ -19,9 +20,6 @@ internal interface ILinkOwner
 
     /// <summary>A lease, and when the heartbeat was sent that it answers, on the boot clock.</summary>
     void Leased(Lease lease, TimeSpan askedAt);
-
-    /// <summary>Of the machine.</summary>
-    TimeSpan BootTime { get; }
 
     /// <summary>A message of the control plane. The next is read when the task is done: the owner's way to bound what waits for it.</summary>
     Task ReceiveAsync(SchedulerMessage message, CancellationToken cancellation);
@@ -137,7 +135,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
     {
         using var stream = CancellationTokenSource.CreateLinkedTokenSource(_stopping.Token);
         using var call = new HostLink.HostLinkClient(_channel).Connect(cancellationToken: stream.Token);
-        var helloAt = _owner.BootTime;
+        var helloAt = Posix.BootTime;
         using (var limit = new CancellationTokenSource(WelcomeLimit, _clock))
         await using (limit.Token.Register(stream.Cancel))
         {
@@ -218,7 +216,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
         {
             for (ulong sequence = 1; await timer.WaitForNextTickAsync(ends.Token).ConfigureAwait(false); sequence++)
             {
-                beats.Note(sequence, _owner.BootTime);
+                beats.Note(sequence, Posix.BootTime);
                 session.TrySend(new HostMessage { Heartbeat = new Heartbeat { Sequence = sequence } });
                 if (heard.Silence > beat * MissedBeats)
                     await ends.CancelAsync().ConfigureAwait(false);

@@ -37,7 +37,7 @@ internal sealed record CreateVmBody
     [Description("0: never given up. Default 120 with the default image, else 0"), Range(0, VmLimits.MaxBootTimeoutSeconds)]
     public long? BootTimeoutSeconds { get; init; }
 
-    [Description("What follows its end: never, on_failure or always; after a pause of 1 s that doubles up to 5 min"), DefaultValue("never"), AllowedValues("never", "on_failure", "always")]
+    [Description("What follows its end: never, on_failure or always; after a pause of 1 s that doubles up to 5 min"), DefaultValue(RestartPolicy.Never), AllowedValues(RestartPolicy.Never, RestartPolicy.OnFailure, RestartPolicy.Always)]
     public string? Restart { get; init; }
 
     [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]

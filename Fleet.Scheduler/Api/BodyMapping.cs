@@ -25,7 +25,7 @@ internal static class BodyMapping
             Driver = body.Driver ?? "auto",
             BootTimeoutSeconds = (uint)InRange("boot_timeout_seconds",
                 body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
-            Restart = body.Restart ?? "never",
+            Restart = body.Restart ?? RestartPolicy.Never,
             Host = body.Host ?? "",
         };
         spec.Command.Add(body.Command ?? []);
@@ -121,7 +121,7 @@ internal static class BodyMapping
             vm.Spec.Boot is { } boot
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
-            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? "never", Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
                 : null,

@@ -1,15 +1,12 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Vms;
 
 /// <summary>Whether a microVM that has ended runs again, and when: its policy, and a pause that doubles with each restart.</summary>
 public static class RestartRules
 {
-    public const string OnFailure = "on_failure";
-
-    public const string Always = "always";
-
     /// <summary>The reason of an end that somebody asked for; such a one is never followed by a restart.</summary>
     public const string StopRequestedCode = "stop_requested";
 
@@ -28,8 +25,8 @@ public static class RestartRules
             return null;
         var wanted = record.Spec.Restart switch
         {
-            Always => record.State is VmState.Stopped or VmState.Failed,
-            OnFailure => record.State == VmState.Failed || (record.State == VmState.Stopped && record.Exit is { Status: not 0 }),
+            RestartPolicy.Always => record.State is VmState.Stopped or VmState.Failed,
+            RestartPolicy.OnFailure => record.State == VmState.Failed || (record.State == VmState.Stopped && record.Exit is { Status: not 0 }),
             _ => false,
         };
         return wanted ? record.EndedAt.ToDateTimeOffset() + Pause(record.Restarts) : null;

@@ -417,7 +417,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     /// <summary>The host is there again: what we want of it goes out now and not at the next repetition.</summary>
     private void ActAnew()
     {
-        if (_goal is Goal.Rest or Goal.FindPlace or Goal.Restart)
+        if (!_goal.IsOrder)
             return;
         _tries = 0;
         Act();

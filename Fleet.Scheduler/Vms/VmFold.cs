@@ -83,8 +83,8 @@ public static class VmFold
                 next.Exit = ended.Exit?.Clone();
                 next.Reason = ended.Reason?.Clone();
                 next.VmmPid = 0;
-                // Before it was ever placed there was nothing to ask: such an end was wanted.
-                next.StopWanted |= ended.Epoch == 0 || ended.Reason?.Code == RestartRules.StopRequestedCode;
+                // What was never placed, or waits to run again, is stopped without a request to a host.
+                next.StopWanted |= ended.Reason?.Code == RestartRules.StopRequestedCode;
                 End(next, ended.At);
                 return ended.At;
             case VmFailed failed:
@@ -94,21 +94,15 @@ public static class VmFold
                 End(next, failed.At);
                 return failed.At;
             case VmLost lost:
-                next.State = VmState.Pending;
-                next.Host = "";
-                ForgetRun(next);
+                AwaitPlace(next);
                 next.Reason = lost.Reason?.Clone();
                 return lost.At;
             case VmStartRequested start:
-                next.State = VmState.Pending;
-                next.Host = "";
-                ForgetRun(next);
+                AwaitPlace(next);
                 next.Restarts = 0;
                 return start.At;
             case VmRestarted restarted:
-                next.State = VmState.Pending;
-                next.Host = "";
-                ForgetRun(next);
+                AwaitPlace(next);
                 next.Restarts++;
                 return restarted.At;
             case VmDeleteRequested delete:
@@ -130,6 +124,13 @@ public static class VmFold
         next.EndedAt = at?.Clone();
         if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
             next.Restarts = 0;
+    }
+
+    private static void AwaitPlace(VmRecord next)
+    {
+        next.State = VmState.Pending;
+        next.Host = "";
+        ForgetRun(next);
     }
 
     private static void ForgetRun(VmRecord next)

@@ -14,6 +14,9 @@ public abstract record Goal
     {
     }
 
+    /// <summary>It is an order to the host that carries the microVM.</summary>
+    public bool IsOrder => this is Launch or Stop or Retune or Remove;
+
     /// <summary>Nothing to do.</summary>
     public sealed record Rest : Goal;
 
@@ -104,7 +107,7 @@ public sealed record VmLife
                 return Decision.Of(new VmStopRequested { At = At(now), GraceMs = graceMs });
             // It waits to run again, and shall not.
             case VmState.Stopped or VmState.Failed when Goal is Goal.Restart:
-                return Decision.Of(new VmEnded { At = At(now), Epoch = Record!.Epoch, Exit = Record.Exit?.Clone(), Reason = StopRequested });
+                return Decision.Of(Ended(Record!.Epoch, Record.Exit, StopRequested, now));
             case VmState.Stopping or VmState.Stopped or VmState.Failed:
                 return Decision.Nothing;
             case VmState.Deleting:
@@ -285,7 +288,7 @@ public sealed record VmLife
     /// <summary>The order under way can't reach its host, or can again.</summary>
     public Decision Reach(bool connected, DateTimeOffset now)
     {
-        if (Goal is Goal.Rest or Goal.FindPlace or Goal.Restart)
+        if (!Goal.IsOrder)
             return Decision.Nothing;
         var told = Record!.Reason?.Code == HostDisconnectedCode;
         if (connected)

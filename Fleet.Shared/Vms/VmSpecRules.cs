@@ -15,9 +15,6 @@ public static class VmSpecRules
     /// <summary>Drivers a spec may name.</summary>
     public static readonly IReadOnlyList<string> Drivers = ["auto", "kvm", "qemu", "simulated"];
 
-    /// <summary>What may follow a microVM's end.</summary>
-    public static readonly IReadOnlyList<string> RestartPolicies = ["never", "on_failure", "always"];
-
     /// <summary>Faults a simulated guest may have; empty is none.</summary>
     public static readonly IReadOnlyList<string> SimulatedFaults = ["", "launch_fails", "never_boots", "vmm_dies"];
 
@@ -33,7 +30,7 @@ public static class VmSpecRules
             ?? OneOf("driver", spec.Driver, Drivers)
             ?? Boot(spec.Boot)
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
-            ?? OneOf("restart", spec.Restart.Length == 0 ? "never" : spec.Restart, RestartPolicies)
+            ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
             ?? Labels(spec.Labels)
             ?? Host(spec.Host)
             ?? Simulated(spec)

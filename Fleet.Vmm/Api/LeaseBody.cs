@@ -45,7 +45,7 @@ internal static class LeaseBody
         {
             json.WriteNumber("lapses_at_ms", lease.LapsesAt / 1_000_000);
             json.WriteNumber("ends_after_ms", (lease.EndsAt - lease.LapsesAt) / 1_000_000);
-            json.WriteNumber("now_ms", BootClock.Now / 1_000_000);
+            json.WriteNumber("now_ms", KernelClock.BootNow / 1_000_000);
         }
 
         json.WriteEndObject();

@@ -22,8 +22,6 @@ internal sealed partial class VmmProcess : IDisposable
 
     private const int StandardOutput = 1;
     private const int StandardError = 2;
-    private const int ClockMonotonic = 1;
-    private const int ClockProcessCpu = 2;
 
     /// <summary>What a stopping machine gets before the process ends without it.</summary>
     private static readonly TimeSpan StopTimeout = TimeSpan.FromSeconds(3);
@@ -250,11 +248,11 @@ internal sealed partial class VmmProcess : IDisposable
 
     private void ReportStartup()
     {
-        var cpu = Clock(ClockProcessCpu) - Math.Min(_arguments.StartCpuTime, Clock(ClockProcessCpu)) + _arguments.ParentCpuTime;
+        var cpu = KernelClock.Microseconds(KernelClock.ProcessCpu) - Math.Min(_arguments.StartCpuTime, KernelClock.Microseconds(KernelClock.ProcessCpu)) + _arguments.ParentCpuTime;
         _metrics.ProcessStartupCpuTime = cpu;
         if (_arguments.StartTime is { } start)
         {
-            _metrics.ProcessStartupTime = Clock(ClockMonotonic) - Math.Min(start, Clock(ClockMonotonic));
+            _metrics.ProcessStartupTime = KernelClock.Microseconds(KernelClock.Monotonic) - Math.Min(start, KernelClock.Microseconds(KernelClock.Monotonic));
         }
 
         _log.Debug($"Ready after {cpu} us of CPU time.");
@@ -337,20 +335,8 @@ internal sealed partial class VmmProcess : IDisposable
 
     private static void Print(int fd, string text) => _ = Descriptors.WriteAll(fd, Encoding.UTF8.GetBytes(text));
 
-    /// <summary>Microseconds.</summary>
-    private static unsafe ulong Clock(int clock)
-    {
-        var time = stackalloc long[2];
-
-        // SAFETY: struct timespec is two 64-bit numbers on 64-bit Linux, and lives on this frame.
-        return clock_gettime(clock, time) == 0 ? (ulong)time[0] * 1_000_000 + (ulong)time[1] / 1000 : 0;
-    }
-
     private sealed class StartFailedException(ExitReport report) : Exception(report.Message)
     {
         public ExitReport Report { get; } = report;
     }
-
-    [LibraryImport("libc", SetLastError = true)]
-    private static unsafe partial int clock_gettime(int clock, long* time);
 }

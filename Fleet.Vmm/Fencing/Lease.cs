@@ -56,5 +56,5 @@ internal sealed class Lease
         return true;
     }
 
-    private static bool HasPassed(long time) => time != Never && BootClock.Now >= time;
+    private static bool HasPassed(long time) => time != Never && KernelClock.BootNow >= time;
 }

@@ -131,7 +131,4 @@ internal static unsafe partial class JailCalls
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int prctl(int option, nint second, nint third, nint fourth, nint fifth);
-
-    [LibraryImport("libc", SetLastError = true)]
-    public static partial int clock_gettime(int clock, long* time);
 }

@@ -21,8 +21,6 @@ internal sealed unsafe partial class Jailer(JailOptions options)
     private const int Backlog = HttpServer.MostConnections;
     private const int NoFollow = Descriptors.NoFollow;
     private const uint OwnerReadWrite = 0x180;
-    private const int ClockMonotonic = 1;
-    private const int ClockProcessCpu = 2;
 
     /// <summary>Descriptors of ours stand above those that are passed.</summary>
     private const int OwnDescriptors = JailOptions.PassedLimit * 2;
@@ -30,7 +28,7 @@ internal sealed unsafe partial class Jailer(JailOptions options)
     private static readonly (string Name, ulong Limit)[] DefaultLimits =
         [("no-file", 2048), ("core", 0), ("nproc", 64), ("memlock", 8 << 20), ("msgqueue", 0)];
 
-    private readonly ulong _began = Clock(ClockMonotonic);
+    private readonly ulong _began = KernelClock.Microseconds(KernelClock.Monotonic);
     private readonly ControlGroups _groups = new();
 
     /// <summary>Runs the command; returns the exit code.</summary>
@@ -185,7 +183,7 @@ internal sealed unsafe partial class Jailer(JailOptions options)
     {
         var ends = stackalloc int[2];
         JailCalls.Check(JailCalls.pipe2(ends, JailCalls.CloseOnExec), "pipe2");
-        using var arguments = new NativeStrings(["fleet-vmm", "--id", options.Id, "--start-time-us", $"{_began}", "--start-time-cpu-us", "0", "--parent-cpu-time-us", $"{Clock(ClockProcessCpu)}", .. options.Arguments]);
+        using var arguments = new NativeStrings(["fleet-vmm", "--id", options.Id, "--start-time-us", $"{_began}", "--start-time-cpu-us", "0", "--parent-cpu-time-us", $"{KernelClock.Microseconds(KernelClock.ProcessCpu)}", .. options.Arguments]);
         using var environment = new NativeStrings([]);
         using var texts = new NativeStrings(["/", ""]);
         using var complaint = new NativeStrings(["fleet-vmm jail: the program could not be executed in the jail, which has no libraries: it must be static, and executable. errno "]);
@@ -266,12 +264,4 @@ internal sealed unsafe partial class Jailer(JailOptions options)
     private static partial nint clone(nint number, nint first, nint second, nint third, nint fourth, nint fifth);
 
     private static void Tell(string text) => _ = Descriptors.WriteAll(StandardError, Encoding.UTF8.GetBytes(text));
-
-    /// <summary>Microseconds.</summary>
-    private static ulong Clock(int clock)
-    {
-        // SAFETY: struct timespec is two 64-bit numbers on 64-bit Linux.
-        var time = stackalloc long[2];
-        return JailCalls.clock_gettime(clock, time) == 0 ? ((ulong)time[0] * 1_000_000) + ((ulong)time[1] / 1000) : 0;
-    }
 }

@@ -158,7 +158,7 @@ internal static class ThreadFilters
         new("make event counters and timers", ThreadKinds.Serving, [Allow(CallNumbers.Eventfd2), Allow(CallNumbers.TimerfdCreate)]),
         new("stop the guest when its lease lapses", ThreadKinds.Serving,
         [
-            Allow(CallNumbers.TimerCreate, OneOf(0, BootClock.Id)),
+            Allow(CallNumbers.TimerCreate, OneOf(0, KernelClock.Boot)),
             Allow(CallNumbers.TimerSettime),
             Allow(CallNumbers.TimerDelete),
         ]),

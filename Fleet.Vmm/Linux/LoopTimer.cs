@@ -5,7 +5,6 @@ namespace Fleet.Vmm.Linux;
 /// <summary>A timer on the event loop (timerfd, monotonic clock or another). Disarmed until <see cref="Start"/>.</summary>
 internal sealed unsafe partial class LoopTimer : IDisposable
 {
-    internal const int Monotonic = 1;
     internal const int NonBlocking = 0x800;
     internal const int CloseOnExec = 0x80000;
 
@@ -13,7 +12,7 @@ internal sealed unsafe partial class LoopTimer : IDisposable
     private readonly Action _onExpired;
     private int _fd;
 
-    public LoopTimer(EventLoop loop, Action onExpired, int clock = Monotonic)
+    public LoopTimer(EventLoop loop, Action onExpired, int clock = KernelClock.Monotonic)
     {
         _loop = loop;
         _onExpired = onExpired;

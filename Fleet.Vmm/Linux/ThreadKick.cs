@@ -57,13 +57,7 @@ internal static unsafe partial class ThreadKick
     public static int CurrentThread() => gettid();
 
     /// <summary>Nanoseconds of CPU that a thread of this process has used; -1 when it has ended.</summary>
-    public static long CpuTime(int thread)
-    {
-        var time = stackalloc long[2];
-
-        // SAFETY: struct timespec of x86-64 is two 64-bit words.
-        return clock_gettime((~thread << 3) | ThreadCpuClock, time) == 0 ? time[0] * 1_000_000_000 + time[1] : -1;
-    }
+    public static long CpuTime(int thread) => KernelClock.Read((~thread << 3) | ThreadCpuClock);
 
     /// <summary>sigset_t of glibc: 1024 bits, signal n is bit n - 1.</summary>
     private struct SignalSet
@@ -85,7 +79,4 @@ internal static unsafe partial class ThreadKick
 
     [LibraryImport("libc")]
     private static partial int gettid();
-
-    [LibraryImport("libc", SetLastError = true)]
-    private static partial int clock_gettime(int clock, long* time);
 }

@@ -21,7 +21,7 @@ internal sealed unsafe partial class ThreadTimer : IDisposable
         nint timer;
 
         // SAFETY: the kernel reads one and fills the other during the call.
-        if (timer_create(BootClock.Id, &wanted, &timer) < 0)
+        if (timer_create(KernelClock.Boot, &wanted, &timer) < 0)
         {
             throw SystemCallException.Last("timer_create");
         }

@@ -72,12 +72,12 @@ internal sealed partial class Machine
             fence.Start(lease.LapsesAt, period: 1_000_000_000);
         }
 
-        _leaseTimer ??= new LoopTimer(_loop, OnLease, BootClock.Id);
+        _leaseTimer ??= new LoopTimer(_loop, OnLease, KernelClock.Boot);
         AwaitLease();
     }
 
     private void AwaitLease() => _leaseTimer!.Start(
-        TimeSpan.FromTicks(Math.Max(1, ((_fenced ? _parts.Lease.EndsAt : _parts.Lease.LapsesAt) - BootClock.Now) / TimeSpan.NanosecondsPerTick)), TimeSpan.Zero);
+        TimeSpan.FromTicks(Math.Max(1, ((_fenced ? _parts.Lease.EndsAt : _parts.Lease.LapsesAt) - KernelClock.BootNow) / TimeSpan.NanosecondsPerTick)), TimeSpan.Zero);
 
     private void OnLease()
     {

@@ -90,11 +90,7 @@ public sealed class FencingTests
         public Agent(RunningFleet fleet, string id)
         {
             (_fleet, _id) = (fleet, id);
-            _process = Process.Start(new ProcessStartInfo("sh",
-            [
-                "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(fleet.Files, $"{id}.out"),
-                "dotnet", RunningFleet.Program, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2",
-            ]))!;
+            _process = fleet.Start(id, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2");
         }
 
         public string Folder => Path.Combine(_fleet.Files, _id);

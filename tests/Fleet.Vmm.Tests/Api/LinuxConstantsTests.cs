@@ -18,7 +18,7 @@ public sealed class LinuxConstantsTests
             ("EPOLL_CLOEXEC", EventLoop.EpollCloseOnExec), ("EPOLL_CTL_ADD", EventLoop.ControlAdd), ("EPOLL_CTL_DEL", EventLoop.ControlDelete), ("EPOLL_CTL_MOD", EventLoop.ControlModify),
             ("EPOLLIN", (long)LoopEvents.Readable), ("EPOLLOUT", (long)LoopEvents.Writable), ("EPOLLERR", (long)LoopEvents.Failed), ("EPOLLHUP", (long)LoopEvents.HungUp),
             ("sizeof(struct epoll_event)", Unsafe.SizeOf<EventLoop.EpollEvent>()), ("offsetof(struct epoll_event, data)", 4),
-            ("CLOCK_MONOTONIC", LoopTimer.Monotonic), ("TFD_NONBLOCK", LoopTimer.NonBlocking), ("TFD_CLOEXEC", LoopTimer.CloseOnExec),
+            ("CLOCK_MONOTONIC", KernelClock.Monotonic), ("CLOCK_PROCESS_CPUTIME_ID", KernelClock.ProcessCpu), ("CLOCK_BOOTTIME", KernelClock.Boot), ("TFD_NONBLOCK", LoopTimer.NonBlocking), ("TFD_CLOEXEC", LoopTimer.CloseOnExec),
             ("sizeof(struct itimerspec)", 32), ("offsetof(struct itimerspec, it_value)", 16),
             ("O_RDONLY", Descriptors.ReadOnly), ("O_WRONLY", Descriptors.WriteOnly), ("O_RDWR", Descriptors.ReadWrite), ("O_CREAT", Descriptors.Create), ("O_TRUNC", Descriptors.Truncate),
             ("O_NOCTTY", Descriptors.NoTerminal), ("O_APPEND", Descriptors.Append), ("O_NONBLOCK", Descriptors.NonBlocking), ("O_CLOEXEC", Descriptors.CloseOnExec), ("O_NOFOLLOW", Descriptors.NoFollow),

@@ -24,24 +24,50 @@ internal sealed class SnapshotTarget : MutationTarget
     {
         using var balloon = NewBalloon();
         var transport = NewTransport(balloon);
-        foreach (var (register, value) in new (uint, uint)[] { (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x38, 8), (0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000), (0x44, 1), (0x70, 15) })
-        {
-            transport.Write(register, BitConverter.GetBytes(value));
-        }
-
+        MakeReady(transport);
         var device = new StateWriter();
         transport.Save(device);
-        var processor = new StateWriter();
+        var file = new StateFile(
+            """{"boot-source": {"kernel_image_path": "k"}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 16}, "drives": [], "vsock": null}"""u8.ToArray(),
+            device.Written.ToArray()).Encode();
+        _samples = [file, device.Written.ToArray(), Processor()];
+    }
+
+    /// <summary>A state file with a checksum that is right again; one too short for it as it is.</summary>
+    public static byte[] Reseal(ReadOnlySpan<byte> bytes)
+    {
+        var file = bytes.ToArray();
+        if (file.Length >= HeaderSize)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(file.AsSpan(ChecksumOffset), StateFile.Checksum(file));
+        }
+
+        return file;
+    }
+
+    /// <summary>The state of a vCPU and of its VM.</summary>
+    public static byte[] Processor()
+    {
+        var writer = new StateWriter();
         new VcpuState
         {
             Cpuid = new KvmCpuidEntry[3], MpState = 0, Registers = default, SystemRegisters = default, Xsave = new byte[4096], ExtendedControls = default,
             DebugRegisters = default, Lapic = default, Msrs = new KvmMsrEntry[7], Events = default, TscKilohertz = 1,
-        }.Write(processor);
-        new VmState { Pit = default, Clock = default, FirstPic = default, SecondPic = default, IoApic = default }.Write(processor);
-        var file = new StateFile(
-            """{"boot-source": {"kernel_image_path": "k"}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 16}, "drives": [], "vsock": null}"""u8.ToArray(),
-            device.Written.ToArray()).Encode();
-        _samples = [file, device.Written.ToArray(), processor.Written.ToArray()];
+        }.Write(writer);
+        new VmState { Pit = default, Clock = default, FirstPic = default, SecondPic = default, IoApic = default }.Write(writer);
+        return writer.Written.ToArray();
+    }
+
+    /// <summary>A driver's way to a device with one queue of eight.</summary>
+    public static void MakeReady(MmioTransport transport)
+    {
+        foreach (var (register, value) in new (ulong, uint)[]
+        {
+            (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x38, 8), (0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000), (0x44, 1), (0x70, 15),
+        })
+        {
+            transport.Write(register, BitConverter.GetBytes(value));
+        }
     }
 
     public override string Name => "snapshot";
@@ -79,16 +105,10 @@ internal sealed class SnapshotTarget : MutationTarget
 
     private static void ReadFile(ReadOnlySpan<byte> bytes, bool seals)
     {
-        var file = bytes.ToArray();
-        if (seals && file.Length >= HeaderSize)
-        {
-            BinaryPrimitives.WriteUInt64LittleEndian(file.AsSpan(ChecksumOffset), StateFile.Checksum(file));
-        }
-
-        _ = ConfigFile.Parse(StateFile.Decode(file).Configuration);
+        _ = ConfigFile.Parse(StateFile.Decode(seals ? Reseal(bytes) : bytes).Configuration);
     }
 
-    private static void ReadProcessor(ReadOnlySpan<byte> bytes)
+    public static void ReadProcessor(ReadOnlySpan<byte> bytes)
     {
         var reader = new StateReader(bytes);
         _ = VcpuState.Read(ref reader);

@@ -13,7 +13,7 @@ public sealed class LeaseTests
 {
     private const ulong Long = 3_600_000;
 
-    private static ulong NowMs => (ulong)(BootClock.Now / 1_000_000);
+    private static ulong NowMs => (ulong)(KernelClock.BootNow / 1_000_000);
 
     [SkippableFact]
     public void Should_end_a_guest_whose_lease_is_over()
@@ -23,7 +23,7 @@ public sealed class LeaseTests
         lease.Extend(new(NowMs + 100, NowMs + 200));
         var end = run.RunToEnd();
         Assert.Equal(MachineEndKind.LeaseOver, end.Kind);
-        Assert.InRange(BootClock.Now, lease.EndsAt, long.MaxValue);
+        Assert.InRange(KernelClock.BootNow, lease.EndsAt, long.MaxValue);
     }
 
     [SkippableFact]
@@ -68,14 +68,14 @@ public sealed class LeaseTests
         lease.Extend(new(NowMs + 100, NowMs + Long));
         run.After(TimeSpan.FromTicks(1), () =>
         {
-            var limit = BootClock.Now + 10_000_000_000;
+            var limit = KernelClock.BootNow + 10_000_000_000;
             var still = 0;
-            while (BootClock.Now < lease.LapsesAt || still < 20)
+            while (KernelClock.BootNow < lease.LapsesAt || still < 20)
             {
                 var before = CpuTime(run);
                 Thread.Sleep(1);
-                still = BootClock.Now >= lease.LapsesAt && CpuTime(run) == before ? still + 1 : 0;
-                Assert.True(BootClock.Now < limit, "the guest runs on");
+                still = KernelClock.BootNow >= lease.LapsesAt && CpuTime(run) == before ? still + 1 : 0;
+                Assert.True(KernelClock.BootNow < limit, "the guest runs on");
             }
 
             run.Machine.Stop();

@@ -7,6 +7,7 @@ using Fleet.Vmm.Machines;
 using Fleet.Vmm.Memory;
 using Fleet.Vmm.RateLimiting;
 using Fleet.Vmm.Snapshots;
+using Fleet.Vmm.Tests.Fuzz;
 using Fleet.Vmm.Tests.Machines;
 
 namespace Fleet.Vmm.Tests.Snapshots;
@@ -24,10 +25,9 @@ public sealed class HostileSnapshotTests
         var good = new StateFile(Configuration, [.. Enumerable.Range(0, 100).Select(i => (byte)i)]).Encode();
         Try(good, 1, bytes =>
         {
-            var file = bytes.Length >= 32 ? StateFileTests.Reseal(bytes.ToArray()) : bytes.ToArray();
             try
             {
-                _ = ConfigFile.Parse(StateFile.Decode(file).Configuration);
+                _ = ConfigFile.Parse(StateFile.Decode(SnapshotTarget.Reseal(bytes)).Configuration);
             }
             catch (JsonFaultException)
             {
@@ -37,25 +37,7 @@ public sealed class HostileSnapshotTests
     }
 
     [Fact]
-    public void Should_read_the_state_of_any_vcpu_and_vm()
-    {
-        var vcpu = new VcpuState
-        {
-            Cpuid = new KvmCpuidEntry[3], MpState = 0, Registers = default, SystemRegisters = default, Xsave = new byte[4096], ExtendedControls = default,
-            DebugRegisters = default, Lapic = default, Msrs = new KvmMsrEntry[7], Events = default, TscKilohertz = 1,
-        };
-        var vm = new VmState { Pit = default, Clock = default, FirstPic = default, SecondPic = default, IoApic = default };
-        var writer = new StateWriter();
-        vcpu.Write(writer);
-        vm.Write(writer);
-        Try(writer.Written.ToArray(), 2, static bytes =>
-        {
-            var reader = new StateReader(bytes);
-            _ = VcpuState.Read(ref reader);
-            _ = VmState.Read(ref reader);
-            reader.End("it");
-        });
-    }
+    public void Should_read_the_state_of_any_vcpu_and_vm() => Try(SnapshotTarget.Processor(), 2, SnapshotTarget.ReadProcessor);
 
     [Fact]
     public void Should_not_allocate_by_a_length_that_lies()
@@ -114,14 +96,7 @@ public sealed class HostileSnapshotTests
         using var memory = new GuestMemory(1 << 20);
         using var device = new BlockDevice(memory, disk, TimeProvider.System);
         var transport = NewTransport(device, memory);
-        foreach (var (offset, value) in new (ulong, uint)[]
-        {
-            (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x38, 8), (0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000), (0x44, 1), (0x70, 15),
-        })
-        {
-            transport.Write(offset, BitConverter.GetBytes(value));
-        }
-
+        SnapshotTarget.MakeReady(transport);
         var status = new byte[4];
         transport.Read(0x70, status);
         Assert.Equal(15, status[0]);

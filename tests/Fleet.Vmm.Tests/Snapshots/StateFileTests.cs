@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using Fleet.Vmm.Snapshots;
 using Fleet.Vmm.Tests.Api;
+using Fleet.Vmm.Tests.Fuzz;
 
 namespace Fleet.Vmm.Tests.Snapshots;
 
@@ -70,7 +71,7 @@ public sealed class StateFileTests
         {
             var file = Good;
             BinaryPrimitives.WriteUInt32LittleEndian(file.AsSpan(32), length);
-            Assert.NotEmpty(Refusal(Reseal(file)));
+            Assert.NotEmpty(Refusal(SnapshotTarget.Reseal(file)));
         }
     }
 
@@ -87,14 +88,6 @@ public sealed class StateFileTests
 
         var failure = Assert.Throws<SnapshotException>(() => StateFile.Load(path));
         Assert.Equal($"the state file {path} can't be used: larger than {StateFile.LargestFile} bytes", failure.Message);
-    }
-
-    /// <summary>The same file with a checksum that is right again.</summary>
-    public static byte[] Reseal(byte[] file)
-    {
-        file = [.. file];
-        BinaryPrimitives.WriteUInt64LittleEndian(file.AsSpan(24), StateFile.Checksum(file));
-        return file;
     }
 
     private static string Refusal(byte[] file) => Assert.Throws<SnapshotException>(() => StateFile.Decode(file)).Message;
