@@ -1,6 +1,6 @@
+using System.Data.Common;
 using System.Runtime.InteropServices;
 using System.Threading.Channels;
-using Microsoft.Data.Sqlite;
 using Microsoft.Extensions.Logging;
 
 namespace Fleet.Scheduler.Admission;
@@ -43,55 +43,33 @@ internal sealed class ClaimStore : IAsyncDisposable
     private const int MaxWaiting = 10_000;
     private static readonly TimeSpan PurgeInterval = TimeSpan.FromMinutes(5);
 
-    private const string Create = """
-        PRAGMA journal_mode = WAL;
-        PRAGMA synchronous = FULL;
-        CREATE TABLE IF NOT EXISTS vm_names (
-            name TEXT PRIMARY KEY, vm_id TEXT NOT NULL, claimed_at INTEGER NOT NULL) WITHOUT ROWID;
-        CREATE INDEX IF NOT EXISTS vm_names_by_vm ON vm_names (vm_id);
-        CREATE TABLE IF NOT EXISTS idempotency_keys (
-            key TEXT PRIMARY KEY, body_hash BLOB NOT NULL, vm_id TEXT NOT NULL, created_at INTEGER NOT NULL) WITHOUT ROWID;
-        CREATE INDEX IF NOT EXISTS idempotency_keys_by_vm ON idempotency_keys (vm_id);
-        CREATE INDEX IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (created_at);
-        """;
-
-    private readonly SqliteConnection _connection;
-    private readonly string _connectionString;
+    private readonly ClaimDatabase _database;
     private readonly TimeProvider _clock;
     private readonly ILogger _log;
     private readonly int _keysKept;
     private readonly Channel<Work> _waiting = Channel.CreateBounded<Work>(new BoundedChannelOptions(MaxWaiting) { SingleReader = true });
     private readonly Task _writing;
     private readonly Dictionary<string, int> _driving = [];
+    private DbConnection? _connection;
     private DateTimeOffset _nextPurge;
 
-    /// <param name="file">Path of the SQLite file. Unlike the view it can't be made again: it holds what was promised.</param>
+    /// <param name="database">Where they are kept. Unlike the view it can't be made again: it holds what was promised.</param>
     /// <param name="clock">Ages claims and keys.</param>
     /// <param name="log">Where trouble is told.</param>
     /// <param name="keysKept">Keys that are remembered at most; beyond it the oldest go early.</param>
-    /// <exception cref="SqliteException">The file can't be opened or is not a database.</exception>
-    public ClaimStore(string file, TimeProvider clock, ILogger log, int keysKept = 1_000_000)
+    /// <exception cref="DbException">It can't be opened or is not a database.</exception>
+    public ClaimStore(ClaimDatabase database, TimeProvider clock, ILogger log, int keysKept = 1_000_000)
     {
         _clock = clock;
         _log = log;
         _keysKept = keysKept;
-        _connectionString = new SqliteConnectionStringBuilder { DataSource = file }.ToString();
-        _connection = new SqliteConnection(_connectionString);
-        try
-        {
-            _connection.Open();
-            using var command = new SqliteCommand(Create, _connection);
-            command.ExecuteNonQuery();
-        }
-        catch
-        {
-            // The pool would keep the broken file open.
-            _connection.Dispose();
-            SqliteConnection.ClearPool(_connection);
-            throw;
-        }
+        _database = database;
+        _connection = database.Open();
         _writing = Task.Factory.StartNew(Write, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
     }
+
+    /// <inheritdoc cref="ClaimDatabase.AbandonedAfter"/>
+    public TimeSpan AbandonedAfter => _database.AbandonedAfter;
 
     /// <summary>
     /// Claims name and key together, or neither. After <see cref="Claim.Granted"/> and <see cref="Claim.Repeated"/> the
@@ -162,10 +140,8 @@ internal sealed class ClaimStore : IAsyncDisposable
     /// <summary>The microVM that holds a name, or null.</summary>
     public string? Holder(string name)
     {
-        using var connection = new SqliteConnection(_connectionString);
-        connection.Open();
-        using var command = new SqliteCommand("SELECT vm_id FROM vm_names WHERE name = @name", connection);
-        command.Parameters.AddWithValue("@name", name);
+        using var connection = _database.Open();
+        using var command = Command(connection, null, "SELECT vm_id FROM vm_names WHERE name = @name", ("@name", name));
         return command.ExecuteScalar() as string;
     }
 
@@ -173,11 +149,11 @@ internal sealed class ClaimStore : IAsyncDisposable
     {
         _waiting.Writer.TryComplete();
         await _writing;
-        SqliteConnection.ClearPool(_connection);
-        await _connection.DisposeAsync();
+        _connection?.Dispose();
+        _database.Dispose();
     }
 
-    private Claim Decide(ClaimRequest request, SqliteTransaction transaction)
+    private Claim Decide(ClaimRequest request, DbTransaction transaction)
     {
         var now = _clock.GetUtcNow();
         if (request.Key is not null && FindKey(request.Key, now, transaction) is { } known)
@@ -226,7 +202,7 @@ internal sealed class ClaimStore : IAsyncDisposable
             Driven(repeated.VmId);
     }
 
-    private (byte[] Hash, string VmId)? FindKey(string key, DateTimeOffset now, SqliteTransaction transaction)
+    private (byte[] Hash, string VmId)? FindKey(string key, DateTimeOffset now, DbTransaction transaction)
     {
         using var command = Command("SELECT body_hash, vm_id FROM idempotency_keys WHERE key = @key AND created_at > @oldest", transaction,
             ("@key", key), ("@oldest", (now - KeyLifetime).ToUnixTimeMilliseconds()));
@@ -234,14 +210,14 @@ internal sealed class ClaimStore : IAsyncDisposable
         return reader.Read() ? (reader.GetFieldValue<byte[]>(0), reader.GetString(1)) : null;
     }
 
-    private bool Withdraw(string vmId, SqliteTransaction transaction)
+    private bool Withdraw(string vmId, DbTransaction transaction)
     {
         Run("DELETE FROM vm_names WHERE vm_id = @vm", transaction, ("@vm", vmId));
         Run("DELETE FROM idempotency_keys WHERE vm_id = @vm", transaction, ("@vm", vmId));
         return true;
     }
 
-    private void Purge(SqliteTransaction transaction)
+    private void Purge(DbTransaction transaction)
     {
         var now = _clock.GetUtcNow();
         if (now < _nextPurge)
@@ -254,7 +230,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         _nextPurge = now + PurgeInterval;
     }
 
-    private Task<T> SubmitAsync<T>(Func<SqliteTransaction, T> work, Action<T>? undo = null)
+    private Task<T> SubmitAsync<T>(Func<DbTransaction, T> work, Action<T>? undo = null)
     {
         var item = new Work<T>(work, undo);
         return _waiting.Writer.TryWrite(item) ? item.Done : throw new ClaimsBusyException();
@@ -279,19 +255,23 @@ internal sealed class ClaimStore : IAsyncDisposable
     {
         try
         {
-            using var transaction = _connection.BeginTransaction(deferred: false);
+            _connection ??= _database.Open();
+            using var transaction = _database.Begin(_connection);
             Purge(transaction);
             foreach (var item in batch)
                 item.Execute(transaction);
             transaction.Commit();
         }
-        catch (SqliteException fault)
+        catch (Exception fault) when (fault is DbException or TimeoutException or InvalidOperationException)
         {
+            // Whatever it was, the next batch begins with a new connection.
+            _connection?.Dispose();
+            _connection = null;
             foreach (var item in batch)
                 item.Undo();
             if (batch.Count > 1)
                 return false;
-            _log.LogError(fault, "The file of names and idempotency keys can't be written");
+            _log.LogError(fault, "Names and idempotency keys can't be written");
             batch[0].Fail(fault);
             return true;
         }
@@ -300,29 +280,39 @@ internal sealed class ClaimStore : IAsyncDisposable
         return true;
     }
 
-    private void Run(string sql, SqliteTransaction transaction, params ReadOnlySpan<(string, object)> values)
+    private void Run(string sql, DbTransaction transaction, params ReadOnlySpan<(string, object)> values)
     {
         using var command = Command(sql, transaction, values);
         command.ExecuteNonQuery();
     }
 
-    private SqliteCommand Command(string sql, SqliteTransaction transaction, params ReadOnlySpan<(string Name, object Value)> values)
+    private static DbCommand Command(string sql, DbTransaction transaction, params ReadOnlySpan<(string Name, object Value)> values) =>
+        Command(transaction.Connection!, transaction, sql, values);
+
+    private static DbCommand Command(DbConnection connection, DbTransaction? transaction, string sql, params ReadOnlySpan<(string Name, object Value)> values)
     {
-        var command = new SqliteCommand(sql, _connection, transaction);
+        var command = connection.CreateCommand();
+        command.CommandText = sql;
+        command.Transaction = transaction;
         foreach (var (name, value) in values)
-            command.Parameters.AddWithValue(name, value);
+        {
+            var parameter = command.CreateParameter();
+            parameter.ParameterName = name;
+            parameter.Value = value;
+            command.Parameters.Add(parameter);
+        }
         return command;
     }
 
     private abstract class Work
     {
-        public abstract void Execute(SqliteTransaction transaction);
+        public abstract void Execute(DbTransaction transaction);
         public abstract void Undo();
         public abstract void Succeed();
         public abstract void Fail(Exception fault);
     }
 
-    private sealed class Work<T>(Func<SqliteTransaction, T> work, Action<T>? undo) : Work
+    private sealed class Work<T>(Func<DbTransaction, T> work, Action<T>? undo) : Work
     {
         private readonly TaskCompletionSource<T> _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
         private T? _result;
@@ -330,7 +320,7 @@ internal sealed class ClaimStore : IAsyncDisposable
 
         public Task<T> Done => _done.Task;
 
-        public override void Execute(SqliteTransaction transaction)
+        public override void Execute(DbTransaction transaction)
         {
             _result = work(transaction);
             _executed = true;

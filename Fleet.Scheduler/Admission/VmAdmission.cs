@@ -12,8 +12,11 @@ namespace Fleet.Scheduler.Admission;
 /// </summary>
 internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider clock)
 {
-    /// <summary>How long a claim may stand without its microVM before it counts as abandoned.</summary>
-    public static readonly TimeSpan AbandonedAfter = TimeSpan.FromSeconds(5);
+    /// <summary>
+    /// A creation that reaches its actor later than this after its claim is refused: the claim may count as abandoned by then, and another
+    /// microVM may have the name.
+    /// </summary>
+    public static readonly TimeSpan CreateWithin = TimeSpan.FromSeconds(15);
 
     // Each round meets another holder of the name, or another made-up name that is taken.
     private const int Rounds = 4;
@@ -33,12 +36,13 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
             var spec = wanted(VmId.NameFor(vmId));
             if (VmSpecRules.FirstProblem(spec) is { } problem)
                 throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
+            var notAfter = clock.GetUtcNow() + CreateWithin;
             switch (await ClaimAsync(new(vmId, spec.Name, key, bodyHash)))
             {
                 case Claim.Granted:
-                    return await DriveAsync(vmId, spec, isNew: true, cancellation);
+                    return await DriveAsync(vmId, spec, notAfter, isNew: true, cancellation);
                 case Claim.Repeated repeated:
-                    return await DriveAsync(repeated.VmId, wanted(VmId.NameFor(repeated.VmId)), isNew: false, cancellation);
+                    return await DriveAsync(repeated.VmId, wanted(VmId.NameFor(repeated.VmId)), notAfter, isNew: false, cancellation);
                 case Claim.KeyReused:
                     throw new RequestRefused(ErrorCodes.IdempotencyKeyReused,
                         "This Idempotency-Key came before with another body. Send the same body again, or choose another key.");
@@ -52,11 +56,11 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         throw RequestRefused.Unavailable("The name changes hands too quickly. Try again.");
     }
 
-    private async Task<VmRecord> DriveAsync(string vmId, VmSpec spec, bool isNew, CancellationToken cancellation)
+    private async Task<VmRecord> DriveAsync(string vmId, VmSpec spec, DateTimeOffset notAfter, bool isNew, CancellationToken cancellation)
     {
         try
         {
-            var answer = await cell.CallAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c), CellGate.Patience, cancellation);
+            var answer = await cell.CallAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c, notAfter), CellGate.Patience, cancellation);
             // A repeat may come when the microVM is deleted already; its answer is still the first one.
             if (answer.Problem is { } problem && answer.Vm is not { State: VmState.Deleted })
             {
@@ -87,7 +91,7 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         if (answer.Problem.Code != ErrorCodes.NotFound)
             throw RequestRefused.From(answer.Problem);
         // The question went the same way as a creation would, behind it: whatever this node sent before has been dealt with.
-        return clock.GetUtcNow() - held.Since >= AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId, held.Since);
+        return clock.GetUtcNow() - held.Since >= claims.AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId, held.Since);
     }
 
     private async Task<Claim> ClaimAsync(ClaimRequest request)

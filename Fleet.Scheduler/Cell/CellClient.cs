@@ -16,11 +16,11 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     /// <summary>A long wait asks again this often, so that a microVM's move to another node costs a wait at most this.</summary>
     private static readonly TimeSpan WaitSlice = TimeSpan.FromSeconds(20);
 
-    public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation)
+    public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation, DateTimeOffset? notAfter = null)
     {
         if (!VmId.IsValid(vmId))
             throw new ArgumentException($"'{vmId}' is no id of a microVM.", nameof(vmId));
-        return AskVmAsync(vmId, new CreateVm { VmId = vmId, Spec = spec }, cancellation);
+        return AskVmAsync(vmId, new CreateVm { VmId = vmId, Spec = spec, NotAfterMs = notAfter?.ToUnixTimeMilliseconds() ?? 0 }, cancellation);
     }
 
     public Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation) =>

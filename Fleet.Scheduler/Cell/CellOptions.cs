@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Journal;
 
 namespace Fleet.Scheduler.Cell;
 
@@ -7,6 +8,9 @@ public sealed record CellOptions
 {
     /// <summary>Folder of the journal; made when it is not there.</summary>
     public required string DataDirectory { get; init; }
+
+    /// <summary>The database that the cell's nodes share; null: a SQLite file in <see cref="DataDirectory"/>, for a cell of one node.</summary>
+    public PostgresDatabase? Database { get; init; }
 
     /// <summary>Where other nodes reach this one.</summary>
     public string RemotingHost { get; init; } = "127.0.0.1";

@@ -26,10 +26,10 @@ public sealed class CellSystem : IAsyncDisposable
 
     private static readonly TimeSpan StopPatience = TimeSpan.FromSeconds(15);
 
-    private readonly SqliteJournal _journal;
+    private readonly CellJournal _journal;
     private bool _stopped;
 
-    private CellSystem(ActorSystem actors, SqliteJournal journal, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures)
+    private CellSystem(ActorSystem actors, CellJournal journal, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures)
     {
         Figures = figures;
         ActorSystem = actors;
@@ -57,9 +57,9 @@ public sealed class CellSystem : IAsyncDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         Check(options);
-        var journal = SqliteJournal.Open(options.DataDirectory);
+        var journal = await CellJournal.OpenAsync(options, cancellation).ConfigureAwait(false);
         var setup = ActorSystemSetup.Create(
-            BootstrapSetup.Create().WithConfig(Configure(options)),
+            BootstrapSetup.Create().WithConfig(Configure(options, journal)),
             new SerilogSetup(options.Log),
             journal.ToSetup());
         var actors = ActorSystem.Create(SystemName, setup);
@@ -76,7 +76,7 @@ public sealed class CellSystem : IAsyncDisposable
     }
 
     private static async Task<CellSystem> StartAsync(
-        ActorSystem actors, SqliteJournal journal, CellOptions options, CancellationToken cancellation)
+        ActorSystem actors, CellJournal journal, CellOptions options, CancellationToken cancellation)
     {
         // The journal makes its tables while the cell forms.
         _ = Persistence.Instance.Apply(actors);
@@ -135,7 +135,7 @@ public sealed class CellSystem : IAsyncDisposable
         }
     }
 
-    private static Config Configure(CellOptions options)
+    private static Config Configure(CellOptions options, CellJournal journal)
     {
         var endpoint = ConfigurationFactory.ParseString(string.Create(
             CultureInfo.InvariantCulture,
@@ -144,6 +144,7 @@ public sealed class CellSystem : IAsyncDisposable
             .WithFallback(endpoint)
             .WithFallback(Embedded("scheduler.conf"))
             .WithFallback(Embedded("cluster.conf"))
+            .WithFallback(Embedded(journal.Settings))
             .WithFallback(Embedded("persistence.conf"))
             .WithFallback(SqlPersistence.DefaultConfiguration)
             .WithFallback(ClusterSharding.DefaultConfig())

@@ -7,7 +7,8 @@ namespace Fleet.Scheduler.Cell;
 public interface ICell
 {
     /// <summary>Creates the microVM under an id that the caller chose. Answers when it is in the journal; a repeat answers the same microVM.</summary>
-    Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation);
+    /// <param name="notAfter">It is refused when it comes to its actor later than this; null: it is always in time.</param>
+    Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation, DateTimeOffset? notAfter = null);
 
     Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation);
 

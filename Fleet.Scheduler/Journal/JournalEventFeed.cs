@@ -1,74 +1,117 @@
+using System.Data.Common;
 using System.Runtime.CompilerServices;
 using Akka.Actor;
-using Akka.Persistence.Query;
-using Akka.Persistence.Sql.Query;
-using Akka.Streams;
-using Akka.Streams.Dsl;
 using Fleet.Scheduler.Cell;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Journal;
 
 /// <summary>
-/// The events of microVMs and hosts in the order of the journal, without end. A read that breaks off (a busy disk) goes on after
-/// the last event that was handed out, so none is skipped and none comes twice.
+/// The events of microVMs and hosts in the order of the journal, without end. A read that breaks off (a busy disk, a database that restarts)
+/// goes on after the last event that was handed out, so none is skipped and none comes twice.
 /// </summary>
 /// <remarks>
-/// The order is that of commits: one writer stores one batch after the other, and SQLite numbers rows in that order, so no event can
-/// appear below one that was read. (With several writers the read journal waits for gaps to close.) What sharding stores for itself is left out.
+/// Rows have numbers that rise. Where several nodes write, a row may become visible after one with a higher number: its number is taken when
+/// its transaction begins to write and shows when that ends. So a gap is passed only when every transaction that could still fill it has
+/// ended (<see cref="CellJournal.MarkAsync"/>), however long that takes; a wait for a fixed time, as Akka.Persistence.Sql's read journal has it,
+/// would skip what a stalled node commits later. What sharding stores for itself is left out.
 /// </remarks>
-internal sealed class JournalEventFeed(ActorSystem system, SqliteJournal file, Serilog.ILogger log) : IEventFeed
+internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, Serilog.ILogger log) : IEventFeed
 {
-    private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(100);
+    private const int RowsAtOnce = 500;
+
+    /// <summary>How far a list may be behind an acknowledged change. Half of it doubles what an idle node costs.</summary>
+    private static readonly TimeSpan Pause = TimeSpan.FromMilliseconds(100);
+
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
 
-    private readonly Lazy<SqlReadJournal> _journal =
-        new(() => PersistenceQuery.Get(system).ReadJournalFor<SqlReadJournal>(SqlReadJournal.Identifier));
-
-    private readonly Lazy<IMaterializer> _materializer = new(() => system.Materializer());
+    private sealed record Row(long Offset, string PersistenceId, long SequenceNr, byte[] Message, int Serializer, string Manifest);
 
     public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
     {
-        var last = after;
-        var pause = FirstPause;
-        while (!cancellation.IsCancellationRequested)
+        var window = new SettledWindow(after);
+        var pause = Pause;
+        while (true)
         {
-            await using var events = _journal.Value
-                .AllEvents(Offset.Sequence(last))
-                .RunAsAsyncEnumerable(_materializer.Value)
-                .GetAsyncEnumerator(cancellation);
-            while (await NextAsync(events, cancellation).ConfigureAwait(false) is { } envelope)
-            {
-                last = ((Sequence)envelope.Offset).Value;
-                pause = FirstPause;
-                if (IsOurs(envelope.PersistenceId))
-                    yield return new JournalEvent(last, envelope.PersistenceId, envelope.SequenceNr, (IMessage)envelope.Event);
-            }
             cancellation.ThrowIfCancellationRequested();
-            await Task.Delay(pause, cancellation).ConfigureAwait(false);
-            pause = pause * 2 < LongestPause ? pause * 2 : LongestPause;
+            IReadOnlyList<Row> rows;
+            try
+            {
+                rows = await ReadSettledAsync(window, cancellation).ConfigureAwait(false);
+                pause = Pause;
+            }
+            catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+            {
+                throw;
+            }
+            catch (Exception fault) when (!system.WhenTerminated.IsCompleted)
+            {
+                log.Warning(fault, "Reading the journal broke off; it goes on after event {Offset}", window.Last);
+                rows = [];
+                pause = pause * 2 < LongestPause ? pause * 2 : LongestPause;
+            }
+            foreach (var row in rows)
+            {
+                if (IsOurs(row.PersistenceId))
+                    yield return new JournalEvent(row.Offset, row.PersistenceId, row.SequenceNr, (IMessage)system.Serialization.Deserialize(row.Message, row.Serializer, row.Manifest));
+            }
+            if (rows.Count < RowsAtOnce)
+                await Task.Delay(pause, cancellation).ConfigureAwait(false);
         }
-        cancellation.ThrowIfCancellationRequested();
     }
 
-    public Task<long> EndAsync(CancellationToken cancellation) => file.EndAsync(cancellation);
-
-    /// <summary>Null when the read broke off.</summary>
-    private async Task<EventEnvelope?> NextAsync(IAsyncEnumerator<EventEnvelope> events, CancellationToken cancellation)
+    public async Task<long> EndAsync(CancellationToken cancellation)
     {
-        try
+        await using var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false);
+        await using var command = connection.CreateCommand();
+        // Walks back over what sharding stored for itself.
+        command.CommandText = "select ordering from journal where substr(persistence_id, 1, 3) = @vm or substr(persistence_id, 1, 5) = @host order by ordering desc limit 1";
+        Add(command, "@vm", PersistenceIds.VmPrefix);
+        Add(command, "@host", PersistenceIds.HostPrefix);
+        return await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is long end ? end : 0;
+    }
+
+    /// <summary>The rows that may be handed out now, in order; the window has moved behind them.</summary>
+    private async Task<IReadOnlyList<Row>> ReadSettledAsync(SettledWindow window, CancellationToken cancellation)
+    {
+        await using var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false);
+        if (window.Mark is { } mark && await journal.IsPastAsync(connection, mark, cancellation).ConfigureAwait(false))
+            window.MarkIsPast();
+        var rows = await ReadRowsAsync(connection, window.Last, cancellation).ConfigureAwait(false);
+        var settled = window.Take([.. rows.Select(row => row.Offset)]);
+        if (settled < rows.Count && window.Mark is null)
         {
-            return await events.MoveNextAsync().ConfigureAwait(false) ? events.Current : null;
+            // Made after the rows were read: who took a number below theirs did so before they became visible.
+            if (await journal.MarkAsync(connection, cancellation).ConfigureAwait(false) is { } made)
+                window.Marked(made, rows[^1].Offset);
+            else
+                settled = window.TakeAll([.. rows.Select(row => row.Offset)]);
         }
-        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        return settled == rows.Count ? rows : rows.GetRange(0, settled);
+    }
+
+    private static async Task<List<Row>> ReadRowsAsync(DbConnection connection, long after, CancellationToken cancellation)
+    {
+        await using var command = connection.CreateCommand();
+        command.CommandText = "select ordering, persistence_id, sequence_number, message, identifier, manifest from journal where ordering > @after order by ordering limit @limit";
+        Add(command, "@after", after);
+        Add(command, "@limit", RowsAtOnce);
+        var rows = new List<Row>();
+        await using var reader = await command.ExecuteReaderAsync(cancellation).ConfigureAwait(false);
+        while (await reader.ReadAsync(cancellation).ConfigureAwait(false))
         {
-            throw;
+            rows.Add(new Row(
+                reader.GetInt64(0), reader.GetString(1), reader.GetInt64(2), reader.GetFieldValue<byte[]>(3), reader.GetInt32(4), await reader.IsDBNullAsync(5, cancellation).ConfigureAwait(false) ? "" : reader.GetString(5)));
         }
-        catch (Exception fault) when (!system.WhenTerminated.IsCompleted)
-        {
-            log.Warning(fault, "Reading the journal broke off; it goes on after the last event");
-            return null;
-        }
+        return rows;
+    }
+
+    private static void Add(DbCommand command, string name, object value)
+    {
+        var parameter = command.CreateParameter();
+        parameter.ParameterName = name;
+        parameter.Value = value;
+        command.Parameters.Add(parameter);
     }
 
     private static bool IsOurs(string persistenceId) =>

@@ -1,3 +1,4 @@
+using System.Data.Common;
 using Akka.Persistence.Sql.Config;
 using Fleet.Scheduler.Cell;
 using LinqToDB;
@@ -7,7 +8,7 @@ using Microsoft.Data.Sqlite;
 namespace Fleet.Scheduler.Journal;
 
 /// <summary>The journal's file: where it is, how it is opened, what makes a commit durable.</summary>
-internal sealed class SqliteJournal : IDisposable
+internal sealed class SqliteJournal : CellJournal
 {
     /// <summary>
     /// FULL: an acknowledged event is on the disk, not only with the kernel, so it survives a power cut too. With the gate a commit
@@ -53,6 +54,7 @@ internal sealed class SqliteJournal : IDisposable
                 throw new CellStartException(
                     $"The journal {path} can't use a write-ahead log (SQLite says '{mode}'). Put the data directory on a local file system.");
             }
+            SqliteSchema.Migrate(connection);
             return journal;
         }
         catch (CellStartException)
@@ -68,30 +70,29 @@ internal sealed class SqliteJournal : IDisposable
         }
     }
 
-    /// <summary>What Akka.Persistence.Sql opens its connections with: journal, snapshots and queries go through the one gate.</summary>
-    public DataOptionsSetup ToSetup() => new(new DataOptions()
+    public override string Settings => "sqlite.conf";
+
+    /// <summary>Journal, snapshots and queries go through the one gate.</summary>
+    public override DataOptionsSetup ToSetup() => new(new DataOptions()
         .UseConnectionString(ProviderName.SQLiteMS, _connectionString)
         .UseConnectionFactory(SQLiteTools.GetDataProvider(SQLiteProvider.Microsoft), _ => Connect()));
 
-    /// <summary>Number of the newest event of a microVM or a host; 0 when there is none. Walks back over what sharding stored for itself.</summary>
-    public async Task<long> EndAsync(CancellationToken cancellation)
+    public override async Task<DbConnection> ConnectAsync(CancellationToken cancellation)
     {
-        await using var connection = Connect();
+        var connection = Connect();
         await connection.OpenAsync(cancellation).ConfigureAwait(false);
-        await using var command = connection.CreateCommand();
-        command.CommandText = "select count(*) from sqlite_master where name = 'journal'";
-        if (await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is 0L)
-            return 0;
-        command.CommandText = "select ordering from journal where substr(persistence_id, 1, 3) = @vm or substr(persistence_id, 1, 5) = @host order by ordering desc limit 1";
-        command.Parameters.AddWithValue("@vm", PersistenceIds.VmPrefix);
-        command.Parameters.AddWithValue("@host", PersistenceIds.HostPrefix);
-        return await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is long end ? end : 0;
+        return connection;
     }
+
+    /// <summary>One writer stores one batch after the other, and SQLite numbers rows in the order of commits.</summary>
+    public override Task<long?> MarkAsync(DbConnection connection, CancellationToken cancellation) => Task.FromResult<long?>(null);
+
+    public override Task<bool> IsPastAsync(DbConnection connection, long mark, CancellationToken cancellation) => Task.FromResult(true);
 
     private GatedSqliteConnection Connect() => new(_connectionString, _gate);
 
     /// <summary>Closes the pooled connections, which checkpoints the log: the file alone is complete afterwards.</summary>
-    public void Dispose()
+    public override void Dispose()
     {
         // A write that is still under way has the gate; what comes after it finds the gate gone and fails, as on a stopped node it must.
         _gate.Wait(LastWritePatience);

@@ -1,10 +1,10 @@
+using System.Data.Common;
 using System.Net;
 using System.Net.Sockets;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
-using Microsoft.Data.Sqlite;
 using Microsoft.Extensions.Logging;
 using Serilog.Extensions.Logging;
 
@@ -75,10 +75,12 @@ public sealed class SchedulerNode : IAsyncDisposable
         var log = new SerilogLoggerFactory(options.Log);
 
         var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
-        var cell = await CellSystem.StartAsync(options.Cell?.Invoke(cellOptions) ?? cellOptions, cancellation);
+        cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
+        var cell = await CellSystem.StartAsync(cellOptions, cancellation);
         Own(cell.DisposeAsync);
         Ended = cell.ActorSystem.WhenTerminated;
-        var claims = Open(folder.File("claims.db"), file => new ClaimStore(file, options.Clock, log.CreateLogger<ClaimStore>()));
+        var claims = Open(folder.File("claims.db"), file => new ClaimStore(
+            cellOptions.Database is { } shared ? new ClaimDatabase.Shared(shared) : new ClaimDatabase.File(file), options.Clock, log.CreateLogger<ClaimStore>()));
         Own(claims.DisposeAsync);
         var projection = Open(folder.File("view.db"), file => new ViewProjection(
             new(file, options.ChangesKept), cell.Events, (gone, _) => claims.ReleaseNamesAsync(gone), options.Clock, log.CreateLogger<ViewProjection>()));
@@ -125,7 +127,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         {
             return open(file);
         }
-        catch (SqliteException fault)
+        catch (DbException fault)
         {
             throw new SchedulerStartException($"{file} can't be opened: {fault.Message} Check that it can be written and that the disk is not full.", fault);
         }

@@ -108,7 +108,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         switch (message)
         {
             case CreateVm create:
-                Carry(_life.Create(create.VmId, create.Spec ?? new VmSpec(), Now), Sender);
+                Carry(_life.Create(create.VmId, create.Spec ?? new VmSpec(), create.NotAfterMs, Now), Sender);
                 break;
             case ReadVm:
                 Reply(Sender, Exists ? null : NotFound());

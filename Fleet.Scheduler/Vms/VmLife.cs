@@ -87,10 +87,16 @@ public sealed record VmLife
         _ => Resting,
     };
 
-    public Decision Create(string id, VmSpec spec, DateTimeOffset now)
+    /// <param name="id">The microVM's id.</param>
+    /// <param name="spec">What is wanted.</param>
+    /// <param name="notAfterMs">Unix time after which its name may be another's; 0: never.</param>
+    /// <param name="now">The time.</param>
+    public Decision Create(string id, VmSpec spec, long notAfterMs, DateTimeOffset now)
     {
         if (State == VmState.Deleted)
             return NotFound(id);
+        if (Record is null && notAfterMs > 0 && now.ToUnixTimeMilliseconds() > notAfterMs)
+            return Decision.Refuse("unavailable", "The request was under way for too long, or the clocks of the control plane's nodes differ too much. Send it again.");
         // The caller chose the id, so a second create is a repeat whose answer got lost.
         return Record is null ? Decision.Of(new VmCreated { At = At(now), Id = id, Spec = spec.Clone() }) : Decision.Nothing;
     }

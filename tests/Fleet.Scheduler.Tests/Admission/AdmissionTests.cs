@@ -107,7 +107,7 @@ public sealed class AdmissionTests : IAsyncLifetime
         (await _api.PostAsync("/v1/vms", """{"name": "hello"}""", key: "lost")).Problem(503, "unavailable");
         _api.Cell.Refuses = null;
         (await _api.PostAsync("/v1/vms", """{"name": "hello"}""")).Problem(409, "name_taken", "name");
-        _api.Clock.Advance(VmAdmission.AbandonedAfter);
+        _api.Clock.Advance(TimeSpan.FromSeconds(5));
         var taken = await _api.PostAsync("/v1/vms", """{"name": "hello"}""");
         Assert.Equal(201, taken.Status);
         (await _api.PostAsync("/v1/vms", """{"name": "hello"}""", key: "lost")).Problem(409, "name_taken", "name");
@@ -131,7 +131,7 @@ public sealed class AdmissionTests : IAsyncLifetime
         Assert.IsType<Claim.Granted>(await _api.Claims.ClaimAsync(new("vm-1", "hello", "k", [1])));
         _api.Claims.Driven("vm-1");
         var held = Assert.IsType<Claim.NameHeld>(await _api.Claims.ClaimAsync(new("vm-2", "hello", null, [2])));
-        _api.Clock.Advance(VmAdmission.AbandonedAfter);
+        _api.Clock.Advance(TimeSpan.FromSeconds(5));
         Assert.IsType<Claim.Repeated>(await _api.Claims.ClaimAsync(new("vm-3", "hello", "k", [1])));
         _api.Claims.Driven("vm-1");
         Assert.False(await _api.Claims.WithdrawAbandonedAsync("vm-1", held.Since));
@@ -145,9 +145,9 @@ public sealed class AdmissionTests : IAsyncLifetime
         try
         {
             var file = Path.Combine(folder.FullName, "claims.db");
-            await using (var store = new ClaimStore(file, _api.Clock, NullLogger.Instance))
+            await using (var store = new ClaimStore(new ClaimDatabase.File(file), _api.Clock, NullLogger.Instance))
                 Assert.IsType<Claim.Granted>(await store.ClaimAsync(new("vm-1", "hello", "k", [1])));
-            await using (var store = new ClaimStore(file, _api.Clock, NullLogger.Instance))
+            await using (var store = new ClaimStore(new ClaimDatabase.File(file), _api.Clock, NullLogger.Instance))
             {
                 Assert.Equal(new Claim.Repeated("vm-1"), await store.ClaimAsync(new("vm-2", "hello", "k", [1])));
                 Assert.IsType<Claim.KeyReused>(await store.ClaimAsync(new("vm-2", "hello", "k", [2])));
@@ -168,7 +168,7 @@ public sealed class AdmissionTests : IAsyncLifetime
         var folder = Directory.CreateTempSubdirectory("fleet-claims-");
         try
         {
-            await using var store = new ClaimStore(Path.Combine(folder.FullName, "claims.db"), _api.Clock, NullLogger.Instance, keysKept: 10);
+            await using var store = new ClaimStore(new ClaimDatabase.File(Path.Combine(folder.FullName, "claims.db")), _api.Clock, NullLogger.Instance, keysKept: 10);
             for (var i = 0; i < 15; i++)
             {
                 await store.ClaimAsync(new($"vm-{i}", $"n{i}", $"k{i}", [1]));
@@ -192,7 +192,7 @@ public sealed class AdmissionTests : IAsyncLifetime
         try
         {
             await File.WriteAllTextAsync(file, new string('x', 4096));
-            Assert.Throws<Microsoft.Data.Sqlite.SqliteException>(() => new ClaimStore(file, _api.Clock, NullLogger.Instance));
+            Assert.Throws<Microsoft.Data.Sqlite.SqliteException>(() => new ClaimStore(new ClaimDatabase.File(file), _api.Clock, NullLogger.Instance));
         }
         finally
         {

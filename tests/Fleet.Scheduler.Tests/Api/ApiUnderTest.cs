@@ -21,7 +21,7 @@ internal sealed class ApiUnderTest : IAsyncDisposable
     {
         Clock = clock;
         Cell = cell;
-        _claims = new ClaimStore(Path.Combine(_folder.FullName, "claims.db"), clock, Log);
+        _claims = new ClaimStore(new ClaimDatabase.File(Path.Combine(_folder.FullName, "claims.db")), clock, Log);
         _projection = new ViewProjection(new(Path.Combine(_folder.FullName, "view.db"), changesKept), cell,
             (gone, _) => _claims.ReleaseNamesAsync(gone), TimeProvider.System, Log);
         _projection.StartAsync(default).GetAwaiter().GetResult();

@@ -101,7 +101,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         }
     }
 
-    public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation) => AnswerAsync(() =>
+    public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation, DateTimeOffset? notAfter = null) => AnswerAsync(() =>
     {
         Interlocked.Increment(ref Creates);
         if (!_vms.ContainsKey(vmId))

@@ -110,7 +110,7 @@ internal sealed class TestCell : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         await System.DisposeAsync();
-        if (_ownsFolder)
+        if (_ownsFolder && Directory.Exists(Folder))
             Directory.Delete(Folder, recursive: true);
     }
 }

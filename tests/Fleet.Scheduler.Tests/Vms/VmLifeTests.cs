@@ -56,7 +56,7 @@ public sealed class VmLifeTests
         var epoch = life.Record?.Epoch ?? 0;
         return step switch
         {
-            Ask { What: 0 } ask => life.Create(Id, new VmSpec { Name = "one", Driver = "auto", Restart = RestartOf(ask.Grace) }, now),
+            Ask { What: 0 } ask => life.Create(Id, new VmSpec { Name = "one", Driver = "auto", Restart = RestartOf(ask.Grace) }, 0, now),
             Ask { What: 1 } ask => life.Stop(ask.Grace, now),
             Ask { What: 2 } => life.Start(now),
             Ask { What: 3 } => life.Restart(now),
@@ -93,7 +93,7 @@ public sealed class VmLifeTests
 
     private static VmLife Apply(VmLife life, Decision decision) => decision.Events.Aggregate(life, (state, stored) => state.Apply(stored));
 
-    private static VmLife Created() => Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto" }, Start));
+    private static VmLife Created() => Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto" }, 0, Start));
 
     private static VmLife PlacedOn(string host) => Apply(Created(), Created().Placed(host, 1, Start, out _));
 
@@ -298,7 +298,7 @@ public sealed class VmLifeTests
         Assert.Equal((VmState.Stopped, "stop_requested", 3), (given.Record!.State, given.Record.Reason.Code, given.Record.Exit.Status));
         Assert.Equal(new Goal.Rest(), given.Goal);
         Assert.True(given.Stop(0, Start).Events.IsEmpty);
-        var created = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Restart = "always" }, Start));
+        var created = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Restart = "always" }, 0, Start));
         Assert.Equal(new Goal.Rest(), Apply(created, created.Stop(0, Start)).Goal);
 
         // By hand it runs, and its policy counts from there.
@@ -309,7 +309,7 @@ public sealed class VmLifeTests
 
     private static VmLife Restarting(string policy)
     {
-        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = policy }, Start));
+        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = policy }, 0, Start));
         life = Apply(life, life.Placed("a", 1, Start, out _));
         return Say(life, HostVmState.Running);
     }

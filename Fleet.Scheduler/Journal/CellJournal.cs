@@ -1,0 +1,34 @@
+using System.Data.Common;
+using Akka.Persistence.Sql.Config;
+using Fleet.Scheduler.Cell;
+
+namespace Fleet.Scheduler.Journal;
+
+/// <summary>Where a cell keeps its events: a SQLite file of its one node, or a PostgreSQL database that its nodes share.</summary>
+internal abstract class CellJournal : IDisposable
+{
+    /// <summary>Name of the HOCON file with what this kind needs, below <c>hocon/</c>.</summary>
+    public abstract string Settings { get; }
+
+    /// <exception cref="CellStartException">It can't be opened; the message says why.</exception>
+    public static async Task<CellJournal> OpenAsync(CellOptions options, CancellationToken cancellation) => options.Database is { } database
+        ? await PostgresJournal.OpenAsync(database, cancellation).ConfigureAwait(false)
+        : SqliteJournal.Open(options.DataDirectory);
+
+    /// <summary>What Akka.Persistence.Sql opens its connections with.</summary>
+    public abstract DataOptionsSetup ToSetup();
+
+    /// <summary>A connection to the journal, open. Dispose it soon: others may wait for it.</summary>
+    public abstract Task<DbConnection> ConnectAsync(CancellationToken cancellation);
+
+    /// <summary>
+    /// A mark in the order of all writes to come: when <see cref="IsPastAsync"/> says that it is past, every write that had taken its place in
+    /// the journal before the mark was made is visible, or never will be. Null where writes become visible in their order.
+    /// </summary>
+    public abstract Task<long?> MarkAsync(DbConnection connection, CancellationToken cancellation);
+
+    /// <inheritdoc cref="MarkAsync"/>
+    public abstract Task<bool> IsPastAsync(DbConnection connection, long mark, CancellationToken cancellation);
+
+    public abstract void Dispose();
+}
