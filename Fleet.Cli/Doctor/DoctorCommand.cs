@@ -28,7 +28,7 @@ internal static class DoctorCommand
             var findings = new List<Finding>();
             using var images = new DefaultImageStore(new ImageOptions(directory.Cache, Programs.Init), Serilog.Core.Logger.None);
             var statuses = new List<DriverStatus>();
-            foreach (var driver in NodeProcess.Drivers(images, directory.Host, Serilog.Core.Logger.None))
+            foreach (var driver in NodeProcess.Drivers(images, Serilog.Core.Logger.None))
             {
                 var status = await driver.ProbeAsync(cancellation);
                 statuses.Add(status);

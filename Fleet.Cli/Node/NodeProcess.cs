@@ -5,6 +5,7 @@ using Fleet.Cli.Output;
 using Fleet.Host.Agent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
+using Fleet.Host.Fencing;
 using Fleet.Host.Images;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Node;
@@ -33,7 +34,11 @@ internal sealed record NodeRoles
 }
 
 /// <summary>The host's half: its id, whom it dials, what of the machine it offers, and whether its microVMs may be placed elsewhere.</summary>
-internal sealed record HostRole(string Id, Uri Scheduler, int? Cpus, int? MemoryMib, bool Fenced);
+internal sealed record HostRole(string Id, Uri Scheduler, int? Cpus, int? MemoryMib, bool Fenced)
+{
+    /// <summary>Where microVMs leave when they ran; null: nowhere.</summary>
+    public DirectoryInfo? RunLog { get; init; }
+}
 
 /// <summary>Runs a node until it is told to end: composition of scheduler and agent.</summary>
 internal static class NodeProcess
@@ -90,10 +95,10 @@ internal static class NodeProcess
     }
 
     /// <summary>The drivers of this machine, the ones that <c>fleet doctor</c> explains.</summary>
-    public static IReadOnlyList<IVmmDriver> Drivers(IImageSource images, string directory, ILogger log)
+    public static IReadOnlyList<IVmmDriver> Drivers(IImageSource images, ILogger log, RunLogs? runs = null)
     {
-        var options = new DriverOptions(Programs.Vmm, Programs.Qemu, images) { Log = log };
-        return [new KvmDriver(options), new QemuDriver(options), new SimulatedDriver(TimeProvider.System)];
+        var options = new DriverOptions(Programs.Vmm, Programs.Qemu, images) { Log = log, Runs = runs };
+        return [new KvmDriver(options), new QemuDriver(options), new SimulatedDriver(TimeProvider.System, runs)];
     }
 
     private static HostAgentOptions AgentOptions(DataDirectory data, HostRole host, IImageSource images, ILogger log) => new()
@@ -104,7 +109,7 @@ internal static class NodeProcess
         Cpus = host.Cpus,
         MemoryMib = host.MemoryMib,
         Fenced = host.Fenced,
-        Drivers = Drivers(images, data.Host, log),
+        Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null),
         AutoDriver = DriverChoice.Auto,
         AgentVersion = Version,
         Log = log,

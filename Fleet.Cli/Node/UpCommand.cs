@@ -18,7 +18,8 @@ internal static class UpCommand
         var detached = new Option<bool>("--detached") { Hidden = true };
         var noHost = new Option<bool>("--no-host") { Description = "Scheduler only: this machine carries no microVMs" };
         var lease = NodeOptions.Lease();
-        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, lease, detach, detached, noHost };
+        var runLog = NodeOptions.RunLog();
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, lease, runLog, detach, detached, noHost };
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
@@ -35,7 +36,7 @@ internal static class UpCommand
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
                     parsed.GetRequiredValue(hostId), new Uri($"http://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
-                    Fenced: false),
+                    Fenced: false) { RunLog = parsed.GetValue(runLog) },
             };
             return await NodeProcess.RunAsync(parsed, roles, cancellation);
         });
@@ -55,6 +56,8 @@ internal static class UpCommand
                 words.AddRange(["--memory", $"{m}"]);
             if (parsed.GetValue(lease) is { } seconds)
                 words.AddRange(["--lease", $"{seconds}"]);
+            if (parsed.GetValue(runLog) is { } runs)
+                words.AddRange(["--run-log", runs.FullName]);
             if (parsed.GetValue(noHost))
                 words.Add("--no-host");
             return [.. words];
@@ -99,7 +102,8 @@ internal static class HostCommand
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
-        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { data, join, hostId, cpus, memory };
+        var runLog = NodeOptions.RunLog();
+        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { data, join, hostId, cpus, memory, runLog };
         host.SetAction(async (parsed, cancellation) =>
         {
             if (parsed.GetValue(join) is not { } scheduler)
@@ -113,7 +117,7 @@ internal static class HostCommand
                 new NodeRoles
                 {
                     Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
-                    Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true),
+                    Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true) { RunLog = parsed.GetValue(runLog) },
                 },
                 cancellation);
         });
@@ -158,6 +162,8 @@ internal static class NodeOptions
     };
 
     public static Option<int?> Cpus() => new("--cpus") { Description = "CPUs that microVMs may use (default: all)" };
+
+    public static Option<DirectoryInfo?> RunLog() => new("--run-log") { Description = "Folder for when each guest ran, as docs/fencing.md has it (default: not written down)" };
 
     public static Option<int?> Memory() => new("--memory") { Description = "MiB that microVMs may use (default: all but a reserve)" };
 

@@ -1,3 +1,4 @@
+using Fleet.Host.Fencing;
 using Fleet.Host.Images;
 using Serilog;
 
@@ -23,6 +24,9 @@ public sealed record DriverOptions(string VmmPath, string QemuPath, IImageSource
 
     /// <summary>Where drivers tell what they do.</summary>
     public ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    /// <summary>Takes when guests run; null: nobody wants to know.</summary>
+    public RunLogs? Runs { get; init; }
 
     /// <summary>How long a VMM may take from its start until it answers on its socket.</summary>
     public TimeSpan StartTimeout { get; init; } = TimeSpan.FromSeconds(30);

@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 
 namespace Fleet.Host.Drivers;
 
@@ -22,11 +23,16 @@ internal sealed class QemuVmm : RunningVmm
     private readonly SemaphoreSlim _attention = new(0, 1);
     private QmpConnection? _qmp;
     private Task _tending = Task.CompletedTask;
+    private readonly RunLog? _runs;
     private ulong? _cpuTicks;
     private int _halted;
 
     public QemuVmm(VmmLaunch launch, VmmProcess process, DriverOptions options) : base(launch, process, options)
     {
+        // One that is taken over runs; a new one will in a moment.
+        if (options.Runs is not { } runs) return;
+        _runs = new RunLog(runs, launch, options.Clock);
+        _runs.Run();
     }
 
     /// <summary>Connects, learns the vCPUs' threads and lets the guest run; false when QEMU ended instead.</summary>
@@ -74,6 +80,8 @@ internal sealed class QemuVmm : RunningVmm
 
     protected override async ValueTask ReleaseAsync()
     {
+        if (Process.Ended.IsCompleted) _runs?.End();
+        else _runs?.Dispose();
         await _tending.ConfigureAwait(false);
         if (Interlocked.Exchange(ref _qmp, null) is { } qmp) await qmp.DisposeAsync().ConfigureAwait(false);
     }

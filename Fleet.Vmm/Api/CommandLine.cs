@@ -28,6 +28,8 @@ internal sealed class CommandLine
         ("show-log-origin", false, "Log lines show where in the program they come from."),
         ("metrics-path", true, "File or FIFO for the metrics."),
         ("http-api-max-payload-size", true, "Largest body of a request, in bytes. [default: 51200]"),
+        ("run-log", true, "File that takes when the guest runs, as lines of JSON. Needs --run-label."),
+        ("run-label", true, "JSON members that each of these lines repeats, without braces."),
         ("metadata", true, "JSON file with the metadata that the guest is told."),
         ("mmds-size-limit", true, "Largest metadata, in bytes. [default: that of a request's body]"),
         ("start-time-us", true, "When the launcher started, monotonic clock, in microseconds."),
@@ -85,6 +87,10 @@ internal sealed class CommandLine
     public bool? ShowLevel => Has("show-level") ? true : null;
 
     public bool? ShowLogOrigin => Has("show-log-origin") ? true : null;
+
+    public string? RunLog => Value("run-log");
+
+    public string RunLabel => Value("run-label") ?? "";
 
     public int LargestBody { get; private set; } = HttpServer.LargestBody;
 
@@ -171,6 +177,16 @@ internal sealed class CommandLine
         if (Has("merge-diff") != Has("into"))
         {
             throw new ArgumentFaultException($"Argument '{(Has("into") ? "merge-diff" : "into")}' required, but not found.");
+        }
+
+        if (Has("run-log") != Has("run-label"))
+        {
+            throw new ArgumentFaultException($"Argument '{(Has("run-log") ? "run-label" : "run-log")}' required, but not found.");
+        }
+
+        if (RunLabel.Length > Fencing.RunLog.LongestLabel || RunLabel.AsSpan().ContainsAnyExceptInRange(' ', '~'))
+        {
+            throw new ArgumentFaultException($"The argument 'run-label' takes at most {Fencing.RunLog.LongestLabel} printable ASCII characters.");
         }
 
         var id = Id;

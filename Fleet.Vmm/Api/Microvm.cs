@@ -212,6 +212,9 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
     /// <summary>The right to run the guest.</summary>
     public Lease Lease { get; } = new();
 
+    /// <summary>Takes when the guest runs; null: nobody wants to know.</summary>
+    public RunLog? RunLog { get; set; }
+
     /// <summary>Gives the lease, or makes it longer; a time that is not later than the one there is changes nothing.</summary>
     public void ExtendLease(LeaseTimes times)
     {
@@ -384,6 +387,7 @@ internal sealed partial class Microvm(string id, IMachineFactory factory, EventL
         Entropy = _devices.Entropy,
         Metadata = metadata.Configured,
         Lease = Lease,
+        RunLog = RunLog,
     };
 
     /// <summary>For what belongs to the guest: from now on no snapshot can be loaded, whether the request succeeds or not.</summary>

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Metadata;
@@ -157,6 +158,8 @@ internal sealed partial class VmmProcess : IDisposable
                 _microvm.ConfigureMetrics(new MetricsConfig(metricsPath, false, []));
             }
 
+            OpenRunLog();
+
             // The socket before the machine: a name that is taken must not cost a boot.
             _server = Listen();
             if (_arguments.MetadataFile is { } metadataFile)
@@ -214,11 +217,29 @@ internal sealed partial class VmmProcess : IDisposable
         if (_end?.Reason != StuckReason)
         {
             _microvm.Dispose();
+            _microvm.RunLog?.Dispose();
         }
     }
 
     private static ExitReport RefusedByKernel(SystemCallException failure) => new(
         ExitCode.GenericError, "vmm_failed", $"The kernel refused what the VMM needs: {failure.Message}. Look at the limits of the process (RLIMIT_NOFILE) and the host's memory.");
+
+    private void OpenRunLog()
+    {
+        if (_arguments.RunLog is not { } path)
+        {
+            return;
+        }
+
+        try
+        {
+            _microvm.RunLog = new RunLog(path, _arguments.RunLabel, _loop);
+        }
+        catch (SystemCallException failure)
+        {
+            throw new StartFailedException(new(ExitCode.GenericError, "bad_configuration", $"The run log {path} can't be opened: {failure.Reason}."));
+        }
+    }
 
     private HttpServer? Listen()
     {

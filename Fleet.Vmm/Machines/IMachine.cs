@@ -146,6 +146,9 @@ internal sealed record MachineSettings
 
     /// <summary>The right to run the guest; one that was never given has no end.</summary>
     public Lease Lease { get; init; } = new();
+
+    /// <summary>Takes when the guest runs; null: nobody wants to know. It outlives the machine.</summary>
+    public RunLog? RunLog { get; init; }
 }
 
 /// <summary>The console on COM1.</summary>

@@ -295,6 +295,7 @@ internal sealed partial class Machine : IMachine, IVcpuOwner
         Interlocked.CompareExchange(ref _end, new MachineEnd(MachineEndKind.Stopped, "The microVM was given up."), null);
         StopThreads();
         LeaveLoop();
+        _parts.RunLog?.End();
         foreach (var vcpu in _vcpus)
         {
             vcpu.Dispose();
@@ -312,11 +313,13 @@ internal sealed partial class Machine : IMachine, IVcpuOwner
             Command(VcpuOrder.Park);
             Await(static vcpu => vcpu.IsParked || vcpu.HasEnded, "did not pause");
             LeaveDevices();
+            _parts.RunLog?.Stand();
         }
     }
 
     private void GoOn()
     {
+        _parts.RunLog?.Run();
         AttendDevices();
         Command(VcpuOrder.Run);
     }
@@ -339,6 +342,7 @@ internal sealed partial class Machine : IMachine, IVcpuOwner
 
         StopThreads();
         LeaveLoop();
+        _parts.RunLog?.End();
         Ended?.Invoke(end);
     }
 

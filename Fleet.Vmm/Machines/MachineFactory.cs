@@ -214,6 +214,7 @@ internal sealed class MachineFactory : IMachineFactory
             FaultHandler = faultHandler,
             Confinement = _confinement,
             Lease = settings.Lease,
+            RunLog = settings.RunLog,
         };
     }
 

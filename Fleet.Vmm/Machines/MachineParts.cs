@@ -51,6 +51,9 @@ internal sealed class MachineParts : IDisposable
 
     public required Lease Lease { get; init; }
 
+    /// <summary>Null: nobody wants to know when the guest runs.</summary>
+    public RunLog? RunLog { get; init; }
+
     /// <summary>The process that fills the guest's memory, page by page; null: nobody has to.</summary>
     public FaultHandler? FaultHandler { get; init; }
 

@@ -1,6 +1,7 @@
 using System.Globalization;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 
 namespace Fleet.Host.Drivers.Jail;
 
@@ -13,12 +14,14 @@ internal static class JailCommand
     public const string Status = "/dev/fd/6";
     public const string Kernel = "/dev/fd/7";
     public const string Initrd = "/dev/fd/8";
+    public const string Runs = "/dev/fd/9";
 
     /// <summary>Where the limit can't be raised as the console goes on, it must not end the console: then only the agent's eye bounds the files.</summary>
     private const long LargestFile = 1L << 50;
 
     /// <param name="user">The microVM's own user and group.</param>
-    public static IReadOnlyList<string> Arguments(VmmLaunch launch, BootFiles boot, uint user, ControlGroups groups)
+    /// <param name="runs">Takes when the guest runs; null: nobody wants to know.</param>
+    public static IReadOnlyList<string> Arguments(VmmLaunch launch, BootFiles boot, uint user, ControlGroups groups, RunLogs? runs = null)
     {
         string id = user.ToString(CultureInfo.InvariantCulture);
         List<string> arguments =
@@ -32,12 +35,14 @@ internal static class JailCommand
             "--fd", "7=read:" + boot.KernelPath,
         ];
         if (boot.InitrdPath.Length > 0) arguments.AddRange(["--fd", "8=read:" + boot.InitrdPath]);
+        if (runs is not null) arguments.AddRange(["--fd", "9=append:" + runs.NewFile(launch)]);
         if (groups.Version > 0)
         {
             arguments.AddRange(["--cgroup-version", groups.Version.ToString(CultureInfo.InvariantCulture), "--parent-cgroup", groups.Parent]);
             foreach (string setting in groups.Settings(launch.Spec.Cpus, launch.Spec.MemoryMib)) arguments.AddRange(["--cgroup", setting]);
         }
         arguments.AddRange(["--", "--api-sock", ApiSocket, "--config-file", Configuration, "--exit-file", Exit]);
+        if (runs is not null) arguments.AddRange(["--run-log", Runs, "--run-label", runs.Label(launch)]);
         return arguments;
     }
 }

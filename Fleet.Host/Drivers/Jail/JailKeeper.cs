@@ -26,7 +26,7 @@ internal sealed class JailKeeper(DriverOptions options)
         try
         {
             uint user = _users.Take(launch.Directory);
-            return await VmmProcess.StartJailedAsync(launch.Directory, options.VmmPath, JailCommand.Arguments(launch, boot, user, groups)).ConfigureAwait(false);
+            return await VmmProcess.StartJailedAsync(launch.Directory, options.VmmPath, JailCommand.Arguments(launch, boot, user, groups, options.Runs)).ConfigureAwait(false);
         }
         catch (Exception e) when (e is LaunchFailedException or IOException or UnauthorizedAccessException)
         {

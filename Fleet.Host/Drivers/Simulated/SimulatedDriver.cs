@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Globalization;
 using Fleet.Host.Consoles;
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 
@@ -11,10 +12,19 @@ namespace Fleet.Host.Drivers.Simulated;
 /// thousands on one machine. What happened so far follows from the time of the launch, which is written down, so that a
 /// restarted agent finds them as it would find real ones.
 /// </summary>
-public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
+public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : IVmmDriver
 {
-    /// <summary>The launch's time in ms since 1970, and <c>stop_requested</c> once it was stopped: <c>1700000000000 stop_requested</c>.</summary>
+    /// <summary>
+    /// The launch's time in ms since 1970, <c>leased</c> when the guest runs by a lease, and <c>stop_requested</c> once it was
+    /// stopped: <c>1700000000000 leased stop_requested</c>.
+    /// </summary>
     private const string StateFile = "simulated";
+
+    private const string Leased = "leased";
+    private const string StopRequested = "stop_requested";
+
+    /// <summary>Of a guest that was taken over: it stands still until it gets one.</summary>
+    private static readonly VmmLease NoLease = new(TimeSpan.Zero, TimeSpan.MaxValue);
 
     private const string LaunchFails = "launch_fails";
 
@@ -42,14 +52,14 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         try
         {
             File.WriteAllText(Path.Combine(launch.Directory, ConsoleLog.FileName), "simulated guest\n");
-            WriteState(launch.Directory, now, stopped: false);
+            WriteState(launch, now, leased: launch.Lease is not null, stopped: false);
         }
         catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
         {
             throw new LaunchFailedException("launch_failed", $"The directory {launch.Directory} can't be written: {failed.Message}", failed);
         }
 
-        var vmm = new SimulatedVmm(launch, now);
+        var vmm = new SimulatedVmm(launch, now, launch.Lease, runs is null ? null : new RunLog(runs, launch, clock));
         vmm.Begin(script, clock);
         return Task.FromResult<IVmm>(vmm);
     }
@@ -65,13 +75,18 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         if (!long.TryParse(words[0], NumberStyles.None, CultureInfo.InvariantCulture, out var started)
             || started > DateTimeOffset.MaxValue.ToUnixTimeMilliseconds())
         {
-            var lost = new SimulatedVmm(launch, default);
+            var lost = new SimulatedVmm(launch, default, null, null);
             lost.End(Broken("vmm_failed", $"{path} does not say when the guest was launched."));
             return lost;
         }
 
-        var vmm = new SimulatedVmm(launch, DateTimeOffset.FromUnixTimeMilliseconds(started));
-        if (words.Length > 1)
+        var over = words.Contains(StopRequested);
+        var vmm = new SimulatedVmm(
+            launch,
+            DateTimeOffset.FromUnixTimeMilliseconds(started),
+            words.Contains(Leased) ? NoLease : null,
+            over || runs is null ? null : new RunLog(runs, launch, clock));
+        if (over)
             vmm.End(SimulatedVmm.Stopped);
         else
             vmm.Begin(launch.Spec.Simulated ?? new SimulatedGuest(), clock);
@@ -80,14 +95,15 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
 
     private static VmmEnd Broken(string code, string message) => new(false, null, new Reason { Code = code, Message = message });
 
-    private static void WriteState(string directory, DateTimeOffset started, bool stopped)
+    private static void WriteState(VmmLaunch launch, DateTimeOffset started, bool leased, bool stopped)
     {
-        var path = Path.Combine(directory, StateFile);
-        File.WriteAllText(path + ".new", string.Create(CultureInfo.InvariantCulture, $"{started.ToUnixTimeMilliseconds()}{(stopped ? " stop_requested" : "")}"));
+        var path = Path.Combine(launch.Directory, StateFile);
+        string[] words = [started.ToUnixTimeMilliseconds().ToString(CultureInfo.InvariantCulture), .. leased ? [Leased] : (string[])[], .. stopped ? [StopRequested] : (string[])[]];
+        File.WriteAllText(path + ".new", string.Join(' ', words));
         File.Move(path + ".new", path, overwrite: true);
     }
 
-    private sealed class SimulatedVmm(VmmLaunch launch, DateTimeOffset started) : IVmm
+    private sealed class SimulatedVmm(VmmLaunch launch, DateTimeOffset started, VmmLease? lease, RunLog? runs) : IVmm
     {
         /// <summary>A timer takes at most 49 days; what is later is waited for in parts.</summary>
         private static readonly TimeSpan LongestTimer = TimeSpan.FromDays(40);
@@ -97,6 +113,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         private readonly ConcurrentDictionary<string, RateLimit> _limits = new(launch.Spec.RateLimits);
         private readonly Lock _gate = new();
         private readonly Queue<(DateTimeOffset At, Action Happens)> _script = new();
+        private VmmLease? _lease = lease;
         private ITimer? _timer;
         private TimeProvider _clock = TimeProvider.System;
         private bool _over;
@@ -125,6 +142,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
                 _script.Enqueue((ends, () => End(Exited(script.ExitStatus))));
             lock (_gate)
             {
+                runs?.Run(_lease?.LapsesAt);
                 _timer = clock.CreateTimer(_ => Play(), null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
                 Play();
             }
@@ -136,6 +154,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
             {
                 _over = true;
                 _timer?.Dispose();
+                runs?.End();
                 _completion.TrySetResult(end);
                 _ready.TrySetCanceled();
             }
@@ -148,7 +167,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
                 try
                 {
                     if (!_over && Directory.Exists(launch.Directory))
-                        WriteState(launch.Directory, started, stopped: true);
+                        WriteState(launch, started, leased: _lease is not null, stopped: true);
                 }
                 finally
                 {
@@ -172,7 +191,20 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
             return Task.CompletedTask;
         }
 
-        public Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
+        public Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation)
+        {
+            lock (_gate)
+            {
+                if (!_over && (_lease is null || lease.LapsesAt > _lease.LapsesAt))
+                {
+                    _lease = lease;
+                    runs?.Run(lease.LapsesAt);
+                    Play();
+                }
+            }
+
+            return Task.FromResult(true);
+        }
 
         public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation) => ValueTask.CompletedTask;
 
@@ -182,6 +214,7 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
             {
                 _over = true;
                 _timer?.Dispose();
+                runs?.Dispose();
             }
 
             return ValueTask.CompletedTask;
@@ -194,14 +227,27 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
         {
             lock (_gate)
             {
-                while (!_over && _script.TryPeek(out var next))
+                while (!_over)
                 {
+                    var boot = Posix.BootTime;
+                    var stands = _lease is { } held && boot >= held.LapsesAt;
+                    if (stands && boot >= _lease!.EndsAt)
+                    {
+                        End(Broken("lease_over", "The lease was not made longer in time: another copy of the microVM may run elsewhere."));
+                        return;
+                    }
+
+                    var leaseLeft = _lease is null ? TimeSpan.MaxValue : _lease.EndsAt - boot;
+                    if (stands || !_script.TryPeek(out var next))
+                    {
+                        Wait(leaseLeft);
+                        return;
+                    }
+
                     var left = next.At - _clock.GetUtcNow();
                     if (left > TimeSpan.Zero)
                     {
-                        // Rounded up: a timer that fires a moment early would be set again and again.
-                        var due = TimeSpan.FromMilliseconds(Math.Ceiling(left.TotalMilliseconds));
-                        _timer!.Change(due < LongestTimer ? due : LongestTimer, Timeout.InfiniteTimeSpan);
+                        Wait(left < leaseLeft ? left : leaseLeft);
                         return;
                     }
 
@@ -209,6 +255,13 @@ public sealed class SimulatedDriver(TimeProvider clock) : IVmmDriver
                     next.Happens();
                 }
             }
+        }
+
+        private void Wait(TimeSpan left)
+        {
+            // Rounded up: a timer that fires a moment early would be set again and again.
+            var due = left < LongestTimer ? TimeSpan.FromMilliseconds(Math.Ceiling(left.TotalMilliseconds)) : LongestTimer;
+            _timer?.Change(due, Timeout.InfiniteTimeSpan);
         }
     }
 }

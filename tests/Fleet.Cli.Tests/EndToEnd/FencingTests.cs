@@ -55,6 +55,13 @@ public sealed class FencingTests
         await RunningFleet.WaitAsync("the second copy to run", () => Task.FromResult(CpuTicks(second) > before + 10));
         Assert.InRange(CpuTicks(pid), stood, stood + 1);
 
+        // What the VMMs themselves wrote: the first stood before the second ran.
+        var runs = Directory.GetFiles(Agent.Runs(fleet)).SelectMany(File.ReadAllLines).Select(line => JsonDocument.Parse(line).RootElement).ToLookup(
+            line => (line.GetProperty("epoch").GetInt32(), line.GetProperty("event").GetString()), line => line.GetProperty("boot_ms").GetInt64());
+        Assert.Empty(runs[(1, "end")]);
+        Assert.True(Assert.Single(runs[(1, "stand")]) < Assert.Single(runs[(2, "run")]));
+        Assert.True(runs[(1, "alive")].Max() <= runs[(1, "stand")].First());
+
         // It comes back, and hears that its copy may not stay.
         one.Signal("CONT");
         await RunningFleet.WaitAsync("the first copy to be gone", () => Task.FromResult(RunningFleet.CommandLine(pid).Length == 0));
@@ -90,8 +97,10 @@ public sealed class FencingTests
         public Agent(RunningFleet fleet, string id)
         {
             (_fleet, _id) = (fleet, id);
-            _process = fleet.Start(id, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2");
+            _process = fleet.Start(id, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet));
         }
+
+        public static string Runs(RunningFleet fleet) => Path.Combine(fleet.Files, "runs");
 
         public string Folder => Path.Combine(_fleet.Files, _id);
 

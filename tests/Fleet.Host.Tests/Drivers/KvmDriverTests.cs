@@ -2,6 +2,7 @@ using System.Text;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Fencing;
 using Fleet.Shared.Contracts;
 using Fleet.Tests;
 
@@ -53,6 +54,22 @@ public sealed class KvmDriverTests
             var end = await vmm.Completion.WaitAsync(Soon);
             Assert.Equal((guest.InOrder, guest.Code), (end.InOrder, end.Reason.Code));
         }
+    }
+
+    [SkippableFact]
+    public async Task Should_let_the_jailed_vmm_write_when_its_guest_ran()
+    {
+        await DriverAsync();
+        await using var scratch = new Scratch();
+        var runs = Path.Combine(scratch.Folder, "runs");
+        var driver = new KvmDriver(Options() with { Runs = new RunLogs(runs, "box") });
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Spinning(), cpus: 2), default);
+        var path = Assert.Single(Directory.GetFiles(runs, "vm-01test.1.*.jsonl"));
+        await Scratch.Until(() => File.ReadAllText(path).Contains("alive", StringComparison.Ordinal), "a sign of life");
+        await vmm.StopAsync(TimeSpan.Zero).WaitAsync(Soon);
+        var lines = File.ReadAllLines(path);
+        Assert.Matches("""^\{"boot_ms":[0-9]+,"vm":"vm-01test","epoch":1,"policy":"strict","host":"box","event":"run"\}$""", lines[0]);
+        Assert.EndsWith(""","event":"end"}""", lines[^1], StringComparison.Ordinal);
     }
 
     [SkippableFact]

@@ -1,6 +1,8 @@
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Drivers.Simulated;
+using Fleet.Host.Fencing;
 using Fleet.Host.Tests.Agent;
 using Fleet.Shared.Contracts;
 using Xunit;
@@ -117,6 +119,45 @@ public sealed class SimulatedDriverTests : IDisposable
         await vmm.StopAsync(TimeSpan.Zero);
         Assert.True(vmm.Completion.IsCompleted);
     }
+
+    [Fact]
+    public async Task Should_stand_still_without_a_lease_and_say_so_whenever_it_is_looked_at()
+    {
+        var logs = new RunLogs(Path.Combine(_folder, "runs"), "box");
+        var script = new SimulatedGuest { RunMs = 1000 };
+        var soon = Posix.BootTime + TimeSpan.FromMilliseconds(100);
+        var vmm = await new SimulatedDriver(_clock, logs).LaunchAsync(
+            Launch(script, _folder) with { Lease = new VmmLease(soon, soon + TimeSpan.FromHours(1)) }, default);
+        Advance(500);
+        SpinWait.SpinUntil(() => Posix.BootTime > soon);
+        Advance(5000);
+        Assert.False(vmm.Completion.IsCompleted);
+        var first = Assert.Single(Directory.GetFiles(Path.Combine(_folder, "runs")));
+        Assert.Equal(["run", "alive", "stand"], Events(first));
+        Assert.Contains($"\"boot_ms\":{(long)soon.TotalMilliseconds},", File.ReadAllLines(first)[2], StringComparison.Ordinal);
+
+        // The next agent does not let it run before the control plane says so.
+        await vmm.DisposeAsync();
+        var adopted = (await new SimulatedDriver(_clock, logs).AdoptAsync(Launch(script, _folder), default))!;
+        var second = Assert.Single(Directory.GetFiles(Path.Combine(_folder, "runs")), path => path != first);
+        Advance(1000);
+        Assert.False(adopted.Completion.IsCompleted);
+        Assert.Empty(Events(second));
+        var later = Posix.BootTime + TimeSpan.FromHours(1);
+        Assert.True(await adopted.HoldLeaseAsync(new VmmLease(later, later), default));
+        Assert.True((await adopted.Completion).InOrder);
+        Assert.Equal(["run", "end"], Events(second));
+    }
+
+    [Fact]
+    public async Task Should_end_when_its_lease_is_over()
+    {
+        var past = Posix.BootTime;
+        var vmm = await new SimulatedDriver(_clock).LaunchAsync(Launch(new SimulatedGuest(), _folder) with { Lease = new VmmLease(past, past) }, default);
+        Assert.Equal("lease_over", (await vmm.Completion).Reason.Code);
+    }
+
+    private static string[] Events(string path) => [.. File.ReadAllLines(path).Select(line => line.Split('"')[^2])];
 
     private void Advance(int ms) => _clock.Advance(TimeSpan.FromMilliseconds(ms));
 

@@ -41,6 +41,8 @@ public sealed class CommandLineTests
     [InlineData("The argument 'exit-file' requires a value, but none was supplied.", "--exit-file", "")]
     [InlineData("The argument 'id' was provided more than once.", "--id", "a", "--id", "b")]
     [InlineData("Argument 'config-file' required, but not found.", "--no-api")]
+    [InlineData("Argument 'run-label' required, but not found.", "--run-log", "r")]
+    [InlineData("The argument 'run-label' takes at most 512 printable ASCII characters.", "--run-log", "r", "--run-label", "a\nb")]
     [InlineData("Invalid instance ID: Invalid char (_) at position 1.", "--id", "a_b")]
     [InlineData("Invalid instance ID: Invalid len (65);  the length must be between 1 and 64.", "--id", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")]
     [InlineData("The argument 'start-time-us' takes a whole number from 0 to 18446744073709551615, not 'now'.", "--start-time-us", "now")]

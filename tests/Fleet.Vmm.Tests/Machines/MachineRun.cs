@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.IO.Pipes;
 using System.Text;
+using Fleet.Vmm.Fencing;
 using Fleet.Vmm.Linux;
 using Fleet.Vmm.Machines;
 using Fleet.Vmm.Snapshots;
@@ -24,7 +25,7 @@ internal sealed class MachineRun : IDisposable
     private int _ends;
 
     public MachineRun(byte[] kernel, int vcpus = 1, int memoryMib = 16, bool statusPort = false, bool entropy = false,
-        Func<MachineSettings, MachineSettings>? change = null, RestoreSource? source = null)
+        Func<MachineSettings, MachineSettings>? change = null, RestoreSource? source = null, Func<EventLoop, RunLog>? runLog = null)
     {
         Skip.IfNot(File.Exists("/dev/kvm"), "there is no /dev/kvm on this machine");
         StatusPath = statusPort ? Path.Combine(_directory, "status.log") : null;
@@ -38,6 +39,7 @@ internal sealed class MachineRun : IDisposable
             watchPeriod: TimeSpan.FromMilliseconds(100));
         var settings = new MachineSettings { Vcpus = vcpus, MemoryMib = memoryMib, KernelPath = kernelPath, BootArgs = "", StatusPortPath = StatusPath, Entropy = entropy ? new Fleet.Vmm.RateLimiting.LimiterSettings(null, null) : null };
         settings = change is null ? settings : change(settings);
+        settings = settings with { RunLog = runLog?.Invoke(Loop) };
         try
         {
             Machine = source is null ? factory.Build(settings, Loop) : factory.Restore(settings, source, Loop);
