@@ -32,6 +32,7 @@ internal static class RunCommand
         var bootArgs = new Option<string?>("--boot-args") { Description = "Its command line" };
         var bootTimeout = new Option<int?>("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
         var restart = new Option<string?>("--restart") { Description = "What follows its end: never (default), on-failure or always" };
+        var fencing = new Option<string?>("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
         var simulate = new Option<string?>("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=" };
         var detach = new Option<bool>("--detach", "-d") { Description = "Print the id and return when it runs" };
         var remove = new Option<bool>("--rm") { Description = "Delete the microVM when it has ended" };
@@ -40,7 +41,7 @@ internal static class RunCommand
 
         var run = new Command("run", "Run a command in a new microVM")
         {
-            name, cpus, memory, driver, host, env, label, limit, kernel, initrd, bootArgs, bootTimeout, restart, simulate, detach, remove, interactive, command,
+            name, cpus, memory, driver, host, env, label, limit, kernel, initrd, bootArgs, bootTimeout, restart, fencing, simulate, detach, remove, interactive, command,
         };
         return run.Calls(
             async (api, parsed, cancellation) =>
@@ -55,6 +56,7 @@ internal static class RunCommand
                 Put(spec, "driver", parsed.GetValue(driver));
                 Put(spec, "host", parsed.GetValue(host));
                 Put(spec, "boot_timeout_seconds", parsed.GetValue(bootTimeout));
+                Put(spec, "fencing", parsed.GetValue(fencing));
                 Put(spec, "restart", parsed.GetValue(restart)?.Replace('-', '_'));
                 if (parsed.GetValue(command) is { Length: > 0 } words)
                     spec["command"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]);

@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Host.Agent;
 
@@ -25,8 +26,13 @@ internal sealed partial class MicroVmActor
 
     private sealed record LeaseLapsed : INoSerializationVerificationNeeded;
 
+    // One that may run twice has no lease, and so runs on whatever becomes of the host's.
+    private bool IsFenced => _record.Launch.Spec.Fencing != FencingPolicy.Relaxed;
+
     private void OnRenew(VmmLease lease)
     {
+        if (!IsFenced)
+            return;
         _lease = lease;
         PassLease();
     }

@@ -81,7 +81,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private sealed record FilesGone(Exception? Problem) : INoSerializationVerificationNeeded;
 
     private VmmLaunch Launch => new(
-        _record.Launch.VmId, _record.Launch.Epoch, _record.Launch.Spec, _context.State.FolderOf(_record.Launch.VmId)) { Lease = _context.Lease.Now };
+        _record.Launch.VmId, _record.Launch.Epoch, _record.Launch.Spec, _context.State.FolderOf(_record.Launch.VmId)) { Lease = IsFenced ? _context.Lease.Now : null };
 
     protected override void PreStart()
     {

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Vms;
 using Microsoft.Win32.SafeHandles;
 
 namespace Fleet.Host.Fencing;
@@ -29,7 +30,8 @@ public sealed class RunLogs(string folder, string hostId)
     public string Label(VmmLaunch launch)
     {
         ArgumentNullException.ThrowIfNull(launch);
-        return string.Create(CultureInfo.InvariantCulture, $"\"vm\":\"{launch.VmId}\",\"epoch\":{launch.Epoch},\"policy\":\"strict\",\"host\":\"{hostId}\"");
+        var policy = launch.Spec.Fencing == FencingPolicy.Relaxed ? FencingPolicy.Relaxed : FencingPolicy.Strict;
+        return string.Create(CultureInfo.InvariantCulture, $"\"vm\":\"{launch.VmId}\",\"epoch\":{launch.Epoch},\"policy\":\"{policy}\",\"host\":\"{hostId}\"");
     }
 }
 

@@ -40,6 +40,9 @@ internal sealed record CreateVmBody
     [Description("What follows its end: never, on_failure or always; after a pause of 1 s that doubles up to 5 min"), DefaultValue(RestartPolicy.Never), AllowedValues(RestartPolicy.Never, RestartPolicy.OnFailure, RestartPolicy.Always)]
     public string? Restart { get; init; }
 
+    [Description("While its host is cut off: strict stands still, so that no two copies ever run; relaxed runs on, and may run twice once it is placed again elsewhere"), DefaultValue(FencingPolicy.Strict), AllowedValues(FencingPolicy.Strict, FencingPolicy.Relaxed)]
+    public string? Fencing { get; init; }
+
     [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]
     public IReadOnlyDictionary<string, string>? Labels { get; init; }
 
@@ -143,6 +146,7 @@ internal sealed record VmSpecBody(
     BootBody? Boot,
     uint BootTimeoutSeconds,
     string Restart,
+    string Fencing,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,
     SimulatedBody? Simulated,

@@ -26,6 +26,7 @@ internal static class BodyMapping
             BootTimeoutSeconds = (uint)InRange("boot_timeout_seconds",
                 body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
             Restart = body.Restart ?? RestartPolicy.Never,
+            Fencing = body.Fencing ?? FencingPolicy.Strict,
             Host = body.Host ?? "",
         };
         spec.Command.Add(body.Command ?? []);
@@ -121,7 +122,7 @@ internal static class BodyMapping
             vm.Spec.Boot is { } boot
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
-            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
                 : null,

@@ -31,6 +31,7 @@ public static class VmSpecRules
             ?? Boot(spec.Boot)
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
             ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
+            ?? OneOf("fencing", spec.Fencing.Length == 0 ? FencingPolicy.Strict : spec.Fencing, FencingPolicy.All)
             ?? Labels(spec.Labels)
             ?? Host(spec.Host)
             ?? Simulated(spec)

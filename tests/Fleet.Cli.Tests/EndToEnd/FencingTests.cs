@@ -26,6 +26,12 @@ public sealed class FencingTests
             ["name"] = "spins", ["memory_mib"] = 128, ["driver"] = "kvm", ["boot"] = new JsonObject { ["kernel_path"] = fleet.Kernel(SmallGuest.Silent) },
         });
         var first = await fleet.WaitForAsync("spins", "running,failed");
+        var relaxed = await fleet.CreateAsync(new JsonObject
+        {
+            ["name"] = "relaxed", ["memory_mib"] = 128, ["driver"] = "kvm", ["boot"] = new JsonObject { ["kernel_path"] = fleet.Kernel(SmallGuest.Silent) }, ["fencing"] = "relaxed",
+        });
+        Assert.Contains("may run twice", (await fleet.CliAsync("vm", "show", "relaxed")).Output, StringComparison.Ordinal);
+        var twice = (await fleet.WaitForAsync("relaxed", "running,failed")).GetProperty("vmm_pid").GetInt32();
         var pid = first.GetProperty("vmm_pid").GetInt32();
         Assert.Equal(("one", 1), (first.GetProperty("host").GetString(), first.GetProperty("epoch").GetInt32()));
         var before = CpuTicks(pid);
@@ -55,8 +61,14 @@ public sealed class FencingTests
         await RunningFleet.WaitAsync("the second copy to run", () => Task.FromResult(CpuTicks(second) > before + 10));
         Assert.InRange(CpuTicks(pid), stood, stood + 1);
 
+        // Who asked for it runs twice, until the host is back.
+        await RunningFleet.WaitAsync("another copy of the relaxed one", async () => (await GetAsync(fleet, "relaxed")).GetProperty("epoch").GetInt32() == 2);
+        await fleet.WaitForAsync("relaxed", "running");
+        before = CpuTicks(twice);
+        await RunningFleet.WaitAsync("the relaxed one to run on", () => Task.FromResult(CpuTicks(twice) > before + 10));
+
         // What the VMMs themselves wrote: the first stood before the second ran.
-        var runs = Directory.GetFiles(Agent.Runs(fleet)).SelectMany(File.ReadAllLines).Select(line => JsonDocument.Parse(line).RootElement).ToLookup(
+        var runs = Directory.GetFiles(Agent.Runs(fleet), vm.GetProperty("id").GetString() + ".*").SelectMany(File.ReadAllLines).Select(line => JsonDocument.Parse(line).RootElement).ToLookup(
             line => (line.GetProperty("epoch").GetInt32(), line.GetProperty("event").GetString()), line => line.GetProperty("boot_ms").GetInt64());
         Assert.Empty(runs[(1, "end")]);
         Assert.True(Assert.Single(runs[(1, "stand")]) < Assert.Single(runs[(2, "run")]));
@@ -65,13 +77,15 @@ public sealed class FencingTests
         // It comes back, and hears that its copy may not stay.
         one.Signal("CONT");
         await RunningFleet.WaitAsync("the first copy to be gone", () => Task.FromResult(RunningFleet.CommandLine(pid).Length == 0));
+        await RunningFleet.WaitAsync("the relaxed one to be gone", () => Task.FromResult(RunningFleet.CommandLine(twice).Length == 0));
         await RunningFleet.WaitAsync("its folder to be gone", () => Task.FromResult(
             !Directory.EnumerateFileSystemEntries(one.Folder, "*", SearchOption.AllDirectories).Any(path => Path.GetFileName(path) == vm.GetProperty("id").GetString())));
         Assert.Equal(2, (await GetAsync(fleet)).GetProperty("epoch").GetInt32());
         await fleet.DeleteAsync(placed);
+        await fleet.DeleteAsync(relaxed);
     }
 
-    private static async Task<JsonElement> GetAsync(RunningFleet fleet) => (await fleet.SendAsync(HttpMethod.Get, "/v1/vms/spins")).Body;
+    private static async Task<JsonElement> GetAsync(RunningFleet fleet, string name = "spins") => (await fleet.SendAsync(HttpMethod.Get, $"/v1/vms/{name}")).Body;
 
     /// <summary>Of all threads, in ticks of 10 ms; 0 when it is gone.</summary>
     private static long CpuTicks(int pid)

@@ -104,6 +104,31 @@ public sealed class LeaseTests : AgentTest
         }
     }
 
+    /// <summary>It runs on while the host is cut off: nothing of a lease reaches its VMM, also where the agent would have to end it.</summary>
+    [Fact]
+    public async Task Should_give_no_lease_to_what_may_run_twice()
+    {
+        VmmLease? launched = null;
+        _driver.OnLaunch = (launch, _) =>
+        {
+            launched = launch.VmId == Id ? launch.Lease : launched;
+            return Task.CompletedTask;
+        };
+        _driver.OnLaunched = vmm => vmm.OnLease = () => false;
+        Scheduler.Answer = _ => Welcome(lifetime: 300);
+        await using var agent = await StartAsync(_driver);
+        var stream = await Scheduler.NextAsync();
+        var relaxed = Launch();
+        relaxed.Launch.Spec.Fencing = "relaxed";
+        await stream.SendAsync(relaxed);
+        await UntilAsync("the relaxed one", () => _driver.Vmms.Count == 1);
+        await stream.SendAsync(Launch(id: IdOf(2)));
+        await UntilAsync("the end of the strict one", () => _driver.Vmms.Count == 2 && _driver.Vmms[1].Stops.Count == 1);
+        Assert.Null(launched);
+        Assert.Empty(Leases(0));
+        Assert.Empty(_driver.Vmms[0].Stops);
+    }
+
     [Fact]
     public void Should_bound_what_the_control_plane_says()
     {

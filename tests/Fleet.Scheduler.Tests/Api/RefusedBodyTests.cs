@@ -65,6 +65,7 @@ public sealed class RefusedBodyTests(RefusedBodyTests.OneApi shared) : IClassFix
     [InlineData("""{"labels": {"a": 1}}""", "invalid_field", "labels.a")]
     [InlineData("""{"driver": "xen"}""", "invalid_field", "driver")]
     [InlineData("""{"restart": "sometimes"}""", "invalid_field", "restart")]
+    [InlineData("""{"fencing": "none"}""", "invalid_field", "fencing")]
     [InlineData("""{"host": ""}""", "invalid_field", "host")]
     [InlineData("""{"host": "A"}""", "invalid_field", "host")]
     [InlineData("""{"boot_timeout_seconds": 3601}""", "invalid_field", "boot_timeout_seconds")]
