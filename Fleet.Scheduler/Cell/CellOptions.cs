@@ -1,9 +1,10 @@
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Journal;
 
 namespace Fleet.Scheduler.Cell;
 
-/// <summary>How one control-plane node runs. The defaults make a cell of one node.</summary>
+/// <summary>How one control-plane node runs. The defaults make a cell of one node; with a database it is one of those that share it.</summary>
 public sealed record CellOptions
 {
     /// <summary>Folder of the journal; made when it is not there.</summary>
@@ -15,11 +16,11 @@ public sealed record CellOptions
     /// <summary>Where other nodes reach this one.</summary>
     public string RemotingHost { get; init; } = "127.0.0.1";
 
-    /// <summary>0: any free port.</summary>
+    /// <summary>0: any free port, for a cell of one node.</summary>
     public int RemotingPort { get; init; }
 
-    /// <summary>Akka addresses of the cell's first nodes; empty: this node is the cell and forms it at once.</summary>
-    public IReadOnlyList<string> SeedNodes { get; init; } = [];
+    /// <summary>Signs what nodes show to each other; null: they speak in clear text and to anybody, which only a test may do.</summary>
+    public CertificateAuthority? Authority { get; init; }
 
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 

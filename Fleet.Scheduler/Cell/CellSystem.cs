@@ -7,12 +7,16 @@ using Akka.Cluster.Tools.PublishSubscribe;
 using Akka.Configuration;
 using Akka.Persistence;
 using Akka.Persistence.Sql;
+using Akka.Remote.Transport.DotNetty;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Logging;
+using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Vms;
+using Fleet.Shared.Access;
 
 namespace Fleet.Scheduler.Cell;
 
@@ -26,14 +30,22 @@ public sealed class CellSystem : IAsyncDisposable
 
     private static readonly TimeSpan StopPatience = TimeSpan.FromSeconds(15);
 
+    /// <summary>A node that joins may have to wait until a dead one counts as ended (<see cref="CellRegister"/>).</summary>
+    private static readonly TimeSpan JoinPatience = CellRegister.AliveFor + FormPatience;
+
+    /// <summary>After this it looks anew whom to join: those that it asked may not be members any more.</summary>
+    private static readonly TimeSpan JoinAttempt = TimeSpan.FromSeconds(3);
+
     private readonly CellJournal _journal;
+    private readonly CellRegister? _register;
     private bool _stopped;
 
-    private CellSystem(ActorSystem actors, CellJournal journal, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures)
+    private CellSystem(ActorSystem actors, CellJournal journal, CellRegister? register, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures)
     {
         Figures = figures;
         ActorSystem = actors;
         _journal = journal;
+        _register = register;
         Cell = cell;
         Events = events;
         HostLink = hostLink;
@@ -62,25 +74,46 @@ public sealed class CellSystem : IAsyncDisposable
             BootstrapSetup.Create().WithConfig(Configure(options, journal)),
             new SerilogSetup(options.Log),
             journal.ToSetup());
+        if (options.Authority is { } authority)
+            setup = setup.And(Tls(authority, options));
         var actors = ActorSystem.Create(SystemName, setup);
+        var register = options.Database is { } database
+            ? new CellRegister(database, NodeAddress.Write(options.RemotingHost, options.RemotingPort), options.Clock, options.Log)
+            : null;
         try
         {
-            return await StartAsync(actors, journal, options, cancellation).ConfigureAwait(false);
+            return await StartAsync(actors, journal, register, options, cancellation).ConfigureAwait(false);
         }
         catch
         {
             await actors.Terminate().ConfigureAwait(false);
+            if (register is not null)
+                await register.DisposeAsync().ConfigureAwait(false);
             journal.Dispose();
             throw;
         }
     }
 
+    /// <summary>Both sides show a certificate, and only a control-plane node's of this cell counts.</summary>
+    private static DotNettySslSetup Tls(CertificateAuthority authority, CellOptions options) => new(
+        authority.IssueNode(NodeAddress.Write(options.RemotingHost, options.RemotingPort), [options.RemotingHost]),
+        suppressValidation: false,
+        requireMutualAuthentication: true,
+        validateCertificateHostname: false,
+        (certificate, _, peer, _, _) =>
+        {
+            var verdict = authority.Trust.Identify(certificate, CertificateRole.Scheduler);
+            if (verdict.Holder is null)
+                options.Log.Warning("{Peer} was refused by the cell's nodes: {Code}, {Reason:l}", peer, verdict.Code, verdict.Message);
+            return verdict.Holder is not null;
+        });
+
     private static async Task<CellSystem> StartAsync(
-        ActorSystem actors, CellJournal journal, CellOptions options, CancellationToken cancellation)
+        ActorSystem actors, CellJournal journal, CellRegister? register, CellOptions options, CancellationToken cancellation)
     {
         // The journal makes its tables while the cell forms.
         _ = Persistence.Instance.Apply(actors);
-        await JoinAsync(actors, options, cancellation).ConfigureAwait(false);
+        await JoinAsync(actors, register, options, cancellation).ConfigureAwait(false);
 
         var listening = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         var placement = actors.ActorOf(Props.Create(() => new PlacementActor(options, listening)), "placement");
@@ -108,30 +141,60 @@ public sealed class CellSystem : IAsyncDisposable
         return new CellSystem(
             actors,
             journal,
+            register,
             new CellClient(actors, vmRegion, hostRegion, options),
             new JournalEventFeed(actors, journal, options.Log),
             new HostLinkService(options, sessions),
             figures);
     }
 
-    private static async Task JoinAsync(ActorSystem actors, CellOptions options, CancellationToken cancellation)
+    private static async Task JoinAsync(ActorSystem actors, CellRegister? register, CellOptions options, CancellationToken cancellation)
     {
         var cluster = Akka.Cluster.Cluster.Get(actors);
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        patience.CancelAfter(FormPatience);
+        patience.CancelAfter(register is null ? FormPatience : JoinPatience);
+        IReadOnlyList<string> members = [];
         try
         {
-            if (options.SeedNodes.Count == 0)
+            while (register is not null && (members = await register.EnterAsync(patience.Token).ConfigureAwait(false)).Count > 0)
+            {
+                if (await TryJoinAsync(cluster, members, patience.Token).ConfigureAwait(false))
+                    break;
+                options.Log.Information("{Members} did not take this node into the cell yet", members);
+            }
+            if (members.Count == 0)
                 await cluster.JoinAsync(cluster.SelfAddress, patience.Token).ConfigureAwait(false);
-            else
-                await cluster.JoinSeedNodesAsync(options.SeedNodes.Select(Address.Parse), patience.Token).ConfigureAwait(false);
+            if (register is null)
+                return;
+            await register.StayAsync(
+                reason =>
+                {
+                    options.Log.Fatal("This node may not go on as a member of the cell: {Reason:l}", reason);
+                    _ = actors.Terminate();
+                },
+                patience.Token).ConfigureAwait(false);
         }
         catch (Exception fault) when (!cancellation.IsCancellationRequested)
         {
-            var seeds = options.SeedNodes.Count == 0 ? "itself" : string.Join(", ", options.SeedNodes);
+            var others = members.Count == 0 ? "itself" : string.Join(", ", members);
             throw new CellStartException(
-                $"This node ({cluster.SelfAddress}) could not join the cell by {seeds} within {FormPatience.TotalSeconds:0} s. Check the addresses and that the nodes reach each other.",
-                fault);
+                $"This node ({cluster.SelfAddress}) could not join the cell by {others} in time. Check the addresses and that the nodes reach each other. ({fault.Message})", fault);
+        }
+    }
+
+    private static async Task<bool> TryJoinAsync(Akka.Cluster.Cluster cluster, IReadOnlyList<string> members, CancellationToken cancellation)
+    {
+        using var attempt = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        attempt.CancelAfter(JoinAttempt);
+        try
+        {
+            var self = cluster.SelfAddress;
+            await cluster.JoinSeedNodesAsync(members.Select(NodeAddress.Split).Select(member => self.WithHost(member.Host).WithPort(member.Port)), attempt.Token).ConfigureAwait(false);
+            return true;
+        }
+        catch (Exception) when (attempt.IsCancellationRequested && !cancellation.IsCancellationRequested)
+        {
+            return false;
         }
     }
 
@@ -139,7 +202,7 @@ public sealed class CellSystem : IAsyncDisposable
     {
         var endpoint = ConfigurationFactory.ParseString(string.Create(
             CultureInfo.InvariantCulture,
-            $$"""akka.remote.dot-netty.tcp { hostname = "{{options.RemotingHost}}", port = {{options.RemotingPort}} }"""));
+            $$"""akka.remote.dot-netty.tcp { hostname = "{{options.RemotingHost}}", port = {{options.RemotingPort}}, enable-ssl = {{(options.Authority is null ? "off" : "on")}} }"""));
         return ConfigurationFactory.ParseString(options.ExtraHocon)
             .WithFallback(endpoint)
             .WithFallback(Embedded("scheduler.conf"))
@@ -167,7 +230,7 @@ public sealed class CellSystem : IAsyncDisposable
         Require(options.MemoryRatio > 0 && double.IsFinite(options.MemoryRatio), "the memory ratio must be above zero");
         Require(options.AskTimeout > TimeSpan.Zero, "the ask time-out must be longer than zero");
         Require(options.RemotingPort is >= 0 and <= 65535, "the remoting port must be within 0 to 65535");
-        Require(options.SeedNodes.Count == 0 || options.RemotingPort != 0, "a node of a larger cell needs a fixed remoting port");
+        Require(options.Database is null || options.RemotingPort != 0, "a node that shares a database needs a fixed remoting port");
         if (options.Lease.FirstProblem(options.Heartbeat) is { } problem)
             throw new CellStartException($"The settings can't work: {problem}");
         Require(options.RemotingHost.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or ':'), "the remoting host must be a name or an address");
@@ -194,6 +257,8 @@ public sealed class CellSystem : IAsyncDisposable
             // What was acknowledged is stored already; nothing is lost by not waiting longer.
             await ActorSystem.Terminate().ConfigureAwait(false);
         }
+        if (_register is not null)
+            await _register.DisposeAsync().ConfigureAwait(false);
         _journal.Dispose();
     }
 }

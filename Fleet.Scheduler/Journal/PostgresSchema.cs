@@ -55,6 +55,13 @@ internal static class PostgresSchema
             created_at bigint not null);
         create index idempotency_keys_by_vm on idempotency_keys (vm_id);
         create index idempotency_keys_by_age on idempotency_keys (created_at);
+
+        -- Which nodes form the cell: CellRegister.
+        create table cell_nodes (
+            address text primary key,
+            incarnation uuid not null unique,
+            member boolean not null,
+            seen_at timestamptz not null);
         """,
     ];
 

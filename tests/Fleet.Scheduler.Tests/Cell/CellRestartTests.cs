@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Journal;
 using Fleet.Shared.Contracts;
 using Xunit;
 
@@ -190,7 +191,7 @@ public sealed class CellRestartTests
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
         var options = TestCell.Options(folder);
         await Assert.ThrowsAsync<CellStartException>(() => CellSystem.StartAsync(options with { HostDeadAfter = options.Heartbeat }, CancellationToken.None));
-        await Assert.ThrowsAsync<CellStartException>(() => CellSystem.StartAsync(options with { SeedNodes = ["akka.tcp://fleet@10.0.0.1:1"] }, CancellationToken.None));
+        await Assert.ThrowsAsync<CellStartException>(() => CellSystem.StartAsync(options with { Database = PostgresDatabase.Parse("postgresql://db/fleet") }, CancellationToken.None));
         Directory.CreateDirectory(folder);
         await File.WriteAllTextAsync(Path.Combine(folder, "journal.db"), "This is no database, but long enough to be looked at as one.");
         var fault = await Assert.ThrowsAsync<CellStartException>(() => CellSystem.StartAsync(options, CancellationToken.None));

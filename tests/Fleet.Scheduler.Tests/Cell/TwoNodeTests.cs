@@ -1,8 +1,10 @@
 using System.Collections.Concurrent;
 using System.Net;
 using System.Net.Sockets;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Sessions;
+using Fleet.Scheduler.Tests.Journal;
 using Fleet.Shared.Contracts;
 using Serilog;
 using Serilog.Core;
@@ -12,10 +14,11 @@ using Xunit;
 namespace Fleet.Scheduler.Tests.Cell;
 
 /// <summary>
-/// Two nodes with the settings of production: messages really cross, and whatever had no protobuf would end in the serializer that refuses.
-/// They share one journal file, which only a test may do: the gate is one per process and here it is one per node.
+/// Two nodes with the settings of production, which share a database: messages really cross, encrypted, and whatever had no protobuf would
+/// end in the serializer that refuses.
 /// </summary>
-public sealed class TwoNodeTests
+[Collection(PostgresCollection.Name)]
+public sealed class TwoNodeTests(SharedPostgres postgres)
 {
     private sealed class Collector : ILogEventSink
     {
@@ -43,12 +46,14 @@ public sealed class TwoNodeTests
         var seen = new Collector();
         using var log = new LoggerConfiguration().WriteTo.Sink(seen).CreateLogger();
         int[] ports = [FreePort(), FreePort()];
+        using var authority = CertificateAuthority.OpenOrCreate(folder);
         var options = TestCell.Options(folder) with
         {
             ExtraHocon = "",
             Log = log,
             HostDeadAfter = TimeSpan.FromSeconds(10),
-            SeedNodes = [$"akka.tcp://fleet@127.0.0.1:{ports[0]}"],
+            Database = await postgres.NewDatabaseAsync(),
+            Authority = authority,
         };
         var first = await CellSystem.StartAsync(options with { RemotingPort = ports[0] }, CancellationToken.None);
         await using var second = await CellSystem.StartAsync(options with { RemotingPort = ports[1] }, CancellationToken.None);
@@ -89,6 +94,50 @@ public sealed class TwoNodeTests
         await second.DisposeAsync();
         Directory.Delete(folder, recursive: true);
         Assert.DoesNotContain(seen.Lines, line => line.Contains("SerializationException", StringComparison.Ordinal) || line.Contains("was refused", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    [Trait("Kind", "Slow")]
+    public async Task Should_never_form_a_second_cell_on_one_database_and_let_no_stranger_in()
+    {
+        var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
+        using var authority = CertificateAuthority.OpenOrCreate(Path.Combine(folder, "ours"));
+        using var foreign = CertificateAuthority.OpenOrCreate(Path.Combine(folder, "theirs"));
+        var seen = new Collector();
+        using var log = new LoggerConfiguration().WriteTo.Sink(seen).CreateLogger();
+        var database = await postgres.NewDatabaseAsync();
+        var options = TestCell.Options(folder) with { ExtraHocon = "", Log = log, Database = database, Authority = authority };
+        try
+        {
+            // All at once, on an empty database: one of them forms the cell, and the others join it.
+            var nodes = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None)));
+            try
+            {
+                await Eventually.TrueAsync(() => nodes.All(node => Akka.Cluster.Cluster.Get(node.ActorSystem).State.Members.Count == 3));
+
+                // It has the database's password, and the certificate of another cell.
+                using var patience = new CancellationTokenSource(TimeSpan.FromSeconds(8));
+                await Assert.ThrowsAnyAsync<Exception>(() => CellSystem.StartAsync(options with { RemotingPort = FreePort(), Authority = foreign }, patience.Token));
+                Assert.Contains(seen.Lines, line => line.Contains("certificate_unknown", StringComparison.Ordinal));
+                Assert.All(nodes, node => Assert.Equal(3, Akka.Cluster.Cluster.Get(node.ActorSystem).State.Members.Count));
+            }
+            finally
+            {
+                foreach (var node in nodes)
+                    await node.DisposeAsync();
+            }
+
+            // All are gone, one without a word: its port refuses, so nobody waits for it.
+            var crashed = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
+            ((Akka.Actor.ExtendedActorSystem)crashed.ActorSystem).Abort();
+            await crashed.ActorSystem.WhenTerminated;
+            await using var next = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
+            Assert.Single(Akka.Cluster.Cluster.Get(next.ActorSystem).State.Members);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
     }
 
     /// <summary>Agents dial again when their stream ends, as real ones do: the host's actor may have lived on the node that left.</summary>

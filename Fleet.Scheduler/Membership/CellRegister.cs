@@ -1,0 +1,202 @@
+using System.Globalization;
+using System.Net.Sockets;
+using Fleet.Scheduler.Journal;
+using Npgsql;
+
+namespace Fleet.Scheduler.Membership;
+
+/// <summary>
+/// Which nodes form the cell of a database. A node that starts looks here whom to join, and only one that finds nobody may form the cell, so
+/// that two cells never write to one journal; Akka's seed nodes can't rule that out, since the first seed forms a cell of its own when it
+/// is cut off at its start.
+/// </summary>
+/// <remarks>
+/// A node counts as alive for <see cref="AliveFor"/> after its last beat, by the database's clock, and ends itself after <see cref="EndsAfter"/> without
+/// one, by its own: what it would do after that (grant leases above all) could contradict a cell that was formed since. A node whose port
+/// refuses connections is dead: its machine answers, its process does not.
+/// </remarks>
+internal sealed class CellRegister : IAsyncDisposable
+{
+    public static readonly TimeSpan AliveFor = TimeSpan.FromMinutes(5);
+
+    public static readonly TimeSpan EndsAfter = TimeSpan.FromMinutes(4);
+
+    private static readonly TimeSpan Beat = TimeSpan.FromSeconds(2);
+
+    private static readonly TimeSpan ProbePatience = TimeSpan.FromSeconds(1);
+
+    /// <summary>Any number that nobody else uses.</summary>
+    private const long RegisterLock = 0x466c656574_03;
+
+    private readonly NpgsqlDataSource _source;
+    private readonly string _address;
+    private readonly Guid _incarnation = Guid.NewGuid();
+    private readonly TimeProvider _clock;
+    private readonly Serilog.ILogger _log;
+    private readonly CancellationTokenSource _stop = new();
+    private Task _beating = Task.CompletedTask;
+
+    /// <param name="database">That the cell shares.</param>
+    /// <param name="address">HOST:PORT where other nodes reach this one.</param>
+    /// <param name="clock">Times the beats.</param>
+    /// <param name="log">Where trouble is told.</param>
+    public CellRegister(PostgresDatabase database, string address, TimeProvider clock, Serilog.ILogger log)
+    {
+        _source = database.ToSource();
+        _address = address;
+        _clock = clock;
+        _log = log;
+    }
+
+    /// <summary>
+    /// Notes that this node wants in, and answers whom it is to join: HOST:PORT of every member that may be alive. None: this node is noted as
+    /// a member, and forms the cell.
+    /// </summary>
+    public async Task<IReadOnlyList<string>> EnterAsync(CancellationToken cancellation)
+    {
+        while (true)
+        {
+            var members = await ReadMembersAsync(cancellation).ConfigureAwait(false);
+            var dead = new List<Guid>();
+            foreach (var (address, incarnation) in members)
+            {
+                if (await RefusesAsync(address, cancellation).ConfigureAwait(false))
+                    dead.Add(incarnation);
+            }
+            if (dead.Count == 0)
+                return [.. members.Select(member => member.Address)];
+            // Who is dead is told by incarnation: one that was started again meanwhile stays.
+            await ExecuteAsync("delete from cell_nodes where incarnation = any(@dead)", cancellation, ("@dead", dead.ToArray())).ConfigureAwait(false);
+            _log.Information("{Nodes} nodes of the cell refuse connections and count as ended", dead.Count);
+        }
+    }
+
+    /// <summary>This node has joined. From now on it beats; <paramref name="lost"/> is called when it may not go on as a member.</summary>
+    public async Task StayAsync(Action<string> lost, CancellationToken cancellation)
+    {
+        await ExecuteAsync("update cell_nodes set member = true, seen_at = now() where incarnation = @incarnation", cancellation, ("@incarnation", _incarnation)).ConfigureAwait(false);
+        _beating = Task.Run(() => BeatAsync(lost), CancellationToken.None);
+    }
+
+    /// <summary>This node has left, or gives up.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        await _stop.CancelAsync().ConfigureAwait(false);
+        await _beating.ConfigureAwait(false);
+        try
+        {
+            await ExecuteAsync("delete from cell_nodes where incarnation = @incarnation", CancellationToken.None, ("@incarnation", _incarnation)).ConfigureAwait(false);
+        }
+        catch (Exception fault) when (fault is NpgsqlException or TimeoutException)
+        {
+            _log.Warning("This node could not be taken off the cell's register: {Reason:l}. It counts as a member for {AliveFor} more, unless it starts again", fault.Message, AliveFor);
+        }
+        await _source.DisposeAsync().ConfigureAwait(false);
+        _stop.Dispose();
+    }
+
+    private async Task BeatAsync(Action<string> lost)
+    {
+        var last = _clock.GetTimestamp();
+        using var timer = new PeriodicTimer(Beat, _clock);
+        try
+        {
+            while (await timer.WaitForNextTickAsync(_stop.Token).ConfigureAwait(false))
+            {
+                try
+                {
+                    var began = _clock.GetTimestamp();
+                    var kept = await ExecuteAsync("update cell_nodes set seen_at = now() where incarnation = @incarnation", _stop.Token, ("@incarnation", _incarnation)).ConfigureAwait(false);
+                    if (kept == 0)
+                    {
+                        lost("Another node took its place in the cell's register: its address was used again, or it was silent for too long.");
+                        return;
+                    }
+                    last = began;
+                }
+                catch (Exception fault) when (fault is NpgsqlException or TimeoutException)
+                {
+                    _log.Warning("The cell's register could not be written: {Reason:l}", fault.Message);
+                }
+                if (_clock.GetElapsedTime(last) < EndsAfter)
+                    continue;
+                lost(string.Create(CultureInfo.InvariantCulture, $"The database was not reached for {EndsAfter.TotalMinutes:0} minutes."));
+                return;
+            }
+        }
+        catch (OperationCanceledException) when (_stop.IsCancellationRequested)
+        {
+            // It leaves in order.
+        }
+    }
+
+    private async Task<List<(string Address, Guid Incarnation)>> ReadMembersAsync(CancellationToken cancellation)
+    {
+        await using var connection = await _source.OpenConnectionAsync(cancellation).ConfigureAwait(false);
+        await using var transaction = await connection.BeginTransactionAsync(cancellation).ConfigureAwait(false);
+        // Of nodes that start together one forms the cell, and the others find it.
+        await RunAsync(connection, $"select pg_advisory_xact_lock({RegisterLock})", cancellation).ConfigureAwait(false);
+        await RunAsync(
+            connection,
+            """
+            insert into cell_nodes (address, incarnation, member, seen_at) values (@address, @incarnation, false, now())
+            on conflict (address) do update set incarnation = excluded.incarnation, member = false, seen_at = now()
+            where cell_nodes.incarnation <> excluded.incarnation
+            """,
+            cancellation, ("@address", _address), ("@incarnation", _incarnation)).ConfigureAwait(false);
+        var members = new List<(string, Guid)>();
+        await using (var read = Command(
+            connection, "select address, incarnation from cell_nodes where member and incarnation <> @incarnation and seen_at > now() - @alive order by address",
+            ("@incarnation", _incarnation), ("@alive", AliveFor)))
+        {
+            await using var rows = await read.ExecuteReaderAsync(cancellation).ConfigureAwait(false);
+            while (await rows.ReadAsync(cancellation).ConfigureAwait(false))
+                members.Add((rows.GetString(0), rows.GetGuid(1)));
+        }
+        if (members.Count == 0)
+            await RunAsync(connection, "update cell_nodes set member = true where incarnation = @incarnation", cancellation, ("@incarnation", _incarnation)).ConfigureAwait(false);
+        await transaction.CommitAsync(cancellation).ConfigureAwait(false);
+        return members;
+    }
+
+    private static async Task<bool> RefusesAsync(string address, CancellationToken cancellation)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        patience.CancelAfter(ProbePatience);
+        using var probe = new TcpClient();
+        try
+        {
+            var (host, port) = NodeAddress.Split(address);
+            await probe.ConnectAsync(host, port, patience.Token).ConfigureAwait(false);
+            return false;
+        }
+        catch (SocketException fault)
+        {
+            return fault.SocketErrorCode == SocketError.ConnectionRefused;
+        }
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
+        {
+            return false;
+        }
+    }
+
+    private async Task<int> ExecuteAsync(string sql, CancellationToken cancellation, params (string Name, object Value)[] values)
+    {
+        await using var connection = await _source.OpenConnectionAsync(cancellation).ConfigureAwait(false);
+        return await RunAsync(connection, sql, cancellation, values).ConfigureAwait(false);
+    }
+
+    private static async Task<int> RunAsync(NpgsqlConnection connection, string sql, CancellationToken cancellation, params (string Name, object Value)[] values)
+    {
+        await using var command = Command(connection, sql, values);
+        return await command.ExecuteNonQueryAsync(cancellation).ConfigureAwait(false);
+    }
+
+    private static NpgsqlCommand Command(NpgsqlConnection connection, string sql, params ReadOnlySpan<(string Name, object Value)> values)
+    {
+        var command = new NpgsqlCommand(sql, connection);
+        foreach (var (name, value) in values)
+            command.Parameters.AddWithValue(name, value);
+        return command;
+    }
+}
