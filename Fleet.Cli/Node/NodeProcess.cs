@@ -8,6 +8,8 @@ using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Journal;
+using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Node;
 using Serilog;
 
@@ -28,6 +30,12 @@ internal sealed record NodeRoles
 
     /// <summary>Seconds; null: the default.</summary>
     public int? Lease { get; init; }
+
+    /// <summary>That the nodes of the cell share; null: SQLite, a cell of one node.</summary>
+    public PostgresDatabase? Database { get; init; }
+
+    /// <summary>HOST:PORT where the other nodes reach this one; null: a cell of one node.</summary>
+    public string? Cluster { get; init; }
 
     /// <summary>Null: no host here.</summary>
     public HostRole? Host { get; init; }
@@ -63,7 +71,7 @@ internal static class NodeProcess
                         ApiEndpoint = api,
                         LinkEndpoint = link,
                         Log = log,
-                        Cell = roles.Lease is { } lease ? cell => cell with { Lease = cell.Lease with { Lifetime = TimeSpan.FromSeconds(lease) } } : null,
+                        Cell = cell => Cell(cell, roles),
                     },
                     cancellation)
                 : null;
@@ -92,6 +100,16 @@ internal static class NodeProcess
             CommandContext.Tell(parsed, "start_failed", failed.Message);
             return ExitCodes.Failed;
         }
+    }
+
+    private static CellOptions Cell(CellOptions cell, NodeRoles roles)
+    {
+        if (roles.Lease is { } lease)
+            cell = cell with { Lease = cell.Lease with { Lifetime = TimeSpan.FromSeconds(lease) } };
+        if (roles.Cluster is not { } cluster)
+            return cell;
+        var (host, port) = NodeAddress.Split(cluster);
+        return cell with { Database = roles.Database, RemotingHost = host, RemotingPort = port };
     }
 
     /// <summary>The drivers of this machine, the ones that <c>fleet doctor</c> explains.</summary>

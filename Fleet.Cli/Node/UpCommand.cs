@@ -1,6 +1,9 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Net;
 using Fleet.Cli.Output;
+using Fleet.Scheduler.Journal;
+using Fleet.Scheduler.Membership;
 
 namespace Fleet.Cli.Node;
 
@@ -73,7 +76,14 @@ internal static class SchedulerCommand
         var data = DataDirectory.Option();
         var link = NodeOptions.Link();
         var lease = NodeOptions.Lease();
-        var scheduler = new Command("scheduler", "Run the control plane alone") { data, link, lease };
+        var database = NodeOptions.Database();
+        var cluster = NodeOptions.Cluster();
+        var scheduler = new Command("scheduler", "Run a node of the control plane") { data, link, lease, database, cluster };
+        scheduler.Validators.Add(result =>
+        {
+            if (result.GetValue(database) is null != result.GetValue(cluster) is null)
+                result.AddError("Several nodes share a database and reach each other: --database and --cluster go together.");
+        });
         scheduler.SetAction((parsed, cancellation) => NodeProcess.RunAsync(
             parsed,
             new NodeRoles
@@ -82,6 +92,8 @@ internal static class SchedulerCommand
                 Api = NodeOptions.EndPoint(parsed.GetRequiredValue(CommandContext.Api)),
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
+                Database = parsed.GetValue(database),
+                Cluster = parsed.GetValue(cluster),
             },
             cancellation));
         return scheduler;
@@ -141,6 +153,40 @@ internal static class NodeOptions
             return null;
         },
     };
+
+    public static Option<PostgresDatabase?> Database() => new("--database")
+    {
+        Description = "PostgreSQL database that the cell's nodes share, such as postgresql://fleet@db/fleet (default: FLEET_DATABASE, else SQLite in --data)",
+        DefaultValueFactory = result => Environment.GetEnvironmentVariable("FLEET_DATABASE") is { Length: > 0 } text ? Parse(result, text) : null,
+        CustomParser = result => Parse(result, result.Tokens.Count == 1 ? result.Tokens[0].Value : ""),
+    };
+
+    public static Option<string?> Cluster() => new("--cluster")
+    {
+        Description = "HOST:PORT where the cell's other nodes reach this one",
+        Validators =
+        {
+            result =>
+            {
+                if (!NodeAddress.TryParse(result.GetValueOrDefault<string?>(), out _, out _))
+                    result.AddError("--cluster wants HOST:PORT such as 10.0.0.1:7072.");
+            },
+        },
+    };
+
+    private static PostgresDatabase? Parse(ArgumentResult result, string text)
+    {
+        try
+        {
+            return PostgresDatabase.Parse(text);
+        }
+        catch (ArgumentException wrong)
+        {
+            // Without the text: it may hold a password.
+            result.AddError($"--database: {wrong.Message.Split(" (Parameter")[0]}");
+            return null;
+        }
+    }
 
     public static Option<string> HostId() => new("--id")
     {

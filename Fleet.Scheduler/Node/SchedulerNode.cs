@@ -1,6 +1,7 @@
 using System.Data.Common;
 using System.Net;
 using System.Net.Sockets;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
@@ -76,6 +77,16 @@ public sealed class SchedulerNode : IAsyncDisposable
 
         var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
         cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
+        if (cellOptions.Database is not null)
+        {
+            var authority = CertificateAuthority.OpenOrCreate(folder.File("ca"), options.Clock);
+            Own(() =>
+            {
+                authority.Dispose();
+                return ValueTask.CompletedTask;
+            });
+            cellOptions = cellOptions with { Authority = authority };
+        }
         var cell = await CellSystem.StartAsync(cellOptions, cancellation);
         Own(cell.DisposeAsync);
         Ended = cell.ActorSystem.WhenTerminated;
