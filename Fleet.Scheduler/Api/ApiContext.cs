@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Sessions;
@@ -20,6 +21,9 @@ internal sealed record ApiContext(
 {
     /// <summary>Of the hosts whose agents have dialled this node.</summary>
     public HostFigures Figures { get; init; } = new();
+
+    /// <summary>The operator's commands; null: the node has none.</summary>
+    public AdminConsole? Admin { get; init; }
 
     /// <summary>Ends the long requests when the node stops.</summary>
     public CancellationToken Stopping { get; init; }

@@ -20,7 +20,7 @@ internal static class ApiDescription
 
     // A null or absent member means the default only in what clients send; answers have every member.
     private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(BootBody), typeof(SimulatedBody),
-        typeof(RateLimitBody), typeof(TokenBucketBody)];
+        typeof(RateLimitBody), typeof(TokenBucketBody), typeof(AdminCommandBody)];
 
     public static void Add(IServiceCollection services)
     {

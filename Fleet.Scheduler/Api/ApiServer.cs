@@ -1,5 +1,6 @@
 using System.Net;
 using System.Reflection;
+using Fleet.Scheduler.Admin;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
@@ -62,6 +63,7 @@ internal sealed class ApiServer : IAsyncDisposable
             new ConsoleEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);
             new ChangeEndpoints(api).Map(web);
+            new AdminEndpoints(api).Map(web);
             web.MapGroup("").WithTags("health").MapGet("/v1/health", (Delegate)(Func<HttpContext, Task>)(http => HealthAsync(http, api))).Describe(new("health", "Says whether the node is ready")
             {
                 Answer = typeof(HealthBody),

@@ -3,6 +3,7 @@ using System.ComponentModel.DataAnnotations;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using Fleet.Shared.Admin;
 using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Api;
@@ -200,6 +201,25 @@ internal sealed record HostListBody(IReadOnlyList<HostBody> Items, string? NextP
 [JsonConverter(typeof(ChangeBodyConverter))]
 internal sealed record ChangeBody(long Index, string Kind, string Id, string State, VmBody? Vm, HostBody? Host);
 
+/// <summary>One of the operator's commands.</summary>
+internal sealed record AdminCommandBody
+{
+    /// <summary>A value of <see cref="Format"/>.</summary>
+    public const string Text = "text";
+
+    /// <inheritdoc cref="Text"/>
+    public const string Rows = "rows";
+
+    [Description("Palette, verb, and what it takes")]
+    public IReadOnlyList<string>? Words { get; init; }
+
+    [Description("Lines for people, or objects for programs"), AllowedValues(Text, Rows), DefaultValue(Text)]
+    public string? Format { get; init; }
+}
+
+/// <summary>What the operator's commands of a node are.</summary>
+internal sealed record PaletteListBody(IReadOnlyList<PaletteDefinition> Items);
+
 internal sealed record ChangesBody(long Index, IReadOnlyList<ChangeBody> Changes);
 
 internal sealed record HealthBody(string Status, string Version, int Pid);
@@ -227,6 +247,8 @@ internal sealed record ProblemBody(
 [JsonSerializable(typeof(ChangesBody))]
 [JsonSerializable(typeof(HealthBody))]
 [JsonSerializable(typeof(ProblemBody))]
+[JsonSerializable(typeof(AdminCommandBody))]
+[JsonSerializable(typeof(PaletteListBody))]
 internal sealed partial class ApiJson : JsonSerializerContext
 {
     /// <summary>

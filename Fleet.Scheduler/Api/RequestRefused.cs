@@ -1,5 +1,6 @@
 using System.Collections.Frozen;
 using Fleet.Scheduler.Cell;
+using Fleet.Shared.Admin;
 
 namespace Fleet.Scheduler.Api;
 
@@ -41,6 +42,8 @@ internal static class ErrorCodes
     public const string Internal = "internal";
     public const string Unavailable = "unavailable";
     public const string ConsoleBusy = "console_busy";
+    public const string InvalidCommand = CommandException.Invalid;
+    public const string ConfirmationRequired = CommandException.Unconfirmed;
 
     public static readonly FrozenDictionary<string, (int Status, string Title)> All = new Dictionary<string, (int, string)>
     {
@@ -49,6 +52,7 @@ internal static class ErrorCodes
         [InvalidField] = (400, "A member of the request is wrong"),
         [MissingField] = (400, "A member of the body is missing"),
         [InvalidQuery] = (400, "A query parameter is wrong"),
+        [InvalidCommand] = (400, "The operator's command is wrong"),
         [InvalidRequest] = (400, "The request is malformed"),
         [Forbidden] = (403, "The request comes from another site"),
         [NotFound] = (404, "There is no such thing"),
@@ -56,6 +60,7 @@ internal static class ErrorCodes
         [Timeout] = (408, "The time is over"),
         [NameTaken] = (409, "The name is taken"),
         [WrongState] = (409, "The microVM is in another state"),
+        [ConfirmationRequired] = (409, "The operator's command has to be confirmed"),
         [HostConnected] = (409, "The host is connected"),
         [HostInUse] = (409, "The host is in use"),
         [Compacted] = (410, "The change log no longer goes back that far"),

@@ -30,6 +30,7 @@ public sealed partial class CommandHost : IToHost;
 public sealed partial class HostReportAnswer : IToHost;
 public sealed partial class PlacementVerdict : IToHost;
 public sealed partial class ReadHost : IToHost;
+public sealed partial class ReadLedger : IToHost;
 public sealed partial class RemoveHost : IToHost;
 public sealed partial class CordonHost : IToHost;
 public sealed partial class SessionOpened : IToHost;

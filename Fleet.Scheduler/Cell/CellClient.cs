@@ -70,6 +70,16 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) =>
         AskHostAsync(hostId, new ReadHost { HostId = hostId }, cancellation);
 
+    public async Task<LedgerAnswer> GetLedgerAsync(string hostId, int most, CancellationToken cancellation)
+    {
+        if (!VmSpecRules.IsHostId(hostId))
+            return new LedgerAnswer(null, NoSuchHost(hostId));
+        var read = await AskAsync<LedgerRead>(hosts, new ReadLedger { HostId = hostId, Most = (uint)most }, options.AskTimeout, cancellation).ConfigureAwait(false);
+        return read is null
+            ? new LedgerAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))
+            : new LedgerAnswer(read, ProblemOf(read.Problem));
+    }
+
     public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) =>
         AskHostAsync(hostId, new CordonHost { HostId = hostId, Cordoned = cordoned }, cancellation);
 
@@ -123,10 +133,12 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     private static VmAnswer NoSuchVm(string vmId) => new(null, new CellProblem("not_found", $"There is no microVM '{vmId}'."));
 
+    private static CellProblem NoSuchHost(string hostId) => new("not_found", $"There is no host '{hostId}'.");
+
     private async Task<HostAnswer> AskHostAsync(string hostId, IMessage question, CancellationToken cancellation)
     {
         if (!VmSpecRules.IsHostId(hostId))
-            return new HostAnswer(null, new CellProblem("not_found", $"There is no host '{hostId}'."));
+            return new HostAnswer(null, NoSuchHost(hostId));
         var reply = await AskAsync<HostReply>(hosts, question, options.AskTimeout, cancellation).ConfigureAwait(false);
         return reply is null
             ? new HostAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))

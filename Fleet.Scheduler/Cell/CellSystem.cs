@@ -40,8 +40,9 @@ public sealed class CellSystem : IAsyncDisposable
     private readonly CellRegister? _register;
     private bool _stopped;
 
-    private CellSystem(ActorSystem actors, CellJournal journal, CellRegister? register, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures)
+    private CellSystem(ActorSystem actors, CellJournal journal, CellRegister? register, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures, IActorRef placement)
     {
+        Placement = placement;
         Figures = figures;
         ActorSystem = actors;
         _journal = journal;
@@ -62,6 +63,9 @@ public sealed class CellSystem : IAsyncDisposable
 
     /// <summary>Of the hosts whose agents have dialled this node.</summary>
     internal HostFigures Figures { get; }
+
+    /// <summary>This node's <see cref="PlacementActor"/>.</summary>
+    internal IActorRef Placement { get; }
 
     /// <summary>Opens the journal, starts the actors and joins the cell. Answers when microVMs can be created.</summary>
     /// <exception cref="CellStartException">It can't start; the message says why.</exception>
@@ -145,7 +149,8 @@ public sealed class CellSystem : IAsyncDisposable
             new CellClient(actors, vmRegion, hostRegion, options),
             new JournalEventFeed(actors, journal, options.Log),
             new HostLinkService(options, sessions),
-            figures);
+            figures,
+            placement);
     }
 
     private static async Task JoinAsync(ActorSystem actors, CellRegister? register, CellOptions options, CancellationToken cancellation)

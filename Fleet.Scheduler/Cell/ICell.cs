@@ -35,6 +35,9 @@ public interface ICell
 
     Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation);
 
+    /// <summary>What the host has promised to whom, at most so many entries, and its lease. Code <c>not_found</c>.</summary>
+    Task<LedgerAnswer> GetLedgerAsync(string hostId, int most, CancellationToken cancellation);
+
     /// <summary>Whether the host takes no new microVM; those that it has stay. Code <c>not_found</c>.</summary>
     Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation);
 
@@ -62,6 +65,9 @@ public sealed record LimitersAnswer(VmRecord? Vm, IReadOnlyList<LimiterFigure> L
 /// <inheritdoc cref="VmAnswer"/>
 public sealed record HostAnswer(HostRecord? Host, CellProblem? Problem);
 
+/// <inheritdoc cref="VmAnswer"/>
+public sealed record LedgerAnswer(LedgerRead? Ledger, CellProblem? Problem);
+
 /// <summary>A refusal with a stable code of docs/api.md, "Errors".</summary>
 public sealed record CellProblem(string Code, string Message);
 
@@ -86,6 +92,9 @@ public interface IEventFeed
 {
     /// <summary>Events with an offset above <paramref name="after"/>, then new ones as they come; never skips one.</summary>
     IAsyncEnumerable<JournalEvent> ReadAsync(long after, CancellationToken cancellation);
+
+    /// <summary>The stored events of one microVM or host with a number above <paramref name="after"/>, at most so many, and then no more.</summary>
+    IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, CancellationToken cancellation);
 
     /// <summary>Offset of the newest event that is stored; 0 when there is none. Who has read up to here has missed nothing so far.</summary>
     Task<long> EndAsync(CancellationToken cancellation);

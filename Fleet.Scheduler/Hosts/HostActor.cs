@@ -167,6 +167,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case ReadHost:
                 Reply(Sender, Exists ? null : NotFound());
                 break;
+            case ReadLedger read:
+                OnReadLedger(read.Most);
+                break;
             case CordonHost cordon:
                 OnCordon(cordon.Cordoned);
                 break;
@@ -313,6 +316,25 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         });
     }
 
+    private void OnReadLedger(uint most)
+    {
+        var read = new LedgerRead
+        {
+            Host = _record,
+            Total = (uint)_ledger.Reservations.Count,
+            LeaseMs = (ulong)_options.Lease.Lifetime.TotalMilliseconds,
+            MarginMs = (ulong)_options.Lease.Margin.TotalMilliseconds,
+            LeaseAgeMs = (ulong)_lease.Age.TotalMilliseconds,
+            LeaseGranted = _lease.IsGranted,
+            Problem = Exists ? null : new Problem { Code = "not_found", Message = NotFound().Message },
+        };
+        if (most > 0)
+            read.Entries.AddRange(_ledger.Reservations.OrderBy(held => held.VmId, StringComparer.Ordinal).ThenBy(held => held.Epoch).Take((int)Math.Min(most, int.MaxValue)).Select(ToEntry));
+        Sender.Tell(read);
+        if (!Exists)
+            LeaveSoon();
+    }
+
     private void Reply(IActorRef caller, CellProblem? problem)
     {
         caller.Tell(new HostReply
@@ -360,17 +382,19 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             return;
         _eventsSinceSnapshot = 0;
         var snapshot = new HostSnapshot { Record = _record!.Clone() };
-        snapshot.Entries.AddRange(_ledger.Reservations.Select(held => new LedgerEntry
-        {
-            VmId = held.VmId,
-            Epoch = held.Epoch,
-            Cpus = held.Cpus,
-            MemoryMib = held.MemoryMib,
-            Vacated = held.Vacated,
-            Lost = held.Lost,
-        }));
+        snapshot.Entries.AddRange(_ledger.Reservations.Select(ToEntry));
         SaveSnapshot(snapshot);
     }
+
+    private static LedgerEntry ToEntry(Reservation held) => new()
+    {
+        VmId = held.VmId,
+        Epoch = held.Epoch,
+        Cpus = held.Cpus,
+        MemoryMib = held.MemoryMib,
+        Vacated = held.Vacated,
+        Lost = held.Lost,
+    };
 
     private void PublishView()
     {

@@ -39,9 +39,19 @@ internal sealed class HostLease(LeaseTerms terms, TimeProvider clock)
 {
     private long _since = clock.GetTimestamp();
 
+    /// <summary>By this actor: the one before may have, too.</summary>
+    public bool IsGranted { get; private set; }
+
+    /// <summary>Since it was granted last; before that since the actor started.</summary>
+    public TimeSpan Age => clock.GetElapsedTime(_since);
+
     /// <summary>The host may count from any time before this.</summary>
-    public void Grant() => _since = clock.GetTimestamp();
+    public void Grant()
+    {
+        _since = clock.GetTimestamp();
+        IsGranted = true;
+    }
 
     /// <summary>Zero or less: nothing runs on the host's side any more.</summary>
-    public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - clock.GetElapsedTime(_since);
+    public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - Age;
 }

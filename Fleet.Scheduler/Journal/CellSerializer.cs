@@ -62,6 +62,8 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-host-report-answer", HostReportAnswer.Parser),
         ("m-placement-verdict", PlacementVerdict.Parser),
         ("m-read-host", ReadHost.Parser),
+        ("m-read-ledger", ReadLedger.Parser),
+        ("m-ledger-read", LedgerRead.Parser),
         ("m-remove-host", RemoveHost.Parser),
         ("m-cordon-host", CordonHost.Parser),
         ("m-host-reply", HostReply.Parser),

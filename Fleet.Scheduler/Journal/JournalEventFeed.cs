@@ -25,6 +25,8 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
 
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
 
+    private const string Columns = "ordering, persistence_id, sequence_number, message, identifier, manifest";
+
     private sealed record Row(long Offset, string PersistenceId, long SequenceNr, byte[] Message, int Serializer, string Manifest);
 
     public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
@@ -53,11 +55,27 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             foreach (var row in rows)
             {
                 if (IsOurs(row.PersistenceId))
-                    yield return new JournalEvent(row.Offset, row.PersistenceId, row.SequenceNr, (IMessage)system.Serialization.Deserialize(row.Message, row.Serializer, row.Manifest));
+                    yield return ToEvent(row);
             }
             if (rows.Count < RowsAtOnce)
                 await Task.Delay(pause, cancellation).ConfigureAwait(false);
         }
+    }
+
+    public async IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, [EnumeratorCancellation] CancellationToken cancellation)
+    {
+        List<Row> rows;
+        await using (var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false))
+        {
+            await using var command = connection.CreateCommand();
+            command.CommandText = $"select {Columns} from journal where persistence_id = @id and sequence_number > @after order by sequence_number limit @limit";
+            Add(command, "@id", persistenceId);
+            Add(command, "@after", after);
+            Add(command, "@limit", most);
+            rows = await ReadRowsAsync(command, cancellation).ConfigureAwait(false);
+        }
+        foreach (var row in rows)
+            yield return ToEvent(row);
     }
 
     public async Task<long> EndAsync(CancellationToken cancellation)
@@ -93,18 +111,27 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
     private static async Task<List<Row>> ReadRowsAsync(DbConnection connection, long after, CancellationToken cancellation)
     {
         await using var command = connection.CreateCommand();
-        command.CommandText = "select ordering, persistence_id, sequence_number, message, identifier, manifest from journal where ordering > @after order by ordering limit @limit";
+        command.CommandText = $"select {Columns} from journal where ordering > @after order by ordering limit @limit";
         Add(command, "@after", after);
         Add(command, "@limit", RowsAtOnce);
+        return await ReadRowsAsync(command, cancellation).ConfigureAwait(false);
+    }
+
+    private static async Task<List<Row>> ReadRowsAsync(DbCommand command, CancellationToken cancellation)
+    {
         var rows = new List<Row>();
         await using var reader = await command.ExecuteReaderAsync(cancellation).ConfigureAwait(false);
         while (await reader.ReadAsync(cancellation).ConfigureAwait(false))
         {
             rows.Add(new Row(
-                reader.GetInt64(0), reader.GetString(1), reader.GetInt64(2), reader.GetFieldValue<byte[]>(3), reader.GetInt32(4), await reader.IsDBNullAsync(5, cancellation).ConfigureAwait(false) ? "" : reader.GetString(5)));
+                reader.GetInt64(0), reader.GetString(1), reader.GetInt64(2), reader.GetFieldValue<byte[]>(3), reader.GetInt32(4),
+                await reader.IsDBNullAsync(5, cancellation).ConfigureAwait(false) ? "" : reader.GetString(5)));
         }
         return rows;
     }
+
+    private JournalEvent ToEvent(Row row) =>
+        new(row.Offset, row.PersistenceId, row.SequenceNr, (IMessage)system.Serialization.Deserialize(row.Message, row.Serializer, row.Manifest));
 
     private static void Add(DbCommand command, string name, object value)
     {

@@ -2,6 +2,7 @@ using System.Data.Common;
 using System.Net;
 using System.Net.Sockets;
 using Fleet.Scheduler.Access;
+using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
@@ -66,6 +67,7 @@ public sealed class SchedulerNode : IAsyncDisposable
 
     private async Task ComposeAsync(SchedulerOptions options, CancellationToken cancellation)
     {
+        var startedAt = options.Clock.GetUtcNow();
         var folder = DataDirectory.Take(options.DataDirectory);
         Own(() =>
         {
@@ -100,14 +102,29 @@ public sealed class SchedulerNode : IAsyncDisposable
         await CatchUpAsync(projection, claims, options, cancellation);
 
         var gate = new CellGate(cell.Cell, projection.Freshness, options.Clock);
+        var link = await ListenAsync(options.LinkEndpoint, "port for agents", () => LinkServer.StartAsync(options.LinkEndpoint, cell.HostLink, log, cancellation));
+        Own(link.DisposeAsync);
+        var admin = new AdminContext
+        {
+            Actors = cell.ActorSystem,
+            Placement = cell.Placement,
+            Gate = gate,
+            Events = cell.Events,
+            Claims = claims,
+            Projection = projection,
+            Options = cellOptions,
+            Log = options.NodeLog,
+            Clock = options.Clock,
+            StartedAt = startedAt,
+            LinkEndpoint = link.Endpoint,
+        };
         var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
             new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
         {
             Figures = cell.Figures,
+            Admin = new AdminConsole(admin, log.CreateLogger<AdminConsole>()),
             Long = new LongRequests(options.LongRequests),
         };
-        var link = await ListenAsync(options.LinkEndpoint, "port for agents", () => LinkServer.StartAsync(options.LinkEndpoint, cell.HostLink, log, cancellation));
-        Own(link.DisposeAsync);
         var api = await ListenAsync(options.ApiEndpoint, "API", () => ApiServer.StartAsync(options.ApiEndpoint, context, log, cancellation));
         Own(api.DisposeAsync);
         LinkEndpoint = link.Endpoint;

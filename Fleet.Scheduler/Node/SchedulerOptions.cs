@@ -1,5 +1,6 @@
 using System.Net;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Logging;
 
 namespace Fleet.Scheduler.Node;
 
@@ -29,6 +30,9 @@ public sealed record SchedulerOptions
 
     /// <summary>Where the node logs to.</summary>
     public Serilog.ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    /// <summary>What the operator sees of the log, if <see cref="Log"/> feeds it and goes by its level.</summary>
+    public NodeLog NodeLog { get; init; } = new();
 
     /// <summary>Entries of the change log that are kept; who asks for older ones gets <c>compacted</c>.</summary>
     public int ChangesKept { get; init; } = 100_000;

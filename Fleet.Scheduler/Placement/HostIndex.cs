@@ -6,6 +6,15 @@ namespace Fleet.Scheduler.Placement;
 /// <summary>Hosts to try, best first, and why the others are not among them.</summary>
 public sealed record PlacementAdvice(IReadOnlyList<string> Hosts, IReadOnlyList<Rejection> Rejections);
 
+/// <summary>One host as placement knows it.</summary>
+/// <param name="View">Its last word about itself; not to be changed.</param>
+/// <param name="HeardAt">When that came.</param>
+/// <param name="FreeCpus">vCPUs that it could still promise.</param>
+/// <param name="FreeMemoryMib">MiB that it could still promise.</param>
+/// <param name="Rejection">Why it would not take the demand; null: it would, or none was asked for.</param>
+/// <param name="LeftAfter">What of it would stay free, the less the better; 0 where it would not take it.</param>
+public sealed record HostVerdict(HostView View, DateTimeOffset HeardAt, ulong FreeCpus, ulong FreeMemoryMib, Rejection? Rejection, double LeftAfter);
+
 /// <summary>
 /// What one node knows of every host. It may be behind: its answers are advice, the host's own ledger decides.
 /// Choice: best fit, the host that is fullest afterwards, so that large rooms stay whole. Not safe for several threads.
@@ -70,6 +79,19 @@ public sealed class HostIndex
                 best.RemoveAt(Candidates);
         }
         return new PlacementAdvice([.. best.Select(candidate => candidate.Host)], tally.ToList());
+    }
+
+    /// <summary>Every host, and what it would say to the demand: for somebody who wants to know why.</summary>
+    public IReadOnlyList<HostVerdict> Judge(Demand? demand)
+    {
+        var verdicts = new List<HostVerdict>(_hosts.Count);
+        foreach (var entry in _hosts.Values)
+        {
+            var rejection = demand is null ? null : Reject(demand, entry.View);
+            var left = demand is null || rejection is not null ? 0 : LeftAfter(demand, entry.View);
+            verdicts.Add(new(entry.View, entry.HeardAt, FreeCpus(entry.View), FreeMemory(entry.View), rejection, left));
+        }
+        return verdicts;
     }
 
     private static Rejection? Reject(Demand demand, HostView view)

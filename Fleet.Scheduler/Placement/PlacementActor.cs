@@ -14,6 +14,12 @@ internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, l
 /// <summary>The answer to <see cref="FindHosts"/>.</summary>
 internal sealed record HostsFound(PlacementAdvice Advice, long Search) : INoSerializationVerificationNeeded;
 
+/// <summary>Asks the node's own <see cref="PlacementActor"/> what it knows of every host, and what each would say to the demand, if there is one.</summary>
+internal sealed record JudgeHosts(Demand? Demand) : INoSerializationVerificationNeeded;
+
+/// <summary>The answer to <see cref="JudgeHosts"/>, in no order.</summary>
+internal sealed record HostsJudged(IReadOnlyList<HostVerdict> Hosts) : INoSerializationVerificationNeeded;
+
 /// <summary>On the node's event stream: somewhere is more room than before.</summary>
 internal sealed class CapacityChanged : INoSerializationVerificationNeeded
 {
@@ -69,6 +75,9 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
         {
             case FindHosts find:
                 Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded), find.Search));
+                break;
+            case JudgeHosts judge:
+                Sender.Tell(new HostsJudged(_index.Judge(judge.Demand)));
                 break;
             case HostView view:
                 if (_index.Update(view, _options.Clock.GetUtcNow()) && !Timers.IsTimerActive(Wake.Instance))

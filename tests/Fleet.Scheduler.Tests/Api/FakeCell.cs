@@ -184,6 +184,10 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         _hosts.TryGetValue(hostId, out var host) ? new HostAnswer(host.Clone(), null) : new(null, new("not_found", "No such host.")),
         p => new(null, p), cancellation);
 
+    public Task<LedgerAnswer> GetLedgerAsync(string hostId, int most, CancellationToken cancellation) => throw new NotSupportedException();
+
+    public IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, CancellationToken cancellation) => throw new NotSupportedException();
+
     public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) => AnswerAsync(() =>
     {
         if (!_hosts.TryGetValue(hostId, out var host))
