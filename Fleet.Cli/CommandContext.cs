@@ -36,11 +36,12 @@ internal static class CommandContext
     }
 
     /// <summary>Makes <paramref name="command"/> call the API, with failures told on standard error.</summary>
-    public static Command Calls(this Command command, Func<ApiClient, ParseResult, CancellationToken, Task<int>> action, Func<string, int>? exitCode = null)
+    public static Command Calls(
+        this Command command, Func<ApiClient, ParseResult, CancellationToken, Task<int>> action, Func<string, int>? exitCode = null, Func<ParseResult, Uri>? address = null)
     {
         command.SetAction(async (parsed, cancellation) =>
         {
-            using var client = new ApiClient(parsed.GetRequiredValue(Api));
+            using var client = new ApiClient(address?.Invoke(parsed) ?? parsed.GetRequiredValue(Api));
             try
             {
                 return await action(client, parsed, cancellation);

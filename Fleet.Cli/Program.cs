@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Fleet.Cli;
+using Fleet.Cli.Admin;
 using Fleet.Cli.Doctor;
 using Fleet.Cli.Hosts;
 using Fleet.Cli.Lab;
@@ -13,7 +14,7 @@ HostCommands.AddTo(host);
 var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
 {
     UpCommand.Create(), DownCommand.Create(), SchedulerCommand.Create(), host,
-    VmCommands.Create(), DoctorCommand.Create(), LabCommands.Create(),
+    VmCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(),
     CommandContext.Api, CommandContext.Json,
 };
 

@@ -80,6 +80,26 @@ internal sealed class ApiClient : IDisposable
             throw await ProblemAsync(response, cancellation);
     }
 
+    /// <summary>An open response whose body is a JSON object a line, without end as long as the server has more. The caller disposes it.</summary>
+    public async Task<HttpResponseMessage> OpenLinesAsync(string path, JsonObject body, CancellationToken cancellation)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        patience.CancelAfter(Patience);
+        using var request = new HttpRequestMessage(HttpMethod.Post, path) { Content = new StringContent(body.ToJsonString(), Encoding.UTF8, "application/json") };
+        try
+        {
+            var response = await SendRawAsync(request, patience.Token);
+            if (response.IsSuccessStatusCode)
+                return response;
+            using (response)
+                throw await ProblemAsync(response, patience.Token);
+        }
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
+        {
+            throw new ApiException(ApiException.Unreachable, $"{Endpoint} did not answer within {Patience}.");
+        }
+    }
+
     public void Dispose() => _http.Dispose();
 
     private async Task<JsonElement> SendAsync(

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Fleet.Scheduler.Logging;
 using Serilog;
 using Serilog.Events;
 
@@ -15,9 +16,9 @@ internal static class Logs
         .WriteTo.Console(standardErrorFromLevel: LogEventLevel.Verbose, outputTemplate: "fleet: {Message:lj}{NewLine}", formatProvider: CultureInfo.InvariantCulture)
         .CreateLogger();
 
-    /// <summary>A node's log: in files that are rolled and bounded (8 of 16 MiB), and on standard output; <paramref name="detached"/>: only its last words there.</summary>
-    public static Serilog.Core.Logger OfNode(DataDirectory data, bool detached) => new LoggerConfiguration()
-        .MinimumLevel.Information()
+    /// <summary>A node's log: in files that are rolled and bounded (8 of 16 MiB), and on standard output; <paramref name="detached"/>: only its last words there. The operator's console reads what is <paramref name="kept"/>.</summary>
+    public static Serilog.Core.Logger OfNode(DataDirectory data, bool detached, NodeLog kept) => new LoggerConfiguration()
+        .MinimumLevel.ControlledBy(kept.Level)
         .MinimumLevel.Override("Microsoft", LogEventLevel.Warning)
         .MinimumLevel.Override("Grpc", LogEventLevel.Warning)
         .MinimumLevel.Override("Akka", LogEventLevel.Warning)
@@ -25,5 +26,6 @@ internal static class Logs
         .WriteTo.File(
             Path.Combine(data.Log, "fleet.log"), outputTemplate: "{Timestamp:O} {Level:u3} {SourceContext} {Message:lj}{NewLine}{Exception}",
             formatProvider: CultureInfo.InvariantCulture, fileSizeLimitBytes: 16 << 20, rollOnFileSizeLimit: true, retainedFileCountLimit: 8)
+        .WriteTo.Sink(kept)
         .CreateLogger();
 }

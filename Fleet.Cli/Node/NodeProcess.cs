@@ -9,6 +9,7 @@ using Fleet.Host.Fencing;
 using Fleet.Host.Images;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
+using Fleet.Scheduler.Logging;
 using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Node;
 using Serilog;
@@ -60,7 +61,8 @@ internal static class NodeProcess
             return ExitCodes.Conflict;
         }
 
-        await using var log = Logs.OfNode(roles.Data, roles.Detached);
+        var kept = new NodeLog();
+        await using var log = Logs.OfNode(roles.Data, roles.Detached, kept);
         try
         {
             await using var scheduler = roles is { Api: { } api, Link: { } link }
@@ -71,6 +73,7 @@ internal static class NodeProcess
                         ApiEndpoint = api,
                         LinkEndpoint = link,
                         Log = log,
+                        NodeLog = kept,
                         Cell = cell => Cell(cell, roles),
                     },
                     cancellation)

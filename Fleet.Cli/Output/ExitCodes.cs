@@ -33,7 +33,7 @@ internal static class ExitCodes
         "name_taken" or "wrong_state" or "host_connected" or "host_in_use" or "idempotency_key_reused" => Conflict,
         "unavailable" or Api.ApiException.Unreachable => Unreachable,
         "timeout" => Timeout,
-        "invalid_json" or "unknown_field" or "invalid_field" or "missing_field" or "invalid_query" => Usage,
+        "invalid_json" or "unknown_field" or "invalid_field" or "missing_field" or "invalid_query" or "invalid_command" or "confirmation_required" => Usage,
         _ => Failed,
     };
 }
