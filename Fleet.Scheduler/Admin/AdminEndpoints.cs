@@ -69,7 +69,7 @@ internal sealed class AdminEndpoints(ApiContext api)
             http.Response.ContentType = LinesType;
             http.Response.Headers.CacheControl = "no-store";
             // The client knows at once that its command is taken, also when the first line takes its time.
-            await http.Response.StartAsync(lifetime.Token);
+            await http.Response.BodyWriter.FlushAsync(lifetime.Token);
             await StreamAsync(http, console, parsed, body.Format == AdminCommandBody.Rows, lifetime.Token);
         }
     }

@@ -127,9 +127,9 @@ public sealed class ServerTests : IAsyncLifetime
         var listed = paths.SelectMany(p => p.Value!.AsObject().Where(o => o.Key != "parameters").Select(o => $"{o.Key.ToUpperInvariant()} {p.Key}")).Order();
         Assert.Equal(new[]
         {
-            "DELETE /v1/hosts/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "GET /metrics", "GET /v1/changes",
+            "DELETE /v1/hosts/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "GET /metrics", "GET /v1/admin/palettes", "GET /v1/changes",
             "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts", "GET /v1/hosts/{id}", "GET /v1/vms", "GET /v1/vms/{id}",
-            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/uncordon", "POST /v1/vms", "POST /v1/vms/{id}/console",
+            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "POST /v1/admin/commands", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/uncordon", "POST /v1/vms", "POST /v1/vms/{id}/console",
             "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop", "PUT /v1/vms/{id}/rate_limits/{limiter}",
         }, listed);
 

@@ -39,12 +39,13 @@ internal sealed class LinkedAgent : IAsyncDisposable
     /// <param name="link">The node's port for agents.</param>
     /// <param name="hostId">Who it is.</param>
     /// <param name="before">The same agent before its node went away: its microVMs are still there.</param>
-    public static async Task<LinkedAgent> ConnectAsync(IPEndPoint link, string hostId, LinkedAgent? before = null)
+    /// <param name="fenced">It has a lease.</param>
+    public static async Task<LinkedAgent> ConnectAsync(IPEndPoint link, string hostId, LinkedAgent? before = null, bool fenced = false)
     {
         var agent = new LinkedAgent(link, hostId, before?._vms ?? new());
         var hello = new Hello
         {
-            HostId = hostId, AgentVersion = "0.1.0", BootId = "boot", AgentInstance = Guid.NewGuid().ToString("n"),
+            HostId = hostId, Fenced = fenced, AgentVersion = "0.1.0", BootId = "boot", AgentInstance = Guid.NewGuid().ToString("n"),
             Inventory = new Inventory
             {
                 Cpus = 8, MemoryMib = 16_384, AutoDriver = "simulated", Kernel = "6.1.0", Architecture = "x86_64",

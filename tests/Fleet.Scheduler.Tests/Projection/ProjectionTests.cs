@@ -283,6 +283,8 @@ public sealed class ProjectionTests : IDisposable
 
         public void Add(IEnumerable<JournalEvent> more) => _events.AddRange(more);
 
+        public IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, CancellationToken cancellation) => throw new NotSupportedException();
+
         public Task<long> EndAsync(CancellationToken cancellation) => Task.FromResult(_events.Count == 0 ? 0 : _events[^1].Offset);
 
         public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
