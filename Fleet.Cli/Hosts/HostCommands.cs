@@ -14,7 +14,7 @@ internal static class HostCommands
         host.Subcommands.Add(List());
         host.Subcommands.Add(Show());
         host.Subcommands.Add(Cordon("cordon", "Have a host take no new microVM; those that it has stay"));
-        host.Subcommands.Add(Cordon("uncordon", "Have a host take microVMs again"));
+        host.Subcommands.Add(Cordon("uncordon", "Have a host take microVMs again, also one in quarantine"));
         host.Subcommands.Add(Remove());
     }
 
@@ -51,6 +51,12 @@ internal static class HostCommands
             }
 
             output.WriteLine($"host          {host.Text("id")} ({State(host)}, {(host.Text("state") == "connected" ? "since" : "connected last at")} {host.Text("connected_at")})");
+            if (host.TryGetProperty("quarantine", out var quarantine) && quarantine.ValueKind == JsonValueKind.Object)
+            {
+                output.WriteLine($"quarantine    since {quarantine.Text("since")}: {quarantine.GetProperty("reason").Text("message")}");
+                output.WriteLine($"              one microVM is tried at {quarantine.Text("retry_at")}; fleet host uncordon ends it now");
+            }
+
             output.WriteLine($"machine       {host.Text("architecture")}, Linux {host.Text("kernel")}, agent {host.Text("agent_version")}");
             output.WriteLine($"cpus          {host.Text("reserved_cpus")} reserved of {host.Text("cpus")}");
             output.WriteLine($"memory        {host.Text("reserved_memory_mib")} MiB reserved of {host.Text("memory_mib")}");
@@ -82,7 +88,9 @@ internal static class HostCommands
     }
 
     private static string State(JsonElement host) =>
-        host.Text("state") + (host.TryGetProperty("cordoned", out var cordoned) && cordoned.ValueKind == JsonValueKind.True ? ", cordoned" : "");
+        host.Text("state")
+        + (host.TryGetProperty("cordoned", out var cordoned) && cordoned.ValueKind == JsonValueKind.True ? ", cordoned" : "")
+        + (host.Text("quarantine") != "-" ? ", quarantined" : "");
 
     private static Command Remove()
     {

@@ -367,6 +367,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         _log.Warning("Refused to launch {VmId} under epoch {Epoch}: {Reason}", launch.VmId, launch.Epoch, why);
         var report = _context.NewReport(launch.VmId, launch.Epoch, HostVmState.Failed);
         report.Reason = new Reason { Code = "launch_failed", Message = ReasonText.Shorten(why) };
+        report.NeverRan = true;
         Send(report);
     }
 

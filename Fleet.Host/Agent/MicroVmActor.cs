@@ -261,6 +261,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         var report = _context.NewReport(_record.Launch.VmId, _record.Launch.Epoch, effect.State, _record.Driver, _record.Report.Sequence);
         report.Reason = Shortened(effect.Reason);
         report.Exit = effect.Exit;
+        report.NeverRan = effect.NeverRan;
         report.LimitsRevision = _limitsInForce;
         report.VmmPid = effect.State == HostVmState.Running ? _vmm?.Pid ?? 0 : 0;
         _record.Report = report;

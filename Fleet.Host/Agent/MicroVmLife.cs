@@ -11,7 +11,11 @@ public abstract record MicroVmEffect
     }
 
     /// <summary>Write down, then tell the control plane; the latest report of a microVM is what counts.</summary>
-    public sealed record Report(HostVmState State, Reason? Reason, GuestExit? Exit) : MicroVmEffect;
+    /// <param name="State">Where it is.</param>
+    /// <param name="Reason">Why.</param>
+    /// <param name="Exit">How the command ended.</param>
+    /// <param name="NeverRan">It failed before its guest ran.</param>
+    public sealed record Report(HostVmState State, Reason? Reason, GuestExit? Exit, bool NeverRan = false) : MicroVmEffect;
 
     /// <summary>Start a VMM, then call <see cref="MicroVmLife.Launched"/> or <see cref="MicroVmLife.LaunchFailed"/>.</summary>
     public sealed record StartVmm : MicroVmEffect;
@@ -59,6 +63,7 @@ public sealed class MicroVmLife
     private Reason? _verdict;
     private Reason? _reason;
     private GuestExit? _exit;
+    private bool _neverRan;
 
     private MicroVmLife(TimeSpan bootLimit, HostVmState found)
     {
@@ -86,7 +91,7 @@ public sealed class MicroVmLife
         ArgumentNullException.ThrowIfNull(report);
         var life = new MicroVmLife(bootLimit, report.State) { _stopGrace = stopGrace };
         if (!life._adopting)
-            (life.State, life._reason, life._exit) = (report.State, report.Reason, report.Exit);
+            (life.State, life._reason, life._exit, life._neverRan) = (report.State, report.Reason, report.Exit, report.NeverRan);
         return life;
     }
 
@@ -129,6 +134,8 @@ public sealed class MicroVmLife
     {
         if (State != HostVmState.Launching)
             return [];
+        // Of one that was to be taken over nobody knows how far it had come.
+        _neverRan = !_adopting && _stopGrace is null;
         _adopting = false;
         return _stopGrace is null
             ? Over(HostVmState.Failed, new Reason { Code = code, Message = message }, null)
@@ -210,7 +217,7 @@ public sealed class MicroVmLife
     public void DeleteFailed() => _deleting = false;
 
     /// <summary>The report of how things are.</summary>
-    public MicroVmEffect.Report Now() => new(State, _reason, _exit);
+    public MicroVmEffect.Report Now() => new(State, _reason, _exit, State == HostVmState.Failed && _neverRan);
 
     // The first verdict stands, whatever else comes up before the VMM is gone.
     private IReadOnlyList<MicroVmEffect> GiveUp(string code, string message)

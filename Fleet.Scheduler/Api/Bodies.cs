@@ -175,11 +175,15 @@ internal sealed record LimiterFiguresBody(RateLimitBody? Limit, ulong PassedOps,
 internal sealed record DriverBody(
     string Name, bool Usable, bool StockKernels, string Detail);
 
+/// <summary>Why a host gets no microVM for now: launches failed there. From <paramref name="RetryAt"/> on it gets one as a trial.</summary>
+internal sealed record QuarantineBody(ReasonBody Reason, string Since, string RetryAt);
+
 /// <summary>A host.</summary>
 internal sealed record HostBody(
     string Id,
     string State,
     bool Cordoned,
+    QuarantineBody? Quarantine,
     uint Cpus,
     ulong MemoryMib,
     uint ReservedCpus,

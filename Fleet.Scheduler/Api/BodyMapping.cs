@@ -132,7 +132,11 @@ internal static class BodyMapping
     {
         var inventory = host.Inventory ?? new Inventory();
         return new(
-            host.Id, Name(host.State), host.Cordoned, inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
+            host.Id, Name(host.State), host.Cordoned,
+            host.Quarantine is { } quarantine
+                ? new(new(quarantine.Reason.Code, quarantine.Reason.Message), Text(quarantine.Since), Text(quarantine.RetryAt))
+                : null,
+            inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
             OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,
             host.ConnectedAt is null ? null : Text(host.ConnectedAt), Sorted(inventory.Labels));

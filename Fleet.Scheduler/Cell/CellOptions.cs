@@ -38,6 +38,9 @@ public sealed record CellOptions
     /// <summary>How long hosts may run their microVMs without word from here, and what that means on both sides.</summary>
     public LeaseTerms Lease { get; init; } = LeaseTerms.Default;
 
+    /// <summary>When a host on which launches fail gets no microVM.</summary>
+    public QuarantineTerms Quarantine { get; init; } = QuarantineTerms.Default;
+
     /// <summary>vCPUs that a host may promise per hardware thread.</summary>
     public double CpuRatio { get; init; } = 4.0;
 

@@ -193,6 +193,7 @@ internal sealed partial class HostActor
             return;
         }
         _presence.Launched(command.VmId, command.Epoch);
+        _launches.Began(command.VmId, command.Epoch);
         Send(new SchedulerMessage { Launch = command.Launch });
     }
 
@@ -278,6 +279,7 @@ internal sealed partial class HostActor
         {
             _releasing.Remove((held.VmId, held.Epoch));
             _presence.Forget(held.VmId, held.Epoch);
+            _launches.Over(held.VmId, held.Epoch);
             PublishView();
             then();
             if (_launchesBehindRemains.Remove(held.VmId, out var waiting) && _ledger.Find(waiting.VmId, waiting.Epoch) is not null)
@@ -337,11 +339,14 @@ internal sealed partial class HostActor
                 Store([vacated], () =>
                 {
                     PublishView();
+                    OnLaunchReport(report);
                     Relay(report);
                 });
                 break;
             default:
                 _presence.Seen(report.VmId, report.Epoch);
+                if (report.State == HostVmState.Running)
+                    OnLaunchReport(report);
                 Relay(report);
                 break;
         }

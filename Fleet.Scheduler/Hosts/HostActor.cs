@@ -44,6 +44,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         _vms = vms;
         _caps = new CapacityCaps(options.CpuRatio, options.MemoryRatio);
         _lease = new HostLease(options.Lease, options.Clock);
+        _launches = new LaunchHealth(options.Quarantine);
     }
 
     public override string PersistenceId => PersistenceIds.Host(_id);
@@ -115,6 +116,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             PublishView();
         StartTimers();
         AwaitLease();
+        AwaitTrial();
         HandBack();
     }
 
@@ -163,6 +165,12 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
             case PlacementVerdict verdict:
                 OnVerdict(verdict);
+                break;
+            case LaunchVerdict verdict:
+                OnLaunchVerdict(verdict);
+                break;
+            case TrialDue:
+                OnTrialDue();
                 break;
             case ReadHost:
                 Reply(Sender, Exists ? null : NotFound());
@@ -231,6 +239,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         Store([reserved], () =>
         {
             _presence.Reserved(reserve.VmId, reserve.Epoch, _options.Clock.GetUtcNow());
+            if (_record!.Quarantine is not null)
+                _launches.Try(reserve.VmId, reserve.Epoch);
             AnswerRoom(caller, reserve, null);
             PublishView();
         });
@@ -242,6 +252,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             return Rejected(RejectionReason.Disconnected);
         if (_record!.Cordoned)
             return Rejected(RejectionReason.Cordoned);
+        if (IsQuarantined)
+            return Rejected(RejectionReason.Quarantined);
         // The same epoch vacated, or a newer one: the question is old.
         if (_ledger.Reservations.Any(held => held.VmId == reserve.VmId && held.Epoch >= reserve.Epoch))
             return Rejected(RejectionReason.Stale);
@@ -262,14 +274,18 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     private void OnCordon(bool cordoned)
     {
         var caller = Sender;
-        if (!Exists || _record!.Cordoned == cordoned)
+        if (!Exists)
         {
-            Reply(caller, Exists ? null : NotFound());
+            Reply(caller, NotFound());
             return;
         }
-        Store([cordoned ? new HostCordoned { At = At } : new HostUncordoned { At = At }], () =>
+        List<IMessage> events = !cordoned ? Uncordoned() : _record!.Cordoned ? [] : [new HostCordoned { At = At }];
+        Store(events, () =>
         {
-            PublishView();
+            if (!cordoned)
+                _launches.Forget();
+            if (events.Count > 0)
+                PublishView();
             Reply(caller, null);
         });
     }
@@ -411,6 +427,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             CpuRatio = _options.CpuRatio,
             MemoryRatio = _options.MemoryRatio,
             Cordoned = _record.Cordoned,
+            Quarantined = IsQuarantined,
         }));
     }
 

@@ -62,8 +62,24 @@ public static class HostFold
                 next.Cordoned = false;
                 next.ChangedAt = uncordoned.At?.Clone();
                 break;
+            case HostQuarantined quarantined:
+                var before = next.Quarantine;
+                next.Quarantine = new Quarantine
+                {
+                    Reason = quarantined.Reason?.Clone(),
+                    Since = before?.Since ?? quarantined.At?.Clone(),
+                    RetryAt = quarantined.RetryAt?.Clone(),
+                    FailedTrials = before is null ? 0 : before.FailedTrials + 1,
+                };
+                next.ChangedAt = quarantined.At?.Clone();
+                break;
+            case HostQuarantineLifted lifted:
+                next.Quarantine = null;
+                next.ChangedAt = lifted.At?.Clone();
+                break;
             case HostRemoved removed:
                 next.State = HostState.Removed;
+                next.Quarantine = null;
                 next.ChangedAt = removed.At?.Clone();
                 break;
             default:

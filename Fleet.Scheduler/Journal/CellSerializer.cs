@@ -42,6 +42,9 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("host-lost", HostLost.Parser),
         ("host-cordoned", HostCordoned.Parser),
         ("host-uncordoned", HostUncordoned.Parser),
+        ("vm-launch-failed", VmLaunchFailed.Parser),
+        ("host-quarantined", HostQuarantined.Parser),
+        ("host-quarantine-lifted", HostQuarantineLifted.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -61,6 +64,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-command-host", CommandHost.Parser),
         ("m-host-report-answer", HostReportAnswer.Parser),
         ("m-placement-verdict", PlacementVerdict.Parser),
+        ("m-launch-verdict", LaunchVerdict.Parser),
         ("m-read-host", ReadHost.Parser),
         ("m-read-ledger", ReadLedger.Parser),
         ("m-ledger-read", LedgerRead.Parser),

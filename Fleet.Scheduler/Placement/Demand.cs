@@ -53,6 +53,12 @@ public static class RejectionReason
     /// <summary>Its operator wants it to take no new microVM.</summary>
     public const string Cordoned = "cordoned";
 
+    /// <summary>Launches failed there.</summary>
+    public const string Quarantined = "quarantined";
+
+    /// <summary>This microVM's own launch failed there.</summary>
+    public const string LaunchFailed = "launch_failed";
+
     public const string Driver = "driver";
     public const string Cpus = "cpus";
     public const string Memory = "memory";

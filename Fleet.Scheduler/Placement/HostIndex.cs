@@ -42,6 +42,7 @@ public sealed class HostIndex
             return false;
         return known is not { Connected: true }
             || (known.Cordoned && !view.Cordoned)
+            || (known.Quarantined && !view.Quarantined)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
             || !view.Inventory.Equals(known.Inventory);
@@ -102,6 +103,8 @@ public sealed class HostIndex
             return new Rejection { Reason = RejectionReason.Disconnected, Hosts = 1 };
         if (view.Cordoned)
             return new Rejection { Reason = RejectionReason.Cordoned, Hosts = 1 };
+        if (view.Quarantined)
+            return new Rejection { Reason = RejectionReason.Quarantined, Hosts = 1 };
         if (!demand.DriverFits(view.Inventory))
             return new Rejection { Reason = RejectionReason.Driver, Hosts = 1 };
         if (FreeCpus(view) is var cpus && demand.Cpus > cpus)

@@ -73,6 +73,15 @@ public sealed class RejectionTally
             };
         }
 
+        if (Hosts(RejectionReason.Cordoned) + Hosts(RejectionReason.Quarantined) == connected)
+        {
+            return new Reason
+            {
+                Code = "no_hosts",
+                Message = $"Each of the {connected} connected hosts is cordoned, or quarantined because launches failed there. 'fleet host list' tells which, 'fleet host uncordon' lets one take microVMs again.",
+            };
+        }
+
         var message = new StringBuilder();
         message.Append(CultureInfo.InvariantCulture, $"No host has room for {demand.Cpus} vCPUs and {demand.MemoryMib} MiB: ");
         message.AppendJoin("; ", _byReason.Values.Select(Describe).Where(part => part.Length > 0));
@@ -91,6 +100,8 @@ public sealed class RejectionTally
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",
             RejectionReason.Cordoned => $"{hosts} cordoned",
+            RejectionReason.Quarantined => $"{hosts} quarantined because launches failed there",
+            RejectionReason.LaunchFailed => $"{hosts} where its launch failed",
             RejectionReason.Unreachable => $"{hosts} gave no answer",
             RejectionReason.Stale => $"{hosts} holds a newer reservation",
             _ => "",

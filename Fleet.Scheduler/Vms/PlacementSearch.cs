@@ -8,20 +8,32 @@ namespace Fleet.Scheduler.Vms;
 /// One try to find a host: which are still to be asked, who said no and why. Bounded: a host is asked once, and after
 /// <see cref="MostRefusals"/> the try is over.
 /// </summary>
-internal sealed class PlacementSearch(Demand demand, ulong epoch)
+internal sealed class PlacementSearch
 {
     /// <summary>Hosts that look free but say no: the index is far behind then, and a pause helps more than another question.</summary>
     public const int MostRefusals = 16;
 
-    private readonly HashSet<string> _asked = new(StringComparer.Ordinal);
+    private readonly HashSet<string> _asked;
     private readonly RejectionTally _refused = new();
     private readonly Queue<string> _candidates = new();
     private IReadOnlyList<Rejection> _rejectedByIndex = [];
     private bool _indexHasMore = true;
 
-    public Demand Demand { get; } = demand;
+    /// <param name="demand">What is wanted.</param>
+    /// <param name="epoch">Under which epoch.</param>
+    /// <param name="avoided">Hosts that are not to be asked.</param>
+    public PlacementSearch(Demand demand, ulong epoch, IReadOnlyCollection<string> avoided)
+    {
+        Demand = demand;
+        Epoch = epoch;
+        _asked = new(avoided, StringComparer.Ordinal);
+        if (avoided.Count > 0)
+            _refused.Add(new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = (uint)avoided.Count });
+    }
 
-    public ulong Epoch { get; } = epoch;
+    public Demand Demand { get; }
+
+    public ulong Epoch { get; }
 
     /// <summary>The host whose answer is awaited; empty: none.</summary>
     public string Asking { get; private set; } = "";

@@ -265,8 +265,16 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         if (!stale)
             _launchHeard = true;
         var hostIsBack = !stale && _life.Record!.Reason?.Code == VmLife.HostDisconnectedCode;
+        string[] failedOn = _life.Record is { } before ? [.. before.FailedHosts] : [];
+        var failed = LaunchFaults.IsHosts(report) && decision.Events.Any(stored => stored is VmLaunchFailed or VmFailed);
+        var runs = decision.Events.Any(stored => stored is VmRunning);
         Store(decision, () =>
         {
+            // One host's failure may be the host's; several show that it is not, until another host shows that it was.
+            if (failed && failedOn.Length > 0)
+                TellFault([.. failedOn, message.HostId], hostsFault: false);
+            else if (runs && failedOn.Length > 1)
+                TellFault(failedOn, hostsFault: true);
             host.Tell(new HostReportAnswer
             {
                 HostId = message.HostId,
@@ -275,9 +283,18 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                 Sequence = report.Sequence,
                 Stale = stale,
             });
+            // What its launch left there goes: the next one is elsewhere.
+            if (decision.Events.Any(stored => stored is VmLaunchFailed))
+                TellVerdict(message.HostId, report.Epoch, keep: false);
             if (hostIsBack)
                 ActAnew();
         });
+    }
+
+    private void TellFault(string[] hosts, bool hostsFault)
+    {
+        foreach (var host in hosts)
+            _hosts.Tell(new LaunchVerdict { HostId = host, VmId = _id, HostsFault = hostsFault });
     }
 
     private void OnCheck(CheckPlacement check)
@@ -438,7 +455,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     {
         if (_search is not null)
             return;
-        _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch);
+        _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch, _life.Record.FailedHosts);
         _capacityChangedMeanwhile = false;
         AskIndex();
     }

@@ -55,6 +55,7 @@ public static class VmFold
             case VmRunning running:
                 next.State = VmState.Running;
                 next.Reason = null;
+                next.FailedHosts.Clear();
                 next.Driver = running.Driver;
                 next.VmmPid = running.VmmPid;
                 next.LimitsInForce = running.LimitsRevision;
@@ -93,16 +94,24 @@ public static class VmFold
                 next.VmmPid = 0;
                 End(next, failed.At);
                 return failed.At;
+            case VmLaunchFailed failed:
+                AwaitPlace(next);
+                next.FailedHosts.Add(failed.Host);
+                next.Reason = failed.Reason?.Clone();
+                return failed.At;
             case VmLost lost:
                 AwaitPlace(next);
+                next.FailedHosts.Clear();
                 next.Reason = lost.Reason?.Clone();
                 return lost.At;
             case VmStartRequested start:
                 AwaitPlace(next);
+                next.FailedHosts.Clear();
                 next.Restarts = 0;
                 return start.At;
             case VmRestarted restarted:
                 AwaitPlace(next);
+                next.FailedHosts.Clear();
                 next.Restarts++;
                 return restarted.At;
             case VmDeleteRequested delete:

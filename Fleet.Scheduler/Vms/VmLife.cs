@@ -186,6 +186,12 @@ public sealed record VmLife
     {
         if (Goal is not Goal.FindPlace)
             return Decision.Nothing;
+        // What could not be launched does not wait for hosts to come: its owner hears what is wrong.
+        if (Record!.FailedHosts.Count > 0)
+        {
+            var why = ReasonText.Shorten($"It could not be launched on {string.Join(", ", Record.FailedHosts)}, and no other host takes it: {Record.Reason?.Message}");
+            return Decision.Of(Failed(Record.Epoch, Because(Record.Reason?.Code ?? "launch_failed", why), now));
+        }
         if (State == VmState.Unplaced && Record!.Reason?.Code == reason.Code
             && (reason.Equals(Record.Reason) || now - Record.ChangedAt.ToDateTimeOffset() < UnplacedRefresh))
         {
@@ -223,6 +229,8 @@ public sealed record VmLife
                     // The host gave it up by itself. Whoever asked for its end gets that.
                     HostVmState.Failed when report.Reason?.Code == LeaseOverCode && State != VmState.Stopping =>
                         Decision.Of(new VmLost { At = At(now), Epoch = report.Epoch, Reason = report.Reason.Clone() }),
+                    HostVmState.Failed when State == VmState.Starting && MayGoElsewhere(report) =>
+                        Decision.Of(new VmLaunchFailed { At = At(now), Host = host, Epoch = report.Epoch, Reason = report.Reason!.Clone() }),
                     HostVmState.Failed => Decision.Of(Failed(report.Epoch, report.Reason
                         ?? Because("vmm_failed", "The host reported a failure without a reason."), now)),
                     HostVmState.Removed => Decision.Of(Vanished("The host removed the microVM without having been asked.", now)),
@@ -315,6 +323,10 @@ public sealed record VmLife
     public const string LeaseOverCode = "lease_over";
 
     private static Reason StopRequested => Because(RestartRules.StopRequestedCode, "Stopped on request.");
+
+    /// <summary>It never ran, the host could be at fault, and there may be others.</summary>
+    private bool MayGoElsewhere(VmReport report) =>
+        LaunchFaults.IsHosts(report) && Record!.Spec.Host.Length == 0 && Record.FailedHosts.Count + 1 < LaunchFaults.MostHosts;
 
     // A host that names a revision which never was has the newest one, as far as it can be believed.
     private ulong Known(ulong revision) => Math.Min(revision, Record!.LimitsRevision);

@@ -11,6 +11,25 @@ public sealed class MicroVmLifeTests
     private static readonly TimeSpan Boot = TimeSpan.FromSeconds(120);
 
     [Fact]
+    public void Should_say_of_a_failed_launch_that_nothing_ever_ran_and_of_no_other_end()
+    {
+        var failed = MicroVmLife.New(Boot);
+        failed.Begin();
+        var report = Assert.IsType<MicroVmEffect.Report>(Assert.Single(failed.LaunchFailed("image_unavailable", "no")));
+        Assert.True(report is { NeverRan: true, State: HostVmState.Failed });
+        var again = MicroVmLife.Found(Boot, new VmReport { State = HostVmState.Failed, NeverRan = true, Reason = report.Reason });
+        Assert.True(again.Now().NeverRan);
+
+        var adopted = MicroVmLife.Found(Boot, new VmReport { State = HostVmState.Launching });
+        adopted.Begin();
+        Assert.False(Assert.IsType<MicroVmEffect.Report>(Assert.Single(adopted.LaunchFailed("host_rebooted", "gone"))).NeverRan);
+        var ran = MicroVmLife.New(Boot);
+        ran.Begin();
+        ran.Launched();
+        Assert.False(Assert.IsType<MicroVmEffect.Report>(Assert.Single(ran.VmmEnded(new VmmEnd(false, null, new Reason { Code = "vmm_failed" })))).NeverRan);
+    }
+
+    [Fact]
     public void Should_say_that_it_launches_before_it_does() =>
         Assert.Equal(
             [new MicroVmEffect.Report(HostVmState.Launching, null, null), new MicroVmEffect.StartVmm()], MicroVmLife.New(Boot).Begin());

@@ -27,6 +27,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     /// <summary>What it does with an order; null: as a good agent does.</summary>
     public Func<SchedulerMessage, bool>? Swallow { get; set; }
 
+    /// <summary>What its launches fail by; null: they work.</summary>
+    public Reason? LaunchFault { get; set; }
+
     public TimeSpan Heartbeat { get; set; } = TimeSpan.FromMilliseconds(100);
 
     public bool Beats { get; set; } = true;
@@ -141,7 +144,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public void Forget(string vmId) => _vms.TryRemove(vmId, out _);
 
-    public void Report(string vmId, HostVmState state, Reason? reason = null, GuestExit? exit = null)
+    public void Report(string vmId, HostVmState state, Reason? reason = null, GuestExit? exit = null, bool neverRan = false)
     {
         var vm = _vms[vmId];
         lock (vm)
@@ -158,6 +161,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
                 Driver = "simulated",
                 VmmPid = state == HostVmState.Running ? 4711 : 0,
                 LimitsRevision = vm.Limits,
+                NeverRan = neverRan,
             };
             Send(new HostMessage { Report = vm.Last.Clone() });
         }
@@ -214,7 +218,10 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
             vm.Starts++;
             vm.Limits = launch.LimitsRevision;
             Report(launch.VmId, HostVmState.Launching);
-            Report(launch.VmId, HostVmState.Running);
+            if (LaunchFault is { } fault)
+                Report(launch.VmId, HostVmState.Failed, fault, neverRan: true);
+            else
+                Report(launch.VmId, HostVmState.Running);
         }
     }
 

@@ -102,6 +102,33 @@ public sealed class VmLifeTests
 
     private static VmLife RunningOn(string host) => Say(PlacedOn(host), HostVmState.Running, host);
 
+    [Theory]
+    [InlineData("image_unavailable", true, "", VmState.Pending)]
+    [InlineData("launch_failed", true, "", VmState.Pending)]
+    [InlineData("launch_failed", false, "", VmState.Failed)]
+    [InlineData("kernel_missing", true, "", VmState.Failed)]
+    [InlineData("image_unavailable", true, "a", VmState.Failed)]
+    public void Should_go_elsewhere_when_only_its_host_was_at_fault(string code, bool neverRan, string host, VmState expected)
+    {
+        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Driver = "auto", Host = host }, Start));
+        for (ulong epoch = 1; epoch <= 3; epoch++)
+        {
+            var at = $"{(char)('a' + epoch - 1)}";
+            life = Apply(life, life.Placed(at, epoch, Start, out _));
+            var report = ReportOf(epoch, HostVmState.Failed);
+            (report.NeverRan, report.Reason) = (neverRan, new Reason { Code = code, Message = "why" });
+            life = Apply(life, life.Report(at, report, Start, out _));
+            Assert.Equal(epoch < 3 ? expected : VmState.Failed, life.Record!.State);
+            Assert.Equal("why", life.Record.Reason.Message);
+            if (expected == VmState.Failed)
+                return;
+        }
+
+        // Bounded, and forgotten when it is started again.
+        Assert.Equal(["a", "b"], life.Record!.FailedHosts);
+        Assert.Empty(Apply(life, life.Start(Start)).Record!.FailedHosts);
+    }
+
     [Fact]
     public void Should_keep_its_invariants_on_every_walk()
     {

@@ -1,0 +1,117 @@
+using Akka.Actor;
+using Akka.Event;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Vms;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>
+/// A host on which launches fail is empty, and so the first choice of every placement. After a few different microVMs in a row it
+/// gets none, until one that it is given as a trial runs.
+/// </summary>
+internal sealed partial class HostActor
+{
+    private readonly LaunchHealth _launches;
+
+    private sealed class TrialDue : INoSerializationVerificationNeeded
+    {
+        public static readonly TrialDue Instance = new();
+    }
+
+    /// <summary>No microVM may be placed here now because launches failed.</summary>
+    private bool IsQuarantined => _record is { Quarantine: { } quarantine }
+        && (_launches.Trial is not null || _options.Clock.GetUtcNow() < quarantine.RetryAt.ToDateTimeOffset());
+
+    private void OnLaunchReport(VmReport report)
+    {
+        if (report.State == HostVmState.Running)
+        {
+            if (_launches.Worked(report.VmId, report.Epoch) && _record!.Quarantine is not null)
+                Store([new HostQuarantineLifted { At = At }], PublishView);
+            return;
+        }
+        if (!LaunchFaults.IsHosts(report))
+        {
+            OnLaunchOver(report.VmId, report.Epoch);
+            return;
+        }
+        var now = _options.Clock.GetUtcNow();
+        var trialFailed = _launches.Failed(report.VmId, report.Epoch, now);
+        if (trialFailed ? _record!.Quarantine is not null : _launches.IsBad && _record!.Quarantine is null)
+            Quarantine(report.Reason);
+    }
+
+    private void OnLaunchOver(string vmId, ulong epoch)
+    {
+        if (_launches.Over(vmId, epoch))
+            PublishView();
+    }
+
+    private void Quarantine(Reason last)
+    {
+        // Where nobody else could take them it would only be in the way.
+        if (!IsFenced)
+            return;
+        var pause = _options.Quarantine.Pause(_record!.Quarantine is { } before ? before.FailedTrials + 1 : 0);
+        var count = _launches.Failures;
+        var quarantined = new HostQuarantined
+        {
+            At = At,
+            Reason = new Reason
+            {
+                Code = "launches_failed",
+                Message = ReasonText.Shorten($"Launches of {count} different microVMs failed here in a row; the last by {last.Code}: {last.Message}"),
+            },
+            RetryAt = Timestamp.FromDateTimeOffset(_options.Clock.GetUtcNow() + pause),
+        };
+        Store([quarantined], () =>
+        {
+            _log.Warning("Host {HostId} is quarantined for {Pause}: {Reason}", _id, pause, quarantined.Reason.Message);
+            PublishView();
+            AwaitTrial();
+        });
+    }
+
+    private void AwaitTrial()
+    {
+        if (_record is not { Quarantine: { } quarantine })
+            return;
+        var left = quarantine.RetryAt.ToDateTimeOffset() - _options.Clock.GetUtcNow();
+        Timers.StartSingleTimer(TrialDue.Instance, TrialDue.Instance, left > TimeSpan.Zero ? left : TimeSpan.Zero);
+    }
+
+    private void OnTrialDue()
+    {
+        if (IsQuarantined && _launches.Trial is null)
+            AwaitTrial();
+        else
+            PublishView();
+    }
+
+    private void OnLaunchVerdict(LaunchVerdict verdict)
+    {
+        if (verdict.HostsFault)
+        {
+            _launches.Blame(verdict.VmId, _options.Clock.GetUtcNow());
+            return;
+        }
+        // They failed elsewhere as well: it was not this host.
+        if (_launches.Excuse(verdict.VmId) && !_launches.IsBad && _record is { Quarantine.FailedTrials: 0 })
+            Store([new HostQuarantineLifted { At = At }], PublishView);
+    }
+
+    /// <summary>What an operator's uncordon has to store: everything that keeps microVMs away ends.</summary>
+    private List<IMessage> Uncordoned()
+    {
+        var events = new List<IMessage>();
+        if (_record!.Cordoned)
+            events.Add(new HostUncordoned { At = At });
+        if (_record.Quarantine is not null)
+            events.Add(new HostQuarantineLifted { At = At });
+        return events;
+    }
+}
