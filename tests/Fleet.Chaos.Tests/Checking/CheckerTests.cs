@@ -1,0 +1,374 @@
+using CsCheck;
+using Fleet.Chaos.Checking;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Chaos.Tests.Checking;
+
+public sealed class CheckerTests
+{
+    /// <summary>Two hosts; one microVM runs on each.</summary>
+    private static Story Two() => new Story().Host("a").Host("b").Create("one").Create("two").Place("one", "a").Place("two", "b").After(5_000);
+
+    private static void Finds(string rule, string subject, Story story)
+    {
+        var found = story.Check().Violations;
+        Assert.Contains(found, violation => violation.Rule == rule && violation.Subject == subject);
+        Assert.All(found, violation => Assert.True(violation.Rule == rule, violation.ToString()));
+    }
+
+    private static void FindsNothing(Story story) => Assert.Empty(story.Check().Violations);
+
+    [Fact]
+    public void Should_find_nothing_in_an_ordinary_life()
+    {
+        FindsNothing(Two().Stop("one").Delete("one").Delete("two"));
+    }
+
+    // --- two copies ---
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Should_find_a_second_copy(bool dead)
+    {
+        var story = Two().Lose("a", dead).Place("one", "b").After(1_000);
+        FindsNothing(story);
+        // The first went on for a moment longer than it should.
+        var first = story.Runs.FindIndex(run => run.Vm == "one");
+        var second = story.Runs.Single(run => run is { Vm: "one", Epoch: 2 });
+        story.Runs[first] = story.Runs[first] with { SureToMs = second.FromMs + 1, PossibleToMs = second.FromMs + 1 };
+        Finds(Copies.Rule, "one", story);
+    }
+
+    [Fact]
+    public void Should_find_a_second_copy_under_the_same_epoch()
+    {
+        var story = Two();
+        story.Runs.Add(story.Runs[0] with { Launch = "one.1.2" });
+        Finds(Copies.Rule, "one", story);
+    }
+
+    [Fact]
+    public void Should_find_a_copy_inside_of_a_longer_one()
+    {
+        var story = Two().After(10_000);
+        var run = story.Runs[0];
+        story.Runs.Add(run with { Launch = "one.1.2", FromMs = run.FromMs + 100, SureToMs = run.FromMs + 200, PossibleToMs = run.FromMs + 200 });
+        story.Runs.Add(run with { Launch = "one.1.3", FromMs = run.FromMs + 300, SureToMs = run.FromMs + 400, PossibleToMs = run.FromMs + 400 });
+        Assert.Equal(2, story.Check().Violations.Count(violation => violation.Rule == Copies.Rule));
+    }
+
+    [Fact]
+    public void Should_let_a_relaxed_one_run_twice()
+    {
+        var story = new Story().Host("a").Host("b").Create("one", strict: false).Place("one", "a").After(3_000);
+        story.Runs.Add(story.Runs[0] with { Launch = "one.1.2" });
+        FindsNothing(story);
+    }
+
+    [Fact]
+    public void Should_tell_apart_what_only_may_have_run_twice()
+    {
+        var story = Two().Lose("a", dead: true).Place("one", "b").After(1_000);
+        var first = story.Runs.FindIndex(run => run.Vm == "one");
+        var second = story.Runs.Single(run => run is { Vm: "one", Epoch: 2 });
+        story.Runs[first] = story.Runs[first] with { SureToMs = second.FromMs - 100, PossibleToMs = second.FromMs + 400 };
+        var verdict = story.Check();
+        Assert.Empty(verdict.Violations);
+        Assert.Equal("one", Assert.Single(verdict.Possible).Subject);
+    }
+
+    // --- what was acknowledged ---
+
+    [Fact]
+    public void Should_find_an_acknowledged_create_that_nobody_knows()
+    {
+        Finds(Promises.Lost, "ghost", Two().Ask(Verb.Create, "ghost", 201, "key-ghost"));
+    }
+
+    [Fact]
+    public void Should_not_mind_a_create_that_was_not_acknowledged()
+    {
+        FindsNothing(Two().Ask(Verb.Create, null, 503, "key-ghost").Ask(Verb.Create, null, 0, "key-ghost"));
+    }
+
+    [Fact]
+    public void Should_find_what_is_in_the_journal_and_not_in_the_api()
+    {
+        var history = Two().Tell();
+        history = history with { Final = [.. history.Final.Where(vm => vm.Id != "one")] };
+        Assert.Equal((Promises.Lost, "one"), Only(history));
+    }
+
+    [Fact]
+    public void Should_find_one_key_that_made_two()
+    {
+        Finds(Promises.MadeTwice, "key-one", Two().Ask(Verb.Create, "two", 201, "key-one"));
+        // Nobody heard of the second, and it is there.
+        Finds(Promises.MadeTwice, "key-one", Two().Store("vm/three", new VmCreated { Id = "three", Spec = new VmSpec { Name = "key-one" } }));
+    }
+
+    [Theory]
+    [InlineData(VmState.Pending)]
+    [InlineData(VmState.Starting)]
+    [InlineData(VmState.Stopping)]
+    public void Should_find_what_never_comes_to_rest(VmState state)
+    {
+        var story = Two();
+        story.Final.Add(new("one", state, "host_disconnected", "a", 1));
+        Finds(Promises.Stuck, "one", story);
+    }
+
+    [Fact]
+    public void Should_want_a_reason_of_what_waits()
+    {
+        FindsNothing(Two().Create("three").Wait("three"));
+        var story = Two().Create("three").Wait("three");
+        story.Final.Add(new("three", VmState.Unplaced, null, null, 0));
+        Finds(Promises.NoReason, "three", story);
+    }
+
+    [Fact]
+    public void Should_find_what_is_said_to_run_and_does_not()
+    {
+        Finds(Promises.NotRunning, "one", Two().EndRun("one", stood: false).After(6_000));
+        var story = Two();
+        story.Runs.RemoveAt(0);
+        Finds(Promises.NotRunning, "one", story);
+    }
+
+    [Fact]
+    public void Should_find_what_ended_though_nobody_asked()
+    {
+        var story = Two().EndRun("one", stood: true);
+        story.Final.Add(new("one", VmState.Failed, "launch_failed", "a", 1));
+        Finds(Promises.EndedUnasked, "one", story);
+        var deleted = Two().Delete("one");
+        deleted.Requests.RemoveAll(request => request.Verb == Verb.Delete);
+        Finds(Promises.EndedUnasked, "one", deleted);
+    }
+
+    [Fact]
+    public void Should_not_mind_what_was_killed_on_purpose()
+    {
+        FindsNothing(Two().Kill("one"));
+    }
+
+    [Fact]
+    public void Should_find_a_stop_and_a_delete_that_were_forgotten()
+    {
+        Finds(Promises.StopForgotten, "one", Two().Ask(Verb.Stop, "one", 202));
+        Finds(Promises.DeleteForgotten, "one", Two().Ask(Verb.Delete, "one", 202));
+        FindsNothing(Two().Ask(Verb.Delete, "one", 503).Ask(Verb.Stop, "two", 0));
+        var story = Two().Delete("one");
+        story.Final.Add(new("one", VmState.Running, null, "a", 1));
+        Finds(Promises.DeleteForgotten, "one", story);
+    }
+
+    // --- the journal ---
+
+    [Fact]
+    public void Should_find_a_journal_that_two_wrote()
+    {
+        var story = Two();
+        var twice = story.Journal.FindIndex(stored => stored.Event is VmRunning);
+        story.Journal[twice] = story.Journal[twice] with { SequenceNumber = story.Journal[twice].SequenceNumber - 1 };
+        Finds(Order.Torn, "one", story);
+    }
+
+    [Fact]
+    public void Should_find_an_epoch_that_is_used_again()
+    {
+        var story = Two()
+            .Store("host/b", new HostReserved { VmId = "one", Epoch = 1, Cpus = 1, MemoryMib = 32 })
+            .Store("vm/one", new VmPlaced { Host = "b", Epoch = 1 });
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Order.EpochReused, Subject: "one" });
+    }
+
+    [Fact]
+    public void Should_find_what_ran_or_was_placed_without_leave()
+    {
+        var story = Two();
+        story.Runs.Add(new("one", 7, "one.7.1", "b", true, 1, 2, 2));
+        Finds(Order.RanUnplaced, "one", story);
+        story = Two();
+        story.Journal.RemoveAll(stored => stored.Event is HostReserved { VmId: "two" });
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Order.PlacedWithoutRoom, Subject: "two" });
+    }
+
+    // --- room ---
+
+    [Fact]
+    public void Should_find_a_promise_beyond_the_caps()
+    {
+        var story = new Story().Host("a", cpus: 2).Create("one", 2).Create("two", 1).Place("one", "a").Place("two", "a");
+        Assert.Equal([Room.BeyondCaps, Room.RanBeyondCaps], story.Check().Violations.Select(violation => violation.Rule));
+    }
+
+    [Fact]
+    public void Should_find_more_running_than_there_is_room_for_whatever_was_promised()
+    {
+        var story = new Story().Host("a", cpus: 2).Create("one", 2).Create("two", 2).Place("one", "a").After(1_000).Stop("one").Place("two", "a").After(1_000);
+        FindsNothing(story);
+        var first = story.Runs.FindIndex(run => run.Vm == "one");
+        story.Runs[first] = story.Runs[first] with { SureToMs = story.Now, PossibleToMs = story.Now };
+        Finds(Room.RanBeyondCaps, "a", story);
+    }
+
+    [Fact]
+    public void Should_find_room_that_is_held_for_nobody_and_a_microvm_without_room()
+    {
+        Finds(Room.ReservedForNobody, "b", Two().Store("host/b", new HostReserved { VmId = "one", Epoch = 2, Cpus = 1, MemoryMib = 32 }));
+        Finds(Room.NoReservation, "one", Two().Store("host/a", new HostReleased { VmId = "one", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 32 }));
+    }
+
+    // --- recovery ---
+
+    [Fact]
+    public void Should_count_a_recovery_from_the_hosts_last_sign()
+    {
+        var story = Two().Lose("a", dead: true).After(1_000).Place("one", "b").After(1_000);
+        var verdict = story.Check();
+        Assert.Empty(verdict.Violations);
+        Assert.InRange(Assert.Single(verdict.Recoveries).TotalSeconds, 23, 23.1);
+    }
+
+    [Theory]
+    [InlineData(2_900, true)]
+    [InlineData(3_100, false)]
+    public void Should_allow_the_lease_and_five_seconds(long after, bool inTime)
+    {
+        var story = Two().Lose("a", dead: false).After(after).Place("one", "b").After(1_000);
+        if (inTime)
+            FindsNothing(story);
+        else
+            Finds(Recovery.Late, "one", story);
+    }
+
+    [Fact]
+    public void Should_find_what_is_never_placed_again()
+    {
+        Finds(Recovery.Never, "one", Settled(Two().Lose("a", dead: true).After(10_000), "one"));
+        // It says that it waits for room, and there is room.
+        Finds(Recovery.Never, "one", Two().Lose("a", dead: true).Wait("one").After(10_000));
+    }
+
+    [Fact]
+    public void Should_not_mind_one_that_has_no_room()
+    {
+        var story = new Story().Host("a", cpus: 2).Host("b", cpus: 2).Create("one", 2).Create("two", 2).Place("one", "a").Place("two", "b").After(1_000)
+            .Lose("a", dead: true).Wait("one").After(60_000);
+        var verdict = story.Check();
+        Assert.Empty(verdict.Violations);
+        Assert.Equal(1, verdict.WaitedForRoom);
+        FindsNothing(story.Return("a").Place("one", "a"));
+    }
+
+    [Fact]
+    public void Should_count_anew_when_the_control_plane_was_away()
+    {
+        FindsNothing(Two().Lose("a", dead: true).Outage(30_000).After(20_000).Place("one", "b").After(1_000));
+        Finds(Recovery.Late, "one", Two().Lose("a", dead: true).Outage(30_000).After(26_000).Place("one", "b").After(1_000));
+    }
+
+    // --- everything at once ---
+
+    private static readonly Gen<(int What, int Vm, int Host)[]> Steps = Gen.Select(Gen.Int[0, 9], Gen.Int[0, 5], Gen.Int[0, 2]).Array[0, 80];
+
+    [Fact]
+    public void Should_find_nothing_in_any_history_without_fault() => Steps.Sample(steps => FindsNothing(Play(steps)), iter: 300);
+
+    [Fact]
+    public void Should_find_a_second_copy_in_any_history() => Gen.Select(Steps, Gen.Int[0, 1_000]).Sample(
+        (steps, which) =>
+        {
+            var story = Play(steps);
+            var pairs = story.Runs.GroupBy(run => run.Vm).Where(runs => runs.Count() > 1).Select(runs => runs.OrderBy(run => run.FromMs).ToArray()).ToArray();
+            if (pairs.Length == 0)
+                return;
+            var runs = pairs[which % pairs.Length];
+            var at = which % (runs.Length - 1);
+            story.Runs[story.Runs.IndexOf(runs[at])] = runs[at] with { SureToMs = runs[at + 1].FromMs + 1, PossibleToMs = runs[at + 1].FromMs + 1 };
+            Assert.Contains(story.Check().Violations, violation => violation.Rule == Copies.Rule && violation.Subject == runs[at].Vm);
+        },
+        iter: 300);
+
+    [Fact]
+    public void Should_notice_any_event_that_is_missing() => Gen.Select(Steps, Gen.Int[0, 10_000]).Sample(
+        (steps, which) =>
+        {
+            var story = Play(steps);
+            story.Journal.RemoveAt(which % story.Journal.Count);
+            // Of the last event of somebody nothing else may speak; of every other at least the numbers do.
+            var missing = story.Journal.GroupBy(stored => stored.PersistenceId).Any(events => events.Max(stored => stored.SequenceNumber) > events.Count());
+            Assert.True(!missing || story.Check().Violations.Any(violation => violation.Rule == Order.Torn));
+        },
+        iter: 300);
+
+    /// <summary>A walk through what may happen; a step that makes no sense is left out.</summary>
+    private static Story Play((int What, int Vm, int Host)[] steps)
+    {
+        var story = new Story().Host("a").Host("b", cpus: 2).Host("c", cpus: 3);
+        var created = 0;
+        var silent = new HashSet<string>();
+        foreach (var (what, number, at) in steps)
+        {
+            var host = story.Hosts.ElementAt(at);
+            var vm = story.Vms.ElementAtOrDefault(number);
+            switch (what)
+            {
+                case <= 2:
+                    var id = $"vm-{created++}";
+                    Settle(story.Create(id, (uint)(1 + number % 3)), silent);
+                    break;
+                case 3 when vm is not null && story.Is(vm, VmState.Running):
+                    Settle(story.Stop(vm), silent);
+                    break;
+                case 4 when vm is not null && story.HostOf(vm) is not { } on || vm is not null && !silent.Contains(story.HostOf(vm)!):
+                    Settle(story.Delete(vm), silent);
+                    break;
+                case 5 or 6 when silent.Add(host):
+                    Settle(story.Lose(host, dead: what == 5), silent);
+                    break;
+                case 7 when silent.Remove(host):
+                    Settle(story.Return(host), silent);
+                    break;
+                case 8 when vm is not null && story.Is(vm, VmState.Running):
+                    Settle(story.Kill(vm), silent);
+                    break;
+                case 9:
+                    story.Outage(1_000).After(3_000);
+                    break;
+            }
+        }
+
+        return story.After(1_000);
+    }
+
+    /// <summary>What can be placed is placed, the rest waits.</summary>
+    private static void Settle(Story story, HashSet<string> silent)
+    {
+        foreach (var vm in story.Vms.Where(vm => story.Is(vm, VmState.Pending) || story.Is(vm, VmState.Unplaced)).ToList())
+        {
+            if (story.Hosts.FirstOrDefault(host => !silent.Contains(host) && story.HasRoom(vm, host)) is { } room)
+                story.Place(vm, room);
+            else if (story.Is(vm, VmState.Pending))
+                story.Wait(vm);
+        }
+    }
+
+    /// <summary>The API says that it is at rest, for tests of other rules.</summary>
+    private static Story Settled(Story story, string vm)
+    {
+        story.Final.Add(new(vm, VmState.Unplaced, "no_capacity", null, 1));
+        return story;
+    }
+
+    private static (string Rule, string Subject) Only(History history)
+    {
+        var violation = Assert.Single(Checker.Check(history).Violations);
+        return (violation.Rule, violation.Subject);
+    }
+}

@@ -1,0 +1,108 @@
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Chaos.Checking;
+
+/// <summary>Everything that a run left behind, for the checker. All times are milliseconds of CLOCK_BOOTTIME of the one machine it ran on.</summary>
+internal sealed record History
+{
+    /// <summary>When guests ran, by the VMMs' own word.</summary>
+    public IReadOnlyList<RunInterval> Runs { get; init; } = [];
+
+    /// <summary>Every request of the load, in the order in which they were sent.</summary>
+    public IReadOnlyList<ClientRequest> Requests { get; init; } = [];
+
+    /// <summary>The events of microVMs and hosts, in the journal's order.</summary>
+    public IReadOnlyList<StoredEvent> Journal { get; init; } = [];
+
+    /// <summary>What the API lists once everything has come to rest.</summary>
+    public IReadOnlyList<FinalVm> Final { get; init; } = [];
+
+    /// <summary>What each host may promise.</summary>
+    public IReadOnlyDictionary<string, HostCaps> Caps { get; init; } = new Dictionary<string, HostCaps>();
+
+    /// <summary>When hosts could not speak with the control plane, by whoever cut them off.</summary>
+    public IReadOnlyList<Silence> Silences { get; init; } = [];
+
+    /// <summary>When the control plane could not work, by whoever broke it, until it answered again.</summary>
+    public IReadOnlyList<Outage> Outages { get; init; } = [];
+
+    /// <summary>microVMs whose VMM was killed on purpose, or whose launch was made to fail: these may say <c>failed</c>.</summary>
+    public IReadOnlySet<string> Broken { get; init; } = new HashSet<string>();
+
+    /// <summary>Lease lifetime of the hosts.</summary>
+    public TimeSpan Lease { get; init; } = TimeSpan.FromSeconds(20);
+
+    /// <summary>When <see cref="Final"/> was read.</summary>
+    public long EndMs { get; init; }
+
+    /// <summary>Whether every host kept a run log, so that what is said to run must be seen to.</summary>
+    public bool HasRunLogs { get; init; } = true;
+}
+
+/// <summary>A time in which a guest may have executed.</summary>
+/// <param name="Vm">The microVM.</param>
+/// <param name="Epoch">Of the launch.</param>
+/// <param name="Launch">Names the VMM: one launch may run, stand and run again.</param>
+/// <param name="Host">Where.</param>
+/// <param name="Strict">False: it may run twice by its user's wish.</param>
+/// <param name="FromMs">From here on it may have run.</param>
+/// <param name="SureToMs">It is known to have run until here.</param>
+/// <param name="PossibleToMs">It has not run after this.</param>
+internal sealed record RunInterval(string Vm, ulong Epoch, string Launch, string Host, bool Strict, long FromMs, long SureToMs, long PossibleToMs)
+{
+    /// <summary>The interval ended with its guest standing still, not with the death of its VMM.</summary>
+    public bool Stood { get; init; }
+}
+
+internal enum Verb
+{
+    Create,
+    Stop,
+    Delete,
+    Read,
+}
+
+/// <summary>One request of the load and its answer.</summary>
+/// <param name="Verb">What was wanted.</param>
+/// <param name="Key">Of a create: its idempotency key, the same for every retry, and the microVM's name.</param>
+/// <param name="Vm">Of the others, and of a create that was answered: the microVM's id.</param>
+/// <param name="SentMs">When it was sent.</param>
+/// <param name="AnsweredMs">Null: no answer came.</param>
+/// <param name="Status">HTTP status; 0: no answer came.</param>
+internal sealed record ClientRequest(Verb Verb, string Key, string? Vm, long SentMs, long? AnsweredMs, int Status)
+{
+    /// <summary>Which node was asked, and the answer's code: for people.</summary>
+    public string Detail { get; init; } = "";
+
+    public bool Acknowledged => Status is >= 200 and < 300;
+}
+
+/// <summary>An event as it was stored.</summary>
+/// <param name="Order">Place in the journal.</param>
+/// <param name="PersistenceId"><c>vm/…</c> or <c>host/…</c>.</param>
+/// <param name="SequenceNumber">Of that id, from 1.</param>
+/// <param name="Event">One of events.proto.</param>
+/// <param name="AtMs">When, by the wall clock of the node that stored it: may be off when that was moved.</param>
+internal sealed record StoredEvent(long Order, string PersistenceId, long SequenceNumber, IMessage Event, long AtMs);
+
+/// <summary>A microVM at the end, by the API.</summary>
+internal sealed record FinalVm(string Id, VmState State, string? ReasonCode, string? Host, ulong Epoch);
+
+/// <summary>What a host may promise: its inventory times the ratios.</summary>
+internal readonly record struct HostCaps(ulong Cpus, ulong MemoryMib);
+
+/// <summary>A host could not renew its lease.</summary>
+internal sealed record Silence(string Host, long FromMs, long ToMs);
+
+/// <summary>The control plane, or what it needs, was away or slow.</summary>
+internal sealed record Outage(long FromMs, long ToMs);
+
+/// <summary>A promise that was broken.</summary>
+/// <param name="Rule">Stable code of the rule; see docs/reliability.md.</param>
+/// <param name="Subject">The microVM or host.</param>
+/// <param name="Message">What was seen, with times.</param>
+internal sealed record Violation(string Rule, string Subject, string Message)
+{
+    public override string ToString() => $"{Rule}: {Subject}: {Message}";
+}

@@ -1,0 +1,53 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Vms;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Chaos.Checking;
+
+/// <summary>The journal by microVM and by host, and what the events add up to.</summary>
+internal sealed class JournalIndex
+{
+    private const string VmPrefix = "vm/";
+    private const string HostPrefix = "host/";
+
+    private JournalIndex(Dictionary<string, List<StoredEvent>> vms, Dictionary<string, List<StoredEvent>> hosts)
+    {
+        (Vms, Hosts) = (vms, hosts);
+        foreach (var (id, events) in vms)
+        {
+            VmRecord? record = null;
+            foreach (var stored in events.TakeWhile(stored => record is not null || stored.Event is VmCreated))
+            {
+                record = VmFold.Apply(record, stored.Event);
+                if (stored.Event is VmPlaced placed)
+                    Placements[(id, placed.Epoch)] = placed.Host;
+            }
+
+            if (record is not null)
+                Records[id] = record;
+        }
+    }
+
+    public IReadOnlyDictionary<string, List<StoredEvent>> Vms { get; }
+
+    public IReadOnlyDictionary<string, List<StoredEvent>> Hosts { get; }
+
+    /// <summary>What each microVM is by its events.</summary>
+    public Dictionary<string, VmRecord> Records { get; } = [];
+
+    /// <summary>Which host a microVM was placed on under which epoch.</summary>
+    public Dictionary<(string Vm, ulong Epoch), string> Placements { get; } = [];
+
+    public VmSpec? SpecOf(string vm) => Records.GetValueOrDefault(vm)?.Spec;
+
+    public static JournalIndex Of(IReadOnlyList<StoredEvent> journal) => new(By(journal, VmPrefix), By(journal, HostPrefix));
+
+    public static bool IsVm(StoredEvent stored) => stored.PersistenceId.StartsWith(VmPrefix, StringComparison.Ordinal);
+
+    public static string IdOf(StoredEvent stored) => stored.PersistenceId[(stored.PersistenceId.IndexOf('/', StringComparison.Ordinal) + 1)..];
+
+    private static Dictionary<string, List<StoredEvent>> By(IReadOnlyList<StoredEvent> journal, string prefix) => journal
+        .Where(stored => stored.PersistenceId.StartsWith(prefix, StringComparison.Ordinal))
+        .GroupBy(IdOf, StringComparer.Ordinal)
+        .ToDictionary(group => group.Key, group => group.ToList(), StringComparer.Ordinal);
+}
