@@ -1,4 +1,5 @@
 using Fleet.Benchmarks;
+using Fleet.Benchmarks.Chaos;
 using Fleet.Benchmarks.Create;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
@@ -18,6 +19,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["create"] = ("jailed microVMs a second to the first guest instruction", _ => CreateBenchmark.Run()),
     ["memory"] = ("memory of a microVM with network, disk and vsock beyond its own, and of the 51st", _ => MemoryBenchmark.Run()),
     ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
+    ["chaos"] = ("a fleet that is broken in every way, and what of its promises breaks with it; --minutes N (10), --seed N, --hosts N, --lease S, --pace S", ChaosBenchmark.Run),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 

@@ -1,0 +1,272 @@
+using System.Diagnostics;
+using System.Globalization;
+using Fleet.Chaos.Checking;
+using Fleet.Chaos.Faults;
+using Fleet.Chaos.Network;
+using Fleet.Tests;
+
+namespace Fleet.Chaos.Harness;
+
+/// <summary>What stands.</summary>
+internal sealed record FleetOptions
+{
+    public int Schedulers { get; init; } = 1;
+
+    public int Hosts { get; init; } = 4;
+
+    public TimeSpan Lease { get; init; } = TimeSpan.FromSeconds(20);
+
+    /// <summary>Of each host; what it may promise is four times as many vCPUs (the product's default ratio) and the memory once.</summary>
+    public int CpusPerHost { get; init; } = 8;
+
+    public int MemoryMibPerHost { get; init; } = 1024;
+
+    public const ulong CpuRatio = 4;
+}
+
+/// <summary>
+/// A whole fleet of real processes, each in a network of its own, all joined by a <see cref="PacketSwitch"/>; its state is in a temporary folder, the
+/// schedulers' on small disks of their own. Disposing it ends every process and takes networks, disks and files away; what a harness that was
+/// killed left behind the next one takes away.
+/// </summary>
+internal sealed class ChaosFleet : IAsyncDisposable
+{
+    private const string FolderPrefix = "fleet-chaos-";
+    private const string DiskSize = "192m";
+
+    private readonly List<NetworkNamespace> _networks = [];
+    private readonly List<string> _disks = [];
+    private readonly string _folder;
+    private PacketSwitch? _switch;
+
+    private ChaosFleet(FleetOptions options)
+    {
+        Options = options;
+        _folder = Path.Combine(Path.GetTempPath(), string.Create(CultureInfo.InvariantCulture, $"{FolderPrefix}{Environment.ProcessId}-{Guid.NewGuid().ToString("n")[..6]}"));
+        Directory.CreateDirectory(RunLogs);
+        // Kernels of a spec's own are opened only where everybody may read them.
+        File.SetUnixFileMode(_folder, (UnixFileMode)0x1ed); // 0755
+    }
+
+    public FleetOptions Options { get; }
+
+    public ApiClient Api { get; private set; } = null!;
+
+    public List<FleetProcess> Schedulers { get; } = [];
+
+    public List<FleetProcess> Hosts { get; } = [];
+
+    public List<WallClock> SchedulerClocks { get; } = [];
+
+    public List<WallClock> HostClocks { get; } = [];
+
+    public string RunLogs => Path.Combine(_folder, "runs");
+
+    public string Kernel => Path.Combine(_folder, "idle-guest");
+
+    /// <summary>Null: this machine can't carry such a fleet, and why.</summary>
+    public static string? Missing =>
+        !NetworkNamespace.IsPossible ? "needs root and /dev/net/tun"
+        : !File.Exists(Program) ? $"{Program} is not built: run ./fleet build"
+        : null;
+
+    public static bool HasKvm => File.Exists("/dev/kvm");
+
+    public static string HostId(int host) => string.Create(CultureInfo.InvariantCulture, $"host-{host}");
+
+    public HostCaps Caps => new((ulong)Options.CpusPerHost * FleetOptions.CpuRatio, (ulong)Options.MemoryMibPerHost);
+
+    public string SchedulerData(int scheduler) => Path.Combine(_folder, string.Create(CultureInfo.InvariantCulture, $"scheduler-{scheduler}"));
+
+    public string HostData(int host) => Path.Combine(_folder, HostId(host));
+
+    /// <summary>Starts everything and waits until every node is healthy and every host connected.</summary>
+    public static async Task<ChaosFleet> StartAsync(FleetOptions options)
+    {
+        CleanUp();
+        var fleet = new ChaosFleet(options);
+        try
+        {
+            fleet.Build();
+            fleet.Schedulers.ForEach(scheduler => scheduler.Start());
+            await fleet.WaitAsync("the schedulers to be up", fleet.AllHealthyAsync, TimeSpan.FromMinutes(2));
+            fleet.Hosts.ForEach(host => host.Start());
+            await fleet.WaitAsync("the hosts to be connected", fleet.AllConnectedAsync, TimeSpan.FromMinutes(2));
+            return fleet;
+        }
+        catch
+        {
+            await fleet.DisposeAsync();
+            throw;
+        }
+    }
+
+    /// <summary>Sets how packets fare from one node to another; -1 as a node is every other one.</summary>
+    public void SetWay(int from, int to, Way way)
+    {
+        for (var a = 0; a < _switch!.Count; a++)
+        {
+            for (var b = 0; b < _switch.Count; b++)
+            {
+                if (a != b && (from < 0 || a == from) && (to < 0 || b == to))
+                    _switch.Set(a, b, way);
+            }
+        }
+    }
+
+    /// <summary>The switch's number of a process: the client is 0, schedulers and hosts follow.</summary>
+    public int NodeOf(Role role, int index) => role == Role.Scheduler ? 1 + index : 1 + Options.Schedulers + index;
+
+    public FleetProcess ProcessOf(Role role, int index) => role == Role.Scheduler ? Schedulers[index] : Hosts[index];
+
+    public async Task<bool> AllHealthyAsync()
+    {
+        for (var node = 0; node < Schedulers.Count; node++)
+        {
+            if (!await Api.IsHealthyAsync(node))
+                return false;
+        }
+
+        return true;
+    }
+
+    public async Task<bool> AllConnectedAsync() =>
+        await Api.ListAsync(0, "/v1/hosts") is { } hosts
+        && hosts.Count(host => host.GetProperty("state").GetString() == "connected") == Options.Hosts;
+
+    /// <summary>microVMs of a host that have a VMM, with its process id.</summary>
+    public IReadOnlyList<(string Vm, int Pid)> Vmms(int host)
+    {
+        var folder = Path.Combine(HostData(host), "host", "vms");
+        var found = new List<(string, int)>();
+        if (!Directory.Exists(folder))
+            return found;
+        foreach (var vm in Directory.EnumerateDirectories(folder))
+        {
+            try
+            {
+                // The boot, then the process's line of /proc/PID/stat.
+                var lines = File.ReadAllLines(Path.Combine(vm, "vmm.pid"));
+                if (lines.Length > 1 && int.TryParse(lines[1].Split(' ')[0], NumberStyles.None, CultureInfo.InvariantCulture, out var pid)
+                    && File.Exists($"/proc/{pid}/stat") && StartOf(File.ReadAllText($"/proc/{pid}/stat")) == StartOf(lines[1]))
+                {
+                    found.Add((Path.GetFileName(vm), pid));
+                }
+            }
+            catch (IOException)
+            {
+                // Not started yet, or gone meanwhile.
+            }
+        }
+
+        return found;
+    }
+
+    public async Task WaitAsync(string what, Func<Task<bool>> condition, TimeSpan patience)
+    {
+        var clock = Stopwatch.StartNew();
+        while (!await condition())
+        {
+            if (clock.Elapsed > patience)
+                throw new TimeoutException($"waited {clock.Elapsed.TotalSeconds:0} s for {what}\n{string.Join('\n', Schedulers.Concat(Hosts).Select(process => $"--- {process.Name}, pid {process.Pid}\n{process.LogTail()}"))}");
+            await Task.Delay(100);
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        // A host that is stopped or cut off could not end in order.
+        foreach (var process in Schedulers.Concat(Hosts))
+            process.Signal(Network.Kernel.Continue);
+        await Task.WhenAll(Hosts.Select(host => host.EndAsync()));
+        await Task.WhenAll(Schedulers.Select(scheduler => scheduler.EndAsync()));
+        foreach (var process in Schedulers.Concat(Hosts))
+            process.Dispose();
+        Api?.Dispose();
+        EndStrays(_folder);
+        _switch?.Dispose();
+        foreach (var network in _networks)
+            network.Dispose();
+        foreach (var disk in _disks)
+            Network.Kernel.Run("umount", disk);
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    private static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll");
+
+    private void Build()
+    {
+        SmallGuest.Write(Kernel, SmallGuest.MarkAndIdle);
+        var client = Join("client", "10.71.0.1");
+        var schedulers = Enumerable.Range(0, Options.Schedulers).Select(at => string.Create(CultureInfo.InvariantCulture, $"10.71.0.{10 + at}")).ToArray();
+        for (var at = 0; at < Options.Schedulers; at++)
+        {
+            var disk = SchedulerData(at);
+            Directory.CreateDirectory(disk);
+            Network.Kernel.Run("mount", "-t", "tmpfs", "-o", $"size={DiskSize},mode=700", "fleet-chaos", disk);
+            _disks.Add(disk);
+            SchedulerClocks.Add(new WallClock(_folder, $"scheduler-{at}"));
+            Schedulers.Add(Process($"scheduler-{at}", schedulers[at], SchedulerClocks[at], Commands.Scheduler(disk, schedulers[at], Options.Lease)));
+        }
+
+        for (var at = 0; at < Options.Hosts; at++)
+        {
+            HostClocks.Add(new WallClock(_folder, HostId(at)));
+            Hosts.Add(Process(
+                HostId(at), string.Create(CultureInfo.InvariantCulture, $"10.71.0.{100 + at}"), HostClocks[at],
+                Commands.Host(HostData(at), HostId(at), schedulers[at % schedulers.Length], Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs)));
+        }
+
+        _switch = new PacketSwitch([.. _networks.Select((network, at) => (_addresses[at], network.Tun))]);
+        Api = new ApiClient(client, schedulers);
+    }
+
+    private readonly List<string> _addresses = [];
+
+    private NetworkNamespace Join(string name, string address)
+    {
+        var network = NetworkNamespace.Create(name, address);
+        _networks.Add(network);
+        _addresses.Add(address);
+        return network;
+    }
+
+    private FleetProcess Process(string name, string address, WallClock clock, string[] arguments) => new(
+        name, [.. Join(name, address).Enter, "env", .. clock.Environment, "dotnet", Program, .. arguments], Path.Combine(_folder, $"{name}.out"));
+
+    private static string? StartOf(string stat) => stat.LastIndexOf(')') is var end and >= 0 ? stat[(end + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries).ElementAtOrDefault(19) : null;
+
+    /// <summary>Ends every process that was started out of the folder: VMMs outlive their agents.</summary>
+    private static void EndStrays(string folder)
+    {
+        foreach (var process in Directory.EnumerateDirectories("/proc").Where(path => char.IsAsciiDigit(Path.GetFileName(path)[0])))
+        {
+            try
+            {
+                if (File.ReadAllText(Path.Combine(process, "cmdline")).Contains(folder, StringComparison.Ordinal))
+                    Network.Kernel.Signal(int.Parse(Path.GetFileName(process), CultureInfo.InvariantCulture), Network.Kernel.KillNow);
+            }
+            catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
+            {
+                // It ended meanwhile.
+            }
+        }
+    }
+
+    /// <summary>Takes away what harnesses left that were killed.</summary>
+    private static void CleanUp()
+    {
+        foreach (var folder in Directory.EnumerateDirectories(Path.GetTempPath(), $"{FolderPrefix}*"))
+        {
+            if (int.TryParse(Path.GetFileName(folder)[FolderPrefix.Length..].Split('-')[0], NumberStyles.None, CultureInfo.InvariantCulture, out var owner) && !Directory.Exists($"/proc/{owner}"))
+            {
+                EndStrays(folder);
+                foreach (var disk in File.ReadLines("/proc/self/mounts").Select(line => line.Split(' ')[1]).Where(mount => mount.StartsWith(folder + "/", StringComparison.Ordinal)).ToList())
+                    Network.Kernel.Run("umount", "-l", disk);
+                Directory.Delete(folder, recursive: true);
+            }
+        }
+
+        NetworkNamespace.CleanUp();
+    }
+}

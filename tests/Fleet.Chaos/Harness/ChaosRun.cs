@@ -1,0 +1,222 @@
+using System.Globalization;
+using System.Text.Json;
+using Fleet.Chaos.Checking;
+using Fleet.Chaos.Faults;
+using Fleet.Chaos.Load;
+using Fleet.Chaos.Network;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Chaos.Harness;
+
+/// <summary>How long and how hard.</summary>
+internal sealed record ChaosOptions
+{
+    public required ulong Seed { get; init; }
+
+    public required TimeSpan Length { get; init; }
+
+    public FleetOptions Fleet { get; init; } = new() { Lease = TimeSpan.FromSeconds(6) };
+
+    public double RequestsPerSecond { get; init; } = 5;
+
+    public int Population { get; init; } = 40;
+
+    public TimeSpan Pace { get; init; } = TimeSpan.FromSeconds(6);
+
+    /// <summary>Only faults of these kinds; empty: all.</summary>
+    public IReadOnlyList<FaultKind> Kinds { get; init; } = [];
+}
+
+/// <summary>What a run came to.</summary>
+internal sealed record ChaosReport
+{
+    public required ulong Seed { get; init; }
+
+    public required Verdict Verdict { get; init; }
+
+    public required IReadOnlyDictionary<FaultKind, int> Faults { get; init; }
+
+    public required int MicroVms { get; init; }
+
+    /// <summary>Tries of requests that no node answered.</summary>
+    public required int Unanswered { get; init; }
+
+    /// <summary>Tries that a node answered, by HTTP status.</summary>
+    public required IReadOnlyDictionary<int, int> Answers { get; init; }
+
+    /// <summary>Processes that ended by themselves, with the last lines of their logs.</summary>
+    public required IReadOnlyList<string> Crashes { get; init; }
+
+    public int FaultCount => Faults.Values.Sum();
+
+    /// <summary>Nearest rank; 0 when nothing was lost.</summary>
+    public double RecoverySeconds(double quantile)
+    {
+        var sorted = Verdict.Recoveries.Order().ToList();
+        return sorted.Count == 0 ? 0 : sorted[Math.Clamp((int)Math.Ceiling(quantile * sorted.Count) - 1, 0, sorted.Count - 1)].TotalSeconds;
+    }
+}
+
+/// <summary>One run: a fleet, a load, faults by a seed; then everything is healed, comes to rest, is collected and checked.</summary>
+internal static class ChaosRun
+{
+    /// <summary>The longest pause of anything that heals the fleet (orders and audits are repeated every 10 to 15 s), several times.</summary>
+    private static readonly TimeSpan RestBound = TimeSpan.FromMinutes(3);
+
+    /// <summary>How long nothing may change before it counts as rest: longer than the audit of reservations.</summary>
+    private static readonly TimeSpan Calm = TimeSpan.FromSeconds(16);
+
+    /// <param name="options">What to do.</param>
+    /// <param name="tell">Hears a line for each thing that happens.</param>
+    public static async Task<ChaosReport> RunAsync(ChaosOptions options, Action<string> tell)
+    {
+        tell(string.Create(CultureInfo.InvariantCulture, $"seed {options.Seed}"));
+        var faults = Schedule.Of(options.Seed, new ScheduleOptions
+        {
+            Schedulers = options.Fleet.Schedulers,
+            Hosts = options.Fleet.Hosts,
+            Length = options.Length,
+            Lease = options.Fleet.Lease,
+            Pace = options.Pace,
+        }).Where(fault => options.Kinds.Count == 0 || options.Kinds.Contains(fault.Kind)).ToList();
+        await using var fleet = await ChaosFleet.StartAsync(options.Fleet);
+        var injector = new Injector(fleet, tell);
+        var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.Kernel : null), options.Seed);
+        var crashes = new List<string>();
+        using var over = new CancellationTokenSource();
+        using var watched = new CancellationTokenSource();
+        var watching = WatchAsync(fleet, injector, crashes, tell, watched.Token);
+        var loading = load.RunAsync(over.Token);
+        var breaking = injector.RunAsync(faults, over.Token);
+        await Task.Delay(options.Length);
+        await over.CancelAsync();
+        await Task.WhenAll(loading, breaking);
+        tell("all is healed");
+        await load.FinishAsync(TimeSpan.FromMinutes(1));
+        var rested = await RestAsync(fleet);
+        tell(rested ? "all is at rest" : $"not at rest after {RestBound.TotalSeconds:0} s");
+        await watched.CancelAsync();
+        await watching;
+        var history = await CollectAsync(fleet, injector, load, options.Fleet.Lease);
+        var verdict = Checker.Check(history);
+        if (verdict.Violations.Count > 0)
+            tell($"what was collected is kept in {Keep(fleet, options.Seed)}");
+        return new ChaosReport
+        {
+            Seed = options.Seed,
+            Verdict = verdict,
+            Faults = injector.Done,
+            MicroVms = load.Created,
+            Unanswered = load.Log.Count(request => request.Status == 0),
+            Answers = load.Log.Where(request => request.Status > 0).CountBy(request => request.Status).ToDictionary(),
+            Crashes = crashes,
+        };
+    }
+
+    /// <summary>Starts again what ended by itself, as a supervisor would.</summary>
+    private static async Task WatchAsync(ChaosFleet fleet, Injector injector, List<string> crashes, Action<string> tell, CancellationToken cancellation)
+    {
+        while (!cancellation.IsCancellationRequested)
+        {
+            foreach (var (role, processes) in new[] { (Role.Scheduler, fleet.Schedulers), (Role.Host, fleet.Hosts) })
+            {
+                for (var i = 0; i < processes.Count; i++)
+                {
+                    if (!processes[i].HasFailed)
+                        continue;
+                    var from = Kernel.BootMs;
+                    tell($"{processes[i].Name} ended by itself:\n{processes[i].LogTail(5)}");
+                    crashes.Add($"{processes[i].Name}:\n{processes[i].LogTail()}");
+                    await Task.Delay(1_000, CancellationToken.None);
+                    processes[i].Start();
+                    var (at, who) = (i, role);
+                    _ = Task.Run(
+                        async () =>
+                        {
+                            while (who == Role.Scheduler && !await fleet.AllHealthyAsync() && Kernel.BootMs - from < 180_000)
+                                await Task.Delay(100);
+                            injector.NoteCrash(who, at, from);
+                        },
+                        CancellationToken.None);
+                }
+            }
+
+            try
+            {
+                await Task.Delay(200, cancellation);
+            }
+            catch (OperationCanceledException)
+            {
+                return;
+            }
+        }
+    }
+
+    /// <summary>Everybody is there, no microVM is on its way anywhere, and that has been so for a while.</summary>
+    private static async Task<bool> RestAsync(ChaosFleet fleet)
+    {
+        var until = Kernel.BootMs + (long)RestBound.TotalMilliseconds;
+        string? before = null;
+        for (var since = Kernel.BootMs; Kernel.BootMs < until; await Task.Delay(500))
+        {
+            var now = await fleet.AllHealthyAsync() && await fleet.AllConnectedAsync() && await fleet.Api.ListAsync(0, "/v1/vms") is { } vms && vms.All(IsAtRest)
+                ? string.Join(' ', vms.Select(vm => $"{vm.GetProperty("id")}.{vm.GetProperty("version")}"))
+                : null;
+            if (now is null || now != before)
+                (before, since) = (now, Kernel.BootMs);
+            else if (Kernel.BootMs - since >= Calm.TotalMilliseconds)
+                return true;
+        }
+
+        return false;
+    }
+
+    private static bool IsAtRest(JsonElement vm) =>
+        vm.GetProperty("state").GetString() is "running" or "unplaced" or "stopped" or "failed"
+        && vm.GetProperty("restart_at").ValueKind == JsonValueKind.Null;
+
+    private static async Task<History> CollectAsync(ChaosFleet fleet, Injector injector, ClientLoad load, TimeSpan lease)
+    {
+        var vms = await fleet.Api.ListAsync(0, "/v1/vms") ?? throw new InvalidOperationException("The control plane does not list its microVMs after everything was healed.");
+        var end = Kernel.BootMs;
+        var runs = RunLog.ReadFolder(fleet.RunLogs);
+        // The hosts go on: their leases last longer than this.
+        await Task.WhenAll(fleet.Schedulers.Select(scheduler => scheduler.EndAsync()));
+        var journal = JournalFile.Read(Path.Combine(fleet.SchedulerData(0), "scheduler", "journal.db"), Kernel.BootMs - DateTimeOffset.UtcNow.ToUnixTimeMilliseconds());
+        fleet.Schedulers.ForEach(scheduler => scheduler.Start());
+        return new History
+        {
+            Runs = runs,
+            Requests = [.. load.Log.OrderBy(request => request.SentMs)],
+            Journal = journal,
+            Final = [.. vms.Select(vm => new FinalVm(
+                vm.GetProperty("id").GetString()!,
+                Enum.Parse<VmState>(vm.GetProperty("state").GetString()!, ignoreCase: true),
+                vm.GetProperty("reason") is { ValueKind: JsonValueKind.Object } reason ? reason.GetProperty("code").GetString() : null,
+                vm.GetProperty("host").GetString(),
+                vm.GetProperty("epoch").GetUInt64()))],
+            Caps = Enumerable.Range(0, fleet.Options.Hosts).ToDictionary(ChaosFleet.HostId, _ => fleet.Caps),
+            Silences = injector.Silences,
+            Outages = injector.Outages,
+            Broken = injector.Broken,
+            Lease = lease,
+            EndMs = end,
+        };
+    }
+
+    /// <summary>Run logs, journals and logs, for whoever looks for the reason of a violation.</summary>
+    private static string Keep(ChaosFleet fleet, ulong seed)
+    {
+        var folder = Directory.CreateTempSubdirectory(string.Create(CultureInfo.InvariantCulture, $"fleet-chaos-kept-{seed}-")).FullName;
+        Kernel.Run("cp", "-r", fleet.RunLogs, folder);
+        for (var i = 0; i < fleet.Schedulers.Count; i++)
+        {
+            Kernel.Run("cp", "-r", Path.Combine(fleet.SchedulerData(i), "scheduler"), Path.Combine(folder, $"scheduler-{i}"));
+            Kernel.Run("cp", "-r", Path.Combine(fleet.SchedulerData(i), "log"), Path.Combine(folder, $"scheduler-{i}-log"));
+        }
+
+        for (var i = 0; i < fleet.Hosts.Count; i++)
+            Kernel.Run("cp", "-r", Path.Combine(fleet.HostData(i), "log"), Path.Combine(folder, $"{ChaosFleet.HostId(i)}-log"));
+        return folder;
+    }
+}

@@ -1,0 +1,103 @@
+using System.Diagnostics;
+using Fleet.Chaos.Network;
+
+namespace Fleet.Chaos.Harness;
+
+/// <summary>One process of the fleet under test, which may die and is started again. Thread-safe.</summary>
+internal sealed class FleetProcess(string name, string[] command, string log) : IDisposable
+{
+    private static readonly TimeSpan OrderlyEnd = TimeSpan.FromSeconds(30);
+
+    private readonly Lock _gate = new();
+    private Process? _process;
+    private bool _wanted;
+
+    public string Name => name;
+
+    /// <summary>0: it does not run.</summary>
+    public int Pid
+    {
+        get
+        {
+            lock (_gate)
+                return _process is { HasExited: false } process ? process.Id : 0;
+        }
+    }
+
+    /// <summary>It should run, and it ended by itself.</summary>
+    public bool HasFailed
+    {
+        get
+        {
+            lock (_gate)
+                return _wanted && _process is { HasExited: true };
+        }
+    }
+
+    public void Start()
+    {
+        lock (_gate)
+        {
+            _wanted = true;
+            if (_process is { HasExited: false })
+                return;
+            _process?.Dispose();
+            _process = Process.Start(new ProcessStartInfo("sh", ["-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1 </dev/null", "sh", log, .. command]))!;
+        }
+    }
+
+    /// <summary>kill -9; a stopped one too.</summary>
+    public void Kill()
+    {
+        lock (_gate)
+        {
+            _wanted = false;
+            if (_process is not { HasExited: false } process)
+                return;
+            process.Kill();
+            process.WaitForExit();
+        }
+    }
+
+    public void Signal(int signal)
+    {
+        if (Pid is var pid and > 0)
+            Kernel.Signal(pid, signal);
+    }
+
+    /// <summary>SIGTERM; one that does not end is killed, and that is told by false.</summary>
+    public async Task<bool> EndAsync()
+    {
+        Process? process;
+        lock (_gate)
+        {
+            _wanted = false;
+            process = _process;
+        }
+
+        if (process is not { HasExited: false })
+            return true;
+        Kernel.Signal(process.Id, Kernel.Continue);
+        Kernel.Signal(process.Id, Kernel.End);
+        using var patience = new CancellationTokenSource(OrderlyEnd);
+        try
+        {
+            await process.WaitForExitAsync(patience.Token);
+            return true;
+        }
+        catch (OperationCanceledException)
+        {
+            Kill();
+            return false;
+        }
+    }
+
+    /// <summary>The last lines of what it printed.</summary>
+    public string LogTail(int lines = 20) => File.Exists(log) ? string.Join('\n', File.ReadLines(log).TakeLast(lines)) : "";
+
+    public void Dispose()
+    {
+        Kill();
+        _process?.Dispose();
+    }
+}

@@ -1,0 +1,245 @@
+using Fleet.Chaos.Checking;
+using Fleet.Chaos.Faults;
+using Fleet.Chaos.Network;
+
+namespace Fleet.Chaos.Harness;
+
+/// <summary>
+/// Does to a fleet what a schedule says, undoes it, and writes down for the checker what that means: who was silent, when the control plane was
+/// away, which microVMs were broken.
+/// </summary>
+internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
+{
+    private static readonly TimeSpan SlowTurn = TimeSpan.FromMilliseconds(200);
+
+    private readonly Lock _gate = new();
+    private readonly List<Silence> _silences = [];
+    private readonly List<Outage> _outages = [];
+    private readonly HashSet<string> _broken = [];
+    private readonly Dictionary<FaultKind, int> _done = [];
+
+    public IReadOnlyList<Silence> Silences => _silences;
+
+    public IReadOnlyList<Outage> Outages => _outages;
+
+    public IReadOnlySet<string> Broken => _broken;
+
+    public IReadOnlyDictionary<FaultKind, int> Done => _done;
+
+    /// <summary>Carries out a schedule; everything is healed when the task ends.</summary>
+    public Task RunAsync(IReadOnlyList<Fault> faults, CancellationToken cancellation) => Task.WhenAll(faults.Select(async fault =>
+    {
+        try
+        {
+            await Task.Delay(fault.At, cancellation);
+        }
+        catch (OperationCanceledException)
+        {
+            return;
+        }
+
+        await CarryOutAsync(fault);
+    }));
+
+    /// <summary>One fault from its beginning to its end.</summary>
+    public async Task CarryOutAsync(Fault fault)
+    {
+        tell($"{fault}");
+        lock (_gate)
+            _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
+        var from = Kernel.BootMs;
+        await (fault.Kind switch
+        {
+            FaultKind.Kill => KillAsync(fault),
+            FaultKind.Restart => RestartAsync(fault),
+            FaultKind.Pause => PauseAsync(fault, []),
+            FaultKind.Hang => PauseAsync(fault, fleet.Vmms(fault.Index).Select(vmm => vmm.Pid)),
+            FaultKind.Slow => SlowAsync(fault),
+            FaultKind.PowerOff => PowerOffAsync(fault),
+            FaultKind.KillVmm => KillVmmAsync(fault),
+            FaultKind.Cut or FaultKind.CutSending or FaultKind.CutHearing or FaultKind.Split or FaultKind.Disturb => BendAsync(fault),
+            FaultKind.ClockJump => JumpAsync(fault),
+            FaultKind.DiskFull => FillAsync(fault),
+            _ => throw new InvalidOperationException($"{fault.Kind} is not known."),
+        });
+        await NoteAsync(fault, from);
+    }
+
+    private async Task NoteAsync(Fault fault, long from)
+    {
+        if (fault.Role == Role.Host)
+        {
+            // Disturbed, slow or half deaf it may or may not have got its lease; its VMMs' word counts then.
+            if (fault.Kind is FaultKind.Kill or FaultKind.Restart or FaultKind.Pause or FaultKind.Hang or FaultKind.PowerOff or FaultKind.Cut or FaultKind.CutSending)
+            {
+                lock (_gate)
+                    _silences.Add(new(ChaosFleet.HostId(fault.Index), from, Kernel.BootMs));
+            }
+
+            return;
+        }
+
+        // Until it answers again; a run that ends before that has found something else.
+        while (!await fleet.AllHealthyAsync() && Kernel.BootMs - from < 180_000)
+            await Task.Delay(100);
+        lock (_gate)
+            _outages.Add(new(from, Kernel.BootMs));
+    }
+
+    /// <summary>A process that ended by itself was started again.</summary>
+    public void NoteCrash(Role role, int index, long from)
+    {
+        lock (_gate)
+        {
+            if (role == Role.Host)
+                _silences.Add(new(ChaosFleet.HostId(index), from, Kernel.BootMs));
+            else
+                _outages.Add(new(from, Kernel.BootMs));
+        }
+    }
+
+    private async Task KillAsync(Fault fault)
+    {
+        var process = fleet.ProcessOf(fault.Role, fault.Index);
+        process.Kill();
+        await Task.Delay(fault.Lasts);
+        process.Start();
+    }
+
+    private async Task RestartAsync(Fault fault)
+    {
+        var process = fleet.ProcessOf(fault.Role, fault.Index);
+        if (!await process.EndAsync())
+            tell($"{process.Name} did not end within its time after SIGTERM and was killed");
+        process.Start();
+    }
+
+    private async Task PauseAsync(Fault fault, IEnumerable<int> also)
+    {
+        var pids = also.Append(fleet.ProcessOf(fault.Role, fault.Index).Pid).Where(pid => pid > 0).ToList();
+        pids.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
+        await Task.Delay(fault.Lasts);
+        // As on a machine that goes on: in no certain order, and the agent not first.
+        pids.ForEach(pid => Kernel.Signal(pid, Kernel.Continue));
+    }
+
+    private async Task SlowAsync(Fault fault)
+    {
+        var process = fleet.ProcessOf(fault.Role, fault.Index);
+        for (var left = fault.Lasts; left > TimeSpan.Zero; left -= SlowTurn * 2)
+        {
+            process.Signal(Kernel.Stop);
+            await Task.Delay(SlowTurn);
+            process.Signal(Kernel.Continue);
+            await Task.Delay(SlowTurn);
+        }
+    }
+
+    private async Task PowerOffAsync(Fault fault)
+    {
+        var process = fleet.Hosts[fault.Index];
+        // First the agent: it must not tell anybody how its VMMs ended.
+        process.Kill();
+        foreach (var (vm, pid) in fleet.Vmms(fault.Index))
+        {
+            Kernel.Signal(pid, Kernel.KillNow);
+            Break(vm);
+        }
+
+        await Task.Delay(fault.Lasts);
+        process.Start();
+    }
+
+    private Task KillVmmAsync(Fault fault)
+    {
+        var vmms = fleet.Vmms(fault.Index);
+        if (vmms.Count > 0)
+        {
+            var (vm, pid) = vmms[(int)(fault.Salt % vmms.Count)];
+            Break(vm);
+            Kernel.Signal(pid, Kernel.KillNow);
+        }
+
+        return Task.CompletedTask;
+    }
+
+    private async Task BendAsync(Fault fault)
+    {
+        var node = fleet.NodeOf(fault.Role, fault.Index);
+        foreach (var (from, to, way) in Bent(fault, node))
+            fleet.SetWay(from, to, way);
+        await Task.Delay(fault.Lasts);
+        fleet.SetWay(node, -1, default);
+        fleet.SetWay(-1, node, default);
+    }
+
+    private IEnumerable<(int From, int To, Way Way)> Bent(Fault fault, int node)
+    {
+        var cut = new Way(Cut: true);
+        switch (fault.Kind)
+        {
+            case FaultKind.Cut:
+                return [(node, -1, cut), (-1, node, cut)];
+            case FaultKind.CutSending:
+                return [(node, -1, cut)];
+            case FaultKind.CutHearing:
+                return [(-1, node, cut)];
+            case FaultKind.Split:
+                return Enumerable.Range(0, fleet.Options.Schedulers).Where(other => other != fault.Index).Select(other => fleet.NodeOf(Role.Scheduler, other))
+                    .SelectMany(other => new[] { (node, other, cut), (other, node, cut) });
+            default:
+                var way = new Way(DelayMs: (int)(fault.Salt % 100), JitterMs: 1 + (int)(fault.Salt / 100 % 200), Loss: fault.Salt / 20_000 % 10 / 100.0, Twice: fault.Salt / 200_000 % 20 / 100.0);
+                return [(node, -1, way), (-1, node, way)];
+        }
+    }
+
+    private async Task JumpAsync(Fault fault)
+    {
+        var clock = fault.Role == Role.Scheduler ? fleet.SchedulerClocks[fault.Index] : fleet.HostClocks[fault.Index];
+        clock.Set(TimeSpan.FromSeconds((fault.Salt % 7_200) - 3_600.0));
+        await Task.Delay(fault.Lasts);
+        clock.Set(TimeSpan.Zero);
+    }
+
+    private async Task FillAsync(Fault fault)
+    {
+        var path = Path.Combine(fleet.SchedulerData(fault.Index), "ballast");
+        try
+        {
+            await using (var ballast = File.Create(path))
+            {
+                var block = new byte[1 << 20];
+                try
+                {
+                    while (true)
+                        ballast.Write(block);
+                }
+                catch (IOException)
+                {
+                    // Full. What is left of a block goes as well.
+                    try
+                    {
+                        while (true)
+                            ballast.Write(block, 0, 512);
+                    }
+                    catch (IOException)
+                    {
+                    }
+                }
+            }
+        }
+        catch (IOException)
+        {
+            // Closing it finds the disk full as well.
+        }
+
+        await Task.Delay(fault.Lasts);
+        File.Delete(path);
+    }
+
+    private void Break(string vm)
+    {
+        lock (_gate)
+            _broken.Add(vm);
+    }
+}
