@@ -8,11 +8,14 @@ namespace Fleet.Chaos.Faults;
 internal sealed class WallClock
 {
     private readonly string _file;
+    private readonly string _program;
 
     /// <param name="folder">Where to keep what it needs; must stay as long as the process.</param>
-    /// <param name="name">Of the process, unique in the folder.</param>
-    public WallClock(string folder, string name)
+    /// <param name="name">Of the clock, unique in the folder.</param>
+    /// <param name="program">That the process runs, without its folder.</param>
+    public WallClock(string folder, string name, string program)
     {
+        _program = program;
         _file = Path.Combine(folder, $"{name}.clock");
         Library = Path.Combine(folder, "wallclock.so");
         if (!File.Exists(Library))
@@ -23,7 +26,7 @@ internal sealed class WallClock
     private string Library { get; }
 
     /// <summary>For the process that shall live by this clock.</summary>
-    public IEnumerable<string> Environment => [$"LD_PRELOAD={Library}", $"FLEET_WALLCLOCK={_file}"];
+    public IEnumerable<string> Environment => [$"LD_PRELOAD={Library}", $"FLEET_WALLCLOCK={_file}", $"FLEET_WALLCLOCK_OF={_program}"];
 
     public void Set(TimeSpan off)
     {

@@ -1,10 +1,13 @@
-// Moves the wall clock of one process, and of nothing else: LD_PRELOAD this, and name in FLEET_WALLCLOCK a file of 8 bytes, the
-// nanoseconds by which CLOCK_REALTIME is off. It is mapped, so that writing to the file moves the clock while the process runs.
+// Moves the wall clock of one process, and of nothing else: LD_PRELOAD this, name in FLEET_WALLCLOCK_OF the program (there may be
+// shells before it, and what it starts is not meant), and in FLEET_WALLCLOCK a file of 8 bytes, the nanoseconds by which CLOCK_REALTIME
+// is off. It is mapped, so that writing to the file moves the clock while the process runs.
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -15,17 +18,19 @@ static const volatile int64_t *offset;
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *path = getenv("FLEET_WALLCLOCK");
-    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    const char *path = getenv("FLEET_WALLCLOCK"), *program = getenv("FLEET_WALLCLOCK_OF");
+    if (!path || !program || strcmp(program, program_invocation_short_name) != 0)
+        return;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return;
     void *mapped = mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
     close(file);
     if (mapped != MAP_FAILED)
         offset = mapped;
-    // Not for the processes that this one starts.
     unsetenv("LD_PRELOAD");
     unsetenv("FLEET_WALLCLOCK");
+    unsetenv("FLEET_WALLCLOCK_OF");
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now)

@@ -4,7 +4,6 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Fleet.Chaos.Network;
 
 namespace Fleet.Chaos.Harness;
 
@@ -21,24 +20,13 @@ internal sealed class ApiClient : IDisposable
 {
     private readonly HttpClient[] _nodes;
 
-    public ApiClient(NetworkNamespace network, IReadOnlyList<string> addresses) => _nodes =
+    /// <param name="connect">Opens connections: in whose network the client is.</param>
+    /// <param name="addresses">Of the nodes.</param>
+    public ApiClient(Func<DnsEndPoint, CancellationToken, Task<Socket>> connect, IReadOnlyList<string> addresses) => _nodes =
     [
         .. addresses.Select(address => new HttpClient(new SocketsHttpHandler
         {
-            ConnectCallback = async (_, cancellation) =>
-            {
-                var socket = network.OpenSocket();
-                try
-                {
-                    await socket.ConnectAsync(new IPEndPoint(IPAddress.Parse(address), Commands.ApiPort), cancellation);
-                    return new NetworkStream(socket, ownsSocket: true);
-                }
-                catch
-                {
-                    socket.Dispose();
-                    throw;
-                }
-            },
+            ConnectCallback = async (context, cancellation) => new NetworkStream(await connect(context.DnsEndPoint, cancellation), ownsSocket: true),
         })
         {
             BaseAddress = new Uri(string.Create(CultureInfo.InvariantCulture, $"http://{address}:{Commands.ApiPort}")),

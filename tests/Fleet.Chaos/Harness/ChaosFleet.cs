@@ -1,5 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
 using Fleet.Chaos.Checking;
 using Fleet.Chaos.Faults;
 using Fleet.Chaos.Network;
@@ -13,6 +15,9 @@ internal sealed record FleetOptions
     public int Schedulers { get; init; } = 1;
 
     public int Hosts { get; init; } = 4;
+
+    /// <summary>How many of them are started; the others are there and wait.</summary>
+    public int? HostsAtStart { get; init; }
 
     public TimeSpan Lease { get; init; } = TimeSpan.FromSeconds(20);
 
@@ -35,6 +40,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
     private const string DiskSize = "192m";
 
     private readonly List<NetworkNamespace> _networks = [];
+    private readonly List<string> _addresses = [];
     private readonly List<string> _disks = [];
     private readonly string _folder;
     private PacketSwitch? _switch;
@@ -62,7 +68,8 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     public string RunLogs => Path.Combine(_folder, "runs");
 
-    public string Kernel => Path.Combine(_folder, "idle-guest");
+    /// <summary>A kernel that idles for ever.</summary>
+    public string IdleGuest => Path.Combine(_folder, "idle-guest");
 
     /// <summary>Null: this machine can't carry such a fleet, and why.</summary>
     public static string? Missing =>
@@ -90,8 +97,9 @@ internal sealed class ChaosFleet : IAsyncDisposable
             fleet.Build();
             fleet.Schedulers.ForEach(scheduler => scheduler.Start());
             await fleet.WaitAsync("the schedulers to be up", fleet.AllHealthyAsync, TimeSpan.FromMinutes(2));
-            fleet.Hosts.ForEach(host => host.Start());
-            await fleet.WaitAsync("the hosts to be connected", fleet.AllConnectedAsync, TimeSpan.FromMinutes(2));
+            var first = options.HostsAtStart ?? options.Hosts;
+            fleet.Hosts.Take(first).ToList().ForEach(host => host.Start());
+            await fleet.WaitAsync("the hosts to be connected", () => fleet.AreConnectedAsync(first), TimeSpan.FromMinutes(2));
             return fleet;
         }
         catch
@@ -119,6 +127,25 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     public FleetProcess ProcessOf(Role role, int index) => role == Role.Scheduler ? Schedulers[index] : Hosts[index];
 
+    /// <summary>Where agents dial the first scheduler; reached through <see cref="ConnectAsync"/>.</summary>
+    public Uri LinkAddress => new(string.Create(CultureInfo.InvariantCulture, $"http://{SchedulerAddress(0)}:{Commands.LinkPort}"));
+
+    /// <summary>A connection out of the client's network.</summary>
+    public async Task<Socket> ConnectAsync(DnsEndPoint to, CancellationToken cancellation)
+    {
+        var socket = _networks[0].OpenSocket();
+        try
+        {
+            await socket.ConnectAsync(new IPEndPoint(IPAddress.Parse(to.Host), to.Port), cancellation);
+            return socket;
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
     public async Task<bool> AllHealthyAsync()
     {
         for (var node = 0; node < Schedulers.Count; node++)
@@ -130,9 +157,9 @@ internal sealed class ChaosFleet : IAsyncDisposable
         return true;
     }
 
-    public async Task<bool> AllConnectedAsync() =>
-        await Api.ListAsync(0, "/v1/hosts") is { } hosts
-        && hosts.Count(host => host.GetProperty("state").GetString() == "connected") == Options.Hosts;
+    /// <summary>Whether exactly so many hosts are connected.</summary>
+    public async Task<bool> AreConnectedAsync(int count) =>
+        await Api.ListAsync(0, "/v1/hosts") is { } hosts && hosts.Count(host => host.GetProperty("state").GetString() == "connected") == count;
 
     /// <summary>microVMs of a host that have a VMM, with its process id.</summary>
     public IReadOnlyList<(string Vm, int Pid)> Vmms(int host)
@@ -177,7 +204,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
     {
         // A host that is stopped or cut off could not end in order.
         foreach (var process in Schedulers.Concat(Hosts))
-            process.Signal(Network.Kernel.Continue);
+            process.Signal(Kernel.Continue);
         await Task.WhenAll(Hosts.Select(host => host.EndAsync()));
         await Task.WhenAll(Schedulers.Select(scheduler => scheduler.EndAsync()));
         foreach (var process in Schedulers.Concat(Hosts))
@@ -188,7 +215,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
         foreach (var network in _networks)
             network.Dispose();
         foreach (var disk in _disks)
-            Network.Kernel.Run("umount", disk);
+            Kernel.Run("umount", disk);
         Directory.Delete(_folder, recursive: true);
     }
 
@@ -196,32 +223,32 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     private void Build()
     {
-        SmallGuest.Write(Kernel, SmallGuest.MarkAndIdle);
-        var client = Join("client", "10.71.0.1");
-        var schedulers = Enumerable.Range(0, Options.Schedulers).Select(at => string.Create(CultureInfo.InvariantCulture, $"10.71.0.{10 + at}")).ToArray();
+        SmallGuest.Write(IdleGuest, SmallGuest.MarkAndIdle);
+        Join("client", "10.71.0.1");
+        var schedulers = Enumerable.Range(0, Options.Schedulers).Select(SchedulerAddress).ToArray();
         for (var at = 0; at < Options.Schedulers; at++)
         {
             var disk = SchedulerData(at);
             Directory.CreateDirectory(disk);
-            Network.Kernel.Run("mount", "-t", "tmpfs", "-o", $"size={DiskSize},mode=700", "fleet-chaos", disk);
+            Kernel.Run("mount", "-t", "tmpfs", "-o", $"size={DiskSize},mode=700", "fleet-chaos", disk);
             _disks.Add(disk);
-            SchedulerClocks.Add(new WallClock(_folder, $"scheduler-{at}"));
+            SchedulerClocks.Add(new WallClock(_folder, $"scheduler-{at}", "dotnet"));
             Schedulers.Add(Process($"scheduler-{at}", schedulers[at], SchedulerClocks[at], Commands.Scheduler(disk, schedulers[at], Options.Lease)));
         }
 
         for (var at = 0; at < Options.Hosts; at++)
         {
-            HostClocks.Add(new WallClock(_folder, HostId(at)));
+            HostClocks.Add(new WallClock(_folder, HostId(at), "dotnet"));
             Hosts.Add(Process(
                 HostId(at), string.Create(CultureInfo.InvariantCulture, $"10.71.0.{100 + at}"), HostClocks[at],
                 Commands.Host(HostData(at), HostId(at), schedulers[at % schedulers.Length], Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs)));
         }
 
         _switch = new PacketSwitch([.. _networks.Select((network, at) => (_addresses[at], network.Tun))]);
-        Api = new ApiClient(client, schedulers);
+        Api = new ApiClient(ConnectAsync, schedulers);
     }
 
-    private readonly List<string> _addresses = [];
+    private static string SchedulerAddress(int scheduler) => string.Create(CultureInfo.InvariantCulture, $"10.71.0.{10 + scheduler}");
 
     private NetworkNamespace Join(string name, string address)
     {
@@ -244,7 +271,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
             try
             {
                 if (File.ReadAllText(Path.Combine(process, "cmdline")).Contains(folder, StringComparison.Ordinal))
-                    Network.Kernel.Signal(int.Parse(Path.GetFileName(process), CultureInfo.InvariantCulture), Network.Kernel.KillNow);
+                    Kernel.Signal(int.Parse(Path.GetFileName(process), CultureInfo.InvariantCulture), Kernel.KillNow);
             }
             catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
             {
@@ -262,7 +289,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
             {
                 EndStrays(folder);
                 foreach (var disk in File.ReadLines("/proc/self/mounts").Select(line => line.Split(' ')[1]).Where(mount => mount.StartsWith(folder + "/", StringComparison.Ordinal)).ToList())
-                    Network.Kernel.Run("umount", "-l", disk);
+                    Kernel.Run("umount", "-l", disk);
                 Directory.Delete(folder, recursive: true);
             }
         }

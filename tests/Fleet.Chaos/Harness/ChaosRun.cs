@@ -81,7 +81,7 @@ internal static class ChaosRun
         }).Where(fault => options.Kinds.Count == 0 || options.Kinds.Contains(fault.Kind)).ToList();
         await using var fleet = await ChaosFleet.StartAsync(options.Fleet);
         var injector = new Injector(fleet, tell);
-        var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.Kernel : null), options.Seed);
+        var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.IdleGuest : null), options.Seed);
         var crashes = new List<string>();
         using var over = new CancellationTokenSource();
         using var watched = new CancellationTokenSource();
@@ -159,7 +159,7 @@ internal static class ChaosRun
         string? before = null;
         for (var since = Kernel.BootMs; Kernel.BootMs < until; await Task.Delay(500))
         {
-            var now = await fleet.AllHealthyAsync() && await fleet.AllConnectedAsync() && await fleet.Api.ListAsync(0, "/v1/vms") is { } vms && vms.All(IsAtRest)
+            var now = await fleet.AllHealthyAsync() && await fleet.AreConnectedAsync(fleet.Options.Hosts) && await fleet.Api.ListAsync(0, "/v1/vms") is { } vms && vms.All(IsAtRest)
                 ? string.Join(' ', vms.Select(vm => $"{vm.GetProperty("id")}.{vm.GetProperty("version")}"))
                 : null;
             if (now is null || now != before)
