@@ -32,7 +32,7 @@ internal sealed class SystemPalette : Palette
         await call.Output.SheetAsync(
             ("data_directory", options.DataDirectory),
             ("link_endpoint", call.Node.LinkEndpoint),
-            ("remoting_host", options.RemotingHost), ("remoting_port", options.RemotingPort), ("seed_nodes", string.Join(", ", options.SeedNodes)),
+            ("remoting_host", options.RemotingHost), ("remoting_port", options.RemotingPort), ("database", options.Database?.ToString() ?? "SQLite"),
             ("heartbeat_s", options.Heartbeat.TotalSeconds), ("host_dead_after_s", options.HostDeadAfter.TotalSeconds),
             ("lease_s", options.Lease.Lifetime.TotalSeconds), ("lease_margin_s", options.Lease.Margin.TotalSeconds), ("vmm_ends_after_s", options.Lease.EndsAfter.TotalSeconds),
             ("cpu_ratio", options.CpuRatio), ("memory_ratio", options.MemoryRatio),

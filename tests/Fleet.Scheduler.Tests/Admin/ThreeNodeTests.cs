@@ -5,23 +5,24 @@ using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Logging;
 using Fleet.Scheduler.Tests.Cell;
+using Fleet.Scheduler.Tests.Journal;
 using Fleet.Shared.Admin;
 using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Admin;
 
-/// <summary>What the console says and does in a cell of three nodes: three actor systems in this process, which share one journal file.</summary>
-public sealed class ThreeNodeTests
+/// <summary>What the console says and does in a cell of three nodes: three actor systems in this process, which share a database.</summary>
+[Collection(PostgresCollection.Name)]
+public sealed class ThreeNodeTests(SharedPostgres postgres)
 {
     [Fact]
     [Trait("Kind", "Slow")]
     public async Task Should_show_three_members_take_one_out_in_order_and_declare_a_dead_one_down()
     {
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
-        var seed = FreePort();
-        var options = TestCell.Options(folder) with { ExtraHocon = "", SeedNodes = [$"akka.tcp://fleet@127.0.0.1:{seed}"] };
-        await using var first = await CellSystem.StartAsync(options with { RemotingPort = seed }, CancellationToken.None);
+        var options = TestCell.Options(folder) with { ExtraHocon = "", Database = await postgres.NewDatabaseAsync() };
+        await using var first = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
         await using var second = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
         await using var third = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
         var nodes = new[] { first, second, third };

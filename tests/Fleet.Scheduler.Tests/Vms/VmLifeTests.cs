@@ -110,7 +110,7 @@ public sealed class VmLifeTests
     [InlineData("image_unavailable", true, "a", VmState.Failed)]
     public void Should_go_elsewhere_when_only_its_host_was_at_fault(string code, bool neverRan, string host, VmState expected)
     {
-        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Driver = "auto", Host = host }, Start));
+        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Driver = "auto", Host = host }, 0, Start));
         for (ulong epoch = 1; epoch <= 3; epoch++)
         {
             var at = $"{(char)('a' + epoch - 1)}";
