@@ -2,7 +2,9 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Cli.Access;
 using Fleet.Cli.Api;
+using Fleet.Cli.Node;
 using Fleet.Cli.Output;
 
 namespace Fleet.Cli;
@@ -18,6 +20,22 @@ internal static class CommandContext
         Recursive = true,
         DefaultValueFactory = result => Address(result, Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : DefaultApi, "FLEET_API", DefaultApi)!,
         CustomParser = result => Address(result, "--api", DefaultApi),
+    };
+
+    public static readonly Option<DirectoryInfo> Data = DataDirectory.Option();
+
+    public static readonly Option<string?> Token = new("--token")
+    {
+        Description = "Token for the API, or to join with (or FLEET_TOKEN; default: the one of the node on this machine)",
+        Recursive = true,
+        DefaultValueFactory = _ => Environment.GetEnvironmentVariable("FLEET_TOKEN") is { Length: > 0 } set ? set : null,
+    };
+
+    public static readonly Option<FileInfo?> Authority = new("--ca")
+    {
+        Description = "The cell's root certificate, PEM, to know an HTTPS API by (or FLEET_CA; default: by the token)",
+        Recursive = true,
+        DefaultValueFactory = _ => Environment.GetEnvironmentVariable("FLEET_CA") is { Length: > 0 } set ? new FileInfo(set) : null,
     };
 
     public static readonly Option<bool> Json = new("--json") { Description = "Print JSON for programs", Recursive = true };
@@ -41,7 +59,7 @@ internal static class CommandContext
     {
         command.SetAction(async (parsed, cancellation) =>
         {
-            using var client = new ApiClient(address?.Invoke(parsed) ?? parsed.GetRequiredValue(Api));
+            using var client = new ApiClient(address?.Invoke(parsed) ?? parsed.GetRequiredValue(Api), ApiCredentials.Of(parsed));
             try
             {
                 return await action(client, parsed, cancellation);

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Fleet.Cli;
+using Fleet.Cli.Access;
 using Fleet.Cli.Admin;
 using Fleet.Cli.Doctor;
 using Fleet.Cli.Hosts;
@@ -14,8 +15,8 @@ HostCommands.AddTo(host);
 var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
 {
     UpCommand.Create(), DownCommand.Create(), SchedulerCommand.Create(), host,
-    VmCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(),
-    CommandContext.Api, CommandContext.Json,
+    VmCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(),
+    CommandContext.Api, CommandContext.Token, CommandContext.Authority, CommandContext.Data, CommandContext.Json,
 };
 
 // Long enough for an orderly end of scheduler and agent, and of what `vm run` started; a second Ctrl-C does not wait.

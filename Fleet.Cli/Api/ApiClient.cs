@@ -4,6 +4,7 @@ using System.Net.Http.Headers;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Cli.Access;
 using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Api;
@@ -14,16 +15,13 @@ internal sealed class ApiClient : IDisposable
     /// <summary>Longest the client waits for headers, on top of what a request itself asks the server to wait.</summary>
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
 
-    private readonly HttpClient _http;
+    private readonly ApiCredentials _credentials;
+    private HttpClient? _http;
 
-    public ApiClient(Uri endpoint)
+    public ApiClient(Uri endpoint, ApiCredentials credentials)
     {
         Endpoint = endpoint;
-        _http = new HttpClient(new SocketsHttpHandler { UseProxy = false, ConnectTimeout = TimeSpan.FromSeconds(5) })
-        {
-            BaseAddress = endpoint,
-            Timeout = Timeout.InfiniteTimeSpan,
-        };
+        _credentials = credentials;
     }
 
     public Uri Endpoint { get; }
@@ -48,8 +46,17 @@ internal sealed class ApiClient : IDisposable
         SendAsync(HttpMethod.Delete, path, null, null, cancellation);
 
     /// <summary>Whether the API is that of one process: its address may lead to another Fleet.</summary>
-    public async Task<bool> IsServedByAsync(int pid, CancellationToken cancellation) =>
-        (await GetAsync("v1/health", cancellation)).Text("pid") == pid.ToString(CultureInfo.InvariantCulture);
+    public async Task<bool> IsServedByAsync(int pid, CancellationToken cancellation)
+    {
+        try
+        {
+            return (await GetAsync("v1/health", cancellation)).Text("pid") == pid.ToString(CultureInfo.InvariantCulture);
+        }
+        catch (ApiException other) when (other.Code is "unauthenticated" or "wrong_cell")
+        {
+            return false;
+        }
+    }
 
     /// <summary>Every item of a paged list.</summary>
     public async Task<JsonArray> ListAsync(string path, CancellationToken cancellation)
@@ -92,7 +99,7 @@ internal sealed class ApiClient : IDisposable
             if (response.IsSuccessStatusCode)
                 return response;
             using (response)
-                throw await ProblemAsync(response, patience.Token);
+                throw _credentials.Missing(await ProblemAsync(response, patience.Token));
         }
         catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
         {
@@ -100,7 +107,20 @@ internal sealed class ApiClient : IDisposable
         }
     }
 
-    public void Dispose() => _http.Dispose();
+    public void Dispose() => _http?.Dispose();
+
+    private async Task<HttpClient> OpenAsync(CancellationToken cancellation)
+    {
+        if (_http is not null)
+            return _http;
+        var handler = new SocketsHttpHandler { UseProxy = false, ConnectTimeout = TimeSpan.FromSeconds(5) };
+        if (Endpoint.Scheme == Uri.UriSchemeHttps)
+            handler.SslOptions = await _credentials.TlsAsync(Endpoint, cancellation);
+        else if (!Endpoint.IsLoopback)
+            throw new ApiException("insecure_api", $"A token would go to {Endpoint} in clear text. Use https.");
+        return _http = new HttpClient(handler) { BaseAddress = Endpoint, Timeout = Timeout.InfiniteTimeSpan };
+    }
+
 
     private async Task<JsonElement> SendAsync(
         HttpMethod method, string path, HttpContent? content, string? idempotencyKey, CancellationToken cancellation, TimeSpan serverWaits = default)
@@ -114,7 +134,7 @@ internal sealed class ApiClient : IDisposable
         {
             using var response = await SendRawAsync(request, patience.Token);
             if (!response.IsSuccessStatusCode)
-                throw await ProblemAsync(response, patience.Token);
+                throw _credentials.Missing(await ProblemAsync(response, patience.Token));
             if (response.StatusCode == HttpStatusCode.NoContent)
                 return default;
             await using var stream = await response.Content.ReadAsStreamAsync(patience.Token);
@@ -133,9 +153,12 @@ internal sealed class ApiClient : IDisposable
 
     private async Task<HttpResponseMessage> SendRawAsync(HttpRequestMessage request, CancellationToken cancellation)
     {
+        var http = await OpenAsync(cancellation);
+        if (_credentials.Token() is { } token)
+            request.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token.Text);
         try
         {
-            return await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancellation);
+            return await http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancellation);
         }
         catch (HttpRequestException failed)
         {

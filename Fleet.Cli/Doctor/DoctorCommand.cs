@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Fleet.Cli.Access;
 using Fleet.Cli.Api;
 using Fleet.Cli.Node;
 using Fleet.Cli.Output;
@@ -20,11 +21,10 @@ internal static class DoctorCommand
 
     public static Command Create()
     {
-        var data = DataDirectory.Option();
-        var doctor = new Command("doctor", "What this machine can do, which driver auto picks, and why") { data };
+        var doctor = new Command("doctor", "What this machine can do, which driver auto picks, and why");
         doctor.SetAction(async (parsed, cancellation) =>
         {
-            var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
+            var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
             var findings = new List<Finding>();
             using var images = new DefaultImageStore(new ImageOptions(directory.Cache, Programs.Init), Serilog.Core.Logger.None);
             var statuses = new List<DriverStatus>();
@@ -86,7 +86,7 @@ internal static class DoctorCommand
 
     private static async Task<Finding> FleetAsync(ParseResult parsed, CancellationToken cancellation)
     {
-        using var api = new ApiClient(parsed.GetRequiredValue(CommandContext.Api));
+        using var api = new ApiClient(parsed.GetRequiredValue(CommandContext.Api), ApiCredentials.Of(parsed));
         try
         {
             var health = await api.GetAsync("v1/health", cancellation);

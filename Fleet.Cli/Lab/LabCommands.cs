@@ -25,20 +25,26 @@ internal static class LabCommands
 
     private static Command Up()
     {
-        var data = DataDirectory.Option();
         var nodes = new Option<int>("--nodes", "-n") { Description = "How many nodes", DefaultValueFactory = _ => 1 };
         var memory = new Option<int>("--memory") { Description = "MiB of each node", DefaultValueFactory = _ => 3072 };
         var cpus = new Option<int>("--cpus") { Description = "CPUs of each node", DefaultValueFactory = _ => 2 };
         var link = NodeOptions.Link();
-        return Guarded(new Command("up", "Start nodes and wait until they have joined") { data, nodes, memory, cpus, link }, async (api, parsed, cancellation) =>
+        return Guarded(new Command("up", "Start nodes and wait until they have joined") { nodes, memory, cpus, link }, async (api, parsed, cancellation) =>
         {
             await api.GetAsync("v1/health", cancellation);
-            var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
+            var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
             var log = Logs.ToStandardError();
             var images = new ImageOptions(directory.Cache, Programs.Init);
             using (var store = new DefaultImageStore(images, log))
                 await store.GetDefaultAsync(cancellation);
-            var lab = Open(directory, log, parsed.GetValue(memory), parsed.GetValue(cpus), parsed.GetRequiredValue(link));
+            var tokens = new Dictionary<string, string>();
+            for (var number = 1; number <= Math.Min(parsed.GetValue(nodes), Host.Lab.Lab.MostNodes); number++)
+            {
+                var made = await api.PostAsync("v1/tokens", new JsonObject { ["role"] = "host", ["host"] = $"lab-{number}", ["note"] = "of fleet lab up" }, cancellation);
+                tokens[$"lab-{number}"] = made.Text("secret");
+            }
+
+            var lab = Open(directory, log, parsed.GetValue(memory), parsed.GetValue(cpus), parsed.GetRequiredValue(link), tokens);
             var before = lab.List().Where(node => node.State == LabNodeState.Running).Select(node => node.Name).ToHashSet();
             var started = await lab.UpAsync(parsed.GetValue(nodes), cancellation);
             try
@@ -61,21 +67,19 @@ internal static class LabCommands
 
     private static Command List()
     {
-        var data = DataDirectory.Option();
-        return Guarded(new Command("list", "List the lab's nodes") { data }, (_, parsed, _) =>
+        return Guarded(new Command("list", "List the lab's nodes"), (_, parsed, _) =>
         {
-            Print(parsed, Open(parsed, data));
+            Print(parsed, Open(parsed));
             return Task.FromResult(ExitCodes.Ok);
         });
     }
 
     private static Command Log()
     {
-        var data = DataDirectory.Option();
         var name = NodeArgument();
-        return Guarded(new Command("log", "Show a node's serial console and its agent's log") { name, data }, async (_, parsed, cancellation) =>
+        return Guarded(new Command("log", "Show a node's serial console and its agent's log") { name }, async (_, parsed, cancellation) =>
         {
-            var node = Open(parsed, data).List().FirstOrDefault(node => node.Name == parsed.GetRequiredValue(name))
+            var node = Open(parsed).List().FirstOrDefault(node => node.Name == parsed.GetRequiredValue(name))
                 ?? throw new LabException("node_not_found", $"There is no lab node '{parsed.GetRequiredValue(name)}'; fleet lab list shows what there is.");
             foreach (var file in new[] { node.SerialLog, node.AgentLog }.Where(File.Exists))
             {
@@ -90,23 +94,21 @@ internal static class LabCommands
 
     private static Command PowerOff()
     {
-        var data = DataDirectory.Option();
         var name = NodeArgument();
-        return Guarded(new Command("poweroff", "Pull a node's plug") { name, data }, async (_, parsed, cancellation) =>
+        return Guarded(new Command("poweroff", "Pull a node's plug") { name }, async (_, parsed, cancellation) =>
         {
-            await Open(parsed, data).PowerOffAsync(parsed.GetRequiredValue(name), cancellation);
+            await Open(parsed).PowerOffAsync(parsed.GetRequiredValue(name), cancellation);
             return ExitCodes.Ok;
         });
     }
 
     private static Command Remove()
     {
-        var data = DataDirectory.Option();
         var name = NodeArgument();
-        return Guarded(new Command("remove", "Power a node off and forget it") { name, data }, async (api, parsed, cancellation) =>
+        return Guarded(new Command("remove", "Power a node off and forget it") { name }, async (api, parsed, cancellation) =>
         {
             var node = parsed.GetRequiredValue(name);
-            await Open(parsed, data).RemoveAsync(node, cancellation);
+            await Open(parsed).RemoveAsync(node, cancellation);
             await ForgetAsync(api, parsed, node, cancellation);
             return ExitCodes.Ok;
         });
@@ -114,10 +116,9 @@ internal static class LabCommands
 
     private static Command Down()
     {
-        var data = DataDirectory.Option();
-        return Guarded(new Command("down", "Power off and remove every node") { data }, async (api, parsed, cancellation) =>
+        return Guarded(new Command("down", "Power off and remove every node"), async (api, parsed, cancellation) =>
         {
-            var lab = Open(parsed, data);
+            var lab = Open(parsed);
             var names = lab.List().Select(node => node.Name).ToArray();
             await lab.DownAsync(cancellation);
             foreach (var node in names)
@@ -217,17 +218,17 @@ internal static class LabCommands
 
     private static Argument<string> NodeArgument() => new("node") { Description = "Name of the node, for example lab-1" };
 
-    private static Host.Lab.Lab Open(ParseResult parsed, Option<DirectoryInfo> data) =>
-        Open(DataDirectory.Of(parsed.GetRequiredValue(data)), Logs.ToStandardError(), 3072, 2, new IPEndPoint(IPAddress.Loopback, 7071));
+    private static Host.Lab.Lab Open(ParseResult parsed) =>
+        Open(DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data)), Logs.ToStandardError(), 3072, 2, new IPEndPoint(IPAddress.Loopback, 7071), new Dictionary<string, string>());
 
-    private static Host.Lab.Lab Open(DataDirectory data, Serilog.ILogger log, int memory, int cpus, IPEndPoint link) => new(
+    private static Host.Lab.Lab Open(DataDirectory data, Serilog.ILogger log, int memory, int cpus, IPEndPoint link, IReadOnlyDictionary<string, string> tokens) => new(
         new LabOptions
         {
             StateDirectory = data.Lab,
             CacheDirectory = data.Cache,
             MemoryMib = memory,
             Cpus = cpus,
-            Agent = LabAgent.Fleet(Programs.Build, Environment.ProcessPath!, new Uri($"http://{link}"), data.Cache),
+            Agent = LabAgent.Fleet(Programs.Build, Environment.ProcessPath!, new Uri($"https://{link}"), data.Cache) with { Tokens = tokens },
         },
         log);
 

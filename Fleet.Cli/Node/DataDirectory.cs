@@ -8,6 +8,7 @@ internal sealed record DataDirectory(string Root)
     public static Option<DirectoryInfo> Option() => new("--data")
     {
         Description = "Where Fleet keeps its state (or FLEET_DATA)",
+        Recursive = true,
         DefaultValueFactory = _ => new DirectoryInfo(Default()),
     };
 
@@ -18,6 +19,9 @@ internal sealed record DataDirectory(string Root)
     public string Cache => Path.Combine(Root, "cache");
 
     public string Lab => Path.Combine(Root, "lab");
+
+    /// <summary>What the node leaves for the people of this machine: an admin's token, and the cell's root certificate.</summary>
+    public string Credentials => Path.Combine(Root, "credentials");
 
     public string Log => Path.Combine(Root, "log");
 

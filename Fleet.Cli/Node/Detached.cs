@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Text.Json;
+using Fleet.Cli.Access;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 
@@ -25,7 +26,7 @@ internal static class Detached
 
         // setsid: a Ctrl-C or the end of this terminal must not reach it. Words are passed as words, never through the shell's parser.
         using var node = Process.Start(new ProcessStartInfo("sh", ["-c", "out=$1; shift; exec setsid \"$@\" </dev/null >\"$out\" 2>&1", "sh", console, Environment.ProcessPath!, Programs.Cli, .. arguments]))!;
-        using var client = new ApiClient(api);
+        using var client = new ApiClient(api, ApiCredentials.Of(parsed));
         var clock = Stopwatch.StartNew();
         while (clock.Elapsed < Patience)
         {
@@ -63,7 +64,7 @@ internal static class Detached
             var hosts = await client.ListAsync("v1/hosts", cancellation);
             return hosts.Any(host => JsonSerializer.SerializeToElement(host).Text("state") == "connected");
         }
-        catch (ApiException notYet) when (notYet.Code is ApiException.Unreachable or "unavailable")
+        catch (ApiException notYet) when (notYet.Code is ApiException.Unreachable or "unavailable" or "unauthenticated" or "wrong_cell")
         {
             return false;
         }

@@ -11,11 +11,10 @@ internal static class DownCommand
 {
     public static Command Create()
     {
-        var data = DataDirectory.Option();
         var withVms = new Option<bool>("--vms") { Description = "Delete every microVM of this fleet first" };
-        return new Command("down", "End what fleet up started; microVMs go on and are found again by the next fleet up") { data, withVms }.Calls(async (api, parsed, cancellation) =>
+        return new Command("down", "End what fleet up started; microVMs go on and are found again by the next fleet up") { withVms }.Calls(async (api, parsed, cancellation) =>
         {
-            var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
+            var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
             if (!NodeLock.IsHeld(directory))
             {
                 CommandContext.Tell(parsed, "not_running", $"No Fleet runs on {directory.Root}.");

@@ -7,11 +7,15 @@ using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images;
+using Fleet.Host.Link;
+using Fleet.Host.State;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Logging;
 using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Node;
+using Fleet.Shared.Access;
 using Serilog;
 
 namespace Fleet.Cli.Node;
@@ -27,7 +31,18 @@ internal sealed record NodeRoles
     /// <summary>Null: no scheduler here.</summary>
     public IPEndPoint? Api { get; init; }
 
+    public bool ApiEncrypted { get; init; }
+
     public IPEndPoint? Link { get; init; }
+
+    /// <summary>More names for the node's certificate.</summary>
+    public IReadOnlyList<string> Names { get; init; } = [];
+
+    /// <summary>A node of the cell that this scheduler is to join; null: it is the cell.</summary>
+    public Uri? Join { get; init; }
+
+    /// <summary>What to join with.</summary>
+    public string? Token { get; init; }
 
     /// <summary>Seconds; null: the default.</summary>
     public int? Lease { get; init; }
@@ -65,12 +80,22 @@ internal static class NodeProcess
         await using var log = Logs.OfNode(roles.Data, roles.Detached, kept);
         try
         {
+            if (roles is { Api: not null, Join: { } cell })
+            {
+                await NodeEnrolment.JoinAsync(
+                    cell, roles.Token ?? throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then --token or FLEET_TOKEN here."),
+                    new SchedulerOptions { DataDirectory = roles.Data.Scheduler }.AuthorityDirectory, cancellation);
+            }
+
             await using var scheduler = roles is { Api: { } api, Link: { } link }
                 ? await SchedulerNode.StartAsync(
                     new SchedulerOptions
                     {
                         DataDirectory = roles.Data.Scheduler,
+                        CredentialsDirectory = roles.Data.Credentials,
                         ApiEndpoint = api,
+                        ApiEncrypted = roles.ApiEncrypted,
+                        Names = roles.Names,
                         LinkEndpoint = link,
                         Log = log,
                         NodeLog = kept,
@@ -79,10 +104,12 @@ internal static class NodeProcess
                     cancellation)
                 : null;
             using var images = new DefaultImageStore(new ImageOptions(roles.Data.Cache, Programs.Init), log);
-            await using var agent = roles.Host is { } host ? await HostAgent.StartAsync(AgentOptions(roles.Data, host, images, log), cancellation) : null;
+            await using var agent = roles.Host is { } host
+                ? await HostAgent.StartAsync(AgentOptions(roles.Data, host, await JoinAsync(roles, host, scheduler, log, cancellation), images, log), cancellation)
+                : null;
             if (roles.Host is not null)
                 _ = WarmAsync(images, log, cancellation);
-            log.Information("Fleet is up{Api}; Ctrl-C ends it, microVMs go on", roles.Api is null ? "" : $" on http://{roles.Api}");
+            log.Information("Fleet is up{Api}; Ctrl-C ends it, microVMs go on", roles.Api is null ? "" : $" on {(roles.ApiEncrypted ? "https" : "http")}://{roles.Api}");
             if (await EndedByItselfAsync(scheduler?.Ended ?? Task.Delay(Timeout.Infinite, cancellation), cancellation))
             {
                 log.Fatal("The control plane of this node ended by itself; the lines above say why. Start it again: microVMs go on, nothing acknowledged is lost");
@@ -99,8 +126,8 @@ internal static class NodeProcess
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             // What says itself why and what to do needs no stack trace beside it.
-            log.Fatal(failed is SchedulerStartException or CellStartException ? null : failed, "Fleet can't run: {Reason:l}", failed.Message);
-            CommandContext.Tell(parsed, "start_failed", failed.Message);
+            log.Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", failed.Message);
+            CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? "start_failed", failed.Message);
             return ExitCodes.Failed;
         }
     }
@@ -122,11 +149,54 @@ internal static class NodeProcess
         return [new KvmDriver(options), new QemuDriver(options), new SimulatedDriver(TimeProvider.System, runs)];
     }
 
-    private static HostAgentOptions AgentOptions(DataDirectory data, HostRole host, IImageSource images, ILogger log) => new()
+    /// <summary>
+    /// What the host shows to the control plane. Beside its own scheduler it joins anew at each start, by a token made for it: whatever
+    /// became of either folder, the two fit. Else it joins once, and again when it is given another token.
+    /// </summary>
+    private static async Task<LinkCredentials> JoinAsync(NodeRoles roles, HostRole host, SchedulerNode? scheduler, ILogger log, CancellationToken cancellation)
+    {
+        var folder = Path.Combine(roles.Data.Host, "link");
+        if (scheduler is not null)
+        {
+            var own = await scheduler.CreateTokenAsync(new TokenRequest(TokenRole.Host) { Host = host.Id, Life = TimeSpan.FromMinutes(5), Note = "of fleet up" }, cancellation);
+            return await HostEnrolment.JoinAsync(host.Scheduler, own.Text, host.Id, folder, TimeProvider.System, cancellation);
+        }
+
+        if (roles.Token is not { } token)
+        {
+            var known = LinkCredentials.Load(folder)
+                ?? throw new LinkException("not_joined", $"This host has not joined yet. Make a token (fleet token create --role host) and give it by --token or FLEET_TOKEN.");
+            return known.ExpiresAt > TimeProvider.System.GetUtcNow()
+                ? known
+                : throw new LinkException("certificate_expired", $"The host's certificate expired at {known.ExpiresAt:u}. Join anew, with a token made for it: fleet token create --role host --host {host.Id}");
+        }
+
+        // Under a service manager the token stays on the command line for ever; it counts once.
+        if (LinkCredentials.Load(folder) is { } joined && joined.TokenId == AccessToken.Parse(token)?.Id && joined.ExpiresAt > TimeProvider.System.GetUtcNow())
+            return joined;
+        for (var told = false; ; told = true)
+        {
+            try
+            {
+                var credentials = await HostEnrolment.JoinAsync(host.Scheduler, token, host.Id, folder, TimeProvider.System, cancellation);
+                log.Information("Joined the cell at {Address} as host {HostId}", host.Scheduler, host.Id);
+                return credentials;
+            }
+            catch (LinkException away) when (away.Code is "unreachable" or "unavailable")
+            {
+                if (!told)
+                    log.Warning("{Problem:l}. Trying again until it answers", away.Message.TrimEnd('.'));
+                await Task.Delay(TimeSpan.FromSeconds(1), cancellation);
+            }
+        }
+    }
+
+    private static HostAgentOptions AgentOptions(DataDirectory data, HostRole host, LinkCredentials credentials, IImageSource images, ILogger log) => new()
     {
         HostId = host.Id,
         StateDirectory = data.Host,
         SchedulerAddress = host.Scheduler,
+        Credentials = credentials,
         Cpus = host.Cpus,
         MemoryMib = host.MemoryMib,
         Fenced = host.Fenced,

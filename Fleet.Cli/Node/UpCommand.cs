@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Net;
+using Fleet.Cli.Access;
 using Fleet.Cli.Output;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Membership;
@@ -12,7 +13,6 @@ internal static class UpCommand
 {
     public static Command Create()
     {
-        var data = DataDirectory.Option();
         var link = NodeOptions.Link();
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
@@ -21,11 +21,12 @@ internal static class UpCommand
         var detached = new Option<bool>("--detached") { Hidden = true };
         var noHost = new Option<bool>("--no-host") { Description = "Scheduler only: this machine carries no microVMs" };
         var lease = NodeOptions.Lease();
+        var name = NodeOptions.Names();
         var runLog = NodeOptions.RunLog();
-        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { data, link, hostId, cpus, memory, lease, runLog, detach, detached, noHost };
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, lease, name, runLog, detach, detached, noHost };
         up.SetAction(async (parsed, cancellation) =>
         {
-            var directory = DataDirectory.Of(parsed.GetRequiredValue(data));
+            var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
             var api = parsed.GetRequiredValue(CommandContext.Api);
             if (parsed.GetValue(detach))
                 return await Detached.StartAsync(parsed, directory, api, Arguments(parsed), !parsed.GetValue(noHost), cancellation);
@@ -34,10 +35,12 @@ internal static class UpCommand
                 Data = directory,
                 Detached = parsed.GetValue(detached),
                 Api = NodeOptions.EndPoint(api),
+                ApiEncrypted = api.Scheme == Uri.UriSchemeHttps,
+                Names = parsed.GetValue(name) ?? [],
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
-                    parsed.GetRequiredValue(hostId), new Uri($"http://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory),
+                    parsed.GetRequiredValue(hostId), new Uri($"https://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
                     Fenced: false) { RunLog = parsed.GetValue(runLog) },
             };
@@ -50,7 +53,7 @@ internal static class UpCommand
         {
             List<string> words =
             [
-                "up", "--detached", "--api", parsed.GetRequiredValue(CommandContext.Api).ToString(), "--data", parsed.GetRequiredValue(data).FullName,
+                "up", "--detached", "--api", parsed.GetRequiredValue(CommandContext.Api).ToString(), "--data", parsed.GetRequiredValue(CommandContext.Data).FullName,
                 "--link", parsed.GetRequiredValue(link).ToString(), "--id", parsed.GetRequiredValue(hostId),
             ];
             if (parsed.GetValue(cpus) is { } c)
@@ -61,6 +64,8 @@ internal static class UpCommand
                 words.AddRange(["--lease", $"{seconds}"]);
             if (parsed.GetValue(runLog) is { } runs)
                 words.AddRange(["--run-log", runs.FullName]);
+            foreach (var other in parsed.GetValue(name) ?? [])
+                words.AddRange(["--name", other]);
             if (parsed.GetValue(noHost))
                 words.Add("--no-host");
             return [.. words];
@@ -73,23 +78,30 @@ internal static class SchedulerCommand
 {
     public static Command Create()
     {
-        var data = DataDirectory.Option();
         var link = NodeOptions.Link();
         var lease = NodeOptions.Lease();
         var database = NodeOptions.Database();
         var cluster = NodeOptions.Cluster();
-        var scheduler = new Command("scheduler", "Run a node of the control plane") { data, link, lease, database, cluster };
+        var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a --token of role scheduler");
+        var name = NodeOptions.Names();
+        var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, InitCommand.Create() };
         scheduler.Validators.Add(result =>
         {
             if (result.GetValue(database) is null != result.GetValue(cluster) is null)
                 result.AddError("Several nodes share a database and reach each other: --database and --cluster go together.");
+            if (result.GetValue(join) is not null && result.GetValue(cluster) is null)
+                result.AddError("A node that joins others shares their database: --join goes with --database and --cluster.");
         });
         scheduler.SetAction((parsed, cancellation) => NodeProcess.RunAsync(
             parsed,
             new NodeRoles
             {
-                Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
+                Data = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data)),
                 Api = NodeOptions.EndPoint(parsed.GetRequiredValue(CommandContext.Api)),
+                ApiEncrypted = parsed.GetRequiredValue(CommandContext.Api).Scheme == Uri.UriSchemeHttps,
+                Names = parsed.GetValue(name) ?? [],
+                Join = parsed.GetValue(join),
+                Token = parsed.GetValue(CommandContext.Token),
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
                 Database = parsed.GetValue(database),
@@ -105,22 +117,17 @@ internal static class HostCommand
 {
     public static Command Create()
     {
-        var data = DataDirectory.Option();
-        var join = new Option<Uri?>("--join")
-        {
-            Description = "Link address of the scheduler, for example http://10.0.0.1:7071",
-            CustomParser = result => CommandContext.Address(result, "--join", "http://10.0.0.1:7071"),
-        };
+        var join = NodeOptions.Join("Link address of the scheduler, for example https://10.0.0.1:7071; the first time with a --token of role host");
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
         var runLog = NodeOptions.RunLog();
-        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { data, join, hostId, cpus, memory, runLog };
+        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, runLog };
         host.SetAction(async (parsed, cancellation) =>
         {
             if (parsed.GetValue(join) is not { } scheduler)
             {
-                CommandContext.Tell(parsed, "invalid_field", "fleet host runs an agent with --join http://SCHEDULER:7071; to look at hosts: fleet host list");
+                CommandContext.Tell(parsed, "invalid_field", "fleet host runs an agent with --join https://SCHEDULER:7071; to look at hosts: fleet host list");
                 return ExitCodes.Usage;
             }
 
@@ -128,7 +135,8 @@ internal static class HostCommand
                 parsed,
                 new NodeRoles
                 {
-                    Data = DataDirectory.Of(parsed.GetRequiredValue(data)),
+                    Data = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data)),
+                    Token = parsed.GetValue(CommandContext.Token),
                     Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true) { RunLog = parsed.GetValue(runLog) },
                 },
                 cancellation);
@@ -187,6 +195,26 @@ internal static class NodeOptions
             return null;
         }
     }
+
+    public static Option<string[]> Names() => new("--name")
+    {
+        Description = "One more name or address that other programs than fleet reach this node by, for its certificate (may be repeated)",
+    };
+
+    /// <summary>The link is TLS always: an address that says otherwise is a mistake.</summary>
+    public static Option<Uri?> Join(string description) => new("--join")
+    {
+        Description = description,
+        CustomParser = result =>
+        {
+            var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
+            var address = text.Contains("://", StringComparison.Ordinal) ? text : $"https://{text}";
+            if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "https", Host.Length: > 0 })
+                return uri;
+            result.AddError($"--join wants an address such as https://10.0.0.1:7071, not '{text}'.");
+            return null;
+        },
+    };
 
     public static Option<string> HostId() => new("--id")
     {

@@ -23,15 +23,17 @@ public sealed class HostAgent : IAsyncDisposable
     private readonly CancellationTokenSource _ending;
     private readonly LinkOwner _owner;
     private readonly SchedulerLink _link;
+    private readonly CertificateRenewal _renewal;
     private int _disposed;
 
-    private HostAgent(ActorSystem actors, MicroVmContext context, CancellationTokenSource ending, LinkOwner owner, SchedulerLink link)
+    private HostAgent(ActorSystem actors, MicroVmContext context, CancellationTokenSource ending, LinkOwner owner, SchedulerLink link, CertificateRenewal renewal)
     {
         _actors = actors;
         _context = context;
         _ending = ending;
         _owner = owner;
         _link = link;
+        _renewal = renewal;
     }
 
     /// <summary>
@@ -58,7 +60,8 @@ public sealed class HostAgent : IAsyncDisposable
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
             var owner = new LinkOwner(agent, options, inventory, context.BootId);
-            return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddress, owner, options.Clock, options.Log));
+            return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddress, options.Credentials, owner, options.Clock, options.Log),
+                new CertificateRenewal(options.SchedulerAddress, options.Credentials, options.Clock, options.Log));
         }
         catch
         {
@@ -76,6 +79,7 @@ public sealed class HostAgent : IAsyncDisposable
     {
         if (Interlocked.Exchange(ref _disposed, 1) != 0)
             return;
+        await _renewal.DisposeAsync().ConfigureAwait(false);
         await _link.DisposeAsync().ConfigureAwait(false);
         await _ending.CancelAsync().ConfigureAwait(false);
         await _actors.Terminate().WaitAsync(EndLimit).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);

@@ -1,4 +1,5 @@
 using Fleet.Host.Drivers;
+using Fleet.Host.Link;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Serilog;
@@ -13,8 +14,11 @@ public sealed record HostAgentOptions
 
     public required string StateDirectory { get; init; }
 
-    /// <summary>Where the control plane takes agents, for example <c>http://10.0.0.1:7071</c>.</summary>
+    /// <summary>Where the control plane takes agents, for example <c>https://10.0.0.1:7071</c>.</summary>
     public required Uri SchedulerAddress { get; init; }
+
+    /// <summary>What the host shows there; <see cref="HostEnrolment"/> gets it.</summary>
+    public required LinkCredentials Credentials { get; init; }
 
     public required IReadOnlyList<IVmmDriver> Drivers { get; init; }
 
@@ -50,8 +54,10 @@ public sealed record HostAgentOptions
     {
         if (!VmSpecRules.IsHostId(HostId))
             return $"A host's id is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'; '{HostId}' is not.";
-        if (SchedulerAddress is not { IsAbsoluteUri: true, Scheme: "http" or "https" })
-            return $"The control plane's address must look like http://10.0.0.1:7071; '{SchedulerAddress}' does not.";
+        if (SchedulerAddress is not { IsAbsoluteUri: true, Scheme: "https" })
+            return $"The control plane's address must look like https://10.0.0.1:7071; '{SchedulerAddress}' does not.";
+        if (Credentials.HostId != HostId)
+            return $"The host's certificate is of '{Credentials.HostId}', and it is to run as '{HostId}'. Join under that id, or use the one it has.";
         if (Cpus is < 1 or > 65_536)
             return $"A host offers 1 to 65536 CPUs, and not {Cpus}.";
         if (MemoryMib is < 1 or > 1 << 30)

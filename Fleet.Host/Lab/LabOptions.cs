@@ -69,12 +69,15 @@ public sealed record LabOptions
 /// <param name="BuildDirectory">The outer folder that holds <paramref name="Folders"/>.</param>
 /// <param name="Folders">Folders below it that are copied.</param>
 /// <param name="Command">
-/// What the node runs: program and arguments, where <c>{build}</c>, <c>{node}</c> and <c>{data}</c> become the copied build,
-/// the node's name and the agent's data directory. Started again whenever it ends.
+/// What the node runs: program and arguments, where <c>{build}</c>, <c>{node}</c>, <c>{data}</c> and <c>{token}</c> become the copied build,
+/// the node's name, the agent's data directory and the node's token. Started again whenever it ends.
 /// </param>
 /// <param name="CacheDirectory">Outer cache that the agent finds as <c>{data}/cache</c>: default images made before, so that a node needs no packages.</param>
 public sealed record LabAgent(string BuildDirectory, IReadOnlyList<string> Folders, IReadOnlyList<string> Command, string CacheDirectory)
 {
+    /// <summary>What each node joins by: one made for it, since a node that was off knows nothing of its earlier life.</summary>
+    public IReadOnlyDictionary<string, string> Tokens { get; init; } = new Dictionary<string, string>();
+
     /// <summary>Where a node sees the outer machine's loopback.</summary>
     public const string OuterLoopback = "10.0.2.2";
 
@@ -95,7 +98,7 @@ public sealed record LabAgent(string BuildDirectory, IReadOnlyList<string> Folde
         return new LabAgent(
             buildDirectory,
             ["cli", "vmm", "guest"],
-            [dotnet, "{build}/cli/fleet.dll", "host", "--join", link.GetLeftPart(UriPartial.Authority), "--id", "{node}", "--data", "{data}"],
+            [dotnet, "{build}/cli/fleet.dll", "host", "--join", link.GetLeftPart(UriPartial.Authority), "--id", "{node}", "--data", "{data}", "--token", "{token}"],
             cacheDirectory);
     }
 
@@ -118,7 +121,8 @@ public sealed record LabAgent(string BuildDirectory, IReadOnlyList<string> Folde
         var words = Command.Select(word => word
             .Replace("{build}", Build, StringComparison.Ordinal)
             .Replace("{node}", node, StringComparison.Ordinal)
-            .Replace("{data}", Data, StringComparison.Ordinal));
+            .Replace("{data}", Data, StringComparison.Ordinal)
+            .Replace("{token}", Tokens.GetValueOrDefault(node, ""), StringComparison.Ordinal));
         return $"""
             if [ ! -d {Build} ]; then
               rm -rf {Build}.new

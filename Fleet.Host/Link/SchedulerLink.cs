@@ -1,4 +1,5 @@
 using Fleet.Host.Drivers.Processes;
+using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
 using Grpc.Core;
 using Grpc.Net.Client;
@@ -56,7 +57,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
     private volatile bool _leaving;
     private string _lastProblem = "";
 
-    public SchedulerLink(Uri address, ILinkOwner owner, TimeProvider clock, ILogger log)
+    public SchedulerLink(Uri address, LinkCredentials credentials, ILinkOwner owner, TimeProvider clock, ILogger log)
     {
         _address = address;
         _owner = owner;
@@ -65,7 +66,13 @@ internal sealed class SchedulerLink : IAsyncDisposable
         _channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions
         {
             MaxReceiveMessageSize = LargestMessage,
-            HttpHandler = new SocketsHttpHandler { UseProxy = false, ConnectTimeout = TimeSpan.FromSeconds(5), KeepAlivePingDelay = TimeSpan.FromSeconds(20) },
+            HttpHandler = new SocketsHttpHandler
+            {
+                UseProxy = false,
+                ConnectTimeout = TimeSpan.FromSeconds(5),
+                KeepAlivePingDelay = TimeSpan.FromSeconds(20),
+                SslOptions = CellTls.To(credentials.Authority, clock, () => credentials.Certificate),
+            },
             DisposeHttpClient = true,
         });
         _running = Task.Run(RunAsync);

@@ -37,7 +37,7 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
             if (VmSpecRules.FirstProblem(spec) is { } problem)
                 throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
             var notAfter = clock.GetUtcNow() + CreateWithin;
-            switch (await ClaimAsync(new(vmId, spec.Name, key, bodyHash)))
+            switch (await ClaimAsync(new(vmId, VmNames.Claimed(spec.Name, spec.Tenant), key, bodyHash)))
             {
                 case Claim.Granted:
                     return await DriveAsync(vmId, spec, notAfter, isNew: true, cancellation);

@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Projection;
@@ -19,6 +20,12 @@ internal sealed record ApiContext(
     CellGate Gate, VmAdmission Admission, ClaimStore Claims, ViewProjection Projection,
     Func<CancellationToken, Task<string?>> Ready, TimeProvider Clock, ILogger Log)
 {
+    /// <summary>Who may come in.</summary>
+    public required Tokens Tokens { get; init; }
+
+    /// <summary>The cell's root certificate, DER.</summary>
+    public required ReadOnlyMemory<byte> Authority { get; init; }
+
     /// <summary>Of the hosts whose agents have dialled this node.</summary>
     public HostFigures Figures { get; init; } = new();
 
@@ -46,9 +53,47 @@ internal sealed record ApiContext(
             throw RequestRefused.Unavailable($"The view is still being read from the journal: {Projection.Index} of {Projection.Target}. Single microVMs can be asked for already.");
     }
 
-    /// <summary>Ends when the client is gone or the node stops. Dispose it.</summary>
-    public CancellationTokenSource Lifetime(HttpContext http) =>
-        CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted, Stopping);
+    /// <summary>The id of the microVM that the path names, if it is the asker's own. Of others' he can't even tell that they exist.</summary>
+    /// <exception cref="RequestRefused"><c>not_found</c></exception>
+    public async ValueTask<string> OwnVmAsync(HttpContext http)
+    {
+        var who = Principal.Of(http);
+        var id = VmNames.Resolve(Claims, (string)http.Request.RouteValues["id"]!, who.Tenant);
+        if (who.Tenant is null)
+            return id;
+        var answer = await Gate.CallAsync(c => Gate.Cell.GetVmAsync(id, c), CellGate.Patience, http.RequestAborted);
+        if (answer.Vm?.Spec is { } spec)
+            return who.Owns(spec.Tenant) ? id : throw VmNames.NotFound(id);
+        throw answer.Problem is null or { Code: ErrorCodes.NotFound } ? VmNames.NotFound(id) : RequestRefused.From(answer.Problem);
+    }
+
+    /// <summary>Ends when the client is gone, its token ends or is revoked, or the node stops. Dispose it.</summary>
+    public RequestLifetime Lifetime(HttpContext http) => new(http, Principal.Of(http), Clock, Stopping);
+}
+
+/// <summary>How long a long request may go on.</summary>
+internal sealed class RequestLifetime : IDisposable
+{
+    // A timer can't be set for longer; no request lasts as long.
+    private static readonly TimeSpan LongestTimer = TimeSpan.FromDays(24);
+
+    private readonly CancellationTokenSource? _expiry;
+    private readonly CancellationTokenSource _all;
+
+    public RequestLifetime(HttpContext http, Principal who, TimeProvider clock, CancellationToken stopping)
+    {
+        if (who.Expires - clock.GetUtcNow() is { } left && left < LongestTimer)
+            _expiry = new CancellationTokenSource(left > TimeSpan.Zero ? left : TimeSpan.Zero, clock);
+        _all = CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted, stopping, who.Revoked, _expiry?.Token ?? default);
+    }
+
+    public CancellationToken Token => _all.Token;
+
+    public void Dispose()
+    {
+        _all.Dispose();
+        _expiry?.Dispose();
+    }
 }
 
 /// <summary>

@@ -1,6 +1,7 @@
 using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Vms;
 using Microsoft.AspNetCore.Http.Json;
@@ -17,10 +18,11 @@ internal static class ApiDescription
     private const string ByteType = "application/octet-stream";
     private const string ProblemId = "Problem";
     private const string ChangeId = "Change";
+    private const string SchemeId = "token";
 
     // A null or absent member means the default only in what clients send; answers have every member.
     private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(BootBody), typeof(SimulatedBody),
-        typeof(RateLimitBody), typeof(TokenBucketBody), typeof(AdminCommandBody)];
+        typeof(RateLimitBody), typeof(TokenBucketBody), typeof(AdminCommandBody), typeof(CreateTokenBody)];
 
     public static void Add(IServiceCollection services)
     {
@@ -64,7 +66,7 @@ internal static class ApiDescription
                 inner.Enum = Names(BodyMapping.StateNames);
             else if (name == "state" && type == typeof(HostBody))
                 inner.Enum = Names(Enum.GetValues<HostState>().Where(s => s != HostState.Unspecified).Select(BodyMapping.Name));
-            else if (name is "kernel_path" or "refill_time_ms" || (name == "size" && type == typeof(TokenBucketBody)))
+            else if (name is "kernel_path" or "refill_time_ms" || (name == "role" && type == typeof(CreateTokenBody)) || (name == "size" && type == typeof(TokenBucketBody)))
                 inner.Type &= ~JsonSchemaType.Null;
         }
         return Task.CompletedTask;
@@ -74,6 +76,7 @@ internal static class ApiDescription
     {
         document.Info = new OpenApiInfo { Title = "Fleet", Version = ApiServer.Version, Description = "MicroVMs on your own machines." };
         document.Servers?.Clear();
+        document.AddComponent(SchemeId, new OpenApiSecurityScheme { Type = SecuritySchemeType.Http, Scheme = "bearer", Description = "A token of role admin or tenant" });
         document.AddComponent(ProblemId, await context.GetOrCreateSchemaAsync(typeof(ProblemBody), null, cancellation));
         document.AddComponent(ChangeId, new OpenApiSchema
         {
@@ -103,6 +106,10 @@ internal static class ApiDescription
     {
         var rules = context.Description.ActionDescriptor.EndpointMetadata.OfType<Operation>().Single();
         operation.Parameters = [.. PathParameters(context), .. rules.Query.Select(ToParameter), .. rules.Headers.Select(ToParameter)];
+        if (rules.Audience != Audience.Anybody)
+            operation.Security = [new OpenApiSecurityRequirement { [new OpenApiSecuritySchemeReference(SchemeId, context.Document)] = [] }];
+        if (rules.Audience == Audience.Admins)
+            operation.Description = "Needs a token of role admin.";
         if (rules.BodyBytes > 0)
             operation.RequestBody = Bytes(rules.BodyBytes);
         var answer = (OpenApiResponse)operation.Responses![rules.Status.ToString(CultureInfo.InvariantCulture)];
@@ -139,7 +146,8 @@ internal static class ApiDescription
             Name = "id",
             In = ParameterLocation.Path,
             Required = true,
-            Description = context.Description.RelativePath.StartsWith("v1/vms", StringComparison.Ordinal) ? "Id or name of the microVM" : "Id of the host",
+            Description = context.Description.RelativePath.StartsWith("v1/vms", StringComparison.Ordinal) ? "Id or name of the microVM"
+                : context.Description.RelativePath.StartsWith("v1/tokens", StringComparison.Ordinal) ? "Id of the token" : "Id of the host",
             Schema = new OpenApiSchema { Type = JsonSchemaType.String },
         };
         if (!context.Description.RelativePath.Contains("{limiter}", StringComparison.Ordinal))

@@ -1,17 +1,25 @@
 using System.Diagnostics;
-using System.Net;
+using Fleet.Scheduler.Access;
+using Fleet.Shared.Access;
 using Microsoft.AspNetCore.Http;
 
 namespace Fleet.Scheduler.Api;
 
 /// <summary>
-/// Around every request: its id, its line in the log, the guard against other sites, and the one place where
-/// what goes wrong becomes <c>application/problem+json</c>.
+/// Around every request: its id, its line in the log, who sends it and whether he may, and the one place where what goes wrong
+/// becomes <c>application/problem+json</c>.
 /// </summary>
-internal sealed class ApiPipeline(ApiContext api, bool loopback)
+internal sealed class ApiPipeline(ApiContext api)
 {
     // For the log only: the client is gone before there was an answer.
     private const int ClientGone = 499;
+
+    private const string Scheme = "Bearer ";
+
+    // Of one address within a minute.
+    private const int LoggedRefusals = 20;
+
+    private readonly RefusalLimit _refusals = new(LoggedRefusals, api.Clock);
 
     public async Task InvokeAsync(HttpContext http, RequestDelegate next)
     {
@@ -20,7 +28,6 @@ internal sealed class ApiPipeline(ApiContext api, bool loopback)
         http.Response.Headers.XContentTypeOptions = "nosniff";
         try
         {
-            RefuseOtherSites(http.Request);
             await next(http);
             if (http.Response is { HasStarted: false, StatusCode: >= 400, ContentLength: null })
                 await WriteBareStatusAsync(http);
@@ -46,6 +53,13 @@ internal sealed class ApiPipeline(ApiContext api, bool loopback)
             else
                 await Exchange.WriteProblemAsync(http, ErrorCodes.Unavailable, "The control plane is stopping. Try again when it is back.");
         }
+        catch (OperationCanceledException) when (http.Features.Get<Principal>() is { } who && (who.Revoked.IsCancellationRequested || who.Expires <= api.Clock.GetUtcNow()))
+        {
+            if (http.Response.HasStarted)
+                http.Abort();
+            else
+                await Exchange.WriteProblemAsync(http, ErrorCodes.Unauthenticated, $"The token {who.TokenId} ended while the request went on.");
+        }
         catch (Exception fault)
         {
             api.Log.LogFault(fault, http.Request.Method, http.Request.Path, http.TraceIdentifier);
@@ -62,18 +76,45 @@ internal sealed class ApiPipeline(ApiContext api, bool loopback)
     }
 
     /// <summary>
-    /// The API has no passwords yet: on a loopback address its guard is that only programs of this machine reach it.
-    /// A browser on this machine is such a program and runs other people's scripts, so what a browser sends for another
-    /// site is refused: by its Origin, and by a Host that is a name of somebody's choosing (DNS rebinding).
+    /// Behind the routing: who sends this, and may he call that? What no endpoint says anything about is for admins alone, paths that
+    /// do not exist included, so that nothing can be found out without a token.
     /// </summary>
-    private void RefuseOtherSites(HttpRequest request)
+    public Task AuthoriseAsync(HttpContext http, RequestDelegate next)
     {
-        var host = request.Host.Host;
-        if (loopback && host.Length > 0 && !host.Equals("localhost", StringComparison.OrdinalIgnoreCase) && !IPAddress.TryParse(host.Trim('[', ']'), out _))
-            throw new RequestRefused(ErrorCodes.Forbidden, $"The API listens on a loopback address and is asked for as \"{host}\". Use 127.0.0.1 or localhost.");
-        if (request.Headers.Origin is { Count: > 0 } origins
-            && origins.Any(o => !Uri.TryCreate(o, UriKind.Absolute, out var origin) || !origin.Authority.Equals(request.Host.Value, StringComparison.OrdinalIgnoreCase)))
-            throw new RequestRefused(ErrorCodes.Forbidden, "The request comes from a page of another site (header Origin), and such are refused.");
+        var endpoint = http.GetEndpoint();
+        var audience = endpoint?.Metadata.GetMetadata<Operation>()?.Audience ?? Audience.Admins;
+        if (audience == Audience.Anybody && http.Request.Headers.Authorization.Count == 0)
+            return next(http);
+        var who = Authenticate(http);
+        if (who.Tenant is not null && endpoint is not null && audience == Audience.Admins)
+            throw Refused(http, ErrorCodes.Forbidden, $"The token {who.TokenId} is a tenant's; this needs one of role admin.");
+        http.Features.Set(who);
+        return next(http);
+    }
+
+    private Principal Authenticate(HttpContext http)
+    {
+        if (http.Request.Headers.Authorization is not [{ } header])
+            throw Refused(http, ErrorCodes.Unauthenticated, "Send a token, once: Authorization: Bearer TOKEN. fleet token create makes one.");
+        if (!header.StartsWith(Scheme, StringComparison.OrdinalIgnoreCase))
+            throw Refused(http, ErrorCodes.Unauthenticated, "The header Authorization must be Bearer TOKEN.");
+        var verdict = api.Tokens.Check(header.AsSpan(Scheme.Length).Trim());
+        if (verdict.Token is not { } token)
+            throw Refused(http, ErrorCodes.Unauthenticated, verdict.Message);
+        if (TokenRules.IsForJoining(token.Role))
+            throw Refused(http, ErrorCodes.Forbidden, $"The token {token.Id} is good for joining the cell, and for nothing at the API.");
+        return new Principal(token.Id, token.Role == TokenRole.Tenant ? token.Tenant : null, token.ExpiresAt?.ToDateTimeOffset(), verdict.Revoked);
+    }
+
+    private RequestRefused Refused(HttpContext http, string code, string message)
+    {
+        var peer = http.Connection.RemoteIpAddress?.ToString() ?? "";
+        // An attacker may try as often as he likes, but not fill the log with it.
+        if (_refusals.Note(peer))
+            api.Log.LogRefused(http.Request.Method, Logged(http.Request.Path), peer, code, message);
+        if (code == ErrorCodes.Unauthenticated)
+            http.Response.Headers.WWWAuthenticate = "Bearer";
+        return new RequestRefused(code, message);
     }
 
     private static Task WriteBareStatusAsync(HttpContext http)
@@ -91,11 +132,16 @@ internal sealed class ApiPipeline(ApiContext api, bool loopback)
     private void Log(HttpContext http, TimeSpan took)
     {
         var milliseconds = (long)took.TotalMilliseconds;
+        var path = Logged(http.Request.Path);
         if (HttpMethods.IsGet(http.Request.Method))
-            api.Log.LogRead(http.Request.Method, http.Request.Path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
+            api.Log.LogRead(http.Request.Method, path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
         else
-            api.Log.LogChanged(http.Request.Method, http.Request.Path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
+            api.Log.LogChanged(http.Request.Method, path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
     }
+
+    // Somebody may take a token for its id.
+    private static string Logged(PathString path) =>
+        path.Value is { Length: > 100 } text && AccessToken.Parse(text.AsSpan(text.LastIndexOf('/') + 1)) is { } token ? $"{text[..(text.LastIndexOf('/') + 1)]}({token})" : path;
 
     private static string Short(PathString path) => path.Value is { Length: > 120 } text ? text[..120] + "…" : path.Value ?? "/";
 }

@@ -1,5 +1,7 @@
 using System.Net;
 using System.Reflection;
+using System.Security.Cryptography.X509Certificates;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admin;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
@@ -39,8 +41,14 @@ internal sealed class ApiServer : IAsyncDisposable
     /// <summary>Where it really listens.</summary>
     public IPEndPoint Endpoint { get; private set; } = new(IPAddress.None, 0);
 
+    /// <param name="endpoint">Where to listen.</param>
+    /// <param name="certificate">What it shows; null: HTTP in clear text.</param>
+    /// <param name="context">What requests work with.</param>
+    /// <param name="log">Where to.</param>
+    /// <param name="cancellation">Ends the start.</param>
     /// <exception cref="IOException">The port is in use.</exception>
-    public static async Task<ApiServer> StartAsync(IPEndPoint endpoint, ApiContext context, ILoggerFactory log, CancellationToken cancellation)
+    public static async Task<ApiServer> StartAsync(
+        IPEndPoint endpoint, Func<X509Certificate2>? certificate, ApiContext context, ILoggerFactory log, CancellationToken cancellation)
     {
         var stopping = new CancellationTokenSource();
         var api = context with { Stopping = stopping.Token };
@@ -50,26 +58,35 @@ internal sealed class ApiServer : IAsyncDisposable
         builder.Services.Configure<HostOptions>(o => o.ShutdownTimeout = StopBound);
         builder.Services.AddRouting();
         ApiDescription.Add(builder.Services);
-        builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel => Limit(kestrel, endpoint));
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel => Limit(kestrel, endpoint, certificate));
         var web = builder.Build();
         var server = new ApiServer(web, stopping);
         try
         {
-            var pipeline = new ApiPipeline(api, IPAddress.IsLoopback(endpoint.Address));
+            var pipeline = new ApiPipeline(api);
             web.Use(pipeline.InvokeAsync);
             web.UseRouting();
+            web.Use(pipeline.AuthoriseAsync);
             new VmEndpoints(api).Map(web);
             new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);
             new ChangeEndpoints(api).Map(web);
             new AdminEndpoints(api).Map(web);
+            new TokenEndpoints(api).Map(web);
             web.MapGroup("").WithTags("health").MapGet("/v1/health", (Delegate)(Func<HttpContext, Task>)(http => HealthAsync(http, api))).Describe(new("health", "Says whether the node is ready")
             {
+                Audience = Audience.Anybody,
                 Answer = typeof(HealthBody),
             });
+            web.MapGroup("").WithTags("health").MapGet("/v1/authority", (Delegate)(Func<HttpContext, Task>)(http => AuthorityAsync(http, api))).Describe(new("authority", "Gives the cell's root certificate, by which its nodes are known")
+            {
+                Audience = Audience.Anybody,
+                Answer = typeof(byte[]),
+                AnswerType = "application/pkix-cert",
+            });
             new MetricsEndpoint(api.Figures).Map(web);
-            web.MapOpenApi("/openapi/v1.json");
+            web.MapOpenApi("/openapi/v1.json").WithMetadata(new Operation("openapi", "This document") { Audience = Audience.Tenants });
             await web.StartAsync(cancellation);
             server.Endpoint = IPEndPoint.Parse(new Uri(web.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single()).Authority);
             return server;
@@ -90,10 +107,15 @@ internal sealed class ApiServer : IAsyncDisposable
         await _web.DisposeAsync();
     }
 
-    private static void Limit(KestrelServerOptions kestrel, IPEndPoint endpoint)
+    private static void Limit(KestrelServerOptions kestrel, IPEndPoint endpoint, Func<X509Certificate2>? certificate)
     {
         kestrel.AddServerHeader = false;
-        kestrel.Listen(endpoint, listen => listen.Protocols = HttpProtocols.Http1);
+        kestrel.Listen(endpoint, listen =>
+        {
+            listen.Protocols = HttpProtocols.Http1;
+            if (certificate is not null)
+                listen.UseHttps(https => https.ServerCertificateSelector = (_, _) => certificate());
+        });
         kestrel.Limits.MaxConcurrentConnections = MaxConnections;
         kestrel.Limits.MaxRequestBodySize = ServerMaxBody;
         kestrel.Limits.MaxRequestHeaderCount = 64;
@@ -105,11 +127,21 @@ internal sealed class ApiServer : IAsyncDisposable
         kestrel.Limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(10));
     }
 
+    private static Task AuthorityAsync(HttpContext http, ApiContext api)
+    {
+        _ = new Query(http);
+        http.Response.ContentType = "application/pkix-cert";
+        http.Response.ContentLength = api.Authority.Length;
+        return http.Response.Body.WriteAsync(api.Authority, http.RequestAborted).AsTask();
+    }
+
     private static async Task HealthAsync(HttpContext http, ApiContext api)
     {
         _ = new Query(http);
         if (await api.Ready(http.RequestAborted) is { } reason)
             throw RequestRefused.Unavailable(reason);
-        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, new HealthBody("ok", Version, Environment.ProcessId), ApiJson.Wire.HealthBody);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, 
+            // What runs here is nobody's business who has no token.
+            http.Features.Get<Principal>() is null ? new HealthBody("ok", null, null) : new HealthBody("ok", Version, Environment.ProcessId), ApiJson.Wire.HealthBody);
     }
 }

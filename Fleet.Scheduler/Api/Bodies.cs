@@ -3,6 +3,7 @@ using System.ComponentModel.DataAnnotations;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using Fleet.Scheduler.Access;
 using Fleet.Shared.Admin;
 using Fleet.Shared.Vms;
 
@@ -46,6 +47,9 @@ internal sealed record CreateVmBody
 
     [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]
     public IReadOnlyDictionary<string, string>? Labels { get; init; }
+
+    [Description("Whose it is; only with a token of role admin, and else the token's own"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
+    public string? Tenant { get; init; }
 
     [Description("Only this host may carry it"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
     public string? Host { get; init; }
@@ -122,6 +126,7 @@ internal sealed record ReasonBody(string Code, string Message);
 internal sealed record VmBody(
     string Id,
     string Name,
+    string? Tenant,
     string State,
     ReasonBody? Reason,
     int? ExitStatus,
@@ -226,7 +231,39 @@ internal sealed record PaletteListBody(IReadOnlyList<PaletteDefinition> Items);
 
 internal sealed record ChangesBody(long Index, IReadOnlyList<ChangeBody> Changes);
 
-internal sealed record HealthBody(string Status, string Version, int Pid);
+/// <param name="Status">ok</param>
+/// <param name="Version">Null without a token.</param>
+/// <param name="Pid">Null without a token.</param>
+internal sealed record HealthBody(string Status, string? Version, int? Pid);
+
+/// <summary>The body of a token's create.</summary>
+internal sealed record CreateTokenBody
+{
+    [Description("What it is good for: host and scheduler to join, admin and tenant at the API"), Required, AllowedValues("host", "scheduler", "admin", "tenant")]
+    public string? Role { get; init; }
+
+    [Description("With role tenant: whose"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
+    public string? Tenant { get; init; }
+
+    [Description("With role host: only this host may join by it, and may be known already"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
+    public string? Host { get; init; }
+
+    [Description("Default: 3600 for host and scheduler, without end for admin and tenant"), Range(10, 315_360_000)]
+    public long? TtlSeconds { get; init; }
+
+    [Description("What it is for, for people"), MaxLength(TokenRules.MaxNote)]
+    public string? Note { get; init; }
+}
+
+/// <summary>A token, without its secret.</summary>
+internal sealed record TokenBody(
+    string Id, string Role, string? Tenant, string? Host, string Note, string CreatedAt, string? CreatedBy, string? ExpiresAt, string? RevokedAt);
+
+/// <param name="Secret">The token's text: this is the only time that it is shown.</param>
+/// <param name="Token">What is kept of it.</param>
+internal sealed record NewTokenBody(string Secret, TokenBody Token);
+
+internal sealed record TokenListBody(IReadOnlyList<TokenBody> Items);
 
 /// <summary>RFC 9457.</summary>
 internal sealed record ProblemBody(
@@ -250,6 +287,10 @@ internal sealed record ProblemBody(
 [JsonSerializable(typeof(ChangeBody))]
 [JsonSerializable(typeof(ChangesBody))]
 [JsonSerializable(typeof(HealthBody))]
+[JsonSerializable(typeof(CreateTokenBody))]
+[JsonSerializable(typeof(TokenBody))]
+[JsonSerializable(typeof(NewTokenBody))]
+[JsonSerializable(typeof(TokenListBody))]
 [JsonSerializable(typeof(ProblemBody))]
 [JsonSerializable(typeof(AdminCommandBody))]
 [JsonSerializable(typeof(PaletteListBody))]

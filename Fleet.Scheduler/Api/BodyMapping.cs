@@ -1,4 +1,5 @@
 using System.Globalization;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Vms;
@@ -28,6 +29,7 @@ internal static class BodyMapping
             Restart = body.Restart ?? RestartPolicy.Never,
             Fencing = body.Fencing ?? FencingPolicy.Strict,
             Host = body.Host ?? "",
+            Tenant = body.Tenant ?? "",
         };
         spec.Command.Add(body.Command ?? []);
         foreach (var (name, value) in body.Env ?? Empty)
@@ -105,6 +107,7 @@ internal static class BodyMapping
     public static VmBody ToBody(VmRecord vm) => new(
         vm.Id,
         vm.Spec.Name,
+        OrNull(vm.Spec.Tenant),
         Name(vm.State),
         vm.Reason is { } reason ? new ReasonBody(reason.Code, reason.Message) : null,
         vm.Exit?.Status,
@@ -127,6 +130,10 @@ internal static class BodyMapping
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
                 : null,
             new SortedDictionary<string, RateLimitBody>(vm.Spec.RateLimits.ToDictionary(limit => limit.Key, limit => ToBody(limit.Value)!), StringComparer.Ordinal)));
+
+    public static TokenBody ToBody(TokenRecord token) => new(
+        token.Id, Name(token.Role), OrNull(token.Tenant), OrNull(token.Host), token.Note, Text(token.CreatedAt), OrNull(token.CreatedBy),
+        token.ExpiresAt is null ? null : Text(token.ExpiresAt), token.RevokedAt is null ? null : Text(token.RevokedAt));
 
     public static HostBody ToBody(HostRecord host)
     {

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Projection;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
@@ -28,6 +29,7 @@ internal sealed class ChangeEndpoints(ApiContext api)
         var routes = all.MapGroup("").WithTags("changes");
         routes.MapGet("/v1/changes", (Delegate)PollAsync).Describe(new("list_changes", "Waits for changes after an index")
         {
+            Audience = Audience.Tenants,
             Query = [After, new("wait", "Seconds to wait for a change", JsonSchemaType.Integer) { Maximum = 600, Default = 0 }],
             Answer = typeof(ChangesBody),
             AnswerHeaders = [new(Exchange.IndexHeader, "Where to go on from")],
@@ -35,6 +37,7 @@ internal sealed class ChangeEndpoints(ApiContext api)
         });
         routes.MapGet("/v1/changes/stream", (Delegate)StreamAsync).Describe(new("stream_changes", "Streams changes as server-sent events")
         {
+            Audience = Audience.Tenants,
             Query = [After],
             Headers = [new("Last-Event-ID", "The id of the last event that was seen; goes before the parameter after")],
             Answer = typeof(string),
@@ -47,13 +50,14 @@ internal sealed class ChangeEndpoints(ApiContext api)
     {
         var query = new Query(http);
         var after = query.Number("after");
+        var tenant = Principal.Of(http).Tenant;
         var until = api.Clock.GetUtcNow() + TimeSpan.FromSeconds(query.Number("wait")!.Value);
         using var place = api.Long.Enter();
         using var lifetime = api.Lifetime(http);
         while (true)
         {
             var next = api.Projection.NextChange;
-            var slice = Read(after);
+            var slice = Read(after, tenant);
             var left = until - api.Clock.GetUtcNow();
             if (slice.Changes.Count > 0 || left <= TimeSpan.Zero)
             {
@@ -72,7 +76,8 @@ internal sealed class ChangeEndpoints(ApiContext api)
         var after = LastEventId(http) ?? new Query(http).Number("after");
         using var place = api.Long.Enter();
         using var lifetime = api.Lifetime(http);
-        var slice = Read(after);
+        var tenant = Principal.Of(http).Tenant;
+        var slice = Read(after, tenant);
 
         http.Features.Get<IHttpResponseBodyFeature>()?.DisableBuffering();
         if (http.Features.Get<IHttpMinResponseDataRateFeature>() is { } rate)
@@ -84,7 +89,7 @@ internal sealed class ChangeEndpoints(ApiContext api)
         while (true)
         {
             var next = api.Projection.NextChange;
-            slice = api.Projection.Reader.Changes(after ?? slice.Compacted, MaxChanges);
+            slice = api.Projection.Reader.Changes(after ?? slice.Compacted, MaxChanges, tenant);
             if (slice.Outside)
             {
                 await SendAsync(http, $"event: error\ndata: {{\"code\": \"{ErrorCodes.Compacted}\"}}\n\n", lifetime.Token);
@@ -98,10 +103,10 @@ internal sealed class ChangeEndpoints(ApiContext api)
         }
     }
 
-    private ChangeSlice Read(long? after)
+    private ChangeSlice Read(long? after, string? tenant)
     {
         api.RequireCaughtUp();
-        var slice = api.Projection.Reader.Changes(after, MaxChanges);
+        var slice = api.Projection.Reader.Changes(after, MaxChanges, tenant);
         if (!slice.Outside)
             return slice;
         throw new RequestRefused(ErrorCodes.Compacted, after > slice.Index

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
@@ -19,6 +20,7 @@ internal sealed class ConsoleEndpoints(ApiContext api)
         var routes = all.MapGroup("").WithTags("microVMs");
         routes.MapGet("/v1/vms/{id}/console", (Delegate)ReadAsync).Describe(new("read_console", "Streams the console of a microVM")
         {
+            Audience = Audience.Tenants,
             Query = [
                 new("offset", "The first byte wanted; the oldest that is kept if absent or gone", JsonSchemaType.Integer),
                 new("follow", "Go on until the microVM has ended", JsonSchemaType.Boolean)],
@@ -29,6 +31,7 @@ internal sealed class ConsoleEndpoints(ApiContext api)
         });
         routes.MapPost("/v1/vms/{id}/console", (Delegate)WriteAsync).Describe(new("write_console", "Sends bytes to the console of a microVM")
         {
+            Audience = Audience.Tenants,
             BodyBytes = MaxInput,
             Status = 204,
             Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState, ErrorCodes.PayloadTooLarge, ErrorCodes.ConsoleBusy],
@@ -40,7 +43,7 @@ internal sealed class ConsoleEndpoints(ApiContext api)
         var query = new Query(http);
         var offset = (ulong?)query.Number("offset");
         var follow = query.Flag("follow");
-        var id = VmNames.Resolve(api.Claims, (string)http.Request.RouteValues["id"]!);
+        var id = await api.OwnVmAsync(http);
         using var place = api.Long.Enter();
         using var lifetime = api.Lifetime(http);
         await using var console = await api.Gate.CallAsync(
@@ -73,7 +76,7 @@ internal sealed class ConsoleEndpoints(ApiContext api)
     private async Task WriteAsync(HttpContext http)
     {
         _ = new Query(http);
-        var id = VmNames.Resolve(api.Claims, (string)http.Request.RouteValues["id"]!);
+        var id = await api.OwnVmAsync(http);
         var input = await Exchange.ReadAsync(http, MaxInput);
         await api.Gate.CallAsync(async c =>
         {

@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Access;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.OpenApi;
@@ -24,6 +25,9 @@ internal sealed record HeaderParameter(string Name, string Description);
 /// <param name="Summary">One line.</param>
 internal sealed record Operation(string Id, string Summary)
 {
+    /// <summary>Who may call it.</summary>
+    public Audience Audience { get; init; }
+
     public IReadOnlyList<QueryParameter> Query { get; init; } = [];
     public IReadOnlyList<HeaderParameter> Headers { get; init; } = [];
 
@@ -38,11 +42,11 @@ internal sealed record Operation(string Id, string Summary)
     public Type? Answer { get; init; }
     public string AnswerType { get; init; } = "application/json";
 
-    /// <summary>The codes it may refuse with, beside <c>invalid_query</c>, <c>internal</c> and <c>unavailable</c>.</summary>
+    /// <summary>The codes it may refuse with, beside <c>invalid_query</c>, <c>unauthenticated</c>, <c>forbidden</c>, <c>internal</c> and <c>unavailable</c>.</summary>
     public IReadOnlyList<string> Errors { get; init; } = [];
 
     public IEnumerable<string> AllErrors =>
-        Errors.Concat([ErrorCodes.InvalidQuery, ErrorCodes.Forbidden, ErrorCodes.Internal, ErrorCodes.Unavailable]).Distinct();
+        Errors.Concat([ErrorCodes.InvalidQuery, ErrorCodes.Unauthenticated, ErrorCodes.Forbidden, ErrorCodes.Internal, ErrorCodes.Unavailable]).Distinct();
 }
 
 internal static class OperationConventions

@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -15,11 +16,13 @@ internal sealed class RateLimitEndpoints(ApiContext api)
         var routes = all.MapGroup("").WithTags("microVMs");
         routes.MapGet("/v1/vms/{id}/rate_limits", (Delegate)ReadAsync).Describe(new("read_rate_limits", "Shows the rate limiters of a microVM and what they did")
         {
+            Audience = Audience.Tenants,
             Answer = typeof(RateLimitersBody),
             Errors = [ErrorCodes.NotFound],
         });
         routes.MapPut("/v1/vms/{id}/rate_limits/{limiter}", (Delegate)SetAsync).Describe(new("set_rate_limit", "Sets or changes what a rate limiter lets pass, also while the microVM runs")
         {
+            Audience = Audience.Tenants,
             Body = typeof(RateLimitBody),
             Status = 202,
             Answer = typeof(VmBody),
@@ -28,6 +31,7 @@ internal sealed class RateLimitEndpoints(ApiContext api)
         });
         routes.MapDelete("/v1/vms/{id}/rate_limits/{limiter}", (Delegate)LiftAsync).Describe(new("lift_rate_limit", "Lets a rate limiter pass everything")
         {
+            Audience = Audience.Tenants,
             Status = 202,
             Answer = typeof(VmBody),
             Errors = [ErrorCodes.InvalidField, ErrorCodes.NotFound, ErrorCodes.WrongState],
@@ -37,7 +41,7 @@ internal sealed class RateLimitEndpoints(ApiContext api)
     private async Task ReadAsync(HttpContext http)
     {
         _ = new Query(http);
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         // The microVM and its host are asked, one after the other.
         var answer = await api.Gate.CallAsync(c => api.Gate.Cell.GetLimitersAsync(id, c), 2 * CellGate.Patience, http.RequestAborted);
         if (answer.Problem is { } problem)
@@ -64,7 +68,7 @@ internal sealed class RateLimitEndpoints(ApiContext api)
 
     private async Task LimitAsync(HttpContext http, string name, RateLimit? limit)
     {
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
             await api.Gate.VmAsync(c => api.Gate.Cell.LimitVmAsync(id, name, limit, c), http.RequestAborted));
     }
@@ -81,6 +85,4 @@ internal sealed class RateLimitEndpoints(ApiContext api)
         if (problem is not null)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
     }
-
-    private string Resolve(HttpContext http) => VmNames.Resolve(api.Claims, (string)http.Request.RouteValues["id"]!);
 }

@@ -27,10 +27,12 @@ internal static class ErrorCodes
     public const string MissingField = "missing_field";
     public const string InvalidQuery = "invalid_query";
     public const string InvalidRequest = "invalid_request";
+    public const string Unauthenticated = "unauthenticated";
     public const string Forbidden = "forbidden";
     public const string NotFound = "not_found";
     public const string MethodNotAllowed = "method_not_allowed";
     public const string Timeout = "timeout";
+    public const string TooManyTokens = "too_many_tokens";
     public const string NameTaken = "name_taken";
     public const string WrongState = "wrong_state";
     public const string HostConnected = "host_connected";
@@ -54,10 +56,12 @@ internal static class ErrorCodes
         [InvalidQuery] = (400, "A query parameter is wrong"),
         [InvalidCommand] = (400, "The operator's command is wrong"),
         [InvalidRequest] = (400, "The request is malformed"),
-        [Forbidden] = (403, "The request comes from another site"),
+        [Unauthenticated] = (401, "No valid token came with the request"),
+        [Forbidden] = (403, "The token does not allow that"),
         [NotFound] = (404, "There is no such thing"),
         [MethodNotAllowed] = (405, "The path does not take that method"),
         [Timeout] = (408, "The time is over"),
+        [TooManyTokens] = (409, "There are as many tokens as there may be"),
         [NameTaken] = (409, "The name is taken"),
         [WrongState] = (409, "The microVM is in another state"),
         [ConfirmationRequired] = (409, "The operator's command has to be confirmed"),
@@ -77,6 +81,8 @@ internal static class ErrorCodes
     /// <summary>The code for a status that the web server set by itself.</summary>
     public static string ForStatus(int status) => status switch
     {
+        401 => Unauthenticated,
+        403 => Forbidden,
         404 => NotFound,
         405 => MethodNotAllowed,
         408 => Timeout,

@@ -1,6 +1,7 @@
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
@@ -25,6 +26,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var routes = all.MapGroup("").WithTags("microVMs");
         routes.MapPost("/v1/vms", (Delegate)CreateAsync).Describe(new("create_vm", "Creates a microVM")
         {
+            Audience = Audience.Tenants,
             Body = typeof(CreateVmBody),
             Headers = [new(Exchange.IdempotencyHeader, "1 to 128 printable characters. The same key with the same body gives the same answer for 24 hours")],
             Status = 201,
@@ -35,9 +37,11 @@ internal sealed class VmEndpoints(ApiContext api)
         });
         routes.MapGet("/v1/vms", (Delegate)ListAsync).Describe(new("list_vms", "Lists microVMs in the order they were created")
         {
+            Audience = Audience.Tenants,
             Query = [
                 new("state", "One or more states, with commas in between: " + AllStates, JsonSchemaType.String),
                 new("host", "The host that carries it", JsonSchemaType.String),
+                new("tenant", "Whose they are; a tenant sees its own whatever is said here", JsonSchemaType.String),
                 new("label.", "The value of a label: label.KEY=VALUE, as often as wanted", JsonSchemaType.String) { IsPrefix = true },
                 .. Paging.Parameters],
             Answer = typeof(VmListBody),
@@ -45,12 +49,14 @@ internal sealed class VmEndpoints(ApiContext api)
         });
         routes.MapGet("/v1/vms/{id}", (Delegate)ShowAsync).Describe(new("show_vm", "Shows a microVM")
         {
+            Audience = Audience.Tenants,
             Answer = typeof(VmBody),
             AnswerHeaders = [new("ETag", "The microVM's version")],
             Errors = [ErrorCodes.NotFound],
         });
         routes.MapPost("/v1/vms/{id}/stop", (Delegate)StopAsync).Describe(new("stop_vm", "Stops a microVM, by force when the grace is over")
         {
+            Audience = Audience.Tenants,
             Body = typeof(StopVmBody),
             BodyOptional = true,
             Status = 202,
@@ -60,18 +66,21 @@ internal sealed class VmEndpoints(ApiContext api)
         });
         routes.MapPost("/v1/vms/{id}/start", (Delegate)StartAsync).Describe(new("start_vm", "Starts a stopped or failed microVM under a new epoch")
         {
+            Audience = Audience.Tenants,
             Status = 202,
             Answer = typeof(VmBody),
             Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState],
         });
         routes.MapDelete("/v1/vms/{id}", (Delegate)DeleteAsync).Describe(new("delete_vm", "Stops a microVM at once and leaves nothing of it")
         {
+            Audience = Audience.Tenants,
             Status = 202,
             Answer = typeof(VmBody),
             Errors = [ErrorCodes.NotFound],
         });
         routes.MapGet("/v1/vms/{id}/wait", (Delegate)WaitAsync).Describe(new("wait_vm", "Answers as soon as a microVM is in one of the states")
         {
+            Audience = Audience.Tenants,
             Query = [
                 new("state", "One or more states, with commas in between: " + AllStates, JsonSchemaType.String) { Required = true },
                 new("timeout", "Seconds", JsonSchemaType.Integer) { Maximum = 600, Default = 60 }],
@@ -86,7 +95,12 @@ internal sealed class VmEndpoints(ApiContext api)
         _ = new Query(http);
         var key = IdempotencyKey(http);
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
-        var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(body, name), body.Name is not null, key, Hash(body), http.RequestAborted);
+        var who = Principal.Of(http);
+        RefuseForTenant(who, body);
+        var owned = body with { Tenant = who.Tenant ?? body.Tenant };
+        // Two tenants may use the same key; no key of an admin can look like a tenant's, for keys are printable.
+        var scoped = key is null || who.Tenant is null ? key : $"{who.Tenant}\n{key}";
+        var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(owned, name), body.Name is not null, scoped, Hash(body), http.RequestAborted);
         http.Response.Headers.Location = $"/v1/vms/{vm.Id}";
         await Exchange.WriteVmAsync(http, StatusCodes.Status201Created, vm);
     }
@@ -99,7 +113,7 @@ internal sealed class VmEndpoints(ApiContext api)
             throw RequestRefused.InvalidQuery("label.", $"At most {VmLimits.MaxLabels} labels can be asked for at once.");
         if (labels.FirstOrDefault(l => !VmSpecRules.IsLabelKey(l.Key)) is { Key: { } wrong })
             throw RequestRefused.InvalidQuery("label.", wrong.Length == 0 ? "label. needs a key: label.KEY=VALUE." : "No label can have that key.");
-        var filter = new VmFilter(query.Items("state", BodyMapping.StateOf, AllStates), query.Text("host"), labels);
+        var filter = new VmFilter(query.Items("state", BodyMapping.StateOf, AllStates), query.Text("host"), labels, Principal.Of(http).Tenant ?? query.Text("tenant"));
         var (after, size) = Paging.Of(query);
         await api.FreshViewAsync(http.RequestAborted);
         var page = api.Projection.Reader.ListVms(filter, after, size);
@@ -121,7 +135,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var grace = body?.GraceSeconds ?? VmLimits.DefaultGraceSeconds;
         if (VmSpecRules.Range("grace_seconds", grace, 0, VmLimits.MaxGraceSeconds) is { } problem)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
             Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StopVmAsync(id, TimeSpan.FromSeconds(grace), c), http.RequestAborted), id));
     }
@@ -129,7 +143,7 @@ internal sealed class VmEndpoints(ApiContext api)
     private async Task StartAsync(HttpContext http)
     {
         _ = new Query(http);
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
             Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StartVmAsync(id, c), http.RequestAborted), id));
     }
@@ -137,7 +151,7 @@ internal sealed class VmEndpoints(ApiContext api)
     private async Task DeleteAsync(HttpContext http)
     {
         _ = new Query(http);
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
             await api.Gate.VmAsync(c => api.Gate.Cell.DeleteVmAsync(id, c), http.RequestAborted));
     }
@@ -147,7 +161,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var query = new Query(http);
         var states = query.Items("state", BodyMapping.StateOf, AllStates).ToHashSet();
         var timeout = TimeSpan.FromSeconds(query.Number("timeout")!.Value);
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         using var place = api.Long.Enter();
         using var lifetime = api.Lifetime(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status200OK,
@@ -157,11 +171,24 @@ internal sealed class VmEndpoints(ApiContext api)
     /// <summary>The microVM that the path names, as its actor knows it.</summary>
     private async Task<VmRecord> FindAsync(HttpContext http)
     {
-        var id = Resolve(http);
+        var id = await api.OwnVmAsync(http);
         return Existing(await api.Gate.VmAsync(c => api.Gate.Cell.GetVmAsync(id, c), http.RequestAborted), id);
     }
 
-    private string Resolve(HttpContext http) => VmNames.Resolve(api.Claims, (string)http.Request.RouteValues["id"]!);
+    /// <summary>A tenant has its own name, and no say in what of the hosts' own is used.</summary>
+    private static void RefuseForTenant(Principal who, CreateVmBody body)
+    {
+        if (body.Tenant is { } tenant && !TokenRules.IsTenant(tenant))
+            throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");
+        if (who.Tenant is null)
+            return;
+        if (body.Tenant is { } other && other != who.Tenant)
+            throw new RequestRefused(ErrorCodes.Forbidden, $"The token is of tenant {who.Tenant}; leave tenant out.", "tenant");
+        if (body.Boot is not null)
+            throw new RequestRefused(ErrorCodes.Forbidden, "A kernel is named by a path on the hosts, and tenants have no say there; leave boot out.", "boot");
+        if (body.Host is not null)
+            throw new RequestRefused(ErrorCodes.Forbidden, "Tenants don't choose hosts; leave host out.", "host");
+    }
 
     private static VmRecord Existing(VmRecord vm, string id) =>
         vm.State == VmState.Deleted ? throw VmNames.NotFound(id) : vm;
@@ -188,14 +215,17 @@ internal sealed class VmEndpoints(ApiContext api)
 /// <summary>Paths take a microVM's id or its name.</summary>
 internal static class VmNames
 {
-    /// <summary>The id; a name is looked up.</summary>
+    /// <summary>The id; a name is looked up among the tenant's, or among those that are nobody's. Whose the id is is not checked.</summary>
     /// <exception cref="RequestRefused"><c>not_found</c></exception>
-    public static string Resolve(ClaimStore claims, string idOrName)
+    public static string Resolve(ClaimStore claims, string idOrName, string? tenant = null)
     {
         if (VmId.IsValid(idOrName))
             return idOrName;
-        return (VmSpecRules.IsName(idOrName) ? claims.Holder(idOrName) : null) ?? throw NotFound(idOrName);
+        return (VmSpecRules.IsName(idOrName) ? claims.Holder(Claimed(idOrName, tenant)) : null) ?? throw NotFound(idOrName);
     }
+
+    /// <summary>A name as it is claimed: each tenant has names of its own, and microVMs of nobody's share theirs.</summary>
+    public static string Claimed(string name, string? tenant) => string.IsNullOrEmpty(tenant) ? name : $"{tenant}/{name}";
 
     public static RequestRefused NotFound(string idOrName) => new(ErrorCodes.NotFound,
         $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")}. GET /v1/vms lists those that there are.");

@@ -34,6 +34,7 @@ public sealed partial class ReadLedger : IToHost;
 public sealed partial class RemoveHost : IToHost;
 public sealed partial class CordonHost : IToHost;
 public sealed partial class LaunchVerdict : IToHost;
+public sealed partial class EnrolHost : IToHost;
 public sealed partial class SessionOpened : IToHost;
 public sealed partial class SessionAlive : IToHost;
 public sealed partial class SessionClosed : IToHost;

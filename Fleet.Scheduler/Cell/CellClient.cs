@@ -86,6 +86,9 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) =>
         AskHostAsync(hostId, new RemoveHost { HostId = hostId }, cancellation);
 
+    public Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation) =>
+        AskHostAsync(hostId, new EnrolHost { HostId = hostId, KeyHash = ByteString.CopyFrom(keyHash), Named = named }, cancellation);
+
     public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
     {
         var host = (await PlacedAsync(vmId, cancellation).ConfigureAwait(false)).Host;
@@ -146,7 +149,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     }
 
     /// <summary>Null when no answer came in time.</summary>
-    private async Task<TReply?> AskAsync<TReply>(IActorRef region, IMessage question, TimeSpan patience, CancellationToken cancellation)
+    internal async Task<TReply?> AskAsync<TReply>(IActorRef region, IMessage question, TimeSpan patience, CancellationToken cancellation)
         where TReply : class, IMessage
     {
         try

@@ -17,6 +17,7 @@ using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Access;
+using Google.Protobuf;
 
 namespace Fleet.Scheduler.Cell;
 
@@ -40,9 +41,12 @@ public sealed class CellSystem : IAsyncDisposable
     private readonly CellRegister? _register;
     private bool _stopped;
 
-    private CellSystem(ActorSystem actors, CellJournal journal, CellRegister? register, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures, IActorRef placement)
+    private CellSystem(
+        ActorSystem actors, CellJournal journal, CellRegister? register, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures, IActorRef placement,
+        Func<IMessage, CancellationToken, Task<TokenReply?>> askTokens)
     {
         Placement = placement;
+        AskTokens = askTokens;
         Figures = figures;
         ActorSystem = actors;
         _journal = journal;
@@ -60,6 +64,9 @@ public sealed class CellSystem : IAsyncDisposable
     public HostLinkService HostLink { get; }
 
     public ActorSystem ActorSystem { get; }
+
+    /// <summary>Asks the actor of the tokens; null: no answer in time.</summary>
+    internal Func<IMessage, CancellationToken, Task<TokenReply?>> AskTokens { get; }
 
     /// <summary>Of the hosts whose agents have dialled this node.</summary>
     internal HostFigures Figures { get; }
@@ -139,18 +146,26 @@ public sealed class CellSystem : IAsyncDisposable
             settings,
             new VmExtractor()).ConfigureAwait(false);
         vms.Started(vmRegion);
+        // One actor that is there when it is asked: nothing of it has to be woken.
+        var tokens = await sharding.StartAsync(
+            ShardRegions.Tokens,
+            _ => Props.Create(() => new TokensActor(options)),
+            settings.WithRememberEntities(false),
+            new TokensExtractor()).ConfigureAwait(false);
 
         var figures = new HostFigures();
         var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
+        var client = new CellClient(actors, vmRegion, hostRegion, options);
         return new CellSystem(
             actors,
             journal,
             register,
-            new CellClient(actors, vmRegion, hostRegion, options),
+            client,
             new JournalEventFeed(actors, journal, options.Log),
             new HostLinkService(options, sessions),
             figures,
-            placement);
+            placement,
+            (question, ends) => client.AskAsync<TokenReply>(tokens, question, options.AskTimeout, ends));
     }
 
     private static async Task JoinAsync(ActorSystem actors, CellRegister? register, CellOptions options, CancellationToken cancellation)

@@ -45,6 +45,12 @@ public interface ICell
     Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation);
 
     /// <summary>
+    /// Makes the host known, and the certificate of that key's SHA-256 the only one that counts for it. Without <paramref name="named"/>
+    /// a host that is known already is <c>host_exists</c>, unless by the same key.
+    /// </summary>
+    Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation);
+
+    /// <summary>
     /// Opens the console of the microVM on its host. Throws <see cref="CellException"/> (<c>not_found</c>, <c>wrong_state</c>
     /// when it was never placed, <c>unavailable</c> when its host is not connected).
     /// </summary>
@@ -93,7 +99,7 @@ public interface IEventFeed
     /// <summary>Events with an offset above <paramref name="after"/>, then new ones as they come; never skips one.</summary>
     IAsyncEnumerable<JournalEvent> ReadAsync(long after, CancellationToken cancellation);
 
-    /// <summary>The stored events of one microVM or host with a number above <paramref name="after"/>, at most so many, and then no more.</summary>
+    /// <summary>The stored events of one actor with a number above <paramref name="after"/>, at most so many, and then no more.</summary>
     IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, CancellationToken cancellation);
 
     /// <summary>Offset of the newest event that is stored; 0 when there is none. Who has read up to here has missed nothing so far.</summary>

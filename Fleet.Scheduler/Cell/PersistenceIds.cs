@@ -5,6 +5,7 @@ internal static class PersistenceIds
 {
     public const string VmPrefix = "vm/";
     public const string HostPrefix = "host/";
+    public const string Tokens = "access/tokens";
 
     public static string Vm(string id) => VmPrefix + id;
 

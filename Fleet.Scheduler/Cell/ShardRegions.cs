@@ -3,11 +3,12 @@ using Akka.Cluster.Sharding;
 
 namespace Fleet.Scheduler.Cell;
 
-/// <summary>Names and sizes of the two kinds of sharded actors.</summary>
+/// <summary>Names and sizes of the kinds of sharded actors.</summary>
 internal static class ShardRegions
 {
     public const string Vms = "vm";
     public const string Hosts = "host";
+    public const string Tokens = "tokens";
 
     /// <summary>
     /// About ten per node of the largest cell that we plan for (five). For ever: what is remembered is stored per shard. Each shard costs one

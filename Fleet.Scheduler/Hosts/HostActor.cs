@@ -133,6 +133,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     {
         switch (message)
         {
+            case SessionOpened opened when opened.Enrolment != (_record?.Enrolment ?? 0):
+                OnForeignSession(opened);
+                break;
             case SessionOpened opened:
                 OnSessionOpened(opened.Hello);
                 break;
@@ -177,6 +180,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
             case ReadLedger read:
                 OnReadLedger(read.Most);
+                break;
+            case EnrolHost enrol:
+                OnEnrol(enrol);
                 break;
             case CordonHost cordon:
                 OnCordon(cordon.Cordoned);

@@ -7,18 +7,28 @@ namespace Fleet.Scheduler.Hosts;
 public static class HostFold
 {
     /// <summary>The record after the event.</summary>
-    /// <param name="record">The record so far, which is left as it is; null before the first <see cref="HostConnected"/>.</param>
+    /// <param name="record">The record so far, which is left as it is; null before the first event.</param>
     /// <param name="stored">An event whose persistence id begins with <c>host/</c>.</param>
-    /// <exception cref="InvalidOperationException">The journal has an event before <see cref="HostConnected"/>, or one that is no event of a host.</exception>
+    /// <exception cref="InvalidOperationException">The journal begins with another event than <see cref="HostEnrolled"/> or <see cref="HostConnected"/>, or has one that is no event of a host.</exception>
     public static HostRecord Apply(HostRecord? record, IMessage stored)
     {
         ArgumentNullException.ThrowIfNull(stored);
-        var next = record?.Clone() ?? (stored is HostConnected
+        var next = record?.Clone() ?? (stored is HostConnected or HostEnrolled
             ? new HostRecord()
-            : throw new InvalidOperationException($"{stored.Descriptor.Name} comes before HostConnected."));
+            : throw new InvalidOperationException($"{stored.Descriptor.Name} comes before the host is known."));
         next.Version++;
         switch (stored)
         {
+            case HostEnrolled enrolled:
+                next.Id = enrolled.Id;
+                next.Enrolment++;
+                next.EnrolledKey = enrolled.KeyHash;
+                // Its agent was not here yet; one that is stays connected until its stream is cut.
+                if (next.State is HostState.Unspecified or HostState.Removed)
+                    next.State = HostState.Disconnected;
+                next.Inventory ??= new();
+                next.ChangedAt = enrolled.At?.Clone();
+                break;
             case HostConnected connected:
                 next.Id = connected.Id;
                 next.State = HostState.Connected;
@@ -80,6 +90,9 @@ public static class HostFold
             case HostRemoved removed:
                 next.State = HostState.Removed;
                 next.Quarantine = null;
+                // Its certificate is worthless from now on.
+                next.Enrolment++;
+                next.EnrolledKey = ByteString.Empty;
                 next.ChangedAt = removed.At?.Clone();
                 break;
             default:

@@ -2,6 +2,7 @@ using System.Collections.Frozen;
 using System.Runtime.Serialization;
 using Akka.Actor;
 using Akka.Serialization;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Google.Protobuf;
 
@@ -45,6 +46,9 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("vm-launch-failed", VmLaunchFailed.Parser),
         ("host-quarantined", HostQuarantined.Parser),
         ("host-quarantine-lifted", HostQuarantineLifted.Parser),
+        ("host-enrolled", HostEnrolled.Parser),
+        ("token-created", TokenCreated.Parser),
+        ("token-revoked", TokenRevoked.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -70,6 +74,10 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-ledger-read", LedgerRead.Parser),
         ("m-remove-host", RemoveHost.Parser),
         ("m-cordon-host", CordonHost.Parser),
+        ("m-enrol-host", EnrolHost.Parser),
+        ("m-create-token", CreateToken.Parser),
+        ("m-revoke-token", RevokeToken.Parser),
+        ("m-token-reply", TokenReply.Parser),
         ("m-host-reply", HostReply.Parser),
         ("m-session-opened", SessionOpened.Parser),
         ("m-session-accepted", SessionAccepted.Parser),

@@ -1,17 +1,23 @@
 using System.Net;
+using System.Security.Cryptography.X509Certificates;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Sessions;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.AspNetCore.Server.Kestrel.Https;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 
 namespace Fleet.Scheduler.Node;
 
-/// <summary>The port that agents dial: gRPC over HTTP/2 in clear text, and nothing else.</summary>
+/// <summary>
+/// The port that agents dial, and where hosts and nodes join: gRPC over HTTP/2 over TLS, and nothing else. A peer need not show a
+/// certificate, for one who joins has none yet; whether it has the right one is asked of each call, so that a refusal can say why.
+/// </summary>
 internal sealed class LinkServer : IAsyncDisposable
 {
     // A Hello names every microVM of its host; the actors' own bound on a message is the same.
@@ -28,22 +34,42 @@ internal sealed class LinkServer : IAsyncDisposable
     public IPEndPoint Endpoint { get; private set; } = new(IPAddress.None, 0);
 
     /// <exception cref="IOException">The port is in use.</exception>
-    public static async Task<LinkServer> StartAsync(IPEndPoint endpoint, HostLinkService service, ILoggerFactory log, CancellationToken cancellation)
+    public static async Task<LinkServer> StartAsync(
+        IPEndPoint endpoint, CertificateAuthority authority, NodeIdentity identity, HostLinkService service, EnrolmentService enrolment,
+        ILoggerFactory log, CancellationToken cancellation)
     {
         var builder = WebApplication.CreateSlimBuilder(new WebApplicationOptions { ApplicationName = "fleet" });
         builder.Configuration.Sources.Clear();
         builder.Services.AddSingleton(log);
         builder.Services.Configure<HostOptions>(o => o.ShutdownTimeout = StopBound);
         builder.Services.AddSingleton(service);
+        builder.Services.AddSingleton(enrolment);
         builder.Services.AddGrpc(grpc =>
         {
             grpc.MaxReceiveMessageSize = MaxMessage;
             grpc.EnableDetailedErrors = false;
-        });
+        }).AddServiceOptions<EnrolmentService>(grpc => grpc.MaxReceiveMessageSize = EnrolmentService.MaxMessage);
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
-            kestrel.Listen(endpoint, listen => listen.Protocols = HttpProtocols.Http2);
+            kestrel.Listen(endpoint, listen =>
+            {
+                listen.Protocols = HttpProtocols.Http2;
+                listen.UseHttps(https =>
+                {
+                    https.ServerCertificateSelector = (_, _) => identity.Certificate;
+                    https.ClientCertificateMode = ClientCertificateMode.AllowCertificate;
+                    https.ClientCertificateValidation = static (_, _, _) => true;
+                    // A stranger's certificate must not make this node fetch what it names.
+                    https.OnAuthenticate = (_, tls) => tls.CertificateChainPolicy = new X509ChainPolicy
+                    {
+                        TrustMode = X509ChainTrustMode.CustomRootTrust,
+                        CustomTrustStore = { authority.Certificate },
+                        RevocationMode = X509RevocationMode.NoCheck,
+                        DisableCertificateDownloads = true,
+                    };
+                });
+            });
             kestrel.Limits.MaxConcurrentConnections = 8192;
             kestrel.Limits.MaxRequestBodySize = null;
             // One stream per agent; a few more allow for one that dials anew before the old stream is known to be dead.
@@ -55,7 +81,13 @@ internal sealed class LinkServer : IAsyncDisposable
         var server = new LinkServer(web);
         try
         {
+            web.Use((http, next) =>
+            {
+                LinkPeer.Note(http, authority.Trust);
+                return next(http);
+            });
             web.MapGrpcService<HostLinkService>();
+            web.MapGrpcService<EnrolmentService>();
             await web.StartAsync(cancellation);
             server.Endpoint = IPEndPoint.Parse(new Uri(web.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single()).Authority);
             return server;

@@ -7,6 +7,7 @@ using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
+using Fleet.Shared.Access;
 using Microsoft.Extensions.Logging;
 using Serilog.Extensions.Logging;
 
@@ -20,9 +21,14 @@ public sealed class SchedulerNode : IAsyncDisposable
 
     private readonly Stack<Func<ValueTask>> _parts = [];
 
+    private Tokens? _tokens;
+
     private SchedulerNode()
     {
     }
+
+    /// <summary>The SHA-256 of the cell's root certificate, base64url.</summary>
+    public string AuthorityPin { get; private set; } = "";
 
     /// <summary>Completes when the actors have ended, asked to or not: a node that left its cluster serves nobody any more.</summary>
     public Task Ended { get; private set; } = Task.CompletedTask;
@@ -39,6 +45,11 @@ public sealed class SchedulerNode : IAsyncDisposable
     public static async Task<SchedulerNode> StartAsync(SchedulerOptions options, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(options);
+        if (!options.ApiEncrypted && !IPAddress.IsLoopback(options.ApiEndpoint.Address))
+        {
+            throw new SchedulerStartException(
+                $"The API would send tokens in clear text over {options.ApiEndpoint}. Give its address as https://{options.ApiEndpoint}, or a loopback address.");
+        }
         // Ports first: a taken one is found before seconds go into starting the actors.
         ProbePort(options.ApiEndpoint, "API");
         ProbePort(options.LinkEndpoint, "port for agents");
@@ -54,6 +65,11 @@ public sealed class SchedulerNode : IAsyncDisposable
             throw;
         }
     }
+
+    /// <summary>Makes a token as this node itself: for the parts of its own process.</summary>
+    /// <exception cref="CellException"><c>unavailable</c> or <c>too_many_tokens</c>.</exception>
+    public async Task<AccessToken> CreateTokenAsync(TokenRequest wanted, CancellationToken cancellation) =>
+        (await _tokens!.CreateAsync(wanted, "", cancellation)).Token;
 
     /// <summary>
     /// Stops in order, within about 3 s: requests under way end, streams are cut, agents are let go, the actors hand over.
@@ -77,21 +93,28 @@ public sealed class SchedulerNode : IAsyncDisposable
         // Not owned: disposing it would close the caller's log.
         var log = new SerilogLoggerFactory(options.Log);
 
+        var authority = CertificateAuthority.OpenOrCreate(options.AuthorityDirectory, options.Clock);
+        Own(() =>
+        {
+            authority.Dispose();
+            return ValueTask.CompletedTask;
+        });
+        AuthorityPin = authority.Pin;
+        var identity = new NodeIdentity(authority, Environment.MachineName.ToLowerInvariant(), options.Names, options.Clock);
         var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
         cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
         if (cellOptions.Database is not null)
-        {
-            var authority = CertificateAuthority.OpenOrCreate(folder.File("ca"), options.Clock);
-            Own(() =>
-            {
-                authority.Dispose();
-                return ValueTask.CompletedTask;
-            });
             cellOptions = cellOptions with { Authority = authority };
-        }
         var cell = await CellSystem.StartAsync(cellOptions, cancellation);
         Own(cell.DisposeAsync);
         Ended = cell.ActorSystem.WhenTerminated;
+        var book = new TokenBook();
+        _tokens = new Tokens(book, cell.AskTokens, authority.Pin, options.Clock);
+        var follower = await TokenFollower.StartAsync(
+            book, (after, ends) => cell.Events.ReadOneAsync(PersistenceIds.Tokens, after, int.MaxValue, ends), options.Clock, log.CreateLogger<TokenFollower>(), cancellation);
+        Own(follower.DisposeAsync);
+        if (options.CredentialsDirectory is { } credentials)
+            await LocalAdmin.EnsureAsync(credentials, authority, _tokens, cancellation);
         var claims = Open(folder.File("claims.db"), file => new ClaimStore(
             cellOptions.Database is { } shared ? new ClaimDatabase.Shared(shared) : new ClaimDatabase.File(file), options.Clock, log.CreateLogger<ClaimStore>()));
         Own(claims.DisposeAsync);
@@ -102,7 +125,9 @@ public sealed class SchedulerNode : IAsyncDisposable
         await CatchUpAsync(projection, claims, options, cancellation);
 
         var gate = new CellGate(cell.Cell, projection.Freshness, options.Clock);
-        var link = await ListenAsync(options.LinkEndpoint, "port for agents", () => LinkServer.StartAsync(options.LinkEndpoint, cell.HostLink, log, cancellation));
+        var enrolment = new EnrolmentService(authority, _tokens, cell.Cell, new RefusalLimit(EnrolmentService.MostRefusals, options.Clock), log.CreateLogger<EnrolmentService>());
+        var link = await ListenAsync(options.LinkEndpoint, "port for agents",
+            () => LinkServer.StartAsync(options.LinkEndpoint, authority, identity, cell.HostLink, enrolment, log, cancellation));
         Own(link.DisposeAsync);
         var admin = new AdminContext
         {
@@ -121,11 +146,13 @@ public sealed class SchedulerNode : IAsyncDisposable
         var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
             new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
         {
+            Tokens = _tokens,
+            Authority = authority.Certificate.RawData,
             Figures = cell.Figures,
             Admin = new AdminConsole(admin, log.CreateLogger<AdminConsole>()),
             Long = new LongRequests(options.LongRequests),
         };
-        var api = await ListenAsync(options.ApiEndpoint, "API", () => ApiServer.StartAsync(options.ApiEndpoint, context, log, cancellation));
+        var api = await ListenAsync(options.ApiEndpoint, "API", () => ApiServer.StartAsync(options.ApiEndpoint, options.ApiEncrypted ? () => identity.Certificate : null, context, log, cancellation));
         Own(api.DisposeAsync);
         LinkEndpoint = link.Endpoint;
         ApiEndpoint = api.Endpoint;
@@ -145,7 +172,7 @@ public sealed class SchedulerNode : IAsyncDisposable
             options.Log.Warning("The view is at {Index} of {Target}; lists answer when it is there", projection.Index, projection.Target);
             return;
         }
-        if (await claims.AdoptAsync(projection.Reader.Names()) is > 0 and var adopted)
+        if (await claims.AdoptAsync(projection.Reader.Names().Select(held => (VmNames.Claimed(held.Name, held.Tenant), held.VmId))) is > 0 and var adopted)
             options.Log.Warning("claims.db was empty; the names of {Count} microVMs were put back into it", adopted);
     }
 

@@ -14,7 +14,7 @@ public sealed record SchedulerOptions
     public const int LinkPort = 7071;
 
     /// <summary>
-    /// Folder of what the node keeps; made when it is not there. <c>journal.db</c> and <c>claims.db</c> hold what was promised,
+    /// Folder of what the node keeps; made when it is not there. <c>journal.db</c> and <c>claims.db</c> hold what was promised, <c>ca/</c> who may speak for the cell,
     /// <c>view.db</c> can be deleted while the node is down and is then built anew.
     /// </summary>
     public required string DataDirectory { get; init; }
@@ -22,8 +22,20 @@ public sealed record SchedulerOptions
     /// <summary>Where the HTTP API listens; port 0 takes any free one.</summary>
     public IPEndPoint ApiEndpoint { get; init; } = new(IPAddress.Loopback, ApiPort);
 
-    /// <summary>Where agents dial in: HTTP/2 in clear text; port 0 takes any free one.</summary>
+    /// <summary>Whether the API is HTTPS, with the node's certificate. On any address but loopback it must be.</summary>
+    public bool ApiEncrypted { get; init; }
+
+    /// <summary>Where agents dial in, and hosts and nodes join: HTTP/2 over TLS; port 0 takes any free one.</summary>
     public IPEndPoint LinkEndpoint { get; init; } = new(IPAddress.Loopback, LinkPort);
+
+    /// <summary>Where the cell's certificate authority is, below <see cref="DataDirectory"/>.</summary>
+    public string AuthorityDirectory => Path.Combine(DataDirectory, "ca");
+
+    /// <summary>Where the node leaves an admin's token and the root certificate for its own machine; null: nowhere.</summary>
+    public string? CredentialsDirectory { get; init; }
+
+    /// <summary>More names and addresses for the node's certificate, beside those of the machine.</summary>
+    public IReadOnlyList<string> Names { get; init; } = [];
 
     /// <summary>The time by which everything is measured.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;

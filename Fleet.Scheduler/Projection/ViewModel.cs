@@ -5,7 +5,7 @@ namespace Fleet.Scheduler.Projection;
 
 /// <summary>Which microVMs a list wants. Empty means no filter.</summary>
 internal sealed record VmFilter(
-    IReadOnlyList<VmState> States, string? Host, IReadOnlyList<KeyValuePair<string, string>> Labels)
+    IReadOnlyList<VmState> States, string? Host, IReadOnlyList<KeyValuePair<string, string>> Labels, string? Tenant = null)
 {
     public static readonly VmFilter None = new([], null, []);
 }

@@ -27,10 +27,12 @@ internal sealed class ViewReader(string connectionString)
 
     /// <summary>One page of microVMs whose ids are above <paramref name="after"/>.</summary>
     public Page<VmRecord> ListVms(VmFilter filter, string after, int size) =>
-        List(ViewSchema.ListVms(filter.States.Count, filter.Host is not null, filter.Labels.Count), after, size, VmRecord.Parser, command =>
+        List(ViewSchema.ListVms(filter.States.Count, filter.Host is not null, filter.Labels.Count, filter.Tenant is not null), after, size, VmRecord.Parser, command =>
         {
             for (var i = 0; i < filter.States.Count; i++)
                 command.Parameters.AddWithValue($"@state{i}", (int)filter.States[i]);
+            if (filter.Tenant is not null)
+                command.Parameters.AddWithValue("@tenant", filter.Tenant);
             if (filter.Host is not null)
                 command.Parameters.AddWithValue("@host", filter.Host);
             for (var i = 0; i < filter.Labels.Count; i++)
@@ -45,8 +47,9 @@ internal sealed class ViewReader(string connectionString)
         List(ViewSchema.ListHosts, after, size, HostRecord.Parser,
             command => command.Parameters.AddWithValue("@removed", (int)HostState.Removed));
 
-    /// <summary>The change log above <paramref name="after"/>, at most <paramref name="limit"/> entries; null means from the oldest that is kept.</summary>
-    public ChangeSlice Changes(long? after, int limit)
+    /// <summary>The change log above <paramref name="after"/>, at most <paramref name="limit"/> entries; null means from the oldest that is kept.
+    /// With <paramref name="tenant"/> those of its microVMs alone.</summary>
+    public ChangeSlice Changes(long? after, int limit, string? tenant = null)
     {
         using var connection = Open();
         using var transaction = connection.BeginTransaction(IsolationLevel.Serializable, deferred: true);
@@ -55,7 +58,9 @@ internal sealed class ViewReader(string connectionString)
         var from = after ?? compacted;
         if (from < compacted || from > index)
             return new([], index, compacted, Outside: true);
-        using var command = new SqliteCommand(ViewSchema.ReadChanges, connection, transaction);
+        using var command = new SqliteCommand(tenant is null ? ViewSchema.ReadChanges : ViewSchema.ReadTenantChanges, connection, transaction);
+        if (tenant is not null)
+            command.Parameters.AddWithValue("@tenant", tenant);
         command.Parameters.AddWithValue("@after", from);
         command.Parameters.AddWithValue("@limit", limit);
         using var reader = command.ExecuteReader();
@@ -73,14 +78,14 @@ internal sealed class ViewReader(string connectionString)
         return new(changes, changes.Count == limit || bytes >= MostBytes ? changes[^1].Index : index, compacted, Outside: false);
     }
 
-    /// <summary>The names of all microVMs that exist, read as they are asked for.</summary>
-    public IEnumerable<(string Name, string VmId)> Names()
+    /// <summary>The names of all microVMs that exist, and whose they are, read as they are asked for.</summary>
+    public IEnumerable<(string Name, string VmId, string Tenant)> Names()
     {
         using var connection = Open();
         using var command = new SqliteCommand(ViewSchema.ListNames, connection);
         using var reader = command.ExecuteReader();
         while (reader.Read())
-            yield return (reader.GetString(0), reader.GetString(1));
+            yield return (reader.GetString(0), reader.GetString(1), reader.GetString(2));
     }
 
     private Page<T> List<T>(string sql, string after, int size, MessageParser<T> parser, Action<SqliteCommand> bind)

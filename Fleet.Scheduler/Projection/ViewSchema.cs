@@ -10,7 +10,7 @@ internal static class ViewSchema
     /// Counts the shape of the tables and of what is stored in them. Another number in the file means that the view is
     /// dropped and built anew from the journal.
     /// </summary>
-    public const long Format = 1;
+    public const long Format = 2;
 
     // NORMAL: a power cut may take back the last commits, offset included; they are read from the journal again and
     // get the same indexes, because an index is the event's offset.
@@ -19,17 +19,19 @@ internal static class ViewSchema
     public const string Create = """
         CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
         CREATE TABLE IF NOT EXISTS vms (
-            id TEXT PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, host TEXT NOT NULL,
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, tenant TEXT NOT NULL, state INTEGER NOT NULL, host TEXT NOT NULL,
             sequence_nr INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
         CREATE INDEX IF NOT EXISTS vms_by_state ON vms (state, id);
         CREATE INDEX IF NOT EXISTS vms_by_host ON vms (host, id);
+        CREATE INDEX IF NOT EXISTS vms_by_tenant ON vms (tenant, id);
         CREATE TABLE IF NOT EXISTS vm_labels (
             vm_id TEXT NOT NULL, label TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (vm_id, label)) WITHOUT ROWID;
         CREATE INDEX IF NOT EXISTS vm_labels_by_value ON vm_labels (label, value, vm_id);
         CREATE TABLE IF NOT EXISTS hosts (
             id TEXT PRIMARY KEY, state INTEGER NOT NULL, sequence_nr INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
         CREATE TABLE IF NOT EXISTS changes (
-            position INTEGER PRIMARY KEY, kind INTEGER NOT NULL, id TEXT NOT NULL, record BLOB NOT NULL);
+            position INTEGER PRIMARY KEY, kind INTEGER NOT NULL, id TEXT NOT NULL, tenant TEXT NOT NULL, record BLOB NOT NULL);
+        CREATE INDEX IF NOT EXISTS changes_by_tenant ON changes (tenant, position) WHERE tenant <> '';
         """;
 
     public const string Drop = """
@@ -43,7 +45,7 @@ internal static class ViewSchema
 
     public const string ReadVm = "SELECT sequence_nr, record FROM vms WHERE id = @id";
     public const string WriteVm = """
-        INSERT INTO vms (id, name, state, host, sequence_nr, record) VALUES (@id, @name, @state, @host, @sequence_nr, @record)
+        INSERT INTO vms (id, name, tenant, state, host, sequence_nr, record) VALUES (@id, @name, @tenant, @state, @host, @sequence_nr, @record)
         ON CONFLICT (id) DO UPDATE SET name = excluded.name, state = excluded.state, host = excluded.host,
             sequence_nr = excluded.sequence_nr, record = excluded.record
         """;
@@ -57,7 +59,7 @@ internal static class ViewSchema
         ON CONFLICT (id) DO UPDATE SET state = excluded.state, sequence_nr = excluded.sequence_nr, record = excluded.record
         """;
 
-    public const string WriteChange = "INSERT INTO changes (position, kind, id, record) VALUES (@position, @kind, @id, @record)";
+    public const string WriteChange = "INSERT INTO changes (position, kind, id, tenant, record) VALUES (@position, @kind, @id, @tenant, @record)";
     public const string CountChanges = "SELECT COUNT(*) FROM changes";
     public const string SumChanges = "SELECT COALESCE(SUM(LENGTH(record)), 0) FROM changes";
     public const string NthOldestChange = "SELECT position FROM changes ORDER BY position LIMIT 1 OFFSET @skip";
@@ -65,17 +67,23 @@ internal static class ViewSchema
     public const string ReadChanges =
         "SELECT position, kind, id, record FROM changes WHERE position > @after ORDER BY position LIMIT @limit";
 
-    public const string ListNames = "SELECT name, id FROM vms";
+    // The second condition lets SQLite use the index, which leaves out what is nobody's.
+    public const string ReadTenantChanges =
+        "SELECT position, kind, id, record FROM changes WHERE tenant = @tenant AND tenant <> '' AND position > @after ORDER BY position LIMIT @limit";
+
+    public const string ListNames = "SELECT name, id, tenant FROM vms";
 
     public const string ListHosts =
         "SELECT id, record FROM hosts WHERE id > @after AND state <> @removed ORDER BY id LIMIT @limit";
 
     /// <summary>The list of microVMs with the filters that are set. Only parameters carry what came from outside.</summary>
-    public static string ListVms(int states, bool host, int labels)
+    public static string ListVms(int states, bool host, int labels, bool tenant)
     {
         var where = new List<string> { "id > @after" };
         if (states > 0)
             where.Add($"state IN ({string.Join(", ", Enumerable.Range(0, states).Select(i => $"@state{i}"))})");
+        if (tenant)
+            where.Add("tenant = @tenant");
         if (host)
             where.Add("host = @host");
         for (var i = 0; i < labels; i++)

@@ -129,7 +129,7 @@ internal sealed class ViewWriter : IDisposable
         batch.Versions[entry.PersistenceId] = record.Version;
         if (record.State == VmState.Deleted)
             batch.Deleted.Add(id);
-        WriteChange(entry.Offset, ChangeKind.Vm, id, record, transaction);
+        WriteChange(entry.Offset, ChangeKind.Vm, id, record.Spec?.Tenant ?? "", record, transaction);
         return 1;
     }
 
@@ -142,7 +142,7 @@ internal sealed class ViewWriter : IDisposable
         // A removed host keeps its row, unseen: when it comes back its events go on counting.
         batch.Hosts[id] = new(entry.SequenceNr, record, row.Stored);
         batch.Versions[entry.PersistenceId] = record.Version;
-        WriteChange(entry.Offset, ChangeKind.Host, id, record, transaction);
+        WriteChange(entry.Offset, ChangeKind.Host, id, "", record, transaction);
         return 1;
     }
 
@@ -164,7 +164,7 @@ internal sealed class ViewWriter : IDisposable
             Run(ViewSchema.DeleteLabels, transaction, ("@vm_id", id));
             return;
         }
-        Run(ViewSchema.WriteVm, transaction, ("@id", id), ("@name", record.Spec?.Name ?? ""), ("@state", (int)record.State),
+        Run(ViewSchema.WriteVm, transaction, ("@id", id), ("@name", record.Spec?.Name ?? ""), ("@tenant", record.Spec?.Tenant ?? ""), ("@state", (int)record.State),
             ("@host", record.Host), ("@sequence_nr", row.SequenceNr), ("@record", record.ToByteArray()));
         if (row.Stored || record.Spec is null)
             return;
@@ -176,11 +176,11 @@ internal sealed class ViewWriter : IDisposable
         Run(ViewSchema.WriteHost, transaction, ("@id", id), ("@state", (int)row.Record!.State),
             ("@sequence_nr", row.SequenceNr), ("@record", row.Record.ToByteArray()));
 
-    private void WriteChange(long position, ChangeKind kind, string id, IMessage record, SqliteTransaction transaction)
+    private void WriteChange(long position, ChangeKind kind, string id, string tenant, IMessage record, SqliteTransaction transaction)
     {
         var bytes = record.ToByteArray();
         _bytesWritten += bytes.Length;
-        Run(ViewSchema.WriteChange, transaction, ("@position", position), ("@kind", (int)kind), ("@id", id), ("@record", bytes));
+        Run(ViewSchema.WriteChange, transaction, ("@position", position), ("@kind", (int)kind), ("@id", id), ("@tenant", tenant), ("@record", bytes));
     }
 
     private void Compact(long surplus, SqliteTransaction transaction)

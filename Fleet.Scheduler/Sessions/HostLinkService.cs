@@ -1,5 +1,6 @@
 using System.Threading.Channels;
 using Akka.Actor;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Grpc.Core;
@@ -15,12 +16,17 @@ public sealed class HostLinkService : HostLink.HostLinkBase
     /// <summary>Messages that wait for a slow agent before its stream is cut. They are small: orders, acknowledgements.</summary>
     private const int OutboundSize = 4096;
 
+    /// <summary>Of one address within a minute.</summary>
+    private const int LoggedRefusals = 20;
+
+    private readonly RefusalLimit _refusals;
     private readonly CellOptions _options;
     private readonly IActorRef _sessions;
 
     internal HostLinkService(CellOptions options, IActorRef sessions)
     {
         _options = options;
+        _refusals = new RefusalLimit(LoggedRefusals, options.Clock);
         _sessions = sessions;
     }
 
@@ -33,11 +39,19 @@ public sealed class HostLinkService : HostLink.HostLinkBase
         ArgumentNullException.ThrowIfNull(requestStream);
         ArgumentNullException.ThrowIfNull(responseStream);
         ArgumentNullException.ThrowIfNull(context);
+        var peer = LinkPeer.Of(context);
+        if (peer.Holder is not { } host)
+        {
+            if (_refusals.Note(EnrolmentService.Address(context.Peer)))
+                _options.Log.Warning("An agent at {Peer} was refused: {Code}, {Reason}", context.Peer, peer.Code, peer.Message);
+            await responseStream.WriteAsync(new SchedulerMessage { Refusal = new Refusal { Code = peer.Code, Message = peer.Message } }).ConfigureAwait(false);
+            return;
+        }
         var toAgent = Channel.CreateBounded<SchedulerMessage>(new BoundedChannelOptions(OutboundSize) { SingleReader = true });
         using var end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
         using var window = new InboundWindow();
-        var session = await OpenAsync(toAgent.Writer).ConfigureAwait(false);
-        var reading = ReadAsync(requestStream, session, toAgent.Writer, window, end.Token);
+        var session = await OpenAsync(toAgent.Writer, host.Enrolment).ConfigureAwait(false);
+        var reading = ReadAsync(requestStream, host.Name, session, toAgent.Writer, window, end.Token);
         try
         {
             await WriteAsync(responseStream, toAgent.Reader, end.Token).ConfigureAwait(false);
@@ -53,15 +67,16 @@ public sealed class HostLinkService : HostLink.HostLinkBase
         }
     }
 
-    private async Task<IActorRef> OpenAsync(ChannelWriter<SchedulerMessage> toAgent)
+    private async Task<IActorRef> OpenAsync(ChannelWriter<SchedulerMessage> toAgent, uint enrolment)
     {
-        var answer = await _sessions.Ask<SessionStarted>(new StartSession(toAgent), _options.AskTimeout).ConfigureAwait(false);
+        var answer = await _sessions.Ask<SessionStarted>(new StartSession(toAgent, enrolment), _options.AskTimeout).ConfigureAwait(false);
         return answer.Session
             ?? throw new RpcException(new Grpc.Core.Status(StatusCode.ResourceExhausted, $"This node serves {_options.SessionsPerNode} agents already."));
     }
 
-    private static async Task ReadAsync(
+    private async Task ReadAsync(
         IAsyncStreamReader<HostMessage> fromAgent,
+        string hostId,
         IActorRef session,
         ChannelWriter<SchedulerMessage> toAgent,
         InboundWindow window,
@@ -77,6 +92,12 @@ public sealed class HostLinkService : HostLink.HostLinkBase
                 if (HostMessageRules.Check(message) is { } wrong)
                 {
                     session.Tell(new SessionEnded { Problem = new Problem { Code = "invalid_message", Message = wrong } });
+                    return;
+                }
+                if (message.Hello is { } hello && hello.HostId != hostId)
+                {
+                    _options.Log.Warning("The agent of host {HostId} was refused: it said that it is {Other}", hostId, hello.HostId);
+                    session.Tell(new SessionEnded { Problem = new Problem { Code = "host_mismatch", Message = $"The certificate is of host {hostId}, and the agent speaks for {hello.HostId}." } });
                     return;
                 }
                 await window.EnterAsync(end).ConfigureAwait(false);
@@ -109,7 +130,9 @@ public sealed class HostLinkService : HostLink.HostLinkBase
 }
 
 /// <summary>Starts a session that sends to this channel.</summary>
-internal sealed record StartSession(ChannelWriter<SchedulerMessage> ToAgent) : INoSerializationVerificationNeeded;
+/// <param name="ToAgent">Where to.</param>
+/// <param name="Enrolment">Of the certificate that the agent showed.</param>
+internal sealed record StartSession(ChannelWriter<SchedulerMessage> ToAgent, uint Enrolment) : INoSerializationVerificationNeeded;
 
 /// <summary>Null: there are too many.</summary>
 internal sealed record SessionStarted(IActorRef? Session) : INoSerializationVerificationNeeded;
@@ -127,7 +150,7 @@ internal sealed class SessionsActor(CellOptions options, IActorRef hosts, HostFi
             return;
         }
         var session = Context.GetChildren().Count() < options.SessionsPerNode
-            ? Context.ActorOf(Props.Create(() => new HostSession(options, hosts, start.ToAgent, figures)))
+            ? Context.ActorOf(Props.Create(() => new HostSession(options, hosts, start.ToAgent, start.Enrolment, figures)))
             : null;
         Sender.Tell(new SessionStarted(session));
     }

@@ -27,6 +27,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     private readonly CellOptions _options;
     private readonly IActorRef _hosts;
     private readonly ChannelWriter<SchedulerMessage> _toAgent;
+    private readonly uint _enrolment;
     private readonly SessionConsoles _consoles;
     private readonly ReportsUnderWay _reports = new();
     private readonly InputWindow _input = new();
@@ -45,9 +46,11 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     /// <param name="options">Of the node.</param>
     /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
     /// <param name="toAgent">Bounded; completing it ends the stream.</param>
+    /// <param name="enrolment">Of the certificate that the agent showed.</param>
     /// <param name="figures">Of this node's hosts.</param>
-    public HostSession(CellOptions options, IActorRef hosts, ChannelWriter<SchedulerMessage> toAgent, HostFigures figures)
+    public HostSession(CellOptions options, IActorRef hosts, ChannelWriter<SchedulerMessage> toAgent, uint enrolment, HostFigures figures)
     {
+        _enrolment = enrolment;
         _figures = figures;
         _options = options;
         _hosts = hosts;
@@ -191,7 +194,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     private void TellHello()
     {
-        _hosts.Tell(new SessionOpened { HostId = HostId, Hello = _hello });
+        _hosts.Tell(new SessionOpened { HostId = HostId, Hello = _hello, Enrolment = _enrolment });
         Timers.StartSingleTimer(SendHello.Instance, SendHello.Instance, HelloRetry);
     }
 

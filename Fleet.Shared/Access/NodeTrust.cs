@@ -22,6 +22,23 @@ public sealed class NodeTrust(X509Certificate2 authority, TimeProvider clock)
         return Base64Url.EncodeToString(SHA256.HashData(root.RawData));
     }
 
+    /// <summary>The root of that DER, if it has that pin; null: it is another, or none.</summary>
+    public static X509Certificate2? Pinned(ReadOnlySpan<byte> der, string pin)
+    {
+        try
+        {
+            var root = X509CertificateLoader.LoadCertificate(der);
+            if (PinOf(root) == pin)
+                return root;
+            root.Dispose();
+        }
+        catch (CryptographicException)
+        {
+            // What is no certificate is not the right one either.
+        }
+        return null;
+    }
+
     /// <summary>Whether it is the certificate of a control-plane node of this cell.</summary>
     public bool IsSchedulerNode(X509Certificate2? certificate) => Identify(certificate, CertificateRole.Scheduler).Holder is not null;
 

@@ -74,7 +74,7 @@ public sealed class AdminTests
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
-            Environment = { ["XDG_STATE_HOME"] = Path.Combine(fleet.Files, "state"), ["TERM"] = "xterm" },
+            Environment = { ["XDG_STATE_HOME"] = Path.Combine(fleet.Files, "state"), ["TERM"] = "xterm", ["FLEET_DATA"] = fleet.Data },
         };
         using var shell = Process.Start(start)!;
         try

@@ -111,7 +111,7 @@ public sealed class FencingTests
         public Agent(RunningFleet fleet, string id)
         {
             (_fleet, _id) = (fleet, id);
-            _process = fleet.Start(id, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet));
+            _process = fleet.Start(id, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet), "--token", fleet.TokenAsync("host").Result);
         }
 
         public static string Runs(RunningFleet fleet) => Path.Combine(fleet.Files, "runs");

@@ -35,7 +35,10 @@ internal sealed class RunningFleet : IAsyncDisposable
 
     public HttpClient Http { get; }
 
-    public Uri Link => new($"http://127.0.0.1:{_linkPort}");
+    public Uri Link => new($"https://127.0.0.1:{_linkPort}");
+
+    /// <summary>The admin's token that the node left, as the command line finds it.</summary>
+    public string Token => File.ReadAllText(Path.Combine(Data, "credentials", "admin.token")).Trim();
 
     public string Data => Path.Combine(_folder, "data");
 
@@ -65,6 +68,9 @@ internal sealed class RunningFleet : IAsyncDisposable
         await WaitAsync("the fleet to be up", async () =>
         {
             Assert.False(_node!.HasExited, $"fleet up ended with {(_node.HasExited ? _node.ExitCode : 0)}: {Log()}");
+            if (!File.Exists(Path.Combine(Data, "credentials", "admin.token")))
+                return false;
+            Http.DefaultRequestHeaders.Authorization = new("Bearer", Token);
             try
             {
                 var hosts = await Http.GetFromJsonAsync<JsonElement>("/v1/hosts");
@@ -102,7 +108,18 @@ internal sealed class RunningFleet : IAsyncDisposable
         await _node!.WaitForExitAsync();
     }
 
-    /// <summary>The command line against this fleet.</summary>
+    /// <summary>A token of that role; more members of the request as the API has them.</summary>
+    public async Task<string> TokenAsync(string role, string? member = null, string? value = null)
+    {
+        var wanted = new JsonObject { ["role"] = role };
+        if (member is not null)
+            wanted[member] = value;
+        var (status, body) = await SendAsync(HttpMethod.Post, "/v1/tokens", wanted);
+        Assert.True(status == HttpStatusCode.Created, $"{status}: {body}");
+        return body.GetProperty("secret").GetString()!;
+    }
+
+    /// <summary>The command line against this fleet, with the token that its node left.</summary>
     public Task<(int Exit, string Output, string Error)> CliAsync(params string[] arguments) => CliWithInputAsync("", arguments);
 
     public async Task<(int Exit, string Output, string Error)> CliWithInputAsync(string input, params string[] arguments)
@@ -112,6 +129,7 @@ internal sealed class RunningFleet : IAsyncDisposable
             RedirectStandardOutput = true,
             RedirectStandardError = true,
             RedirectStandardInput = true,
+            Environment = { ["FLEET_DATA"] = Data },
         })!;
         await process.StandardInput.WriteAsync(input);
         process.StandardInput.Close();

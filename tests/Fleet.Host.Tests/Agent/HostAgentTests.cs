@@ -318,16 +318,19 @@ public sealed class HostAgentTests : AgentTest
     }
 
     [Theory]
-    [InlineData(0, 1, "http://127.0.0.1:1")]
-    [InlineData(1, -5, "http://127.0.0.1:1")]
+    [InlineData(0, 1, "https://127.0.0.1:1")]
+    [InlineData(1, -5, "https://127.0.0.1:1")]
     [InlineData(1, 1, "127.0.0.1")]
-    public async Task Should_not_start_with_an_offer_that_nobody_takes(int cpus, int memoryMib, string address) =>
+    [InlineData(1, 1, "http://127.0.0.1:1")]
+    [InlineData(1, 1, "https://127.0.0.1:1", "rack2")]
+    public async Task Should_not_start_with_an_offer_that_nobody_takes(int cpus, int memoryMib, string address, string certified = "rack1") =>
         await Assert.ThrowsAsync<AgentStartException>(() => HostAgent.StartAsync(
             new HostAgentOptions
             {
                 HostId = "rack1",
                 StateDirectory = Root,
                 SchedulerAddress = new Uri(address, UriKind.RelativeOrAbsolute),
+                Credentials = Scheduler.Authority.Credentials(certified),
                 Drivers = [new SimulatedDriver(TimeProvider.System)],
                 Cpus = cpus,
                 MemoryMib = memoryMib,

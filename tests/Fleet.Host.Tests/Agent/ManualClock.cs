@@ -1,11 +1,11 @@
 namespace Fleet.Host.Tests.Agent;
 
 /// <summary>Time that passes when a test says so. Timers run on the thread that advances it.</summary>
-internal sealed class ManualClock : TimeProvider
+internal sealed class ManualClock(DateTimeOffset? start = null) : TimeProvider
 {
     private readonly Lock _gate = new();
     private readonly List<Timer> _timers = [];
-    private DateTimeOffset _now = new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
+    private DateTimeOffset _now = start ?? new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
 
     public override long TimestampFrequency => TimeSpan.TicksPerSecond;
 
@@ -13,6 +13,16 @@ internal sealed class ManualClock : TimeProvider
     {
         lock (_gate)
             return _now;
+    }
+
+    /// <summary>Whether somebody waits for it.</summary>
+    public bool HasTimers
+    {
+        get
+        {
+            lock (_gate)
+                return _timers.Count > 0;
+        }
     }
 
     public override long GetTimestamp() => GetUtcNow().UtcTicks;

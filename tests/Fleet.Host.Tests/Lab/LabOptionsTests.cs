@@ -70,9 +70,9 @@ public sealed class LabOptionsTests
     }
 
     [Theory]
-    [InlineData("http://127.0.0.1:7071", "http://10.0.2.2:7071")]
-    [InlineData("http://localhost:7071/", "http://10.0.2.2:7071")]
-    [InlineData("http://192.0.2.7:9", "http://192.0.2.7:9")]
+    [InlineData("https://127.0.0.1:7071", "https://10.0.2.2:7071")]
+    [InlineData("https://localhost:7071/", "https://10.0.2.2:7071")]
+    [InlineData("https://192.0.2.7:9", "https://192.0.2.7:9")]
     public void Should_reach_the_outer_loopback_through_the_gateway(string link, string seen)
     {
         var agent = LabAgent.Fleet("/build", "/usr/bin/dotnet", new Uri(link), "/cache");

@@ -1,13 +1,18 @@
 using System.Collections.Concurrent;
 using System.Net;
+using System.Security.Cryptography.X509Certificates;
+using System.Security.Cryptography;
 using System.Threading.Channels;
+using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
+using Google.Protobuf;
 using Grpc.Core;
 using Microsoft.AspNetCore.Builder;
-using Microsoft.AspNetCore.Hosting;
-using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
+using Microsoft.AspNetCore.Hosting.Server;
+using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.AspNetCore.Server.Kestrel.Https;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 
@@ -18,7 +23,22 @@ internal sealed class FakeScheduler : IAsyncDisposable
 {
     private readonly WebApplication _app;
 
-    private FakeScheduler(WebApplication app) => _app = app;
+    private FakeScheduler(WebApplication app, TestAuthority authority)
+    {
+        _app = app;
+        Authority = authority;
+    }
+
+    public TestAuthority Authority { get; }
+
+    /// <summary>What a host that asks for a certificate is answered with; null: it gets one.</summary>
+    public Refusal? Refusal { get; set; }
+
+    /// <summary>Tokens that were shown, in order.</summary>
+    public ConcurrentQueue<string> Tokens { get; } = new();
+
+    /// <summary>Certificates that were renewed.</summary>
+    public int Renewals { get; private set; }
 
     public Uri Address => new(_app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single());
 
@@ -35,13 +55,25 @@ internal sealed class FakeScheduler : IAsyncDisposable
     {
         var builder = WebApplication.CreateSlimBuilder();
         builder.Logging.ClearProviders();
-        builder.WebHost.ConfigureKestrel(kestrel => kestrel.Listen(IPAddress.Loopback, 0, listen => listen.Protocols = HttpProtocols.Http2));
+        var authority = new TestAuthority();
+        builder.WebHost.UseKestrelHttpsConfiguration().ConfigureKestrel(kestrel => kestrel.Listen(IPAddress.Loopback, 0, listen =>
+        {
+            listen.Protocols = HttpProtocols.Http2;
+            listen.UseHttps(https =>
+            {
+                https.ServerCertificate = authority.Node();
+                https.ClientCertificateMode = ClientCertificateMode.AllowCertificate;
+                https.ClientCertificateValidation = (shown, _, _) => new NodeTrust(authority.Root, TimeProvider.System).Identify(shown, CertificateRole.Host).Holder is not null;
+            });
+        }));
         builder.Services.AddGrpc();
         FakeScheduler? scheduler = null;
         builder.Services.AddSingleton(_ => new Service(scheduler!));
+        builder.Services.AddSingleton(_ => new Joining(scheduler!));
         var app = builder.Build();
         app.MapGrpcService<Service>();
-        scheduler = new FakeScheduler(app);
+        app.MapGrpcService<Joining>();
+        scheduler = new FakeScheduler(app, authority);
         await app.StartAsync();
         return scheduler;
     }
@@ -57,6 +89,34 @@ internal sealed class FakeScheduler : IAsyncDisposable
         using var limit = new CancellationTokenSource(TimeSpan.FromSeconds(1));
         await _app.StopAsync(limit.Token);
         await _app.DisposeAsync();
+        Authority.Dispose();
+    }
+
+    private sealed class Joining(FakeScheduler owner) : Enrolment.EnrolmentBase
+    {
+        public override Task<Authority> ReadAuthority(ReadAuthorityRequest request, ServerCallContext context) =>
+            Task.FromResult(new Authority { Certificate = ByteString.CopyFrom(owner.Authority.Root.RawData) });
+
+        public override Task<EnrolHostReply> EnrolHost(EnrolHostRequest request, ServerCallContext context)
+        {
+            owner.Tokens.Enqueue(request.Token);
+            return Task.FromResult(Answer(request.HostId, request.Key));
+        }
+
+        public override Task<EnrolHostReply> RenewHost(RenewHostRequest request, ServerCallContext context)
+        {
+            owner.Renewals++;
+            return Task.FromResult(Answer(CertificateSubject.Read(context.GetHttpContext().Connection.ClientCertificate!)!.Name, request.Key));
+        }
+
+        private EnrolHostReply Answer(string hostId, ByteString key)
+        {
+            if (owner.Refusal is { } refusal)
+                return new EnrolHostReply { Refusal = refusal };
+            var request = CertificateRequest.LoadSigningRequest(key.ToByteArray(), HashAlgorithmName.SHA256);
+            using var certificate = owner.Authority.Host(hostId, request.PublicKey);
+            return new EnrolHostReply { Certificate = ByteString.CopyFrom(certificate.RawData) };
+        }
     }
 
     private sealed class Service(FakeScheduler owner) : HostLink.HostLinkBase

@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Http.Json;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Logging;
 using Fleet.Scheduler.Node;
 using Fleet.Scheduler.Tests.Node;
@@ -39,6 +40,7 @@ public sealed class AdminNode : IAsyncLifetime
             },
             default);
         Http = new HttpClient(new SocketsHttpHandler { UseProxy = false, MaxConnectionsPerServer = 100 }) { BaseAddress = new Uri($"http://{Node.ApiEndpoint}"), Timeout = TimeSpan.FromSeconds(40) };
+        Http.DefaultRequestHeaders.Authorization = new("Bearer", (await Node.CreateTokenAsync(new TokenRequest(TokenRole.Admin), default)).Text);
     }
 
     public async Task DisposeAsync()
@@ -54,7 +56,7 @@ public sealed class AdminNode : IAsyncLifetime
     /// <summary>A host of 8 CPUs that is known everywhere when this returns.</summary>
     internal async Task JoinAsync(string host, bool fenced = false)
     {
-        _agents.Add(await LinkedAgent.ConnectAsync(Node.LinkEndpoint, host, fenced: fenced));
+        _agents.Add(await LinkedAgent.ConnectAsync(Node, host, fenced: fenced));
         await UntilAsync(async () => (await RowsAsync("placement", "index")).Any(row => (string?)row["host"] == host && (bool)row["connected"]!));
         await UntilAsync(async () => (await RowsAsync("host", "list")).Any(row => (string?)row["host"] == host));
     }

@@ -2,9 +2,12 @@ using System.Net;
 using System.Net.Http.Headers;
 using System.Text;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Projection;
+using Fleet.Shared.Access;
+using Google.Protobuf.WellKnownTypes;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Api;
@@ -16,6 +19,8 @@ internal sealed class ApiUnderTest : IAsyncDisposable
     private readonly ViewProjection _projection;
     private readonly ClaimStore _claims;
     private readonly ApiServer _server;
+    private readonly TokenBook _book = new();
+    private readonly Tokens _tokens;
 
     private ApiUnderTest(ManualClock clock, FakeCell cell, int changesKept, Func<ApiContext, ApiContext>? change)
     {
@@ -27,11 +32,29 @@ internal sealed class ApiUnderTest : IAsyncDisposable
         _projection.StartAsync(default).GetAwaiter().GetResult();
         var gate = new CellGate(cell, _projection.Freshness, clock);
         var context = new ApiContext(gate, new VmAdmission(gate, _claims, clock), _claims, _projection,
-            _ => Task.FromResult(NotReady), clock, Log);
+            _ => Task.FromResult(NotReady), clock, Log)
+        {
+            Tokens = _tokens = new Tokens(_book, (question, _) => Task.FromResult<TokenReply?>(Answer(question)), new string('p', 43), clock),
+            Authority = new byte[] { 1, 2, 3 },
+        };
         context = change?.Invoke(context) ?? context;
         Long = context.Long;
-        _server = ApiServer.StartAsync(new(IPAddress.Loopback, 0), context, Log, default).GetAwaiter().GetResult();
+        _server = ApiServer.StartAsync(new(IPAddress.Loopback, 0), null, context, Log, default).GetAwaiter().GetResult();
         Http = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = new Uri($"http://{_server.Endpoint}"), Timeout = TimeSpan.FromSeconds(20) };
+        Http.DefaultRequestHeaders.Authorization = new("Bearer", TokenAsync(new(TokenRole.Admin)).Result);
+    }
+
+    /// <summary>A token that the API takes, as its holder has it.</summary>
+    public async Task<string> TokenAsync(TokenRequest wanted) => (await _tokens.CreateAsync(wanted, "", default)).Token.Text;
+
+    // What the tokens' actor does, less the storing.
+    private TokenReply Answer(Google.Protobuf.IMessage question)
+    {
+        if (question is CreateToken create)
+            return new TokenReply { Token = create.Token };
+        var token = _book.Find(((RevokeToken)question).Id)!.Clone();
+        token.RevokedAt ??= Timestamp.FromDateTimeOffset(Clock.GetUtcNow());
+        return new TokenReply { Token = token };
     }
 
     public ManualClock Clock { get; }

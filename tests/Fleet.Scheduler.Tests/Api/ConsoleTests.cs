@@ -65,7 +65,7 @@ public sealed class ConsoleTests : IAsyncLifetime
     {
         using var client = new TcpClient { ReceiveBufferSize = 4096 };
         await client.ConnectAsync(_api.Endpoint);
-        await client.GetStream().WriteAsync(Encoding.ASCII.GetBytes($"GET /v1/vms/{_id}/console?follow=true HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        await client.GetStream().WriteAsync(Encoding.ASCII.GetBytes($"GET /v1/vms/{_id}/console?follow=true HTTP/1.1\r\nHost: localhost\r\nAuthorization: {_api.Http.DefaultRequestHeaders.Authorization}\r\n\r\n"));
         const int Chunks = 1000;
         for (var i = 0; i < Chunks; i++)
             _console.Write(new byte[64 * 1024]);

@@ -3,10 +3,12 @@ using Microsoft.Extensions.Logging;
 
 namespace Fleet.Scheduler.Tests.Api;
 
-/// <summary>Keeps what is logged as an error, for tests to look at.</summary>
+/// <summary>Keeps what is logged, and what of it is an error, for tests to look at.</summary>
 internal sealed class FaultLog : ILoggerFactory, ILogger
 {
     public ConcurrentQueue<string> Faults { get; } = new();
+
+    public ConcurrentQueue<string> Lines { get; } = new();
 
     public ILogger CreateLogger(string categoryName) => this;
 
@@ -14,11 +16,12 @@ internal sealed class FaultLog : ILoggerFactory, ILogger
 
     public IDisposable? BeginScope<TState>(TState state) where TState : notnull => null;
 
-    public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Error;
+    public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Information;
 
     public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
     {
-        if (IsEnabled(logLevel))
+        Lines.Enqueue(formatter(state, exception));
+        if (logLevel >= LogLevel.Error)
             Faults.Enqueue($"{formatter(state, exception)} {exception}");
     }
 

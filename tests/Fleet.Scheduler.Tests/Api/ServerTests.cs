@@ -42,24 +42,6 @@ public sealed class ServerTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Requests_for_other_sites_are_refused()
-    {
-        async Task<Answer> With(string header, string value)
-        {
-            using var request = new HttpRequestMessage(HttpMethod.Get, "/v1/vms");
-            request.Headers.TryAddWithoutValidation(header, value);
-            return await _api.SendAsync(request);
-        }
-
-        (await With("Origin", "http://evil.example")).Problem(403, "forbidden");
-        (await With("Origin", "null")).Problem(403, "forbidden");
-        (await With("Host", "evil.example:7070")).Problem(403, "forbidden");
-        Assert.Equal(200, (await With("Origin", $"http://{_api.Endpoint}")).Status);
-        Assert.Equal(200, (await With("Host", "localhost:7070")).Status);
-        Assert.Equal(200, (await With("Host", "[::1]:7070")).Status);
-    }
-
-    [Fact]
     public async Task Lists_and_watches_wait_for_a_view_that_is_behind_since_the_start()
     {
         await using var api = ApiUnderTest.Start(before: cell =>
@@ -127,20 +109,20 @@ public sealed class ServerTests : IAsyncLifetime
         var listed = paths.SelectMany(p => p.Value!.AsObject().Where(o => o.Key != "parameters").Select(o => $"{o.Key.ToUpperInvariant()} {p.Key}")).Order();
         Assert.Equal(new[]
         {
-            "DELETE /v1/hosts/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "GET /metrics", "GET /v1/admin/palettes", "GET /v1/changes",
-            "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts", "GET /v1/hosts/{id}", "GET /v1/vms", "GET /v1/vms/{id}",
-            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "POST /v1/admin/commands", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/uncordon", "POST /v1/vms", "POST /v1/vms/{id}/console",
+            "DELETE /v1/hosts/{id}", "DELETE /v1/tokens/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "GET /metrics", "GET /v1/admin/palettes", "GET /v1/authority", "GET /v1/changes",
+            "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts", "GET /v1/hosts/{id}", "GET /v1/tokens", "GET /v1/vms", "GET /v1/vms/{id}",
+            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "POST /v1/admin/commands", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/uncordon", "POST /v1/tokens", "POST /v1/vms", "POST /v1/vms/{id}/console",
             "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop", "PUT /v1/vms/{id}/rate_limits/{limiter}",
         }, listed);
 
         var create = paths["/v1/vms"]!["post"]!;
         Assert.Contains(create["parameters"]!.AsArray(), p => (string)p!["name"]! == "Idempotency-Key" && (string)p["in"]! == "header");
-        Assert.Equal(["201", "400", "403", "409", "413", "415", "422", "500", "503"], create["responses"]!.AsObject().Select(r => r.Key).Order());
+        Assert.Equal(["201", "400", "401", "403", "409", "413", "415", "422", "500", "503"], create["responses"]!.AsObject().Select(r => r.Key).Order());
         Assert.Contains("idempotency_key_reused", (string)create["responses"]!["422"]!["description"]!, StringComparison.Ordinal);
         var schemas = answer.Json["components"]!["schemas"]!;
         var body = schemas["CreateVm"]!;
         Assert.False((bool)body["additionalProperties"]!);
-        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "fencing", "host", "labels", "memory_mib", "name", "rate_limits", "restart", "simulated"],
+        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "fencing", "host", "labels", "memory_mib", "name", "rate_limits", "restart", "simulated", "tenant"],
             body["properties"]!.AsObject().Select(p => p.Key).Order());
         Assert.Equal((1, 32), ((int)body["properties"]!["cpus"]!["minimum"]!, (int)body["properties"]!["cpus"]!["maximum"]!));
 
@@ -172,6 +154,8 @@ public sealed class ServerTests : IAsyncLifetime
         AssertSame(schemas, "Health", (await _api.GetAsync("/v1/health")).Json);
         _api.Cell.Limiters.Add(new() { VmId = id, Epoch = 1, Name = "entropy" });
         AssertSame(schemas, "RateLimiters", (await _api.GetAsync($"/v1/vms/{id}/rate_limits")).Json);
+        AssertSame(schemas, "NewToken", (await _api.PostAsync("/v1/tokens", """{"role": "host", "host": "h1"}""")).Json);
+        AssertSame(schemas, "TokenList", (await _api.GetAsync("/v1/tokens")).Json);
         AssertSame(schemas, "Problem", (await _api.PostAsync("/v1/vms", """{"x": 1}""")).Json);
     }
 

@@ -186,7 +186,11 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
         Assert.Equal("not_found", (await Cell.Cell.GetHostAsync(agent.HostId, CancellationToken.None)).Problem?.Code);
 
-        // A removed host may join again.
+        // A removed host may join again, but not by the certificate that it had.
+        agent.Open(Cell.System.HostLink);
+        agent.Send(new HostMessage { Hello = agent.Hello() });
+        await Eventually.TrueAsync(() => agent.Refusal?.Code == "certificate_revoked");
+        await agent.EnrolAsync(Cell.Cell);
         await agent.ConnectAsync(Cell.System.HostLink);
         await Cell.WaitAsync(await Cell.CreateAsync(SharedCell.On(agent)), VmState.Running);
     }
@@ -204,6 +208,7 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
         await Cell.WaitAsync(id, VmState.Deleted);
 
+        await agent.EnrolAsync(Cell.Cell);
         await agent.ConnectAsync(Cell.System.HostLink);
         await Eventually.TrueAsync(() => agent.VmCount == 0);
         Assert.Equal((0U, 0UL), ((await Cell.HostAsync(agent.HostId)).ReservedCpus, (await Cell.HostAsync(agent.HostId)).ReservedMemoryMib));
@@ -243,6 +248,7 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
         await Cell.WaitAsync(id, VmState.Deleted);
 
+        await agent.EnrolAsync(Cell.Cell);
         await agent.ConnectAsync(Cell.System.HostLink);
         await Eventually.TrueAsync(() => agent.VmCount == 0);
     }

@@ -1,9 +1,12 @@
 using System.Collections.Concurrent;
 using System.Threading.Channels;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Sessions;
+using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
 using Grpc.Core;
+using ICell = Fleet.Scheduler.Cell.ICell;
 
 namespace Fleet.Scheduler.Tests.Cell;
 
@@ -35,6 +38,20 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     public bool Beats { get; set; } = true;
 
     public bool Fenced { get; init; }
+
+    /// <summary>Of the certificate that it shows; 0: the host never was enrolled, as those of most tests.</summary>
+    public uint Enrolment { get; set; }
+
+    /// <summary>The host that its certificate names, if that is another.</summary>
+    public string? Certified { get; set; }
+
+    /// <summary>Joins, as one must who was removed.</summary>
+    public async Task EnrolAsync(ICell cell)
+    {
+        var answer = await cell.EnrolHostAsync(hostId, [1, 2, 3], named: false, CancellationToken.None);
+        Xunit.Assert.Null(answer.Problem);
+        Enrolment = answer.Host!.Enrolment;
+    }
 
     private long _beats;
 
@@ -107,7 +124,10 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         using var beat = new Timer(_ => OnBeat(toScheduler), null, Heartbeat, Heartbeat);
         try
         {
-            await service.Connect(new Reader(toScheduler.Reader), new Writer(this, stream.Token), new FakeCallContext(stream.Token));
+            await service.Connect(new Reader(toScheduler.Reader), new Writer(this, stream.Token), new FakeCallContext(stream.Token)
+            {
+                UserState = { [LinkPeer.Key] = new CertificateVerdict(new(CertificateRole.Host, Certified ?? hostId, Enrolment, default, default), "", "") },
+            });
         }
         catch (Exception fault) when (fault is OperationCanceledException or RpcException)
         {

@@ -1,4 +1,5 @@
 using Akka.Actor;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Fleet.Shared.Contracts;
@@ -88,6 +89,14 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c391204676f6e65"),
         ("host-removed", new HostRemoved { At = At }, 
             "0a0b08c3d590d80610809c9c39"),
+        ("host-enrolled", new HostEnrolled { At = At, Id = "rack1-7", KeyHash = ByteString.CopyFrom(1, 2, 3) },
+            "0a0b08c3d590d80610809c9c3912077261636b312d371a03010203"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Tenant = "acme" } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a0e0a0568656c6c6ff2010461636d65"),
+        ("token-created", new TokenCreated { At = At, Token = Token() },
+            "0a0b08c3d590d80610809c9c39125d0a0c30313233343536373839616210041a03010203220461636d652a077261636b312d37320243493a0b08c3d590d80610809c9c39420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c39520c626139383736353433323130"),
+        ("token-revoked", new TokenRevoked { At = At, Id = "0123456789ab", By = "ba9876543210" },
+            "0a0b08c3d590d80610809c9c39120c3031323334353637383961621a0c626139383736353433323130"),
         ("host-snapshot", new HostSnapshot { Record = Record(), Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Vacated = true } } }, 
             "0a720a077261636b312d3710011a3b08041080401a140a0471656d7510011a0851454d5520372e322001220471656d752a05362e312e3032067838365f36343a090a047261636b120131200228800230013a05302e312e30420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c395009120f0a04766d2d31100318022080022801"),
     ];
@@ -120,6 +129,20 @@ public sealed class StoredEventSamples : IDisposable
         Labels = { ["tier"] = "web" },
         Host = "rack1-7",
         Simulated = new SimulatedGuest { BootMs = 5, RunMs = 6, ExitStatus = 7, Fault = "vmm_dies" },
+    };
+
+    private static TokenRecord Token() => new()
+    {
+        Id = "0123456789ab",
+        Role = TokenRole.Tenant,
+        SecretHash = ByteString.CopyFrom(1, 2, 3),
+        Tenant = "acme",
+        Host = "rack1-7",
+        Note = "CI",
+        CreatedAt = At,
+        ExpiresAt = At,
+        RevokedAt = At,
+        CreatedBy = "ba9876543210",
     };
 
     private static Inventory Inventory() => new()

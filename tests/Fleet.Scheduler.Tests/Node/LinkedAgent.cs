@@ -1,5 +1,9 @@
 using System.Collections.Concurrent;
 using System.Net;
+using System.Security.Cryptography.X509Certificates;
+using Fleet.Scheduler.Access;
+using Fleet.Scheduler.Node;
+using Fleet.Scheduler.Tests.Access;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 using Grpc.Core;
@@ -19,11 +23,11 @@ internal sealed class LinkedAgent : IAsyncDisposable
     private readonly TaskCompletionSource _welcome = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Task _running;
 
-    private LinkedAgent(IPEndPoint link, string hostId, ConcurrentDictionary<string, (ulong, ulong, HostVmState)> vms)
+    private LinkedAgent(IPEndPoint link, X509Certificate2 certificate, string hostId, ConcurrentDictionary<string, (ulong, ulong, HostVmState)> vms)
     {
         _hostId = hostId;
         _vms = vms;
-        _channel = GrpcChannel.ForAddress($"http://{link}");
+        _channel = LinkClient.Open(link, certificate);
         _call = new HostLink.HostLinkClient(_channel).Connect();
         _running = RunAsync();
     }
@@ -36,13 +40,16 @@ internal sealed class LinkedAgent : IAsyncDisposable
 
     public bool Ended => _running.IsCompleted;
 
-    /// <param name="link">The node's port for agents.</param>
+    /// <param name="node">Whose port for agents it joins at and dials.</param>
     /// <param name="hostId">Who it is.</param>
     /// <param name="before">The same agent before its node went away: its microVMs are still there.</param>
     /// <param name="fenced">It has a lease.</param>
-    public static async Task<LinkedAgent> ConnectAsync(IPEndPoint link, string hostId, LinkedAgent? before = null, bool fenced = false)
+    public static async Task<LinkedAgent> ConnectAsync(SchedulerNode node, string hostId, LinkedAgent? before = null, bool fenced = false)
     {
-        var agent = new LinkedAgent(link, hostId, before?._vms ?? new());
+        var token = await node.CreateTokenAsync(new TokenRequest(TokenRole.Host) { Host = hostId }, default);
+        var (certificate, code) = await LinkClient.EnrolAsync(node.LinkEndpoint, token.Text, hostId);
+        Xunit.Assert.Equal("", code);
+        var agent = new LinkedAgent(node.LinkEndpoint, certificate!, hostId, before?._vms ?? new());
         var hello = new Hello
         {
             HostId = hostId, Fenced = fenced, AgentVersion = "0.1.0", BootId = "boot", AgentInstance = Guid.NewGuid().ToString("n"),

@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Node;
 using Fleet.Scheduler.Tests.Api;
 using Xunit;
@@ -32,7 +33,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
     {
         await StartAsync();
         Assert.Equal("ok", (string)(await GetAsync("/v1/health"))["status"]!);
-        _agent = await LinkedAgent.ConnectAsync(_node!.LinkEndpoint, "rack1-7");
+        _agent = await LinkedAgent.ConnectAsync(_node!, "rack1-7");
         await ApiUnderTest.UntilAsync(() => GetAsync("/v1/hosts").Result["items"]!.AsArray().Count == 1);
 
         var made = await SendAsync(HttpMethod.Post, "/v1/vms", """{"name": "hello", "cpus": 2, "driver": "simulated"}""", key: "k");
@@ -47,7 +48,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         await ApiUnderTest.UntilAsync(() => _agent.Input == "ls\n");
 
         var took = Stopwatch.StartNew();
-        await _node.DisposeAsync();
+        await _node!.DisposeAsync();
         Assert.True(took.Elapsed < TimeSpan.FromSeconds(6), $"The node took {took.Elapsed} to stop.");
         await StartAsync();
         // All that was acknowledged is there from the first answer on, and counts the same.
@@ -55,7 +56,7 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         Assert.Equal(made.ToJsonString(), (await SendAsync(HttpMethod.Post, "/v1/vms", """{"name": "hello", "cpus": 2, "driver": "simulated"}""", key: "k")).ToJsonString());
 
         var before = _agent;
-        _agent = await LinkedAgent.ConnectAsync(_node!.LinkEndpoint, "rack1-7", before);
+        _agent = await LinkedAgent.ConnectAsync(_node!, "rack1-7", before);
         await before.DisposeAsync();
         Assert.Equal("running", (string)(await GetAsync($"/v1/vms/{id}"))["state"]!);
         await _agent.EndAsync(id, 7);
@@ -135,7 +136,11 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         Cell = cell => cell with { Heartbeat = TimeSpan.FromMilliseconds(500), HostDeadAfter = TimeSpan.FromSeconds(5) },
     };
 
-    private async Task StartAsync() => _node = await SchedulerNode.StartAsync(Options(), default);
+    private async Task StartAsync()
+    {
+        _node = await SchedulerNode.StartAsync(Options(), default);
+        Http.DefaultRequestHeaders.Authorization = new("Bearer", (await _node.CreateTokenAsync(new TokenRequest(TokenRole.Admin), default)).Text);
+    }
 
     private async Task<JsonNode> GetAsync(string path)
     {
