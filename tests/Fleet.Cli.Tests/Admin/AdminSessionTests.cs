@@ -2,7 +2,9 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text;
 using Fleet.Cli.Admin;
+using Fleet.Cli.Access;
 using Fleet.Cli.Api;
+using Fleet.Cli.Node;
 using Xunit;
 
 namespace Fleet.Cli.Tests.Admin;
@@ -31,7 +33,7 @@ public sealed class AdminSessionTests
                 await stream.WriteAsync(Encoding.UTF8.GetBytes($"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}"));
             }
         });
-        using var api = new ApiClient(new Uri($"http://{listener.LocalEndpoint}"));
+        using var api = new ApiClient(new Uri($"http://{listener.LocalEndpoint}"), new ApiCredentials(null, null, new DataDirectory("/nonexistent")));
         var result = await use(api);
         await serving.WaitAsync(TimeSpan.FromSeconds(20));
         return result;

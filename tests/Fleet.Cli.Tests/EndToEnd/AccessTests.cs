@@ -55,7 +55,8 @@ public sealed class AccessTests
     {
         await using var fleet = await RunningFleet.StartAsync();
         var folder = Path.Combine(fleet.Files, "two");
-        string[] words = ["host", "--data", folder, "--join", fleet.Link.ToString(), "--id", "two", "--cpus", "1", "--memory", "256"];
+        string[] Words(string data) => ["host", "--data", data, "--join", fleet.Link.ToString(), "--id", "two", "--cpus", "1", "--memory", "256"];
+        var words = Words(folder);
 
         Assert.Contains("not_joined", await EndAsync("none", words), StringComparison.Ordinal);
         Assert.Contains("token_role", await EndAsync("admin", [.. words, "--token", fleet.Token]), StringComparison.Ordinal);
@@ -69,7 +70,7 @@ public sealed class AccessTests
         await StateAsync("disconnected");
         await fleet.CliAsync("token", "revoke", token.Split('.')[1]);
         await WhileAsync("third", [.. words, "--token", token], () => StateAsync("connected"));
-        Assert.Contains("host_exists", await EndAsync("thief", [.. words, "--data", folder + "-thief", "--token", await fleet.TokenAsync("host")]), StringComparison.Ordinal);
+        Assert.Contains("host_exists", await EndAsync("thief", [.. Words(folder + "-thief"), "--token", await fleet.TokenAsync("host")]), StringComparison.Ordinal);
 
         await RunningFleet.WaitAsync("the host to be forgotten", async () => (await fleet.CliAsync("host", "remove", "two")).Exit == 0);
         await WhileAsync("removed", words, () => RunningFleet.WaitAsync("the refusal", () =>
