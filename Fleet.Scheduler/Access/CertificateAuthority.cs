@@ -23,8 +23,8 @@ public sealed class CertificateAuthority : IDisposable
 
     private static readonly TimeSpan AuthorityLife = TimeSpan.FromDays(3650);
 
-    // Clocks of other machines may be behind.
-    private static readonly TimeSpan ClockError = TimeSpan.FromHours(1);
+    // Clocks of other machines may be behind this one, and both may be wrong for a while.
+    private static readonly TimeSpan ClockError = TimeSpan.FromDays(1);
 
     private readonly X509Certificate2 _signer;
     private readonly TimeProvider _clock;

@@ -14,6 +14,6 @@ public enum CertificateRole
 /// <param name="Role">What it is good for.</param>
 /// <param name="Name">The host's id, or the node's name.</param>
 /// <param name="Enrolment">Of a host: which of its enrolments this is, from 1; a newer one or its removal makes it worthless.</param>
-/// <param name="IssuedAt">From when it counts, an hour before it was made.</param>
+/// <param name="IssuedAt">From when it counts, a day before it was made.</param>
 /// <param name="ExpiresAt">When it ends.</param>
 public sealed record CertificateHolder(CertificateRole Role, string Name, uint Enrolment, DateTimeOffset IssuedAt, DateTimeOffset ExpiresAt);

@@ -70,11 +70,13 @@ internal static class LeaseBenchmark
 
         public static async Task<Link> OpenAsync(ChaosFleet fleet, int number, CancellationToken cancellation)
         {
+            var certificate = fleet.Credentials.OfHost(string.Create(CultureInfo.InvariantCulture, $"host-{number}"));
             var link = new Link(GrpcChannel.ForAddress(fleet.LinkAddress, new GrpcChannelOptions
             {
                 HttpHandler = new SocketsHttpHandler
                 {
                     ConnectCallback = async (context, connecting) => new NetworkStream(await fleet.ConnectAsync(context.DnsEndPoint, connecting), ownsSocket: true),
+                    SslOptions = fleet.Credentials.Tls(() => certificate),
                 },
             }));
             await link._call.RequestStream.WriteAsync(

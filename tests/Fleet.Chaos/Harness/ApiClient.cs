@@ -22,14 +22,17 @@ internal sealed class ApiClient : IDisposable
 
     /// <param name="connect">Opens connections: in whose network the client is.</param>
     /// <param name="addresses">Of the nodes.</param>
-    public ApiClient(Func<DnsEndPoint, CancellationToken, Task<Socket>> connect, IReadOnlyList<string> addresses) => _nodes =
+    /// <param name="credentials">What it shows to them, and knows them by.</param>
+    public ApiClient(Func<DnsEndPoint, CancellationToken, Task<Socket>> connect, IReadOnlyList<string> addresses, CellCredentials credentials) => _nodes =
     [
         .. addresses.Select(address => new HttpClient(new SocketsHttpHandler
         {
             ConnectCallback = async (context, cancellation) => new NetworkStream(await connect(context.DnsEndPoint, cancellation), ownsSocket: true),
+            SslOptions = credentials.Tls(),
         })
         {
-            BaseAddress = new Uri(string.Create(CultureInfo.InvariantCulture, $"http://{address}:{Commands.ApiPort}")),
+            BaseAddress = new Uri(string.Create(CultureInfo.InvariantCulture, $"https://{address}:{Commands.ApiPort}")),
+            DefaultRequestHeaders = { Authorization = credentials.Authorization },
             Timeout = Timeout.InfiniteTimeSpan,
         }),
     ];

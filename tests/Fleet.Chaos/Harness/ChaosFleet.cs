@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
+using System.Text.Json.Nodes;
 using Fleet.Chaos.Checking;
 using Fleet.Chaos.Faults;
 using Fleet.Chaos.Network;
@@ -44,6 +45,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
     private readonly List<string> _disks = [];
     private readonly string _folder;
     private PacketSwitch? _switch;
+    private CellCredentials? _credentials;
 
     private ChaosFleet(FleetOptions options)
     {
@@ -97,6 +99,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
             fleet.Build();
             fleet.Schedulers.ForEach(scheduler => scheduler.Start());
             await fleet.WaitAsync("the schedulers to be up", fleet.AllHealthyAsync, TimeSpan.FromMinutes(2));
+            await fleet.LetHostsInAsync();
             var first = options.HostsAtStart ?? options.Hosts;
             fleet.Hosts.Take(first).ToList().ForEach(host => host.Start());
             await fleet.WaitAsync("the hosts to be connected", () => fleet.AreConnectedAsync(first), TimeSpan.FromMinutes(2));
@@ -128,7 +131,10 @@ internal sealed class ChaosFleet : IAsyncDisposable
     public FleetProcess ProcessOf(Role role, int index) => role == Role.Scheduler ? Schedulers[index] : Hosts[index];
 
     /// <summary>Where agents dial the first scheduler; reached through <see cref="ConnectAsync"/>.</summary>
-    public Uri LinkAddress => new(string.Create(CultureInfo.InvariantCulture, $"http://{SchedulerAddress(0)}:{Commands.LinkPort}"));
+    public Uri LinkAddress => new(string.Create(CultureInfo.InvariantCulture, $"https://{SchedulerAddress(0)}:{Commands.LinkPort}"));
+
+    /// <summary>What the client shows.</summary>
+    public CellCredentials Credentials => _credentials!;
 
     /// <summary>A connection out of the client's network.</summary>
     public async Task<Socket> ConnectAsync(DnsEndPoint to, CancellationToken cancellation)
@@ -210,6 +216,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
         foreach (var process in Schedulers.Concat(Hosts))
             process.Dispose();
         Api?.Dispose();
+        _credentials?.Dispose();
         EndStrays(_folder);
         _switch?.Dispose();
         foreach (var network in _networks)
@@ -241,12 +248,22 @@ internal sealed class ChaosFleet : IAsyncDisposable
             HostClocks.Add(new WallClock(_folder, HostId(at), "dotnet"));
             Hosts.Add(Process(
                 HostId(at), string.Create(CultureInfo.InvariantCulture, $"10.71.0.{100 + at}"), HostClocks[at],
-                Commands.Host(HostData(at), HostId(at), schedulers[at % schedulers.Length], Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs)));
+                Commands.Host(HostData(at), HostId(at), schedulers[at % schedulers.Length], Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs), CellCredentials.AsHost(HostToken)));
         }
 
         _switch = new PacketSwitch([.. _networks.Select((network, at) => (_addresses[at], network.Tun))]);
-        Api = new ApiClient(ConnectAsync, schedulers);
+        _credentials = new CellCredentials(SchedulerData(0));
+        Api = new ApiClient(ConnectAsync, schedulers, _credentials);
     }
+
+    /// <summary>One token for all hosts, also for those that are started later, and for as long as their clocks may jump.</summary>
+    private async Task LetHostsInAsync()
+    {
+        var made = await Api.SendAsync(0, HttpMethod.Post, "/v1/tokens", new JsonObject { ["role"] = "host", ["ttl_seconds"] = 7 * 24 * 3600 });
+        await File.WriteAllTextAsync(HostToken, made.Text("secret") ?? throw new InvalidOperationException($"No token for hosts: {made}"));
+    }
+
+    private string HostToken => Path.Combine(_folder, "host.token");
 
     private static string SchedulerAddress(int scheduler) => string.Create(CultureInfo.InvariantCulture, $"10.71.0.{10 + scheduler}");
 
@@ -258,8 +275,8 @@ internal sealed class ChaosFleet : IAsyncDisposable
         return network;
     }
 
-    private FleetProcess Process(string name, string address, WallClock clock, string[] arguments) => new(
-        name, [.. Join(name, address).Enter, "env", .. clock.Environment, "dotnet", Program, .. arguments], Path.Combine(_folder, $"{name}.out"));
+    private FleetProcess Process(string name, string address, WallClock clock, string[] arguments, string[]? before = null) => new(
+        name, [.. Join(name, address).Enter, .. before ?? [], "env", .. clock.Environment, "dotnet", Program, .. arguments], Path.Combine(_folder, $"{name}.out"));
 
     private static string? StartOf(string stat) => stat.LastIndexOf(')') is var end and >= 0 ? stat[(end + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries).ElementAtOrDefault(19) : null;
 

@@ -10,12 +10,12 @@ internal static class Commands
 
     public static string[] Scheduler(string data, string address, TimeSpan lease) =>
     [
-        "scheduler", "--data", data, "--api", $"http://{address}:{ApiPort}", "--link", $"{address}:{LinkPort}", "--lease", Whole(lease.TotalSeconds),
+        "scheduler", "--data", data, "--api", $"https://{address}:{ApiPort}", "--link", $"{address}:{LinkPort}", "--lease", Whole(lease.TotalSeconds),
     ];
 
     public static string[] Host(string data, string id, string scheduler, int cpus, int memoryMib, string runLogs) =>
     [
-        "host", "--data", data, "--join", $"http://{scheduler}:{LinkPort}", "--id", id, "--cpus", Whole(cpus), "--memory", Whole(memoryMib), "--run-log", runLogs,
+        "host", "--data", data, "--join", $"https://{scheduler}:{LinkPort}", "--id", id, "--cpus", Whole(cpus), "--memory", Whole(memoryMib), "--run-log", runLogs,
     ];
 
     private static string Whole(double number) => number.ToString("0", CultureInfo.InvariantCulture);
