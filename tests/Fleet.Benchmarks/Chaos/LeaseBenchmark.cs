@@ -26,14 +26,17 @@ internal static class LeaseBenchmark
                 links.Add(await Link.OpenAsync(fleet, at, over.Token));
             // Beats are spread by when each connected; what came with connecting is over after a while.
             await Task.Delay(TimeSpan.FromSeconds(15));
-            var (ticks, leases) = (Ticks(fleet), links.Sum(link => link.Leases));
+            var (before, leases) = (CpuSeconds(fleet), links.Sum(link => link.Leases));
             await Task.Delay(Measured);
-            var (cpu, renewed) = ((Ticks(fleet) - ticks) / 100.0, links.Sum(link => link.Leases) - leases);
+            var (after, renewed) = (CpuSeconds(fleet), links.Sum(link => link.Leases) - leases);
+            var (user, system) = (after.User - before.User, after.System - before.System);
+            var cpu = user + system;
             return
             [
                 new("hosts", hosts, ""),
                 new("leases_per_s", renewed / Measured.TotalSeconds, "1/s"),
                 new("cpu_percent_of_core", 100 * cpu / Measured.TotalSeconds, "%", "bound", 10),
+                new("cpu_percent_in_kernel", 100 * system / Measured.TotalSeconds, "%"),
                 new("cpu_us_per_lease", cpu * 1_000_000 / Math.Max(1, renewed), "us"),
                 new("links_lost", links.Count(link => link.Ended), ""),
             ];
@@ -46,11 +49,11 @@ internal static class LeaseBenchmark
         }
     }
 
-    /// <summary>CPU time of the scheduler, user and system, in ticks of 10 ms.</summary>
-    private static long Ticks(ChaosFleet fleet)
+    /// <summary>CPU time of the scheduler, which the kernel counts in 100ths of a second.</summary>
+    private static (double User, double System) CpuSeconds(ChaosFleet fleet)
     {
         var words = File.ReadAllText($"/proc/{fleet.Schedulers[0].Pid}/stat").Split(") ")[^1].Split(' ');
-        return long.Parse(words[11], CultureInfo.InvariantCulture) + long.Parse(words[12], CultureInfo.InvariantCulture);
+        return (long.Parse(words[11], CultureInfo.InvariantCulture) / 100.0, long.Parse(words[12], CultureInfo.InvariantCulture) / 100.0);
     }
 
     /// <summary>An agent without microVMs: says Hello, and beats as it is told to.</summary>
