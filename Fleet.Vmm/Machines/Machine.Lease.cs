@@ -23,15 +23,17 @@ internal sealed partial class Machine
             return;
         }
 
+        // Before the timer is set: one that stood is watched for the next lapse again, not for the end.
+        var stood = _fenced;
+        _fenced &= _parts.Lease.HasLapsed;
         ArmLease();
         if (_paused || _parts.Lease.HasLapsed)
         {
             return;
         }
 
-        if (_fenced)
+        if (stood)
         {
-            _fenced = false;
             GoOn();
             _onWarning("The lease was made longer: the guest goes on.");
             return;

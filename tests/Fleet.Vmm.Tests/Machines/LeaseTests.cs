@@ -59,6 +59,36 @@ public sealed class LeaseTests
         Assert.Equal(["The lease has lapsed: the guest stands still until it is made longer.", "The lease was made longer: the guest goes on."], run.Warnings);
     }
 
+    /// <summary>The lease after the one that it stood for is watched as every other.</summary>
+    [SkippableFact]
+    public void Should_stand_still_again_when_the_lease_that_made_it_go_on_lapses()
+    {
+        const string Lapsed = "The lease has lapsed: the guest stands still until it is made longer.";
+        var lease = new Lease();
+        using var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Spin), change: settings => settings with { Lease = lease });
+        lease.Extend(new(NowMs + 50, NowMs + Long));
+        var renewed = false;
+        run.Poll(() =>
+        {
+            if (run.Warnings.Count == 1 && !renewed)
+            {
+                renewed = true;
+                lease.Extend(new(NowMs + 100, NowMs + Long));
+                run.Machine.ObserveLease();
+            }
+
+            if (run.Warnings.Count < 3 && KernelClock.BootNow < lease.LapsesAt + 10_000_000_000)
+            {
+                return false;
+            }
+
+            run.Machine.Stop();
+            return true;
+        });
+        Assert.Equal(MachineEndKind.Stopped, run.RunToEnd().Kind);
+        Assert.Equal([Lapsed, "The lease was made longer: the guest goes on.", Lapsed], run.Warnings);
+    }
+
     /// <summary>Whatever the event loop waits for: the guest's processors are stopped by timers of their own.</summary>
     [SkippableFact]
     public void Should_stand_still_while_the_event_loop_hangs()
