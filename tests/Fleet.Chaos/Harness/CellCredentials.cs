@@ -19,7 +19,7 @@ internal sealed class CellCredentials : IDisposable
     /// <param name="data">Data directory of the first node.</param>
     public CellCredentials(string data)
     {
-        _authority = CertificateAuthority.OpenOrCreate(Path.Combine(data, "scheduler", "ca"));
+        _authority = CertificateAuthority.OpenOrCreate(Commands.Authority(data));
         _admin = LocalAdmin.Prepare(Path.Combine(data, "credentials"), _authority);
     }
 

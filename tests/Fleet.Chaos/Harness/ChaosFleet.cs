@@ -1,3 +1,4 @@
+using System.Data.Common;
 using System.Diagnostics;
 using System.Globalization;
 using System.Net;
@@ -7,13 +8,18 @@ using Fleet.Chaos.Checking;
 using Fleet.Chaos.Faults;
 using Fleet.Chaos.Network;
 using Fleet.Tests;
+using Microsoft.Data.Sqlite;
+using Npgsql;
 
 namespace Fleet.Chaos.Harness;
 
 /// <summary>What stands.</summary>
 internal sealed record FleetOptions
 {
+    /// <summary>More than one share a PostgreSQL database, which has a node of its own.</summary>
     public int Schedulers { get; init; } = 1;
+
+    public bool HasDatabase => Schedulers > 1;
 
     public int Hosts { get; init; } = 4;
 
@@ -38,7 +44,12 @@ internal sealed record FleetOptions
 internal sealed class ChaosFleet : IAsyncDisposable
 {
     private const string FolderPrefix = "fleet-chaos-";
-    private const string DiskSize = "192m";
+    private const string SchedulerDisk = "192m";
+
+    /// <summary>PostgreSQL keeps its log of changes in whole files of 16 MiB.</summary>
+    private const string DatabaseDisk = "768m";
+
+    private const string DatabaseAddress = "10.71.0.30";
 
     private readonly List<NetworkNamespace> _networks = [];
     private readonly List<string> _addresses = [];
@@ -46,6 +57,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
     private readonly string _folder;
     private PacketSwitch? _switch;
     private CellCredentials? _credentials;
+    private PostgresServer? _postgres;
 
     private ChaosFleet(FleetOptions options)
     {
@@ -64,6 +76,9 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     public List<FleetProcess> Hosts { get; } = [];
 
+    /// <summary>Null: there is one scheduler, with a journal of its own.</summary>
+    public DatabaseProcess? Database { get; private set; }
+
     public List<WallClock> SchedulerClocks { get; } = [];
 
     public List<WallClock> HostClocks { get; } = [];
@@ -76,6 +91,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
     /// <summary>Null: this machine can't carry such a fleet, and why.</summary>
     public static string? Missing =>
         !NetworkNamespace.IsPossible ? "needs root and /dev/net/tun"
+        : !PostgresServer.IsInstalled ? "needs PostgreSQL: run ./fleet build"
         : !File.Exists(Program) ? $"{Program} is not built: run ./fleet build"
         : null;
 
@@ -96,7 +112,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
         var fleet = new ChaosFleet(options);
         try
         {
-            fleet.Build();
+            await fleet.BuildAsync();
             fleet.Schedulers.ForEach(scheduler => scheduler.Start());
             await fleet.WaitAsync("the schedulers to be up", fleet.AllHealthyAsync, TimeSpan.FromMinutes(2));
             await fleet.LetHostsInAsync();
@@ -126,9 +142,31 @@ internal sealed class ChaosFleet : IAsyncDisposable
     }
 
     /// <summary>The switch's number of a process: the client is 0, schedulers and hosts follow.</summary>
-    public int NodeOf(Role role, int index) => role == Role.Scheduler ? 1 + index : 1 + Options.Schedulers + index;
+    public int NodeOf(Role role, int index) => role switch
+    {
+        Role.Scheduler => 1 + index,
+        Role.Host => 1 + Options.Schedulers + index,
+        _ => 1 + Options.Schedulers + Options.Hosts,
+    };
 
-    public FleetProcess ProcessOf(Role role, int index) => role == Role.Scheduler ? Schedulers[index] : Hosts[index];
+    public ITarget TargetOf(Role role, int index) => role switch
+    {
+        Role.Scheduler => Schedulers[index],
+        Role.Host => Hosts[index],
+        _ => Database!,
+    };
+
+    public IEnumerable<(Role Role, int Index, ITarget Target)> Targets =>
+    [
+        .. Database is null ? Array.Empty<(Role, int, ITarget)>() : [(Role.Database, 0, Database)],
+        .. Schedulers.Select((scheduler, at) => (Role.Scheduler, at, (ITarget)scheduler)),
+        .. Hosts.Select((host, at) => (Role.Host, at, (ITarget)host)),
+    ];
+
+    /// <summary>The disk of who keeps the journal, and of nobody else.</summary>
+    public string DiskOf(Role role, int index) => role == Role.Database ? DatabaseData : SchedulerData(index);
+
+    private string DatabaseData => Path.Combine(_folder, "database");
 
     /// <summary>Where agents dial the first scheduler; reached through <see cref="ConnectAsync"/>.</summary>
     public Uri LinkAddress => new(string.Create(CultureInfo.InvariantCulture, $"https://{SchedulerAddress(0)}:{Commands.LinkPort}"));
@@ -209,14 +247,16 @@ internal sealed class ChaosFleet : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         // A host that is stopped or cut off could not end in order.
-        foreach (var process in Schedulers.Concat(Hosts))
-            process.Signal(Kernel.Continue);
+        foreach (var (_, _, target) in Targets)
+            target.Signal(Kernel.Continue);
         await Task.WhenAll(Hosts.Select(host => host.EndAsync()));
         await Task.WhenAll(Schedulers.Select(scheduler => scheduler.EndAsync()));
         foreach (var process in Schedulers.Concat(Hosts))
             process.Dispose();
         Api?.Dispose();
         _credentials?.Dispose();
+        if (_postgres is not null)
+            await _postgres.DisposeAsync();
         EndStrays(_folder);
         _switch?.Dispose();
         foreach (var network in _networks)
@@ -228,32 +268,48 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     private static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll");
 
-    private void Build()
+    private async Task BuildAsync()
     {
         SmallGuest.Write(IdleGuest, SmallGuest.MarkAndIdle);
         Join("client", "10.71.0.1");
         var schedulers = Enumerable.Range(0, Options.Schedulers).Select(SchedulerAddress).ToArray();
+        var networks = schedulers.Select((address, at) => Join($"scheduler-{at}", address)).ToArray();
+        var hosts = Enumerable.Range(0, Options.Hosts).Select(at => Join(HostId(at), string.Create(CultureInfo.InvariantCulture, $"10.71.0.{100 + at}"))).ToArray();
+        string? database = null;
+        if (Options.HasDatabase)
+        {
+            Mount(DatabaseData, DatabaseDisk, "755");
+            _postgres = await PostgresServer.StartAsync(DatabaseAddress, Path.Combine(DatabaseData, "postgres"), Join("database", DatabaseAddress).Enter);
+            Database = new DatabaseProcess(_postgres);
+            database = string.Create(CultureInfo.InvariantCulture, $"postgresql://fleet@{DatabaseAddress}:{_postgres.Port}/postgres");
+        }
+
         for (var at = 0; at < Options.Schedulers; at++)
         {
             var disk = SchedulerData(at);
-            Directory.CreateDirectory(disk);
-            Kernel.Run("mount", "-t", "tmpfs", "-o", $"size={DiskSize},mode=700", "fleet-chaos", disk);
-            _disks.Add(disk);
+            Mount(disk, SchedulerDisk, "700");
+            _credentials ??= new CellCredentials(disk);
+            if (at > 0)
+            {
+                // One authority for all of them.
+                Directory.CreateDirectory(Commands.SchedulerState(disk));
+                Kernel.Run("cp", "-rp", Commands.Authority(SchedulerData(0)), Commands.SchedulerState(disk));
+            }
+
             SchedulerClocks.Add(new WallClock(_folder, $"scheduler-{at}", "dotnet"));
-            Schedulers.Add(Process($"scheduler-{at}", schedulers[at], SchedulerClocks[at], Commands.Scheduler(disk, schedulers[at], Options.Lease)));
+            Schedulers.Add(Process($"scheduler-{at}", networks[at], SchedulerClocks[at], Commands.Scheduler(disk, schedulers[at], Options.Lease, database)));
         }
 
         for (var at = 0; at < Options.Hosts; at++)
         {
             HostClocks.Add(new WallClock(_folder, HostId(at), "dotnet"));
             Hosts.Add(Process(
-                HostId(at), string.Create(CultureInfo.InvariantCulture, $"10.71.0.{100 + at}"), HostClocks[at],
+                HostId(at), hosts[at], HostClocks[at],
                 Commands.Host(HostData(at), HostId(at), schedulers[at % schedulers.Length], Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs), CellCredentials.AsHost(HostToken)));
         }
 
         _switch = new PacketSwitch([.. _networks.Select((network, at) => (_addresses[at], network.Tun))]);
-        _credentials = new CellCredentials(SchedulerData(0));
-        Api = new ApiClient(ConnectAsync, schedulers, _credentials);
+        Api = new ApiClient(ConnectAsync, schedulers, Credentials);
     }
 
     /// <summary>One token for all hosts, also for those that are started later, and for as long as their clocks may jump.</summary>
@@ -265,6 +321,23 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     private string HostToken => Path.Combine(_folder, "host.token");
 
+    private void Mount(string folder, string size, string mode)
+    {
+        Directory.CreateDirectory(folder);
+        Kernel.Run("mount", "-t", "tmpfs", "-o", $"size={size},mode={mode}", "fleet-chaos", folder);
+        _disks.Add(folder);
+    }
+
+    /// <summary>Opens the cell's journal; of a scheduler that stands alone only while that is down.</summary>
+    public DbConnection OpenJournal()
+    {
+        DbConnection connection = Options.HasDatabase
+            ? new NpgsqlConnection(new NpgsqlConnectionStringBuilder { Host = Path.Combine(DatabaseData, "postgres"), Port = _postgres!.Port, Username = "fleet", Database = "postgres", Pooling = false }.ToString())
+            : new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = Commands.SqliteJournal(SchedulerData(0)), Pooling = false }.ToString());
+        connection.Open();
+        return connection;
+    }
+
     private static string SchedulerAddress(int scheduler) => string.Create(CultureInfo.InvariantCulture, $"10.71.0.{10 + scheduler}");
 
     private NetworkNamespace Join(string name, string address)
@@ -275,8 +348,8 @@ internal sealed class ChaosFleet : IAsyncDisposable
         return network;
     }
 
-    private FleetProcess Process(string name, string address, WallClock clock, string[] arguments, string[]? before = null) => new(
-        name, [.. Join(name, address).Enter, .. before ?? [], "env", .. clock.Environment, "dotnet", Program, .. arguments], Path.Combine(_folder, $"{name}.out"));
+    private FleetProcess Process(string name, NetworkNamespace network, WallClock clock, string[] arguments, string[]? before = null) => new(
+        name, [.. network.Enter, .. before ?? [], "env", .. clock.Environment, "dotnet", Program, .. arguments], Path.Combine(_folder, $"{name}.out"));
 
     private static string? StartOf(string stat) => stat.LastIndexOf(')') is var end and >= 0 ? stat[(end + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries).ElementAtOrDefault(19) : null;
 

@@ -75,6 +75,7 @@ internal static class ChaosRun
         {
             Schedulers = options.Fleet.Schedulers,
             Hosts = options.Fleet.Hosts,
+            Database = options.Fleet.HasDatabase,
             Length = options.Length,
             Lease = options.Fleet.Lease,
             Pace = options.Pace,
@@ -118,27 +119,14 @@ internal static class ChaosRun
     {
         while (!cancellation.IsCancellationRequested)
         {
-            foreach (var (role, processes) in new[] { (Role.Scheduler, fleet.Schedulers), (Role.Host, fleet.Hosts) })
+            foreach (var (role, index, target) in fleet.Targets.Where(target => target.Target.HasFailed))
             {
-                for (var i = 0; i < processes.Count; i++)
-                {
-                    if (!processes[i].HasFailed)
-                        continue;
-                    var from = Kernel.BootMs;
-                    tell($"{processes[i].Name} ended by itself:\n{processes[i].LogTail(5)}");
-                    crashes.Add($"{processes[i].Name}:\n{processes[i].LogTail()}");
-                    await Task.Delay(1_000, CancellationToken.None);
-                    processes[i].Start();
-                    var (at, who) = (i, role);
-                    _ = Task.Run(
-                        async () =>
-                        {
-                            while (who == Role.Scheduler && !await fleet.AllHealthyAsync() && Kernel.BootMs - from < 180_000)
-                                await Task.Delay(100);
-                            injector.NoteCrash(who, at, from);
-                        },
-                        CancellationToken.None);
-                }
+                var from = Kernel.BootMs;
+                tell($"{target.Name} ended by itself:\n{target.LogTail(5)}");
+                crashes.Add($"{target.Name}:\n{target.LogTail()}");
+                await Task.Delay(1_000, CancellationToken.None);
+                await target.StartAsync();
+                _ = injector.NoteCrashAsync(role, index, from);
             }
 
             try
@@ -182,7 +170,9 @@ internal static class ChaosRun
         var runs = RunLog.ReadFolder(fleet.RunLogs);
         // The hosts go on: their leases last longer than this.
         await Task.WhenAll(fleet.Schedulers.Select(scheduler => scheduler.EndAsync()));
-        var journal = JournalFile.Read(Path.Combine(fleet.SchedulerData(0), "scheduler", "journal.db"), Kernel.BootMs - DateTimeOffset.UtcNow.ToUnixTimeMilliseconds());
+        IReadOnlyList<StoredEvent> journal;
+        using (var connection = fleet.OpenJournal())
+            journal = StoredJournal.Read(connection, Kernel.BootMs - DateTimeOffset.UtcNow.ToUnixTimeMilliseconds());
         fleet.Schedulers.ForEach(scheduler => scheduler.Start());
         return new History
         {
@@ -211,7 +201,7 @@ internal static class ChaosRun
         Kernel.Run("cp", "-r", fleet.RunLogs, folder);
         for (var i = 0; i < fleet.Schedulers.Count; i++)
         {
-            Kernel.Run("cp", "-r", Path.Combine(fleet.SchedulerData(i), "scheduler"), Path.Combine(folder, $"scheduler-{i}"));
+            Kernel.Run("cp", "-r", Commands.SchedulerState(fleet.SchedulerData(i)), Path.Combine(folder, $"scheduler-{i}"));
             Kernel.Run("cp", "-r", Path.Combine(fleet.SchedulerData(i), "log"), Path.Combine(folder, $"scheduler-{i}-log"));
         }
 

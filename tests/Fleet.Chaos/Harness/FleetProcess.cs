@@ -4,7 +4,7 @@ using Fleet.Chaos.Network;
 namespace Fleet.Chaos.Harness;
 
 /// <summary>One process of the fleet under test, which may die and is started again. Thread-safe.</summary>
-internal sealed class FleetProcess(string name, string[] command, string log) : IDisposable
+internal sealed class FleetProcess(string name, string[] command, string log) : ITarget, IDisposable
 {
     private static readonly TimeSpan OrderlyEnd = TimeSpan.FromSeconds(30);
 
@@ -24,7 +24,8 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
         }
     }
 
-    /// <summary>It should run, and it ended by itself.</summary>
+    public IReadOnlyList<int> Pids => Pid is var pid and > 0 ? [pid] : [];
+
     public bool HasFailed
     {
         get
@@ -46,7 +47,18 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
         }
     }
 
-    /// <summary>kill -9; a stopped one too.</summary>
+    public Task StartAsync()
+    {
+        Start();
+        return Task.CompletedTask;
+    }
+
+    public Task KillAsync()
+    {
+        Kill();
+        return Task.CompletedTask;
+    }
+
     public void Kill()
     {
         lock (_gate)
@@ -59,13 +71,6 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
         }
     }
 
-    public void Signal(int signal)
-    {
-        if (Pid is var pid and > 0)
-            Kernel.Signal(pid, signal);
-    }
-
-    /// <summary>SIGTERM; one that does not end is killed, and that is told by false.</summary>
     public async Task<bool> EndAsync()
     {
         Process? process;
@@ -92,7 +97,6 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
         }
     }
 
-    /// <summary>The last lines of what it printed.</summary>
     public string LogTail(int lines = 20) => File.Exists(log) ? string.Join('\n', File.ReadLines(log).TakeLast(lines)) : "";
 
     public void Dispose()

@@ -11,6 +11,7 @@ namespace Fleet.Chaos.Harness;
 internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 {
     private static readonly TimeSpan SlowTurn = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan LongestOutage = TimeSpan.FromMinutes(3);
 
     private readonly Lock _gate = new();
     private readonly List<Silence> _silences = [];
@@ -79,44 +80,50 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             return;
         }
 
-        // Until it answers again; a run that ends before that has found something else.
-        while (!await fleet.AllHealthyAsync() && Kernel.BootMs - from < 180_000)
+        await NoteOutageAsync(from);
+    }
+
+    /// <summary>A process that ended by itself was started again.</summary>
+    public async Task NoteCrashAsync(Role role, int index, long from)
+    {
+        if (role != Role.Host)
+        {
+            await NoteOutageAsync(from);
+            return;
+        }
+
+        lock (_gate)
+            _silences.Add(new(ChaosFleet.HostId(index), from, Kernel.BootMs));
+    }
+
+    /// <summary>Lasts until every node answers again; a run that ends before that has found something else.</summary>
+    private async Task NoteOutageAsync(long from)
+    {
+        while (!await fleet.AllHealthyAsync() && Kernel.BootMs - from < LongestOutage.TotalMilliseconds)
             await Task.Delay(100);
         lock (_gate)
             _outages.Add(new(from, Kernel.BootMs));
     }
 
-    /// <summary>A process that ended by itself was started again.</summary>
-    public void NoteCrash(Role role, int index, long from)
-    {
-        lock (_gate)
-        {
-            if (role == Role.Host)
-                _silences.Add(new(ChaosFleet.HostId(index), from, Kernel.BootMs));
-            else
-                _outages.Add(new(from, Kernel.BootMs));
-        }
-    }
-
     private async Task KillAsync(Fault fault)
     {
-        var process = fleet.ProcessOf(fault.Role, fault.Index);
-        process.Kill();
+        var target = fleet.TargetOf(fault.Role, fault.Index);
+        await target.KillAsync();
         await Task.Delay(fault.Lasts);
-        process.Start();
+        await target.StartAsync();
     }
 
     private async Task RestartAsync(Fault fault)
     {
-        var process = fleet.ProcessOf(fault.Role, fault.Index);
-        if (!await process.EndAsync())
-            tell($"{process.Name} did not end within its time after SIGTERM and was killed");
-        process.Start();
+        var target = fleet.TargetOf(fault.Role, fault.Index);
+        if (!await target.EndAsync())
+            tell($"{target.Name} did not end in order within its time and was killed");
+        await target.StartAsync();
     }
 
     private async Task PauseAsync(Fault fault, IEnumerable<int> also)
     {
-        var pids = also.Append(fleet.ProcessOf(fault.Role, fault.Index).Pid).Where(pid => pid > 0).ToList();
+        var pids = also.Concat(fleet.TargetOf(fault.Role, fault.Index).Pids).ToList();
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
         await Task.Delay(fault.Lasts);
         // As on a machine that goes on: in no certain order, and the agent not first.
@@ -125,12 +132,12 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
     private async Task SlowAsync(Fault fault)
     {
-        var process = fleet.ProcessOf(fault.Role, fault.Index);
+        var target = fleet.TargetOf(fault.Role, fault.Index);
         for (var left = fault.Lasts; left > TimeSpan.Zero; left -= SlowTurn * 2)
         {
-            process.Signal(Kernel.Stop);
+            target.Signal(Kernel.Stop);
             await Task.Delay(SlowTurn);
-            process.Signal(Kernel.Continue);
+            target.Signal(Kernel.Continue);
             await Task.Delay(SlowTurn);
         }
     }
@@ -203,7 +210,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
     private async Task FillAsync(Fault fault)
     {
-        var path = Path.Combine(fleet.SchedulerData(fault.Index), "ballast");
+        var path = Path.Combine(fleet.DiskOf(fault.Role, fault.Index), "ballast");
         try
         {
             await using (var ballast = File.Create(path))

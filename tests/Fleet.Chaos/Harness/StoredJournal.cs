@@ -1,23 +1,21 @@
+using System.Data.Common;
 using Fleet.Chaos.Checking;
 using Fleet.Scheduler.Journal;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
-using Microsoft.Data.Sqlite;
 
 namespace Fleet.Chaos.Harness;
 
-/// <summary>Reads the events out of a scheduler's SQLite journal, as they lie there.</summary>
-internal static class JournalFile
+/// <summary>Reads the events out of a cell's journal, SQLite or PostgreSQL, as they lie there.</summary>
+internal static class StoredJournal
 {
     private static readonly Dictionary<string, MessageParser> Parsers = CellSerializer.Known.ToDictionary(
         known => known.Value, known => (MessageParser)known.Key.GetProperty("Parser")!.GetValue(null)!);
 
-    /// <param name="file">The journal.</param>
+    /// <param name="connection">Open.</param>
     /// <param name="bootMinusUnixMs">What to add to a wall clock's time to have it on the boot clock.</param>
-    public static IReadOnlyList<StoredEvent> Read(string file, long bootMinusUnixMs)
+    public static IReadOnlyList<StoredEvent> Read(DbConnection connection, long bootMinusUnixMs)
     {
-        using var connection = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = file, Pooling = false }.ToString());
-        connection.Open();
         using var command = connection.CreateCommand();
         command.CommandText = "select ordering, persistence_id, sequence_number, manifest, message from journal "
             + "where persistence_id like 'vm/%' or persistence_id like 'host/%' order by ordering";
