@@ -233,7 +233,7 @@ internal sealed partial class VmmProcess : IDisposable
 
         try
         {
-            _microvm.RunLog = new RunLog(path, _arguments.RunLabel, _loop);
+            _microvm.RunLog = new RunLog(path, _arguments.RunLabel, _loop, _microvm.Lease);
         }
         catch (SystemCallException failure)
         {

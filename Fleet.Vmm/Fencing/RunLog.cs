@@ -18,6 +18,7 @@ internal sealed class RunLog : IDisposable
     private readonly LoopTimer _alive;
     private readonly byte[] _line;
     private readonly byte[] _label;
+    private readonly Lease _lease;
     private int _fd;
     private bool _runs;
     private bool _ran;
@@ -25,9 +26,11 @@ internal sealed class RunLog : IDisposable
     /// <param name="path">A file, made when it is missing, or a passed descriptor.</param>
     /// <param name="label">JSON members for every line; printable ASCII, at most <see cref="LongestLabel"/>.</param>
     /// <param name="loop">Tells the time.</param>
+    /// <param name="lease">Without it no vCPU runs, whether the loop has seen that or not.</param>
     /// <exception cref="SystemCallException">The file can't be opened.</exception>
-    public RunLog(string path, string label, EventLoop loop)
+    public RunLog(string path, string label, EventLoop loop, Lease lease)
     {
+        _lease = lease;
         _label = Encoding.ASCII.GetBytes(label);
         _line = new byte[_label.Length + 128];
         _fd = Descriptors.OpenSink(path);
@@ -74,7 +77,8 @@ internal sealed class RunLog : IDisposable
 
     private void OnAlive()
     {
-        if (_runs)
+        // A process that was stopped comes here before it sees that its lease lapsed meanwhile.
+        if (_runs && !_lease.HasLapsed)
         {
             Write("alive"u8);
         }

@@ -24,7 +24,7 @@ public sealed class RunLogTests : IDisposable
         using var loop = new EventLoop();
         var began = NowMs;
         RunLog? log = null;
-        using (var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Spin), vcpus: 2, change: settings => settings with { Lease = lease }, runLog: on => log = new RunLog(_file, Label, on)))
+        using (var run = new MachineRun(ElfImage.Linux64(GuestPrograms.Spin), vcpus: 2, change: settings => settings with { Lease = lease }, runLog: on => log = new RunLog(_file, Label, on, lease)))
         {
             run.Machine.Start(paused: true);
             Assert.Empty(Lines());
@@ -61,11 +61,26 @@ public sealed class RunLogTests : IDisposable
         Assert.InRange(times[^2], (ulong)(lease.LapsesAt / 1_000_000), ulong.MaxValue);
     }
 
+    /// <summary>As after a stop of the whole process: the loop finds both at once, and what it says first must hold.</summary>
+    [Fact]
+    public void Should_not_say_that_a_guest_is_alive_whose_lease_has_lapsed_though_nobody_has_seen_it()
+    {
+        var lease = new Lease();
+        using var loop = new EventLoop();
+        using var log = new RunLog(_file, Label, loop, lease);
+        using var end = new LoopTimer(loop, () => loop.Exit(0));
+        end.Start(TimeSpan.FromMilliseconds(1200), TimeSpan.Zero);
+        log.Run();
+        lease.Extend(new(NowMs - 1, NowMs + Long));
+        loop.Run();
+        Assert.Equal(["run"], Lines().Select(line => line.GetProperty("event").GetString()));
+    }
+
     [Fact]
     public void Should_say_nothing_of_a_guest_that_never_ran()
     {
         using var loop = new EventLoop();
-        using var log = new RunLog(_file, Label, loop);
+        using var log = new RunLog(_file, Label, loop, new Lease());
         log.Stand();
         log.End();
         Assert.Empty(Lines());
