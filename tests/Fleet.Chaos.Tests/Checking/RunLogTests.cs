@@ -37,6 +37,13 @@ public sealed class RunLogTests
     }
 
     [Fact]
+    public void Should_not_take_a_hung_machine_for_one_that_ran_and_see_it_run_again()
+    {
+        var runs = Read(Line(100, "run"), Line(600, "alive"), Line(30_000, "alive"), Line(30_500, "alive"));
+        Assert.Equal([(100, 600, 30_000), (30_000, 30_500, 31_000)], runs.Select(run => (run.FromMs, run.SureToMs, run.PossibleToMs)));
+    }
+
+    [Fact]
     public void Should_take_a_torn_last_line_for_none_and_no_other()
     {
         var run = Assert.Single(Read(Line(100, "run", "relaxed"), Line(600, "alive")[..20]));

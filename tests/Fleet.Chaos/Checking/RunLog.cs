@@ -35,6 +35,13 @@ internal static class RunLog
             }
             else if (line.Event is "run" or "alive")
             {
+                // Nobody knows for how much of a silence it ran: a machine that hangs runs nothing.
+                if (open is { } before && line.BootMs - last > OnTimeMs)
+                {
+                    yield return Interval(launch, before, last, line.BootMs);
+                    open = null;
+                }
+
                 // After a line that was never written (the disk was full) the first sign is what is sure.
                 open ??= line;
                 last = line.BootMs;
