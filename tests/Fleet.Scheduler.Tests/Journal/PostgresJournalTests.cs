@@ -1,8 +1,11 @@
+using Akka.Actor;
+using Akka.Persistence;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Tests.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Tests;
 using Microsoft.Extensions.Logging.Abstractions;
 using Npgsql;
 using Xunit;
@@ -96,6 +99,52 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
         Assert.Contains("cell on 127.0.0.1:1", refused.Message, StringComparison.Ordinal);
         Assert.DoesNotContain("geheim", refused.ToString(), StringComparison.Ordinal);
         Assert.DoesNotContain("geheim", Assert.Throws<ArgumentException>(() => PostgresDatabase.Parse("geheim;x")).ToString(), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Should_go_on_a_moment_after_the_database_is_back()
+    {
+        await using var server = await PostgresServer.StartAsync();
+        using var free = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
+        free.Start();
+        var port = ((System.Net.IPEndPoint)free.LocalEndpoint).Port;
+        free.Stop();
+        await using var cell = await TestCell.StartAsync(options => options with
+        {
+            Database = PostgresDatabase.Parse(server.ConnectionString), RemotingPort = port,
+        });
+        await server.KillAsync();
+        // More than the journal fails before it lets nobody through any more.
+        for (var i = 0; i < 12; i++)
+            Assert.False(await RecoversAsync(cell, $"probe/{i}"));
+        await server.StartAsync();
+        var back = System.Diagnostics.Stopwatch.StartNew();
+        for (var i = 0; !await RecoversAsync(cell, $"probe/back-{i}"); i++)
+            await Task.Delay(100);
+        Assert.InRange(back.Elapsed.TotalSeconds, 0, 10);
+    }
+
+    private static async Task<bool> RecoversAsync(TestCell cell, string id)
+    {
+        var recovered = new TaskCompletionSource<bool>(TaskCreationOptions.RunContinuationsAsynchronously);
+        cell.System.ActorSystem.ActorOf(Props.Create(() => new Probe(id, recovered)));
+        return await recovered.Task.WaitAsync(TimeSpan.FromSeconds(60));
+    }
+
+    /// <summary>An actor that only reads its events.</summary>
+    private sealed class Probe(string id, TaskCompletionSource<bool> recovered) : UntypedPersistentActor
+    {
+        public override string PersistenceId => id;
+
+        protected override void OnCommand(object message) => Unhandled(message);
+
+        protected override void OnRecover(object message)
+        {
+            if (message is RecoveryCompleted)
+                recovered.TrySetResult(true);
+        }
+
+        protected override void OnRecoveryFailure(Exception reason, object? message = null) => recovered.TrySetResult(false);
     }
 
     [Fact]
