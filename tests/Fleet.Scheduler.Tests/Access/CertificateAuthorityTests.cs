@@ -140,6 +140,21 @@ public sealed class CertificateAuthorityTests : IDisposable
     }
 
     [Fact]
+    public void A_node_shows_a_new_certificate_in_time()
+    {
+        using var ca = CertificateAuthority.OpenOrCreate(Folder(), _clock);
+        var identity = new NodeIdentity(ca, "control-1", ["fleet.example", "not a name"], _clock);
+        var first = identity.Certificate;
+        Assert.True(first.MatchesHostname("fleet.example"));
+        Assert.True(first.MatchesHostname("127.0.0.1"));
+        _clock.Advance(TimeSpan.FromDays(240));
+        Assert.Same(first, identity.Certificate);
+        _clock.Advance(TimeSpan.FromDays(5));
+        Assert.NotSame(first, identity.Certificate);
+        Assert.True(ca.Trust.IsSchedulerNode(identity.Certificate));
+    }
+
+    [Fact]
     public void A_damaged_file_is_said_and_left_as_it_is()
     {
         using (CertificateAuthority.OpenOrCreate(Folder(), _clock))
