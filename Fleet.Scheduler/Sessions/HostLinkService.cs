@@ -16,7 +16,7 @@ public sealed class HostLinkService : HostLink.HostLinkBase
     /// <summary>Messages that wait for a slow agent before its stream is cut. They are small: orders, acknowledgements.</summary>
     private const int OutboundSize = 4096;
 
-    /// <summary>Of one address within a minute.</summary>
+    /// <summary>Of one address, or one host that has joined, within a minute.</summary>
     private const int LoggedRefusals = 20;
 
     private readonly RefusalLimit _refusals;
@@ -96,7 +96,8 @@ public sealed class HostLinkService : HostLink.HostLinkBase
                 }
                 if (message.Hello is { } hello && hello.HostId != hostId)
                 {
-                    _options.Log.Warning("The agent of host {HostId} was refused: it said that it is {Other}", hostId, hello.HostId);
+                    if (_refusals.Note(hostId))
+                        _options.Log.Warning("The agent of host {HostId} was refused: it said that it is {Other}", hostId, hello.HostId);
                     session.Tell(new SessionEnded { Problem = new Problem { Code = "host_mismatch", Message = $"The certificate is of host {hostId}, and the agent speaks for {hello.HostId}." } });
                     return;
                 }
