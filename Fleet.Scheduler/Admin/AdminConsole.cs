@@ -43,7 +43,7 @@ internal sealed class AdminConsole(AdminContext node, ILogger log)
     /// <exception cref="CommandException">It was refused or failed.</exception>
     public async Task RunAsync(ParsedCommand parsed, CommandOutput output, CancellationToken gone)
     {
-        using var time = new CancellationTokenSource(parsed.Command.Streams ? Timeout.InfiniteTimeSpan : Patience, node.Clock);
+        using var time = new CancellationTokenSource(parsed.Command.Streams ? Timeout.InfiniteTimeSpan : Patience, node.Options.Clock);
         using var either = CancellationTokenSource.CreateLinkedTokenSource(time.Token, gone);
         // Values are ids, addresses and numbers; no command takes a secret.
         log.LogCommand(parsed.Palette.Name, parsed.Command.Name, CommandWords.Join(parsed.Arguments.Select(argument => $"{argument.Key}={argument.Value}")));

@@ -125,6 +125,14 @@ public sealed class SchedulerNode : IAsyncDisposable
         await CatchUpAsync(projection, claims, options, cancellation);
 
         var gate = new CellGate(cell.Cell, projection.Freshness, options.Clock);
+        var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
+            new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
+        {
+            Tokens = _tokens,
+            Authority = authority.Certificate.RawData,
+            Figures = cell.Figures,
+            Long = new LongRequests(options.LongRequests),
+        };
         var enrolment = new EnrolmentService(authority, _tokens, cell.Cell, new RefusalLimit(EnrolmentService.MostRefusals, options.Clock), log.CreateLogger<EnrolmentService>());
         var link = await ListenAsync(options.LinkEndpoint, "port for agents",
             () => LinkServer.StartAsync(options.LinkEndpoint, authority, identity, cell.HostLink, enrolment, log, cancellation));
@@ -133,25 +141,14 @@ public sealed class SchedulerNode : IAsyncDisposable
         {
             Actors = cell.ActorSystem,
             Placement = cell.Placement,
-            Gate = gate,
+            Api = context,
             Events = cell.Events,
-            Claims = claims,
-            Projection = projection,
             Options = cellOptions,
             Log = options.NodeLog,
-            Clock = options.Clock,
             StartedAt = startedAt,
             LinkEndpoint = link.Endpoint,
         };
-        var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
-            new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
-        {
-            Tokens = _tokens,
-            Authority = authority.Certificate.RawData,
-            Figures = cell.Figures,
-            Admin = new AdminConsole(admin, log.CreateLogger<AdminConsole>()),
-            Long = new LongRequests(options.LongRequests),
-        };
+        context = context with { Admin = new AdminConsole(admin, log.CreateLogger<AdminConsole>()) };
         var api = await ListenAsync(options.ApiEndpoint, "API", () => ApiServer.StartAsync(options.ApiEndpoint, options.ApiEncrypted ? () => identity.Certificate : null, context, log, cancellation));
         Own(api.DisposeAsync);
         LinkEndpoint = link.Endpoint;

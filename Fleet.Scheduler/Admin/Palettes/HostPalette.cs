@@ -21,8 +21,8 @@ internal sealed class HostPalette : Palette
 
     private static async Task ListAsync(CommandCall call)
     {
-        await call.Node.FreshViewAsync(call.Cancellation);
-        var page = call.Node.Projection.Reader.ListHosts("", call.Number("most"));
+        await call.Node.Api.FreshViewAsync(call.Cancellation);
+        var page = call.Node.Api.Projection.Reader.ListHosts("", call.Number("most"));
         var rows = page.Items.Select(host => new object?[]
         {
             host.Id, BodyMapping.Name(host.State), host.Cordoned, host.ReservedCpus, host.Inventory?.Cpus, host.ReservedMemoryMib, host.Inventory?.MemoryMib, host.Vms,
@@ -36,7 +36,7 @@ internal sealed class HostPalette : Palette
     private static async Task ShowAsync(CommandCall call)
     {
         var id = call.Get(Id.Name);
-        var host = await call.Node.Gate.HostAsync(c => call.Node.Gate.Cell.GetHostAsync(id, c), call.Cancellation);
+        var host = await call.Node.Api.Gate.HostAsync(c => call.Node.Api.Gate.Cell.GetHostAsync(id, c), call.Cancellation);
         var inventory = host.Inventory ?? new Inventory();
         await call.Output.SheetAsync(
             ("host", host.Id), ("state", BodyMapping.Name(host.State)), ("cordoned", host.Cordoned), ("fenced", host.Fenced),
@@ -49,7 +49,7 @@ internal sealed class HostPalette : Palette
     private static async Task CordonAsync(CommandCall call, bool cordoned)
     {
         var id = call.Get(Id.Name);
-        var host = await call.Node.Gate.HostAsync(c => call.Node.Gate.Cell.CordonHostAsync(id, cordoned, c), call.Cancellation);
+        var host = await call.Node.Api.Gate.HostAsync(c => call.Node.Api.Gate.Cell.CordonHostAsync(id, cordoned, c), call.Cancellation);
         await call.Output.SayAsync(host.Cordoned
             ? $"{host.Id} is cordoned: it takes no new microVM; the {host.Vms} that it has stay."
             : $"{host.Id} takes microVMs.");

@@ -18,8 +18,8 @@ internal sealed class LeasePalette : Palette
 
     private static async Task ListAsync(CommandCall call)
     {
-        await call.Node.FreshViewAsync(call.Cancellation);
-        var page = call.Node.Projection.Reader.ListHosts("", call.Number("most"));
+        await call.Node.Api.FreshViewAsync(call.Cancellation);
+        var page = call.Node.Api.Projection.Reader.ListHosts("", call.Number("most"));
         var rows = new object?[page.Items.Count][];
         await Parallel.ForAsync(0, rows.Length, new ParallelOptions { MaxDegreeOfParallelism = AtOnce, CancellationToken = call.Cancellation }, async (at, cancellation) =>
         {

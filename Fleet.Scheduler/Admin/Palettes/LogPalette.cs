@@ -1,5 +1,4 @@
 using System.Globalization;
-using Akka.Event;
 using Fleet.Scheduler.Logging;
 using Fleet.Shared.Admin;
 using Serilog.Events;
@@ -12,13 +11,8 @@ internal sealed class LogPalette : Palette
     /// <summary>Events that one look at the log takes out; a tail that falls behind by more than the log keeps says so.</summary>
     private const int Batch = 100;
 
-    private static readonly Dictionary<string, (LogEventLevel Log, LogLevel Actors)> Levels = new(StringComparer.Ordinal)
-    {
-        ["debug"] = (LogEventLevel.Debug, LogLevel.DebugLevel),
-        ["information"] = (LogEventLevel.Information, LogLevel.InfoLevel),
-        ["warning"] = (LogEventLevel.Warning, LogLevel.WarningLevel),
-        ["error"] = (LogEventLevel.Error, LogLevel.ErrorLevel),
-    };
+    private static readonly Dictionary<string, LogEventLevel> Levels =
+        new[] { LogEventLevel.Debug, LogEventLevel.Information, LogEventLevel.Warning, LogEventLevel.Error }.ToDictionary(Name);
 
     private static readonly ArgumentDefinition AtLeast =
         new("level", "Only events that are at least so grave", ["-l", "--level"]) { Choices = [.. Levels.Keys], Default = "debug" };
@@ -34,7 +28,7 @@ internal sealed class LogPalette : Palette
 
     private static async Task PeekAsync(CommandCall call)
     {
-        var least = Levels[call.Get("level")].Log;
+        var least = Levels[call.Get("level")];
         var most = call.Number("most");
         var events = call.Node.Log.After(0, NodeLog.Kept).Where(one => one.Level >= least).TakeLast(most);
         foreach (var one in events)
@@ -43,7 +37,7 @@ internal sealed class LogPalette : Palette
 
     private static async Task TailAsync(CommandCall call)
     {
-        var least = Levels[call.Get("level")].Log;
+        var least = Levels[call.Get("level")];
         var log = call.Node.Log;
         for (var seen = log.Last; ;)
         {
@@ -64,10 +58,8 @@ internal sealed class LogPalette : Palette
     private static async Task SetLevelAsync(CommandCall call)
     {
         var before = Now(call);
-        var (log, actors) = Levels[call.Get("level")];
-        call.Node.Log.Level.MinimumLevel = log;
-        // Actors drop what is below their own level before it comes to the log.
-        call.Node.Actors.EventStream.SetLogLevel(actors);
+        // Akka's own level stays at INFO: an actor keeps for its life the one that it was made under, and a node would never be as before.
+        call.Node.Log.Level.MinimumLevel = Levels[call.Get("level")];
         await call.Output.SayAsync($"The log level of this process is {call.Get("level")} now, and was {before}.");
     }
 

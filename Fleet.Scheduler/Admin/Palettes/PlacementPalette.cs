@@ -27,7 +27,7 @@ internal sealed class PlacementPalette : Palette
 
     private static async Task IndexAsync(CommandCall call)
     {
-        var now = call.Node.Clock.GetUtcNow();
+        var now = call.Node.Options.Clock.GetUtcNow();
         var known = await KnownAsync(call, null);
         var rows = known.OrderBy(host => host.View.HostId, StringComparer.Ordinal).Take(call.Number("most")).Select(host => new object?[]
         {

@@ -17,9 +17,9 @@ internal sealed class SystemPalette : Palette
     {
         using var process = Process.GetCurrentProcess();
         await call.Output.SheetAsync(
-            ("started_at", call.Node.StartedAt), ("up_s", Math.Round((call.Node.Clock.GetUtcNow() - call.Node.StartedAt).TotalSeconds)), ("pid", Environment.ProcessId),
+            ("started_at", call.Node.StartedAt), ("up_s", Math.Round((call.Node.Options.Clock.GetUtcNow() - call.Node.StartedAt).TotalSeconds)), ("pid", Environment.ProcessId),
             ("cpu_s", Math.Round(process.TotalProcessorTime.TotalSeconds, 1)), ("resident_mib", process.WorkingSet64 >> 20), ("heap_mib", GC.GetTotalMemory(false) >> 20),
-            ("threads", process.Threads.Count), ("view_index", call.Node.Projection.Index));
+            ("threads", process.Threads.Count), ("view_index", call.Node.Api.Projection.Index));
     }
 
     private static async Task VersionAsync(CommandCall call) => await call.Output.SheetAsync(

@@ -27,15 +27,15 @@ internal sealed class VmPalette : Palette
     /// <summary>The microVM that the command names, as its actor knows it.</summary>
     public static async Task<VmRecord> FindAsync(CommandCall call)
     {
-        var id = VmNames.Resolve(call.Node.Claims, call.Get(Vm.Name));
-        return await call.Node.Gate.VmAsync(c => call.Node.Gate.Cell.GetVmAsync(id, c), call.Cancellation);
+        var id = VmNames.Resolve(call.Node.Api.Claims, call.Get(Vm.Name));
+        return await call.Node.Api.Gate.VmAsync(c => call.Node.Api.Gate.Cell.GetVmAsync(id, c), call.Cancellation);
     }
 
     private static async Task ListAsync(CommandCall call)
     {
-        await call.Node.FreshViewAsync(call.Cancellation);
+        await call.Node.Api.FreshViewAsync(call.Cancellation);
         VmState[] states = call.Find("state") is { } state ? [BodyMapping.StateOf(state)!.Value] : [];
-        var page = call.Node.Projection.Reader.ListVms(new VmFilter(states, call.Find("host"), []), "", call.Number("most"));
+        var page = call.Node.Api.Projection.Reader.ListVms(new VmFilter(states, call.Find("host"), []), "", call.Number("most"));
         var rows = page.Items.Select(vm => new object?[]
         {
             vm.Id, vm.Spec.Name, BodyMapping.Name(vm.State), vm.Host, vm.Epoch, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Driver, vm.Reason?.Code,
