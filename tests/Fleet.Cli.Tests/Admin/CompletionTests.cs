@@ -44,7 +44,7 @@ public sealed class CompletionTests
     [InlineData("cluster-sharding list-entities -r vm -", 37, "-n", "-n")]
     [InlineData("cluster-sharding list-entities -n ", 34, "", "")]
     [InlineData("cluster down x --", 15, "--yes", "--yes")]
-    [InlineData("cluster down 'a b", 15, "", "")]
+    [InlineData("cluster down 'a b", 16, "", "")]
     public void Should_know_what_may_come_next(string before, int start, string candidates, string shared)
     {
         var found = Completion.Of(Palettes, before);

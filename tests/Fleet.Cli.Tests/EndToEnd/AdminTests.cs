@@ -86,7 +86,9 @@ public sealed class AdminTests
             await TypeAsync(shell, "host cordon b\x7f" + "box\r");
             await screen.WaitAsync("box is cordoned");
             // Ctrl-C ends the command and not the shell.
+            var before = await TailsAsync(fleet);
             await TypeAsync(shell, "log tail\r");
+            await RunningFleet.WaitAsync("the tail to run", async () => await TailsAsync(fleet) > before);
             Assert.Equal(0, (await fleet.CliAsync("admin", "host", "uncordon", "box")).Exit);
             await screen.WaitAsync("Operator's command host uncordon");
             await TypeAsync(shell, "\x03");
@@ -115,15 +117,19 @@ public sealed class AdminTests
 
     private static async Task CutOffAsync(RunningFleet fleet)
     {
+        var before = await TailsAsync(fleet);
         var tail = fleet.CliAsync("admin", "log", "tail");
-        await RunningFleet.WaitAsync("the tail to run", async () =>
-            (await fleet.CliAsync("admin", "log", "peek", "-n", "50")).Output.Contains("Operator's command log tail", StringComparison.Ordinal));
+        await RunningFleet.WaitAsync("the tail to run", async () => await TailsAsync(fleet) > before);
         fleet.Kill();
         var (exit, _, error) = await tail;
         Assert.Equal(5, exit);
         Assert.Contains("broke off", error, StringComparison.Ordinal);
         await fleet.UpAsync();
     }
+
+    /// <summary>Tails that the node has taken so far.</summary>
+    private static async Task<int> TailsAsync(RunningFleet fleet) =>
+        (await fleet.CliAsync("admin", "log", "peek", "-n", "2000")).Output.Split("Operator's command log tail ").Length - 1;
 
     private static async Task TypeAsync(Process shell, string keys)
     {
