@@ -1,13 +1,16 @@
 using System.CommandLine;
 using System.Globalization;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Hosts;
 
-/// <summary><c>fleet host list | show | cordon | uncordon | remove</c>.</summary>
+/// <summary><c>fleet host list | show | cordon | uncordon | drain | undrain | remove</c>.</summary>
 internal static class HostCommands
 {
+    private static readonly TimeSpan DrainLook = TimeSpan.FromMilliseconds(500);
+
     /// <summary>The verbs; <paramref name="host"/> is also the command that runs an agent.</summary>
     public static void AddTo(Command host)
     {
@@ -15,6 +18,8 @@ internal static class HostCommands
         host.Subcommands.Add(Show());
         host.Subcommands.Add(Cordon("cordon", "Have a host take no new microVM; those that it has stay"));
         host.Subcommands.Add(Cordon("uncordon", "Have a host take microVMs again, also one in quarantine"));
+        host.Subcommands.Add(Cordon("undrain", "The same as uncordon: ends a drain; what moves already goes on", "uncordon"));
+        host.Subcommands.Add(Drain());
         host.Subcommands.Add(Remove());
     }
 
@@ -57,6 +62,13 @@ internal static class HostCommands
                 output.WriteLine($"              one microVM is tried at {quarantine.Text("retry_at")}; fleet host uncordon ends it now");
             }
 
+            if (host.GetProperty("drain").ValueKind == JsonValueKind.Object)
+            {
+                output.WriteLine($"drain         {Progress(host)[(host.Text("id").Length + 2)..]}");
+                foreach (var one in host.GetProperty("drain").GetProperty("staying").EnumerateArray())
+                    output.WriteLine($"              {one.Text("id")} stays: {one.GetProperty("reason").Text("message")}");
+            }
+
             output.WriteLine($"machine       {host.Text("architecture")}, Linux {host.Text("kernel")}, agent {host.Text("agent_version")}");
             output.WriteLine($"cpus          {host.Text("reserved_cpus")} reserved of {host.Text("cpus")}");
             output.WriteLine($"memory        {host.Text("reserved_memory_mib")} MiB reserved of {host.Text("memory_mib")}");
@@ -72,12 +84,61 @@ internal static class HostCommands
         });
     }
 
-    private static Command Cordon(string verb, string description)
+    private static Command Drain()
+    {
+        var id = new Argument<string>("host") { Description = "Id of the host" };
+        var deadline = new Option<TimeSpan>("--deadline")
+        {
+            Description = "Then what is left is stopped at once and placed again: 90s, 10m, 2h; up to 7d",
+            DefaultValueFactory = _ => TimeSpan.FromHours(1),
+            CustomParser = DurationText.Parse,
+        };
+        var grace = new Option<int>("--grace") { Description = "Seconds that each guest may take to shut down", DefaultValueFactory = _ => 10 };
+        var noWait = new Option<bool>("--no-wait") { Description = "Return when the request is accepted" };
+        return new Command("drain", "Have a host take no new microVM, and those that it has move elsewhere by a restart") { id, deadline, grace, noWait }.Calls(async (api, parsed, cancellation) =>
+        {
+            var path = "v1/hosts/" + Uri.EscapeDataString(parsed.GetRequiredValue(id));
+            var body = new JsonObject { ["deadline_seconds"] = (long)parsed.GetValue(deadline).TotalSeconds, ["grace_seconds"] = parsed.GetValue(grace) };
+            var host = await api.PostAsync(path + "/drain", body, cancellation);
+            var output = parsed.InvocationConfiguration.Output;
+            var quiet = parsed.GetValue(CommandContext.Json);
+            var told = "";
+            while (!parsed.GetValue(noWait) && IsDraining(host))
+            {
+                if (Progress(host) is var progress && progress != told && !quiet)
+                    output.WriteLine(progress);
+                told = Progress(host);
+                await Task.Delay(DrainLook, cancellation);
+                host = await api.GetAsync(path, cancellation);
+            }
+
+            if (quiet)
+                Render.Json(output, host);
+            else
+                output.WriteLine(host.GetProperty("drain").ValueKind == JsonValueKind.Object ? Progress(host) : $"{host.Text("id")}: the drain was ended");
+            return ExitCodes.Ok;
+        });
+    }
+
+    private static bool IsDraining(JsonElement host) =>
+        host.GetProperty("drain") is { ValueKind: JsonValueKind.Object } drain && drain.Text("done_at") == "-";
+
+    private static string Progress(JsonElement host)
+    {
+        var drain = host.GetProperty("drain");
+        if (drain.Text("done_at") != "-")
+            return $"{host.Text("id")}: drained, no microVM is left";
+        var staying = drain.GetProperty("staying").EnumerateArray().ToList();
+        var text = $"{host.Text("id")}: {drain.Text("left")} of {drain.Text("vms")} microVMs left, until {drain.Text("deadline")}";
+        return staying.Count == 0 ? text : $"{text}; {staying.Count} find no place elsewhere, such as {staying[0].Text("id")}: {staying[0].GetProperty("reason").Text("message")}";
+    }
+
+    private static Command Cordon(string verb, string description, string? path = null)
     {
         var id = new Argument<string>("host") { Description = "Id of the host" };
         return new Command(verb, description) { id }.Calls(async (api, parsed, cancellation) =>
         {
-            var host = await api.PostAsync($"v1/hosts/{Uri.EscapeDataString(parsed.GetRequiredValue(id))}/{verb}", null, cancellation);
+            var host = await api.PostAsync($"v1/hosts/{Uri.EscapeDataString(parsed.GetRequiredValue(id))}/{path ?? verb}", null, cancellation);
             var output = parsed.InvocationConfiguration.Output;
             if (parsed.GetValue(CommandContext.Json))
                 Render.Json(output, host);
@@ -90,6 +151,7 @@ internal static class HostCommands
     private static string State(JsonElement host) =>
         host.Text("state")
         + (host.TryGetProperty("cordoned", out var cordoned) && cordoned.ValueKind == JsonValueKind.True ? ", cordoned" : "")
+        + (host.Text("drain") == "-" ? "" : IsDraining(host) ? ", draining" : ", drained")
         + (host.Text("quarantine") != "-" ? ", quarantined" : "");
 
     private static Command Remove()

@@ -21,7 +21,7 @@ internal static class ApiDescription
     private const string SchemeId = "token";
 
     // A null or absent member means the default only in what clients send; answers have every member.
-    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(BootBody), typeof(SimulatedBody),
+    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(StopVmBody), typeof(DrainHostBody), typeof(BootBody), typeof(SimulatedBody),
         typeof(RateLimitBody), typeof(TokenBucketBody), typeof(AdminCommandBody), typeof(CreateTokenBody)];
 
     public static void Add(IServiceCollection services)
@@ -60,7 +60,7 @@ internal static class ApiDescription
         {
             if (property is not OpenApiSchema inner)
                 continue;
-            if (name.EndsWith("_at", StringComparison.Ordinal))
+            if (name.EndsWith("_at", StringComparison.Ordinal) || name is "since" or "deadline")
                 inner.Format = "date-time";
             else if (name == "state" && type == typeof(VmBody))
                 inner.Enum = Names(BodyMapping.StateNames);

@@ -120,6 +120,16 @@ internal sealed record StopVmBody
     public long? GraceSeconds { get; init; }
 }
 
+/// <summary>The body of a host's drain.</summary>
+internal sealed record DrainHostBody
+{
+    [Description("Then what is left is stopped at once, and placed again"), Range(0, VmLimits.MaxDrainSeconds), DefaultValue((long)VmLimits.DefaultDrainSeconds)]
+    public long? DeadlineSeconds { get; init; }
+
+    [Description("That each guest gets to power down"), Range(0, VmLimits.MaxGraceSeconds), DefaultValue((long)VmLimits.DefaultGraceSeconds)]
+    public long? GraceSeconds { get; init; }
+}
+
 internal sealed record ReasonBody(string Code, string Message);
 
 /// <summary>A microVM.</summary>
@@ -183,12 +193,24 @@ internal sealed record DriverBody(
 /// <summary>Why a host gets no microVM for now: launches failed there. From <paramref name="RetryAt"/> on it gets one as a trial.</summary>
 internal sealed record QuarantineBody(ReasonBody Reason, string Since, string RetryAt);
 
+/// <summary>How far a host's drain is.</summary>
+/// <param name="Since">When it began.</param>
+/// <param name="Deadline">When what is left is stopped at once.</param>
+/// <param name="Vms">MicroVMs that were there at first.</param>
+/// <param name="Left">That are still there.</param>
+/// <param name="DoneAt">Null: some are.</param>
+/// <param name="Staying">Some that find no place elsewhere, and why; only where one host is shown.</param>
+internal sealed record DrainBody(string Since, string Deadline, uint Vms, uint Left, string? DoneAt, IReadOnlyList<DrainStayBody> Staying);
+
+internal sealed record DrainStayBody(string Id, ReasonBody Reason);
+
 /// <summary>A host.</summary>
 internal sealed record HostBody(
     string Id,
     string State,
     bool Cordoned,
     QuarantineBody? Quarantine,
+    DrainBody? Drain,
     uint Cpus,
     ulong MemoryMib,
     uint ReservedCpus,
@@ -278,6 +300,7 @@ internal sealed record ProblemBody(
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
 [JsonSerializable(typeof(CreateVmBody))]
 [JsonSerializable(typeof(StopVmBody))]
+[JsonSerializable(typeof(DrainHostBody))]
 [JsonSerializable(typeof(RateLimitBody))]
 [JsonSerializable(typeof(RateLimitersBody))]
 [JsonSerializable(typeof(VmBody))]

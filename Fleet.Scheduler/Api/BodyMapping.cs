@@ -143,6 +143,11 @@ internal static class BodyMapping
             host.Quarantine is { } quarantine
                 ? new(new(quarantine.Reason.Code, quarantine.Reason.Message), Text(quarantine.Since), Text(quarantine.RetryAt))
                 : null,
+            host.Drain is { } drain
+                ? new(
+                    Text(drain.Since), Text(drain.Deadline), drain.Vms, host.Vms, drain.DoneAt is null ? null : Text(drain.DoneAt),
+                    [.. drain.Staying.Select(one => new DrainStayBody(one.VmId, new(one.Reason.Code, one.Reason.Message)))])
+                : null,
             inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
             OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,

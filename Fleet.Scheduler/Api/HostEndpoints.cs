@@ -33,6 +33,14 @@ internal sealed class HostEndpoints(ApiContext api)
             Answer = typeof(HostBody),
             Errors = [ErrorCodes.NotFound],
         });
+        routes.MapPost("/v1/hosts/{id}/drain", (Delegate)DrainAsync).Describe(new("drain_host", "Has a host take no new microVM, and those that it has move elsewhere")
+        {
+            Body = typeof(DrainHostBody),
+            BodyOptional = true,
+            Status = 202,
+            Answer = typeof(HostBody),
+            Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.NotFound, ErrorCodes.PayloadTooLarge, ErrorCodes.UnsupportedMediaType],
+        });
         routes.MapDelete("/v1/hosts/{id}", (Delegate)RemoveAsync).Describe(new("remove_host", "Forgets a host that is gone")
         {
             Status = 204,
@@ -70,6 +78,23 @@ internal sealed class HostEndpoints(ApiContext api)
         var id = Id(http);
         var host = await api.Gate.HostAsync(c => api.Gate.Cell.CordonHostAsync(id, cordoned, c), http.RequestAborted);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, BodyMapping.ToBody(host), ApiJson.Wire.HostBody);
+    }
+
+    private async Task DrainAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var body = await Exchange.ReadJsonAsync(http, ApiJson.Wire.DrainHostBody, optional: true);
+        var deadline = body?.DeadlineSeconds ?? VmLimits.DefaultDrainSeconds;
+        var grace = body?.GraceSeconds ?? VmLimits.DefaultGraceSeconds;
+        if ((VmSpecRules.Range("deadline_seconds", deadline, 0, VmLimits.MaxDrainSeconds)
+            ?? VmSpecRules.Range("grace_seconds", grace, 0, VmLimits.MaxGraceSeconds)) is { } problem)
+        {
+            throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
+        }
+
+        var id = Id(http);
+        var host = await api.Gate.HostAsync(c => api.Gate.Cell.DrainHostAsync(id, TimeSpan.FromSeconds(deadline), TimeSpan.FromSeconds(grace), c), http.RequestAborted);
+        await Exchange.WriteJsonAsync(http, StatusCodes.Status202Accepted, BodyMapping.ToBody(host), ApiJson.Wire.HostBody);
     }
 
     private async Task RemoveAsync(HttpContext http)

@@ -24,6 +24,7 @@ public sealed partial class HostCommandAnswer : IToVm;
 public sealed partial class HostReport : IToVm;
 public sealed partial class CheckPlacement : IToVm;
 public sealed partial class PlacementLost : IToVm;
+public sealed partial class MoveVm : IToVm;
 
 public sealed partial class ReserveRoom : IToHost;
 public sealed partial class CommandHost : IToHost;
@@ -35,6 +36,8 @@ public sealed partial class RemoveHost : IToHost;
 public sealed partial class CordonHost : IToHost;
 public sealed partial class LaunchVerdict : IToHost;
 public sealed partial class EnrolHost : IToHost;
+public sealed partial class MoveAnswer : IToHost;
+public sealed partial class DrainHost : IToHost;
 public sealed partial class SessionOpened : IToHost;
 public sealed partial class SessionAlive : IToHost;
 public sealed partial class SessionClosed : IToHost;

@@ -83,6 +83,9 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) =>
         AskHostAsync(hostId, new CordonHost { HostId = hostId, Cordoned = cordoned }, cancellation);
 
+    public Task<HostAnswer> DrainHostAsync(string hostId, TimeSpan deadline, TimeSpan grace, CancellationToken cancellation) =>
+        AskHostAsync(hostId, new DrainHost { HostId = hostId, DeadlineMs = (ulong)deadline.TotalMilliseconds, GraceMs = (uint)grace.TotalMilliseconds }, cancellation);
+
     public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) =>
         AskHostAsync(hostId, new RemoveHost { HostId = hostId }, cancellation);
 

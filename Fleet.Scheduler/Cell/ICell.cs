@@ -41,6 +41,12 @@ public interface ICell
     /// <summary>Whether the host takes no new microVM; those that it has stay. Code <c>not_found</c>.</summary>
     Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation);
 
+    /// <summary>
+    /// Has the host take no new microVM and those that it has move elsewhere, each stopped with that grace when it has a place; what is
+    /// left at the deadline is stopped at once. Answers when it is in the journal. Code <c>not_found</c>.
+    /// </summary>
+    Task<HostAnswer> DrainHostAsync(string hostId, TimeSpan deadline, TimeSpan grace, CancellationToken cancellation);
+
     /// <summary>Codes <c>host_connected</c>, <c>host_in_use</c>, <c>not_found</c>.</summary>
     Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation);
 

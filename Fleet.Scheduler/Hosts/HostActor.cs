@@ -117,6 +117,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         StartTimers();
         AwaitLease();
         AwaitTrial();
+        StartDrain();
         HandBack();
     }
 
@@ -186,6 +187,15 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
             case CordonHost cordon:
                 OnCordon(cordon.Cordoned);
+                break;
+            case DrainHost drain:
+                OnDrain(drain);
+                break;
+            case MoveAnswer answer:
+                OnMoveAnswer(answer);
+                break;
+            case DrainTick:
+                OnDrainTick();
                 break;
             case RemoveHost:
                 OnRemove();
@@ -361,7 +371,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     {
         caller.Tell(new HostReply
         {
-            Host = _record,
+            Host = Described(),
             Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
         });
         if (!Exists)

@@ -70,16 +70,17 @@ public static class HostFold
                 break;
             case HostUncordoned uncordoned:
                 next.Cordoned = false;
+                next.Drain = null;
                 next.ChangedAt = uncordoned.At?.Clone();
                 break;
             case HostQuarantined quarantined:
-                var before = next.Quarantine;
+                var earlier = next.Quarantine;
                 next.Quarantine = new Quarantine
                 {
                     Reason = quarantined.Reason?.Clone(),
-                    Since = before?.Since ?? quarantined.At?.Clone(),
+                    Since = earlier?.Since ?? quarantined.At?.Clone(),
                     RetryAt = quarantined.RetryAt?.Clone(),
-                    FailedTrials = before is null ? 0 : before.FailedTrials + 1,
+                    FailedTrials = earlier is null ? 0 : earlier.FailedTrials + 1,
                 };
                 next.ChangedAt = quarantined.At?.Clone();
                 break;
@@ -87,12 +88,29 @@ public static class HostFold
                 next.Quarantine = null;
                 next.ChangedAt = lifted.At?.Clone();
                 break;
+            case HostDrainBegan drain:
+                next.Cordoned = true;
+                next.Drain = new Drain
+                {
+                    Since = next.Drain is { DoneAt: null } before ? before.Since : drain.At?.Clone(),
+                    Deadline = drain.Deadline?.Clone(),
+                    GraceMs = drain.GraceMs,
+                    Vms = next.Drain is { DoneAt: null } same ? same.Vms : next.Vms,
+                };
+                next.ChangedAt = drain.At?.Clone();
+                break;
+            case HostDrainDone done:
+                if (next.Drain is { } drained)
+                    drained.DoneAt = done.At?.Clone();
+                next.ChangedAt = done.At?.Clone();
+                break;
             case HostRemoved removed:
                 next.State = HostState.Removed;
                 next.Quarantine = null;
                 // Its certificate is worthless from now on.
                 next.Enrolment++;
                 next.EnrolledKey = ByteString.Empty;
+                next.Drain = null;
                 next.ChangedAt = removed.At?.Clone();
                 break;
             default:

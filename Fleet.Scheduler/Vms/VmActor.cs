@@ -14,9 +14,10 @@ namespace Fleet.Scheduler.Vms;
 /// and repeats itself until something answers. What it pursues follows from stored state alone, so a kill at any point is
 /// made good by recovery.
 /// </summary>
-internal sealed class VmActor : UntypedPersistentActor, IWithTimers
+internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
 {
     private const string GoalTimer = "goal";
+    private const string SearchTimer = "search";
     private const string WakeTimer = "wake";
     private const string WaitTimer = "wait";
 
@@ -147,6 +148,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             case PlacementLost lost:
                 Store(_life.Lost(lost.HostId, lost.Epoch, Now), () => TellVerdict(lost.HostId, lost.Epoch, keep: false));
                 break;
+            case MoveVm move:
+                OnMove(move);
+                break;
             case CapacityChanged when _search is not null:
                 _capacityChangedMeanwhile = true;
                 break;
@@ -234,12 +238,18 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
                 TellVerdict(answer.HostId, answer.Epoch, keep: false);
             return;
         }
+        var move = _move;
         EndSearch();
-        var decision = _life.Placed(answer.HostId, answer.Epoch, Now, out var wanted);
+        bool wanted;
+        var decision = move is null
+            ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
+            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted);
         Store(decision, () =>
         {
             if (!wanted)
                 TellVerdict(answer.HostId, answer.Epoch, keep: false);
+            else if (move is not null)
+                AnswerMove(move, null);
         });
     }
 
@@ -328,12 +338,14 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             return;
         }
         var left = decision.Events.Length;
+        var before = _life;
         PersistAll(decision.Events, stored =>
         {
             _life = _life.Apply(stored);
             if (--left > 0)
                 return;
             then();
+            EndMove(before);
             Settle(_life.Record!);
             Pursue();
             LeaveWhenIdle();
@@ -463,7 +475,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     private void AskIndex()
     {
         _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches));
-        Timers.StartSingleTimer(GoalTimer, new SearchOverdue(_searches), SearchPatience);
+        Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
     }
 
     private void AskNextHost()
@@ -471,7 +483,7 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         if (_search!.Next() is { } host)
         {
             _hosts.Tell(new ReserveRoom { HostId = host, VmId = _id, Epoch = _search.Epoch, Spec = _life.Record!.Spec });
-            Timers.StartSingleTimer(GoalTimer, new SearchOverdue(_searches), SearchPatience);
+            Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
             return;
         }
         if (_search.MaySearchOn)
@@ -480,6 +492,12 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
             return;
         }
         var reason = _search.Explain();
+        if (_move is { } move)
+        {
+            EndSearch();
+            AnswerMove(move, reason);
+            return;
+        }
         var again = _capacityChangedMeanwhile;
         EndSearch();
         Store(_life.Unplaced(reason, Now), static () => { });
@@ -498,7 +516,8 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
         {
             _log.Warning("Placement gave no answer for {VmId} within {Patience}", _id, SearchPatience);
             EndSearch();
-            Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, _options.CommandRetryFirst);
+            if (_goal is Goal.FindPlace)
+                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, _options.CommandRetryFirst);
             return;
         }
         // If it said yes after all, the late answer is answered with "give it back".
@@ -509,7 +528,9 @@ internal sealed class VmActor : UntypedPersistentActor, IWithTimers
     private void EndSearch()
     {
         _search = null;
+        _move = null;
         _searches++;
+        Timers.Cancel(SearchTimer);
     }
 
     private void TellVerdict(string host, ulong epoch, bool keep) =>

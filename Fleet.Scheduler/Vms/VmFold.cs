@@ -11,6 +11,9 @@ namespace Fleet.Scheduler.Vms;
 /// </summary>
 public static class VmFold
 {
+    /// <summary>The reason of a microVM that leaves a host which is drained.</summary>
+    public const string HostDrainsCode = "host_drains";
+
     /// <summary>The record after the event.</summary>
     /// <param name="record">The record so far, which is left as it is; null before <see cref="VmCreated"/>.</param>
     /// <param name="stored">An event whose persistence id begins with <c>vm/</c>.</param>
@@ -77,6 +80,7 @@ public static class VmFold
             case VmStopRequested stop:
                 next.State = VmState.Stopping;
                 next.Reason = null;
+                next.Move = null;
                 next.StopWanted = true;
                 return stop.At;
             case VmEnded ended:
@@ -94,6 +98,26 @@ public static class VmFold
                 next.VmmPid = 0;
                 End(next, failed.At);
                 return failed.At;
+            case VmMoveBegan move:
+                next.State = VmState.Stopping;
+                next.Move = new Move { Host = move.Host, Epoch = move.Epoch };
+                next.Reason = new Reason
+                {
+                    Code = HostDrainsCode,
+                    Message = move.Host.Length > 0
+                        ? $"Host {next.Host} is drained: it stops there and goes to {move.Host}."
+                        : $"Host {next.Host} is drained: it stops there, and goes to a host that has room.",
+                };
+                return move.At;
+            case VmMoved { Host.Length: 0 } moved:
+                AwaitPlace(next);
+                return moved.At;
+            case VmMoved moved:
+                next.State = VmState.Starting;
+                next.Host = moved.Host;
+                next.Epoch = moved.Epoch;
+                ForgetRun(next);
+                return moved.At;
             case VmLaunchFailed failed:
                 AwaitPlace(next);
                 next.FailedHosts.Add(failed.Host);
@@ -116,6 +140,7 @@ public static class VmFold
                 return restarted.At;
             case VmDeleteRequested delete:
                 next.State = VmState.Deleting;
+                next.Move = null;
                 next.Reason = null;
                 return delete.At;
             case VmDeleted deleted:
@@ -130,6 +155,7 @@ public static class VmFold
 
     private static void End(VmRecord next, Timestamp? at)
     {
+        next.Move = null;
         next.EndedAt = at?.Clone();
         if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
             next.Restarts = 0;
@@ -147,6 +173,7 @@ public static class VmFold
         next.RunningAt = null;
         next.EndedAt = null;
         next.StopWanted = false;
+        next.Move = null;
         next.Reason = null;
         next.Exit = null;
         next.Driver = "";

@@ -73,7 +73,12 @@ public sealed record VmLife
     public VmLife Apply(IMessage stored) => this with
     {
         Record = VmFold.Apply(Record, stored),
-        StopGraceMs = stored is VmStopRequested stop ? stop.GraceMs : StopGraceMs,
+        StopGraceMs = stored switch
+        {
+            VmStopRequested stop => stop.GraceMs,
+            VmMoveBegan move => move.GraceMs,
+            _ => StopGraceMs,
+        },
     };
 
     public Goal Goal => State switch
@@ -108,9 +113,9 @@ public sealed record VmLife
             case VmState.Pending or VmState.Unplaced:
                 return Decision.Of(Ended(Record!.Epoch, null, StopRequested, now));
             case VmState.Starting or VmState.Running:
-            // A second stop may shorten the grace of the first, never lengthen it.
-            case VmState.Stopping when graceMs < StopGraceMs:
-                return Decision.Of(new VmStopRequested { At = At(now), GraceMs = graceMs });
+            // A second stop may shorten the grace of the first, never lengthen it. One that moves shall not run on elsewhere.
+            case VmState.Stopping when graceMs < StopGraceMs || Record!.Move is not null:
+                return Decision.Of(new VmStopRequested { At = At(now), GraceMs = Record!.Move is null ? graceMs : Math.Min(graceMs, StopGraceMs) });
             // It waits to run again, and shall not.
             case VmState.Stopped or VmState.Failed when Goal is Goal.Restart:
                 return Decision.Of(Ended(Record!.Epoch, Record.Exit, StopRequested, now));
@@ -225,6 +230,10 @@ public sealed record VmLife
             case VmState.Starting or VmState.Running or VmState.Stopping:
                 return report.State switch
                 {
+                    // What came to its end by itself meanwhile is not run a second time.
+                    HostVmState.Ended when IsMoving && report.Reason is null or { Code: RestartRules.StopRequestedCode } => Moved(now),
+                    HostVmState.Failed when IsMoving && report.Reason?.Code == LeaseOverCode => Moved(now),
+                    HostVmState.Removed when IsMoving => Moved(now),
                     HostVmState.Ended => Decision.Of(Ended(report.Epoch, report.Exit, report.Reason ?? DefaultEnd(report), now)),
                     // The host gave it up by itself. Whoever asked for its end gets that.
                     HostVmState.Failed when report.Reason?.Code == LeaseOverCode && State != VmState.Stopping =>
@@ -251,6 +260,7 @@ public sealed record VmLife
         return State switch
         {
             VmState.Starting => Decision.Of(Failed(epoch, Because("launch_failed", $"Host {host} holds no reservation for it."), now)),
+            VmState.Stopping when IsMoving => Moved(now),
             VmState.Running or VmState.Stopping => Decision.Of(Vanished($"Host {host} knows nothing of it any more.", now)),
             VmState.Deleting => Decision.Of(new VmDeleted { At = At(now) }),
             _ => Decision.Nothing,
@@ -260,10 +270,13 @@ public sealed record VmLife
     /// <summary>The host was given up: nothing of this placement runs any more.</summary>
     public Decision Lost(string host, ulong epoch, DateTimeOffset now)
     {
+        if (GoesTo(host, epoch))
+            return Decision.Of(new VmMoveBegan { At = At(now), GraceMs = StopGraceMs });
         if (!IsPlacedOn(host, epoch))
             return Decision.Nothing;
         return State switch
         {
+            VmState.Stopping when IsMoving => Moved(now),
             VmState.Starting or VmState.Running => Decision.Of(new VmLost
             {
                 At = At(now),
@@ -282,11 +295,17 @@ public sealed record VmLife
     /// </summary>
     public Decision Check(string host, ulong epoch, bool present, DateTimeOffset now, out bool keep)
     {
+        keep = GoesTo(host, epoch);
+        if (keep)
+            return Decision.Nothing;
         keep = IsPlacedOn(host, epoch) && State != VmState.Deleted;
         if (!keep || present)
             return Decision.Nothing;
         switch (State)
         {
+            case VmState.Stopping when IsMoving:
+                keep = false;
+                return Moved(now);
             case VmState.Running or VmState.Stopping:
                 // To launch it again would hide that it died, and could make a second copy of one that only the agent forgot.
                 keep = false;
@@ -298,6 +317,36 @@ public sealed record VmLife
                 return Decision.Nothing;
         }
     }
+
+    /// <summary>
+    /// Its host is drained, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
+    /// empty). Not <paramref name="wanted"/> when that room must be given back.
+    /// </summary>
+    public Decision Move(string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted)
+    {
+        wanted = IsPlacedOn(host, epoch) && State switch
+        {
+            VmState.Running => to.Length == 0 || toEpoch == epoch + 1,
+            // Forced: a launch under way, or a move that takes its time.
+            VmState.Starting => to.Length == 0,
+            VmState.Stopping => IsMoving && to.Length == 0 && graceMs < StopGraceMs,
+            _ => false,
+        };
+        if (!wanted)
+            return Decision.Nothing;
+        var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs };
+        if (IsMoving)
+            (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
+        return Decision.Of(began);
+    }
+
+    /// <summary>It stops here in order to go elsewhere.</summary>
+    public bool IsMoving => Record is { State: VmState.Stopping, Move: not null };
+
+    private bool GoesTo(string host, ulong epoch) => IsMoving && host.Length > 0 && Record!.Move.Host == host && Record.Move.Epoch == epoch;
+
+    private Decision Moved(DateTimeOffset now) =>
+        Decision.Of(new VmMoved { At = At(now), Host = Record!.Move.Host, Epoch = Record.Move.Epoch });
 
     /// <summary>The order under way can't reach its host, or can again.</summary>
     public Decision Reach(bool connected, DateTimeOffset now)

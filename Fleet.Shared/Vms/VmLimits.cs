@@ -73,6 +73,11 @@ public static class VmLimits
     public const long MaxRefillMs = 3_600_000;
 
     /// <summary>Longest grace that a stop may ask for.</summary>
+    /// <summary>Of a host's drain: a week.</summary>
+    public const int MaxDrainSeconds = 7 * 24 * 3600;
+
+    public const int DefaultDrainSeconds = 3600;
+
     public const int MaxGraceSeconds = 300;
 
     /// <summary>Grace of a stop that names none.</summary>

@@ -199,6 +199,15 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         return new(HostFold.Apply(host, stored), null);
     }, p => new(null, p), cancellation);
 
+    public Task<HostAnswer> DrainHostAsync(string hostId, TimeSpan deadline, TimeSpan grace, CancellationToken cancellation) => AnswerAsync(() =>
+    {
+        if (!_hosts.TryGetValue(hostId, out var host))
+            return new HostAnswer(null, new("not_found", "No such host."));
+        var stored = new HostDrainBegan { At = Now, Deadline = Timestamp.FromDateTimeOffset(Now.ToDateTimeOffset() + deadline), GraceMs = (uint)grace.TotalMilliseconds };
+        Host(hostId, stored);
+        return new(HostFold.Apply(host, stored), null);
+    }, p => new(null, p), cancellation);
+
     public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>
     {
         if (!_hosts.TryGetValue(hostId, out var host))

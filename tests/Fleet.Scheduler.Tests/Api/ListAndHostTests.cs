@@ -123,12 +123,18 @@ public sealed class ListAndHostTests : IAsyncLifetime
         var list = await _api.GetAsync("/v1/hosts");
         Assert.Equal(["h1", "h2"], Ids(list));
         Assert.Equal("""
-            {"id":"h1","state":"connected","cordoned":false,"quarantine":null,"cpus":8,"memory_mib":20480,"reserved_cpus":0,"reserved_memory_mib":0,"vms":0,"drivers":[{"name":"qemu","usable":true,"stock_kernels":true,"detail":"emulation"}],"auto_driver":"qemu","kernel":"6.1.0","architecture":"x86_64","agent_version":"0.1.0","connected_at":"2026-11-23T12:00:00.000Z","labels":{}}
+            {"id":"h1","state":"connected","cordoned":false,"quarantine":null,"drain":null,"cpus":8,"memory_mib":20480,"reserved_cpus":0,"reserved_memory_mib":0,"vms":0,"drivers":[{"name":"qemu","usable":true,"stock_kernels":true,"detail":"emulation"}],"auto_driver":"qemu","kernel":"6.1.0","architecture":"x86_64","agent_version":"0.1.0","connected_at":"2026-11-23T12:00:00.000Z","labels":{}}
             """, (await _api.GetAsync("/v1/hosts/h1")).Text);
         Assert.Equal(["h1"], Ids(await _api.GetAsync("/v1/hosts?page_size=1")));
 
         Assert.True((bool)(await _api.PostAsync("/v1/hosts/h1/cordon")).Json["cordoned"]!);
         Assert.False((bool)(await _api.PostAsync("/v1/hosts/h1/uncordon")).Json["cordoned"]!);
+        var drained = await _api.PostAsync("/v1/hosts/h1/drain", """{"deadline_seconds": 60}""");
+        Assert.Equal(202, drained.Status);
+        Assert.Equal("""{"since":"2026-11-23T12:00:00.000Z","deadline":"2026-11-23T12:01:00.000Z","vms":0,"left":0,"done_at":null,"staying":[]}""", drained.Json["drain"]!.ToJsonString());
+        Assert.Null((await _api.PostAsync("/v1/hosts/h1/uncordon")).Json["drain"]);
+        (await _api.PostAsync("/v1/hosts/h1/drain", """{"deadline_seconds": 604801}""")).Problem(400, "invalid_field", "deadline_seconds");
+        (await _api.PostAsync("/v1/hosts/h9/drain")).Problem(404, "not_found");
         (await _api.PostAsync("/v1/hosts/h9/cordon")).Problem(404, "not_found");
         (await _api.DeleteAsync("/v1/hosts/h1")).Problem(409, "host_connected");
         _api.Cell.Host("h1", new HostReserved { At = At, VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 256 });

@@ -31,6 +31,8 @@ public sealed class VmLifeTests
 
     private sealed record HostLostIt(string Host, long EpochOffset) : Step;
 
+    private sealed record Drained(string Host, string To, uint Grace) : Step;
+
     private sealed record Reached(bool Connected) : Step;
 
     private sealed record Limited(ulong Operations) : Step;
@@ -48,6 +50,7 @@ public sealed class VmLifeTests
         (1, Gen.Select(Host, Gen.Long[-1, 1], (host, epoch) => (Step)new HostGone(host, epoch))),
         (1, Gen.Select(Host, Gen.Long[-1, 1], Gen.Bool, (host, epoch, present) => (Step)new HostCheck(host, epoch, present))),
         (1, Gen.Select(Host, Gen.Long[-1, 1], (host, epoch) => (Step)new HostLostIt(host, epoch))),
+        (2, Gen.Select(Host, Any("", "a", "b"), Gen.UInt[0, 2], (host, to, grace) => (Step)new Drained(host, host == to ? "" : to, grace))),
         (2, Gen.ULong[0, 2].Select(operations => (Step)new Limited(operations))),
         (1, Gen.Bool.Select(connected => (Step)new Reached(connected))));
 
@@ -67,6 +70,7 @@ public sealed class VmLifeTests
             HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
             HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
             HostLostIt lost => life.Lost(lost.Host, At(epoch, lost.EpochOffset), now),
+            Drained drained => life.Move(drained.Host, epoch, drained.To, drained.To.Length == 0 ? 0 : epoch + 1, drained.Grace, now, out _),
             Limited limited => life.Limit("entropy", Limit(limited.Operations), now),
             Reached reached => life.Reach(reached.Connected, now),
             _ => throw new InvalidOperationException(),
@@ -153,6 +157,7 @@ public sealed class VmLifeTests
                         Assert.True(decision.Problem is null || decision.Events.IsEmpty, "a refusal changes nothing");
                         if (record.State is VmState.Starting or VmState.Running or VmState.Stopping)
                             Assert.True(record.Host.Length > 0 && record.Epoch > 0, "what runs is placed");
+                        Assert.True(record.Move is null || record is { State: VmState.Stopping, StopWanted: false }, "what moves stops, and nobody asked for its end");
                         Assert.True(record.LimitsInForce <= record.LimitsRevision, "no limits are in force that were never wanted");
                         Assert.True(record.LimitsRevision >= old.LimitsRevision, "a revision never falls");
                         Assert.True(

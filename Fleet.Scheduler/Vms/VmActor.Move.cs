@@ -1,0 +1,56 @@
+using Akka.Actor;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>
+/// Leaving a host that is drained: room elsewhere first, then the stop, then the launch there. A microVM that finds no room says why and runs
+/// on; the host asks again, and at its deadline does not ask any more.
+/// </summary>
+internal sealed partial class VmActor
+{
+    /// <summary>The move that the present search is for; null: it is for a first place, or there is none.</summary>
+    private MoveVm? _move;
+
+    private void OnMove(MoveVm move)
+    {
+        if (move.Forced)
+        {
+            EndSearchForMove();
+            Store(_life.Move(move.HostId, move.Epoch, "", 0, move.GraceMs, Now, out _), () => AnswerMove(move, null));
+            return;
+        }
+        if (_life.Record is not { State: VmState.Running } record || record.Host != move.HostId || record.Epoch != move.Epoch)
+        {
+            // It moves already, has not come so far, or is about to end.
+            AnswerMove(move, null);
+            return;
+        }
+        if (_search is not null)
+            return;
+        _move = move;
+        Search(record.Epoch + 1);
+    }
+
+    private void AnswerMove(MoveVm move, Reason? stays) =>
+        _hosts.Tell(new MoveAnswer { HostId = move.HostId, VmId = _id, Epoch = move.Epoch, Stays = stays });
+
+    private void EndSearchForMove()
+    {
+        if (_move is not null)
+            EndSearch();
+    }
+
+    /// <summary>After an event: what a move left behind is given back. If a word is lost, the host asks by itself (CheckPlacement).</summary>
+    private void EndMove(VmLife before)
+    {
+        if (!before.IsMoving || _life.IsMoving)
+            return;
+        var (old, now) = (before.Record!, _life.Record!);
+        if (old.Move.Host.Length > 0 && (now.Host != old.Move.Host || now.Epoch != old.Move.Epoch))
+            TellVerdict(old.Move.Host, old.Move.Epoch, keep: false);
+        if (now.Host != old.Host || now.Epoch != old.Epoch)
+            TellVerdict(old.Host, old.Epoch, keep: false);
+    }
+}

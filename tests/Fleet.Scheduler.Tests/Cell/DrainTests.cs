@@ -1,0 +1,127 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>Hosts that are emptied: room elsewhere first, then the stop, and the launch there under the next epoch.</summary>
+public sealed class DrainTests : IAsyncLifetime
+{
+    private static readonly TimeSpan Long = TimeSpan.FromHours(1);
+
+    private TestCell _cell = null!;
+
+    public async Task InitializeAsync() => _cell = await TestCell.StartAsync();
+
+    public async Task DisposeAsync() => await _cell.DisposeAsync();
+
+    [Fact]
+    public async Task Should_move_everything_and_leave_nothing_behind()
+    {
+        await using var old = await JoinAsync("old");
+        var ids = await StartAsync(20);
+        await using var other = await JoinAsync("other");
+        var begun = (await DrainAsync("old", Long)).Host!;
+        Assert.True(begun is { Cordoned: true, Drain: { Vms: 20, DoneAt: null } });
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+        foreach (var id in ids)
+        {
+            var moved = await _cell.WaitAsync(id, VmState.Running);
+            Assert.True(moved is { Host: "other", Epoch: 2, Move: null, Restarts: 0 }, $"{moved}");
+        }
+
+        Assert.All(old.Received.Where(message => message.Stop is not null), stop => Assert.Equal(3000U, stop.Stop.GraceMs));
+        await Eventually.TrueAsync(() => old.VmCount == 0);
+        var hosts = (await _cell.HostAsync("old"), await _cell.HostAsync("other"));
+        Assert.Equal((0U, 0UL, 20U, 20U * 128UL), (hosts.Item1.Vms, hosts.Item1.ReservedMemoryMib, hosts.Item2.Vms, hosts.Item2.ReservedMemoryMib));
+        Assert.Null((await _cell.Cell.CordonHostAsync("old", false, CancellationToken.None)).Host!.Drain);
+    }
+
+    [Fact]
+    public async Task Should_leave_where_it_is_what_fits_nowhere_else_and_say_why_until_the_deadline()
+    {
+        await using var old = await JoinAsync("old");
+        var ids = await StartAsync(3);
+        await DrainAsync("old", Long);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.Staying.Count == 3);
+        var staying = (await _cell.HostAsync("old")).Drain.Staying;
+        Assert.Equal(ids.Order(), staying.Select(one => one.VmId).Order());
+        Assert.All(staying, one => Assert.Equal("no_hosts", one.Reason.Code));
+        Assert.DoesNotContain(old.Received, message => message.Stop is not null);
+        Assert.All(await Task.WhenAll(ids.Select(_cell.GetAsync)), vm => Assert.Equal(VmState.Running, vm.State));
+
+        // The deadline is over: stopped without grace, and they wait for a host.
+        await DrainAsync("old", TimeSpan.Zero);
+        foreach (var id in ids)
+            Assert.Equal("no_hosts", (await _cell.WaitAsync(id, VmState.Unplaced)).Reason.Code);
+        Assert.All(old.Received.Where(message => message.Stop is not null), stop => Assert.Equal(0U, stop.Stop.GraceMs));
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+        await using var other = await JoinAsync("other");
+        foreach (var id in ids)
+            Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2 });
+    }
+
+    [Fact]
+    public async Task Should_go_on_after_a_restart_of_the_cell()
+    {
+        await using var old = await JoinAsync("old");
+        var ids = await StartAsync(3);
+        await using var other = await JoinAsync("other");
+        // Nothing stops for now, so that the moves are under way.
+        old.Swallow = message => message.Stop is not null;
+        await DrainAsync("old", Long);
+        foreach (var id in ids)
+            await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Stopping, Move: { Host: "other", Epoch: 2 }, Reason.Code: "host_drains" });
+        await old.CutAsync();
+        await other.CutAsync();
+        await _cell.CrashAndRestartAsync();
+        old.Swallow = null;
+        await other.ConnectAsync(_cell.System.HostLink);
+        await old.ConnectAsync(_cell.System.HostLink);
+        foreach (var id in ids)
+            await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+        Assert.Equal(3U, (await _cell.HostAsync("other")).Vms);
+    }
+
+    /// <summary>A stop or a delete while it moves is the last word, and the room elsewhere is given back.</summary>
+    [Fact]
+    public async Task Should_not_run_on_elsewhere_what_is_stopped_deleted_or_comes_to_its_end_meanwhile()
+    {
+        await using var old = await JoinAsync("old");
+        var ids = await StartAsync(3);
+        await using var other = await JoinAsync("other");
+        old.Swallow = message => message.Stop is not null;
+        await DrainAsync("old", Long);
+        foreach (var id in ids)
+            await Eventually.TrueAsync(async () => (await _cell.GetAsync(id)).Move is not null);
+        Assert.Equal(3U, (await _cell.HostAsync("other")).Vms);
+        await _cell.Cell.StopVmAsync(ids[0], TimeSpan.FromSeconds(60), CancellationToken.None);
+        await _cell.Cell.DeleteVmAsync(ids[1], CancellationToken.None);
+        old.Report(ids[2], HostVmState.Ended, new Reason { Code = "command_exited", Message = "done" }, new GuestExit { Status = 0 });
+        old.Swallow = null;
+        Assert.Equal("stop_requested", (await _cell.WaitAsync(ids[0], VmState.Stopped)).Reason.Code);
+        await _cell.WaitAsync(ids[1], VmState.Deleted);
+        Assert.True(await _cell.WaitAsync(ids[2], VmState.Stopped) is { Reason.Code: "command_exited", Epoch: 1, Host: "old" });
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("other")).Vms == 0);
+        Assert.Equal(0, other.VmCount);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+    }
+
+    private Task<HostAnswer> DrainAsync(string host, TimeSpan deadline) => _cell.Cell.DrainHostAsync(host, deadline, TimeSpan.FromSeconds(3), CancellationToken.None);
+
+    private async Task<string[]> StartAsync(int count)
+    {
+        var ids = await Task.WhenAll(Enumerable.Range(0, count).Select(_ => _cell.CreateAsync()));
+        foreach (var id in ids)
+            await _cell.WaitAsync(id, VmState.Running);
+        return ids;
+    }
+
+    private async Task<FakeAgent> JoinAsync(string name)
+    {
+        var agent = new FakeAgent(name) { Fenced = true };
+        await agent.ConnectAsync(_cell.System.HostLink);
+        return agent;
+    }
+}
