@@ -156,10 +156,11 @@ internal static class HostCommands
 
     private static Command Remove()
     {
-        var id = new Argument<string>("host") { Description = "Id of a host that is not connected and carries no microVM" };
-        return new Command("remove", "Forget a host") { id }.Calls(async (api, parsed, cancellation) =>
+        var id = new Argument<string>("host") { Description = "Id of a host that is lost, or carries no microVM and is not connected" };
+        var force = new Option<bool>("--force") { Description = "Its machine is off, for certain: what a host without a lease carried is placed elsewhere" };
+        return new Command("remove", "Forget a host; what it carried is placed elsewhere") { id, force }.Calls(async (api, parsed, cancellation) =>
         {
-            await api.DeleteAsync("v1/hosts/" + Uri.EscapeDataString(parsed.GetRequiredValue(id)), cancellation);
+            await api.DeleteAsync("v1/hosts/" + Uri.EscapeDataString(parsed.GetRequiredValue(id)) + (parsed.GetValue(force) ? "?force=true" : ""), cancellation);
             return ExitCodes.Ok;
         });
     }

@@ -3,6 +3,7 @@ using Fleet.Shared.Vms;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Microsoft.OpenApi;
 
 namespace Fleet.Scheduler.Api;
 
@@ -43,6 +44,7 @@ internal sealed class HostEndpoints(ApiContext api)
         });
         routes.MapDelete("/v1/hosts/{id}", (Delegate)RemoveAsync).Describe(new("remove_host", "Forgets a host that is gone")
         {
+            Query = [new("force", "Its machine is off, for certain: what a host without a lease carried is placed elsewhere", JsonSchemaType.Boolean)],
             Status = 204,
             Errors = [ErrorCodes.NotFound, ErrorCodes.HostConnected, ErrorCodes.HostInUse],
         });
@@ -99,9 +101,9 @@ internal sealed class HostEndpoints(ApiContext api)
 
     private async Task RemoveAsync(HttpContext http)
     {
-        _ = new Query(http);
+        var forced = new Query(http).Flag("force");
         var id = Id(http);
-        await api.Gate.HostAsync(c => api.Gate.Cell.RemoveHostAsync(id, c), http.RequestAborted);
+        await api.Gate.HostAsync(c => api.Gate.Cell.RemoveHostAsync(id, forced, c), http.RequestAborted);
         http.Response.StatusCode = StatusCodes.Status204NoContent;
     }
 

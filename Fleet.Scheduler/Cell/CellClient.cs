@@ -86,8 +86,8 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<HostAnswer> DrainHostAsync(string hostId, TimeSpan deadline, TimeSpan grace, CancellationToken cancellation) =>
         AskHostAsync(hostId, new DrainHost { HostId = hostId, DeadlineMs = (ulong)deadline.TotalMilliseconds, GraceMs = (uint)grace.TotalMilliseconds }, cancellation);
 
-    public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) =>
-        AskHostAsync(hostId, new RemoveHost { HostId = hostId }, cancellation);
+    public Task<HostAnswer> RemoveHostAsync(string hostId, bool forced, CancellationToken cancellation) =>
+        AskHostAsync(hostId, new RemoveHost { HostId = hostId, Forced = forced }, cancellation);
 
     public Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation) =>
         AskHostAsync(hostId, new EnrolHost { HostId = hostId, KeyHash = ByteString.CopyFrom(keyHash), Named = named }, cancellation);

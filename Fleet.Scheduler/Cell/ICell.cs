@@ -47,8 +47,14 @@ public interface ICell
     /// </summary>
     Task<HostAnswer> DrainHostAsync(string hostId, TimeSpan deadline, TimeSpan grace, CancellationToken cancellation);
 
-    /// <summary>Codes <c>host_connected</c>, <c>host_in_use</c>, <c>not_found</c>.</summary>
-    Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation);
+    /// <summary>
+    /// Forgets a host that is gone. Answers when each of its microVMs has heard that it is lost. Codes <c>host_connected</c>,
+    /// <c>host_in_use</c>, <c>not_found</c>.
+    /// </summary>
+    /// <param name="hostId">The host.</param>
+    /// <param name="forced">The caller vouches that its machine is off: for a host that has no lease, whose microVMs are then placed elsewhere.</param>
+    /// <param name="cancellation">Gives up.</param>
+    Task<HostAnswer> RemoveHostAsync(string hostId, bool forced, CancellationToken cancellation);
 
     /// <summary>
     /// Makes the host known, and the certificate of that key's SHA-256 the only one that counts for it. Without <paramref name="named"/>

@@ -55,6 +55,7 @@ internal sealed partial class HostActor
             }
             _session = session;
             Context.Watch(session);
+            RefuseRemovals();
             Reconcile(hello);
             PublishView();
             StartTimers();
@@ -284,6 +285,7 @@ internal sealed partial class HostActor
             then();
             if (_launchesBehindRemains.Remove(held.VmId, out var waiting) && _ledger.Find(waiting.VmId, waiting.Epoch) is not null)
                 Launch(waiting);
+            RemoveWhenHandedBack();
         });
     }
 

@@ -28,9 +28,10 @@ internal sealed partial class HostActor
     /// <summary>For what the agent sent under that sequence; null when its VMMs would not heed it.</summary>
     private Lease? Grant(ulong sequence)
     {
+        // Counted for any host: from when nothing was heard of it.
+        _lease.Grant();
         if (!IsFenced)
             return null;
-        _lease.Grant();
         return new Lease
         {
             Sequence = sequence,

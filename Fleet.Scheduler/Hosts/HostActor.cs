@@ -197,8 +197,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case DrainTick:
                 OnDrainTick();
                 break;
-            case RemoveHost:
-                OnRemove();
+            case RemoveHost remove:
+                OnRemove(remove.Forced);
                 break;
             case ConsoleRequest or ConsoleWrite or ReadLimiters:
                 OnForSession(message);
@@ -302,48 +302,6 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 _launches.Forget();
             if (events.Count > 0)
                 PublishView();
-            Reply(caller, null);
-        });
-    }
-
-    private void OnRemove()
-    {
-        var caller = Sender;
-        if (!Exists)
-        {
-            Reply(caller, NotFound());
-            return;
-        }
-        if (Connected)
-        {
-            Reply(caller, new CellProblem("host_connected", $"The agent of host '{_id}' is connected. Stop it, then remove the host."));
-            return;
-        }
-        var placed = _ledger.Reservations.Where(held => !held.Vacated && !_presence.IsRemoveWanted(held.VmId, held.Epoch)).Select(held => held.VmId).ToList();
-        if (placed.Count > 0)
-        {
-            var some = string.Join(", ", placed.Take(3)) + (placed.Count > 3 ? ", …" : "");
-            Reply(caller, new CellProblem("host_in_use", $"{placed.Count} microVMs are placed on host '{_id}' ({some}). Delete them, then remove the host; or bring it back."));
-            return;
-        }
-        if (_ledger.Reservations.Any(held => held.Lost))
-        {
-            Reply(caller, new CellProblem("host_in_use", $"The microVMs of host '{_id}' are being handed back to be placed elsewhere. Try again in a moment."));
-            return;
-        }
-        // Those that are being deleted and the remains of ended ones go with the host; if it ever comes back, Welcome tells it
-        // to remove them.
-        var deleting = _ledger.Reservations.Where(held => _presence.IsRemoveWanted(held.VmId, held.Epoch)).ToList();
-        var events = _ledger.Reservations
-            .Select(held => (IMessage)Released(held))
-            .Append(new HostRemoved { At = At })
-            .ToList();
-        Store(events, () =>
-        {
-            Timers.CancelAll();
-            PublishView();
-            foreach (var held in deleting)
-                _vms.Tell(new HostCommandAnswer { VmId = held.VmId, HostId = _id, Epoch = held.Epoch, Outcome = HostCommandOutcome.Gone }, Self);
             Reply(caller, null);
         });
     }

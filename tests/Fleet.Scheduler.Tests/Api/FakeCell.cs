@@ -208,13 +208,13 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         return new(HostFold.Apply(host, stored), null);
     }, p => new(null, p), cancellation);
 
-    public Task<HostAnswer> RemoveHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>
+    public Task<HostAnswer> RemoveHostAsync(string hostId, bool forced, CancellationToken cancellation) => AnswerAsync(() =>
     {
         if (!_hosts.TryGetValue(hostId, out var host))
             return new HostAnswer(null, new("not_found", "No such host."));
         if (host.State == HostState.Connected)
             return new(host.Clone(), new("host_connected", "Its agent is connected."));
-        if (host.Vms > 0)
+        if (host.Vms > 0 && !forced)
             return new(host.Clone(), new("host_in_use", "It carries microVMs."));
         Host(hostId, new HostRemoved { At = Now });
         return new(_hosts[hostId].Clone(), null);

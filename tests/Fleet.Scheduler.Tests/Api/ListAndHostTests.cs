@@ -140,6 +140,7 @@ public sealed class ListAndHostTests : IAsyncLifetime
         _api.Cell.Host("h1", new HostReserved { At = At, VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 256 });
         _api.Cell.Host("h1", new HostDisconnected { At = At });
         (await _api.DeleteAsync("/v1/hosts/h1")).Problem(409, "host_in_use");
+        (await _api.DeleteAsync("/v1/hosts/h1?force=yes")).Problem(400, "invalid_query", "force");
         _api.Cell.Host("h1", new HostReleased { At = At, VmId = "vm-1", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 256 });
         Assert.Equal(204, (await _api.DeleteAsync("/v1/hosts/h1")).Status);
         Assert.Equal(["h2"], Ids(await _api.GetAsync("/v1/hosts")));

@@ -172,7 +172,7 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         await agent.CutAsync();
         await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).State == HostState.Disconnected);
         Assert.Equal(VmState.Running, (await Cell.GetAsync(id)).State);
-        var inUse = (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem;
+        var inUse = (await Cell.Cell.RemoveHostAsync(agent.HostId, false, CancellationToken.None)).Problem;
         Assert.Equal("host_in_use", inUse?.Code);
         Assert.Contains(id, inUse!.Message, StringComparison.Ordinal);
 
@@ -181,9 +181,9 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
 
         await agent.ConnectAsync(Cell.System.HostLink);
         await Cell.WaitAsync(id, VmState.Deleted);
-        Assert.Equal("host_connected", (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem?.Code);
+        Assert.Equal("host_connected", (await Cell.Cell.RemoveHostAsync(agent.HostId, false, CancellationToken.None)).Problem?.Code);
         await agent.CutAsync();
-        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
+        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, false, CancellationToken.None)).Problem is null);
         Assert.Equal("not_found", (await Cell.Cell.GetHostAsync(agent.HostId, CancellationToken.None)).Problem?.Code);
 
         // A removed host may join again, but not by the certificate that it had.
@@ -205,7 +205,7 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         await agent.CutAsync();
         await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).State == HostState.Disconnected);
         await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
-        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
+        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, false, CancellationToken.None)).Problem is null);
         await Cell.WaitAsync(id, VmState.Deleted);
 
         await agent.EnrolAsync(Cell.Cell);
@@ -244,7 +244,7 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         agent.Report(id, HostVmState.Ended, new Reason { Code = "guest_shutdown" });
         await Cell.WaitAsync(id, VmState.Stopped);
         await agent.CutAsync();
-        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, CancellationToken.None)).Problem is null);
+        await Eventually.TrueAsync(async () => (await Cell.Cell.RemoveHostAsync(agent.HostId, false, CancellationToken.None)).Problem is null);
         await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
         await Cell.WaitAsync(id, VmState.Deleted);
 

@@ -114,6 +114,48 @@ public sealed class LeaseTests : IAsyncLifetime
         await Eventually.TrueAsync(async () => await _cell.HostAsync("gone") is { State: HostState.Lost });
     }
 
+    /// <summary>Nobody has to delete anything by hand; but nothing is placed elsewhere before its lease is over, whoever wants the host gone.</summary>
+    [Fact]
+    public async Task Should_remove_a_dead_host_when_its_lease_is_over_and_not_before_even_by_force()
+    {
+        await using var dead = await JoinAsync("dead");
+        var ids = await Task.WhenAll(Enumerable.Range(0, 30).Select(_ => _cell.CreateAsync(TestCell.Spec(memoryMib: 32))));
+        foreach (var id in ids)
+            await _cell.WaitAsync(id, VmState.Running);
+        await using var other = await JoinAsync("other");
+        await dead.CutAsync();
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("dead")).State != HostState.Connected);
+        var early = (await _cell.Cell.RemoveHostAsync("dead", true, CancellationToken.None)).Problem;
+        Assert.Equal("host_in_use", early?.Code);
+        Assert.Contains("Its lease is over in ", early!.Message, StringComparison.Ordinal);
+        await Eventually.TrueAsync(async () => (await _cell.Cell.RemoveHostAsync("dead", false, CancellationToken.None)).Problem is null);
+        foreach (var id in ids)
+            Assert.NotEqual("dead", (await _cell.GetAsync(id)).Host);
+        foreach (var id in ids)
+            await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
+
+        // If it lives after all, it hears that nothing of it may stay.
+        await dead.ConnectAsync(_cell.System.HostLink);
+        Assert.Equal(ids.Length, dead.Received.Last(message => message.Welcome is not null).Welcome.Unknown.Count);
+    }
+
+    [Fact]
+    public async Task Should_take_the_operators_word_for_a_host_without_a_lease_after_as_long_a_silence()
+    {
+        await using var free = new FakeAgent("free");
+        await free.ConnectAsync(_cell.System.HostLink);
+        var id = await _cell.CreateAsync();
+        await _cell.WaitAsync(id, VmState.Running);
+        await using var other = await JoinAsync("other");
+        Assert.Equal("host_connected", (await _cell.Cell.RemoveHostAsync("free", true, CancellationToken.None)).Problem?.Code);
+        await free.CutAsync();
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("free")).State != HostState.Connected);
+        Assert.Contains("remove it by force", (await _cell.Cell.RemoveHostAsync("free", false, CancellationToken.None)).Problem!.Message, StringComparison.Ordinal);
+        Assert.Contains("heard of a moment ago", (await _cell.Cell.RemoveHostAsync("free", true, CancellationToken.None)).Problem!.Message, StringComparison.Ordinal);
+        await Eventually.TrueAsync(async () => (await _cell.Cell.RemoveHostAsync("free", true, CancellationToken.None)).Problem is null);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
+    }
+
     /// <summary>The actor before may have granted a lease until it died.</summary>
     [Fact]
     public async Task Should_wait_a_whole_lease_after_a_restart_and_then_give_up_the_host()
