@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Tests;
@@ -19,7 +18,7 @@ public sealed class FencingTests
         Skip.IfNot(File.Exists("/dev/kvm") && Environment.IsPrivilegedProcess, "needs root and /dev/kvm");
         // The fleet's own host is too small for the microVM.
         await using var fleet = await RunningFleet.StartAsync("--memory", "64", "--lease", $"{Lease}");
-        using var one = new Agent(fleet, "one");
+        using var one = new JoinedHost(fleet, "one");
         await one.ConnectedAsync();
         var vm = await fleet.CreateAsync(new JsonObject
         {
@@ -34,9 +33,9 @@ public sealed class FencingTests
         var twice = (await fleet.WaitForAsync("relaxed", "running,failed")).GetProperty("vmm_pid").GetInt32();
         var pid = first.GetProperty("vmm_pid").GetInt32();
         Assert.Equal(("one", 1), (first.GetProperty("host").GetString(), first.GetProperty("epoch").GetInt32()));
-        var before = CpuTicks(pid);
-        await RunningFleet.WaitAsync("the guest to run", () => Task.FromResult(CpuTicks(pid) > before));
-        using var two = new Agent(fleet, "two");
+        var before = JoinedHost.CpuTicks(pid);
+        await RunningFleet.WaitAsync("the guest to run", () => Task.FromResult(JoinedHost.CpuTicks(pid) > before));
+        using var two = new JoinedHost(fleet, "two");
         await two.ConnectedAsync();
 
         // Not even the agent can tell its VMMs anything now.
@@ -45,7 +44,7 @@ public sealed class FencingTests
         var stood = 0L;
         await RunningFleet.WaitAsync("another copy", async () =>
         {
-            stood = CpuTicks(pid);
+            stood = JoinedHost.CpuTicks(pid);
             var now = await GetAsync(fleet);
             return now.GetProperty("epoch").GetInt32() == 2;
         });
@@ -55,20 +54,20 @@ public sealed class FencingTests
 
         // The lease counts from the last heartbeat, up to 2 s before; and one tick is 10 ms.
         Assert.InRange(took.TotalSeconds, Lease - 2, Lease + 2 + 5);
-        Assert.InRange(CpuTicks(pid), stood, stood + 1);
+        Assert.InRange(JoinedHost.CpuTicks(pid), stood, stood + 1);
         var second = placed.GetProperty("vmm_pid").GetInt32();
-        before = CpuTicks(second);
-        await RunningFleet.WaitAsync("the second copy to run", () => Task.FromResult(CpuTicks(second) > before + 10));
-        Assert.InRange(CpuTicks(pid), stood, stood + 1);
+        before = JoinedHost.CpuTicks(second);
+        await RunningFleet.WaitAsync("the second copy to run", () => Task.FromResult(JoinedHost.CpuTicks(second) > before + 10));
+        Assert.InRange(JoinedHost.CpuTicks(pid), stood, stood + 1);
 
         // Who asked for it runs twice, until the host is back.
         await RunningFleet.WaitAsync("another copy of the relaxed one", async () => (await GetAsync(fleet, "relaxed")).GetProperty("epoch").GetInt32() == 2);
         await fleet.WaitForAsync("relaxed", "running");
-        before = CpuTicks(twice);
-        await RunningFleet.WaitAsync("the relaxed one to run on", () => Task.FromResult(CpuTicks(twice) > before + 10));
+        before = JoinedHost.CpuTicks(twice);
+        await RunningFleet.WaitAsync("the relaxed one to run on", () => Task.FromResult(JoinedHost.CpuTicks(twice) > before + 10));
 
         // What the VMMs themselves wrote: the first stood before the second ran.
-        var runs = Directory.GetFiles(Agent.Runs(fleet), vm.GetProperty("id").GetString() + ".*").SelectMany(File.ReadAllLines).Select(line => JsonDocument.Parse(line).RootElement).ToLookup(
+        var runs = Directory.GetFiles(JoinedHost.Runs(fleet), vm.GetProperty("id").GetString() + ".*").SelectMany(File.ReadAllLines).Select(line => JsonDocument.Parse(line).RootElement).ToLookup(
             line => (line.GetProperty("epoch").GetInt32(), line.GetProperty("event").GetString()), line => line.GetProperty("boot_ms").GetInt64());
         Assert.Empty(runs[(1, "end")]);
         Assert.True(Assert.Single(runs[(1, "stand")]) < Assert.Single(runs[(2, "run")]));
@@ -86,59 +85,4 @@ public sealed class FencingTests
     }
 
     private static async Task<JsonElement> GetAsync(RunningFleet fleet, string name = "spins") => (await fleet.SendAsync(HttpMethod.Get, $"/v1/vms/{name}")).Body;
-
-    /// <summary>Of all threads, in ticks of 10 ms; 0 when it is gone.</summary>
-    private static long CpuTicks(int pid)
-    {
-        try
-        {
-            var words = File.ReadAllText($"/proc/{pid}/stat").Split(") ")[^1].Split(' ');
-            return long.Parse(words[11], CultureInfo.InvariantCulture) + long.Parse(words[12], CultureInfo.InvariantCulture);
-        }
-        catch (IOException)
-        {
-            return 0;
-        }
-    }
-
-    /// <summary><c>fleet host --join</c> as a process of its own, on a folder of the fleet's.</summary>
-    private sealed class Agent : IDisposable
-    {
-        private readonly RunningFleet _fleet;
-        private readonly string _id;
-        private readonly Process _process;
-
-        public Agent(RunningFleet fleet, string id)
-        {
-            (_fleet, _id) = (fleet, id);
-            _process = fleet.Start(id, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet), "--token", fleet.TokenAsync("host").Result);
-        }
-
-        public static string Runs(RunningFleet fleet) => Path.Combine(fleet.Files, "runs");
-
-        public string Folder => Path.Combine(_fleet.Files, _id);
-
-        public Task ConnectedAsync() => RunningFleet.WaitAsync($"host {_id} to be connected", async () =>
-            (await _fleet.SendAsync(HttpMethod.Get, $"/v1/hosts/{_id}")).Body is { ValueKind: JsonValueKind.Object } host
-            && host.TryGetProperty("state", out var state) && state.GetString() == "connected");
-
-        public void Signal(string name)
-        {
-            using var kill = Process.Start("kill", [$"-{name}", $"{_process.Id}"]);
-            kill.WaitForExit();
-        }
-
-        public void Dispose()
-        {
-            if (!_process.HasExited)
-            {
-                Signal("CONT");
-                Signal("TERM");
-                if (!_process.WaitForExit(TimeSpan.FromSeconds(20)))
-                    _process.Kill();
-            }
-
-            _process.Dispose();
-        }
-    }
 }

@@ -88,9 +88,12 @@ internal sealed class RunningFleet : IAsyncDisposable
         "up", ["up", "--data", Data, "--api", $"http://127.0.0.1:{_apiPort}", "--link", $"127.0.0.1:{_linkPort}", "--id", "box", .. _nodeOptions]);
 
     /// <summary>The program as a process that stays; what it prints is in a file <c>name.out</c> of the test's.</summary>
-    public Process Start(string name, params string[] arguments) => Process.Start(new ProcessStartInfo("sh",
+    public Process Start(string name, params string[] arguments) => StartProgram(name, Program, arguments);
+
+    /// <summary>The same with another build of it.</summary>
+    public Process StartProgram(string name, string program, params string[] arguments) => Process.Start(new ProcessStartInfo("sh",
     [
-        "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(_folder, $"{name}.out"), "dotnet", Program, .. arguments,
+        "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(_folder, $"{name}.out"), "dotnet", program, .. arguments,
     ]))!;
 
     /// <summary>kill -9 of the node; its microVMs are processes of their own and stay.</summary>
