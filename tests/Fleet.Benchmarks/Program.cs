@@ -1,5 +1,6 @@
 using Fleet.Benchmarks;
 using Fleet.Benchmarks.Chaos;
+using Fleet.Benchmarks.Adopt;
 using Fleet.Benchmarks.Create;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
@@ -17,6 +18,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["block"] = ("reads of a disk by Linux in the lab, against QEMU's microvm", _ => BlockBenchmark.Run()),
     ["net"] = ("TCP and ping of Linux in the lab, against QEMU's microvm", _ => NetBenchmark.Run()),
     ["create"] = ("jailed microVMs a second to the first guest instruction", _ => CreateBenchmark.Run()),
+    ["adopt"] = ("a restarted agent to the last microVM taken over; --microvms N (200), --rounds N (5)", AdoptBenchmark.Run),
     ["memory"] = ("memory of a microVM with network, disk and vsock beyond its own, and of the 51st", _ => MemoryBenchmark.Run()),
     ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
     ["chaos"] = ("a fleet that is broken in every way, and what of its promises breaks with it; --minutes N (10), --seed N, --schedulers N, --hosts N, --lease S, --pace S", ChaosBenchmark.Run),
