@@ -36,9 +36,9 @@ internal static class HostCommands
         var rows = hosts.Select(node => JsonSerializer.SerializeToElement(node)).Select(host => (IReadOnlyList<string>)
         [
             host.Text("id"), State(host), $"{host.Text("reserved_cpus")}/{host.Text("cpus")}",
-            $"{host.Text("reserved_memory_mib")}/{host.Text("memory_mib")}", host.Text("vms"), Drivers(host), host.Text("auto_driver"),
+            $"{host.Text("reserved_memory_mib")}/{host.Text("memory_mib")}", host.Text("vms"), Drivers(host), host.Text("auto_driver"), Reason(host),
         ]);
-        Render.Table(output, ["HOST", "STATE", "CPUS", "MEMORY MiB", "VMS", "DRIVERS", "AUTO"], rows);
+        Render.Table(output, ["HOST", "STATE", "CPUS", "MEMORY MiB", "VMS", "DRIVERS", "AUTO", "REASON"], rows);
         return ExitCodes.Ok;
     });
 
@@ -164,6 +164,10 @@ internal static class HostCommands
             return ExitCodes.Ok;
         });
     }
+
+    /// <summary>Why it gets no microVM; empty: it does, or its operator knows.</summary>
+    private static string Reason(JsonElement host) =>
+        host.GetProperty("quarantine") is { ValueKind: JsonValueKind.Object } quarantine ? quarantine.GetProperty("reason").Text("message") : "";
 
     private static string Drivers(JsonElement host) => string.Join(",", host.GetProperty("drivers").EnumerateArray()
         .Where(driver => driver.GetProperty("usable").GetBoolean())

@@ -26,12 +26,14 @@ public sealed class HostIndex
 
     private readonly Dictionary<string, Entry> _hosts = new(StringComparer.Ordinal);
 
-    private sealed record Entry(HostView View, DateTimeOffset HeardAt);
+    private sealed record Entry(HostView View, TimeSpan HeardAt);
 
     public int Count => _hosts.Count;
 
     /// <summary>Takes a host's word about itself. True when a microVM that found no room might find some now.</summary>
-    public bool Update(HostView view, DateTimeOffset now)
+    /// <param name="view">The word.</param>
+    /// <param name="now">On a clock that nobody sets.</param>
+    public bool Update(HostView view, TimeSpan now)
     {
         ArgumentNullException.ThrowIfNull(view);
         var known = _hosts.GetValueOrDefault(view.HostId)?.View;
@@ -49,7 +51,7 @@ public sealed class HostIndex
     }
 
     /// <summary>Drops hosts that said nothing since <paramref name="before"/>: their actor lives no more, or nobody hears it.</summary>
-    public int DropSilent(DateTimeOffset before)
+    public int DropSilent(TimeSpan before)
     {
         var silent = _hosts.Where(host => host.Value.HeardAt < before).Select(host => host.Key).ToList();
         silent.ForEach(host => _hosts.Remove(host));

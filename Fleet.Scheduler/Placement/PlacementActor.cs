@@ -42,6 +42,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
     private readonly CellOptions _options;
     private readonly TaskCompletionSource _ready;
     private readonly ILoggingAdapter _log = Context.GetLogger();
+    private readonly long _since;
 
     /// <param name="options">Of the node.</param>
     /// <param name="ready">Set when this actor hears what hosts say: before that no host actor should start.</param>
@@ -49,9 +50,13 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
     {
         _options = options;
         _ready = ready;
+        _since = options.Clock.GetTimestamp();
     }
 
     public ITimerScheduler Timers { get; set; } = null!;
+
+    // Not the wall clock: one that jumps must not make every host silent.
+    private TimeSpan Now => _options.Clock.GetElapsedTime(_since);
 
     private sealed class Wake : INoSerializationVerificationNeeded
     {
@@ -80,7 +85,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand)));
                 break;
             case HostView view:
-                if (_index.Update(view, _options.Clock.GetUtcNow()) && !Timers.IsTimerActive(Wake.Instance))
+                if (_index.Update(view, Now) && !Timers.IsTimerActive(Wake.Instance))
                     Timers.StartSingleTimer(Wake.Instance, Wake.Instance, WakeDelay);
                 break;
             case Wake:
@@ -88,7 +93,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 break;
             case DropSilent:
                 // Three announcements missed. The host may well live: its next word brings it back.
-                var dropped = _index.DropSilent(_options.Clock.GetUtcNow() - 3 * _options.HostAnnounce);
+                var dropped = _index.DropSilent(Now - 3 * _options.HostAnnounce);
                 if (dropped > 0)
                     _log.Warning("Placement forgot {Hosts} hosts that said nothing for {Silence}", dropped, 3 * _options.HostAnnounce);
                 break;

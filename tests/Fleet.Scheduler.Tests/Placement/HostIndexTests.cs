@@ -8,7 +8,7 @@ namespace Fleet.Scheduler.Tests.Placement;
 
 public sealed class HostIndexTests
 {
-    private static readonly DateTimeOffset Now = new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
+    private static readonly TimeSpan Now = TimeSpan.FromMinutes(5);
     private static readonly HashSet<string> Nobody = [];
 
     private static HostView View(
@@ -113,6 +113,18 @@ public sealed class HostIndexTests
         Assert.True(index.Update(View("a", usedCpus: 4, version: 3), Now));
         Assert.False(index.Update(View("a", connected: false, version: 4), Now));
         Assert.True(index.Update(View("a", usedCpus: 4, version: 5), Now));
+    }
+
+    [Fact]
+    public void Should_pass_by_a_host_in_quarantine_and_wake_those_that_wait_when_it_is_over()
+    {
+        var quarantined = View("a", version: 2);
+        quarantined.Quarantined = true;
+        var index = Of(View("a"), View("b", usedCpus: 8));
+        Assert.False(index.Update(quarantined, Now));
+        Assert.Equal(["cpus", "quarantined"], index.Find(Wanting(), Nobody).Rejections.Select(one => one.Reason));
+        Assert.True(index.Update(View("a", version: 3), Now));
+        Assert.Equal(["a"], index.Find(Wanting(), Nobody).Hosts);
     }
 
     [Fact]
