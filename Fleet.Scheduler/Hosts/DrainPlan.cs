@@ -45,14 +45,18 @@ internal sealed class DrainPlan
             _staying.Remove(gone);
         }
 
-        var underWay = _asked.Values.Count(asked => asked.Forced == forced && asked.Open && now - asked.At < Patience);
+        Asked? Of(Reservation one) => _asked.GetValueOrDefault((one.VmId, one.Epoch));
+        bool IsOpen(Reservation one) => Of(one) is { Open: true } asked && (asked.Forced || !forced);
+
+        // One that takes its time keeps its turn, and hears again that it shall go.
+        var again = held.Where(one => IsOpen(one) && now - Of(one)!.At >= Patience);
+        var free = (forced ? MostForcedAtOnce : MostAtOnce) - held.Count(IsOpen);
         var next = held
-            .Where(one => !_asked.TryGetValue((one.VmId, one.Epoch), out var asked)
-                || (forced && !asked.Forced)
-                || now - asked.At >= (asked.Open ? Patience : AskAgain))
+            .Where(one => !IsOpen(one) && (Of(one) is not { } asked || asked.Forced != forced || now - asked.At >= AskAgain))
             // Those that were asked longest ago first, or a few that find no room would keep all others waiting.
-            .OrderBy(one => _asked.TryGetValue((one.VmId, one.Epoch), out var asked) ? asked.At : DateTimeOffset.MinValue)
-            .Take(Math.Max(0, (forced ? MostForcedAtOnce : MostAtOnce) - underWay))
+            .OrderBy(one => Of(one)?.At ?? DateTimeOffset.MinValue)
+            .Take(Math.Max(0, free))
+            .Concat(again)
             .ToList();
         foreach (var one in next)
             _asked[(one.VmId, one.Epoch)] = new Asked(now, forced, Open: true);
