@@ -26,7 +26,7 @@ internal sealed class DrainPlan
     /// <param name="At">When it was asked, or answered.</param>
     /// <param name="Forced">It was not asked, but told.</param>
     /// <param name="Open">It moves, or has not answered.</param>
-    private sealed record Asked(DateTimeOffset At, bool Forced, bool Open);
+    private sealed record Asked(TimeSpan At, bool Forced, bool Open);
 
     /// <summary>Who stays for now.</summary>
     public IEnumerable<(string VmId, Reason Reason)> Staying =>
@@ -34,9 +34,9 @@ internal sealed class DrainPlan
 
     /// <summary>The microVMs to ask now.</summary>
     /// <param name="held">Those that are here.</param>
-    /// <param name="now">The time.</param>
+    /// <param name="now">On a clock that nobody sets.</param>
     /// <param name="forced">The deadline is over.</param>
-    public IReadOnlyList<Reservation> Next(IReadOnlyCollection<Reservation> held, DateTimeOffset now, bool forced)
+    public IReadOnlyList<Reservation> Next(IReadOnlyCollection<Reservation> held, TimeSpan now, bool forced)
     {
         var here = held.Select(one => (one.VmId, one.Epoch)).ToHashSet();
         foreach (var gone in _asked.Keys.Where(key => !here.Contains(key)).ToList())
@@ -54,7 +54,7 @@ internal sealed class DrainPlan
         var next = held
             .Where(one => !IsOpen(one) && (Of(one) is not { } asked || asked.Forced != forced || now - asked.At >= AskAgain))
             // Those that were asked longest ago first, or a few that find no room would keep all others waiting.
-            .OrderBy(one => Of(one)?.At ?? DateTimeOffset.MinValue)
+            .OrderBy(one => Of(one)?.At ?? TimeSpan.MinValue)
             .Take(Math.Max(0, free))
             .Concat(again)
             .ToList();
@@ -64,7 +64,7 @@ internal sealed class DrainPlan
     }
 
     /// <summary>It moves (null), or stays for that reason.</summary>
-    public void Answered(string vmId, ulong epoch, Reason? stays, DateTimeOffset now)
+    public void Answered(string vmId, ulong epoch, Reason? stays, TimeSpan now)
     {
         if (!_asked.TryGetValue((vmId, epoch), out var asked))
             return;

@@ -67,9 +67,8 @@ internal sealed partial class HostActor
         // Without an agent nothing can be stopped; when it does not come back its lease ends what is here.
         if (!Connected)
             return;
-        var now = _options.Clock.GetUtcNow();
-        var forced = now >= _record!.Drain.Deadline.ToDateTimeOffset();
-        foreach (var one in _drain.Next(held, now, forced))
+        var forced = _options.Clock.GetUtcNow() >= _record!.Drain.Deadline.ToDateTimeOffset();
+        foreach (var one in _drain.Next(held, Monotonic, forced))
         {
             _vms.Tell(
                 new MoveVm { VmId = one.VmId, HostId = _id, Epoch = one.Epoch, GraceMs = forced ? 0 : _record.Drain.GraceMs, Forced = forced },
@@ -77,7 +76,7 @@ internal sealed partial class HostActor
         }
     }
 
-    private void OnMoveAnswer(MoveAnswer answer) => _drain.Answered(answer.VmId, answer.Epoch, answer.Stays, _options.Clock.GetUtcNow());
+    private void OnMoveAnswer(MoveAnswer answer) => _drain.Answered(answer.VmId, answer.Epoch, answer.Stays, Monotonic);
 
     /// <summary>The record as it is answered: with those microVMs that have no place to go to.</summary>
     private HostRecord? Described()

@@ -39,8 +39,7 @@ internal sealed partial class HostActor
             OnLaunchOver(report.VmId, report.Epoch);
             return;
         }
-        var now = _options.Clock.GetUtcNow();
-        var trialFailed = _launches.Failed(report.VmId, report.Epoch, now);
+        var trialFailed = _launches.Failed(report.VmId, report.Epoch, Monotonic);
         if (trialFailed ? _record!.Quarantine is not null : _launches.IsBad && _record!.Quarantine is null)
             Quarantine(report.Reason);
     }
@@ -96,7 +95,7 @@ internal sealed partial class HostActor
     {
         if (verdict.HostsFault)
         {
-            _launches.Blame(verdict.VmId, _options.Clock.GetUtcNow());
+            _launches.Blame(verdict.VmId, Monotonic);
             return;
         }
         // They failed elsewhere as well: it was not this host.

@@ -55,6 +55,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
 
     private bool Connected => _session is not null && _record is { State: HostState.Connected };
 
+    private TimeSpan Monotonic => _options.Clock.GetElapsedTime(0);
+
     private Timestamp At => Timestamp.FromDateTimeOffset(_options.Clock.GetUtcNow());
 
     private sealed class Audit : INoSerializationVerificationNeeded

@@ -19,12 +19,12 @@ public sealed record QuarantineTerms(int Failures, TimeSpan Window, TimeSpan Fir
 
 /// <summary>
 /// One host's launches: which are under way, and of which microVMs they failed lately. Not stored: an actor that was recovered
-/// counts anew. Not safe for several threads.
+/// counts anew. Times are those of a clock that nobody sets. Not safe for several threads.
 /// </summary>
 internal sealed class LaunchHealth(QuarantineTerms terms)
 {
     private readonly HashSet<(string VmId, ulong Epoch)> _underWay = [];
-    private readonly Dictionary<string, DateTimeOffset> _failed = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, TimeSpan> _failed = new(StringComparer.Ordinal);
 
     /// <summary>The one launch that a quarantined host is given.</summary>
     public (string VmId, ulong Epoch)? Trial { get; private set; }
@@ -51,7 +51,7 @@ internal sealed class LaunchHealth(QuarantineTerms terms)
     }
 
     /// <summary>The launch failed by what the host is or has. True when it was the trial.</summary>
-    public bool Failed(string vmId, ulong epoch, DateTimeOffset now)
+    public bool Failed(string vmId, ulong epoch, TimeSpan now)
     {
         if (_underWay.Remove((vmId, epoch)))
             Blame(vmId, now);
@@ -59,7 +59,7 @@ internal sealed class LaunchHealth(QuarantineTerms terms)
     }
 
     /// <summary>Other hosts launched it: it was this host's fault.</summary>
-    public void Blame(string vmId, DateTimeOffset now)
+    public void Blame(string vmId, TimeSpan now)
     {
         foreach (var old in _failed.Where(failure => now - failure.Value > terms.Window).Select(failure => failure.Key).ToList())
             _failed.Remove(old);

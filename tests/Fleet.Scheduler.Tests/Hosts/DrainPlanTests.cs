@@ -6,7 +6,7 @@ namespace Fleet.Scheduler.Tests.Hosts;
 
 public sealed class DrainPlanTests
 {
-    private static readonly DateTimeOffset Start = new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
+    private static readonly TimeSpan Start = TimeSpan.FromHours(1);
     private static readonly Reason Full = new() { Code = "no_capacity", Message = "full" };
 
     private readonly DrainPlan _plan = new();

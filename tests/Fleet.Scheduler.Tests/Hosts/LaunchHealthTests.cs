@@ -5,7 +5,7 @@ namespace Fleet.Scheduler.Tests.Hosts;
 
 public sealed class LaunchHealthTests
 {
-    private static readonly DateTimeOffset Start = new(2026, 11, 23, 12, 0, 0, TimeSpan.Zero);
+    private static readonly TimeSpan Start = TimeSpan.FromHours(1);
 
     private readonly LaunchHealth _health = new(QuarantineTerms.Default);
 
@@ -71,7 +71,7 @@ public sealed class LaunchHealthTests
 
     private void Launch(string vm, ulong epoch) => _health.Began(vm, epoch);
 
-    private void Fail(string vm, ulong epoch, DateTimeOffset? at = null)
+    private void Fail(string vm, ulong epoch, TimeSpan? at = null)
     {
         Launch(vm, epoch);
         _health.Failed(vm, epoch, at ?? Start);
