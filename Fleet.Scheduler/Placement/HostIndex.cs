@@ -8,12 +8,12 @@ public sealed record PlacementAdvice(IReadOnlyList<string> Hosts, IReadOnlyList<
 
 /// <summary>One host as placement knows it.</summary>
 /// <param name="View">Its last word about itself; not to be changed.</param>
-/// <param name="HeardAt">When that came.</param>
+/// <param name="HeardAgo">How long ago that came.</param>
 /// <param name="FreeCpus">vCPUs that it could still promise.</param>
 /// <param name="FreeMemoryMib">MiB that it could still promise.</param>
 /// <param name="Rejection">Why it would not take the demand; null: it would, or none was asked for.</param>
 /// <param name="LeftAfter">What of it would stay free, the less the better; 0 where it would not take it.</param>
-public sealed record HostVerdict(HostView View, DateTimeOffset HeardAt, ulong FreeCpus, ulong FreeMemoryMib, Rejection? Rejection, double LeftAfter);
+public sealed record HostVerdict(HostView View, TimeSpan HeardAgo, ulong FreeCpus, ulong FreeMemoryMib, Rejection? Rejection, double LeftAfter);
 
 /// <summary>
 /// What one node knows of every host. It may be behind: its answers are advice, the host's own ledger decides.
@@ -85,14 +85,16 @@ public sealed class HostIndex
     }
 
     /// <summary>Every host, and what it would say to the demand: for somebody who wants to know why.</summary>
-    public IReadOnlyList<HostVerdict> Judge(Demand? demand)
+    /// <param name="demand">What is wanted; null: nothing.</param>
+    /// <param name="now">On the clock of <see cref="Update"/>.</param>
+    public IReadOnlyList<HostVerdict> Judge(Demand? demand, TimeSpan now)
     {
         var verdicts = new List<HostVerdict>(_hosts.Count);
         foreach (var entry in _hosts.Values)
         {
             var rejection = demand is null ? null : Reject(demand, entry.View);
             var left = demand is null || rejection is not null ? 0 : LeftAfter(demand, entry.View);
-            verdicts.Add(new(entry.View, entry.HeardAt, FreeCpus(entry.View), FreeMemory(entry.View), rejection, left));
+            verdicts.Add(new(entry.View, now - entry.HeardAt, FreeCpus(entry.View), FreeMemory(entry.View), rejection, left));
         }
         return verdicts;
     }

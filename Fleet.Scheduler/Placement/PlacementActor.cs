@@ -82,7 +82,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded), find.Search));
                 break;
             case JudgeHosts judge:
-                Sender.Tell(new HostsJudged(_index.Judge(judge.Demand)));
+                Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));
                 break;
             case HostView view:
                 if (_index.Update(view, Now) && !Timers.IsTimerActive(Wake.Instance))

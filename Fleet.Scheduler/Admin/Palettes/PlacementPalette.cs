@@ -27,12 +27,11 @@ internal sealed class PlacementPalette : Palette
 
     private static async Task IndexAsync(CommandCall call)
     {
-        var now = call.Node.Options.Clock.GetUtcNow();
         var known = await KnownAsync(call, null);
         var rows = known.OrderBy(host => host.View.HostId, StringComparer.Ordinal).Take(call.Number("most")).Select(host => new object?[]
         {
             host.View.HostId, host.View.Connected, host.View.Cordoned, host.FreeCpus, host.View.ReservedCpus, host.FreeMemoryMib, host.View.ReservedMemoryMib,
-            host.View.Inventory?.AutoDriver, host.View.Version, Math.Round((now - host.HeardAt).TotalSeconds, 1),
+            host.View.Inventory?.AutoDriver, host.View.Version, Math.Round(host.HeardAgo.TotalSeconds, 1),
         }).ToList();
         await call.Output.TableAsync(
             ["host", "connected", "cordoned", "free_cpus", "reserved_cpus", "free_mib", "reserved_mib", "auto", "version", "heard_s_ago"], rows, "Placement knows no host.");

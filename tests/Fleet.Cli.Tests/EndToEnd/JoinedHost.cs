@@ -18,7 +18,8 @@ internal sealed class JoinedHost : IDisposable
     {
         (_fleet, _id) = (fleet, id);
         _process = fleet.StartProgram(
-            id, program ?? RunningFleet.Program, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet));
+            id, program ?? RunningFleet.Program, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet),
+            "--token", fleet.TokenAsync("host").Result);
     }
 
     public string Folder => Path.Combine(_fleet.Files, _id);
