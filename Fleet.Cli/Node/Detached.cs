@@ -21,7 +21,16 @@ internal static class Detached
             return ExitCodes.Conflict;
         }
 
-        Directory.CreateDirectory(data.Log);
+        try
+        {
+            Directory.CreateDirectory(data.Log);
+        }
+        catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)
+        {
+            CommandContext.Tell(parsed, "start_failed", $"{data.Root} can't be used as data directory: {fault.Message}");
+            return ExitCodes.Failed;
+        }
+
         var console = Path.Combine(data.Log, "up.out");
 
         // setsid: a Ctrl-C or the end of this terminal must not reach it. Words are passed as words, never through the shell's parser.

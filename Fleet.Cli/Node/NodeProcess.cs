@@ -58,7 +58,7 @@ internal sealed record NodeRoles
 }
 
 /// <summary>The host's half: its id, whom it dials, what of the machine it offers, and whether its microVMs may be placed elsewhere.</summary>
-internal sealed record HostRole(string Id, Uri Scheduler, int? Cpus, int? MemoryMib, bool Fenced)
+internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? Cpus, int? MemoryMib, bool Fenced)
 {
     /// <summary>Where microVMs leave when they ran; null: nowhere.</summary>
     public DirectoryInfo? RunLog { get; init; }
@@ -159,7 +159,7 @@ internal static class NodeProcess
         if (scheduler is not null)
         {
             var own = await scheduler.CreateTokenAsync(new TokenRequest(TokenRole.Host) { Host = host.Id, Life = TimeSpan.FromMinutes(5), Note = "of fleet up" }, cancellation);
-            return await HostEnrolment.JoinAsync(host.Scheduler, own.Text, host.Id, folder, TimeProvider.System, cancellation);
+            return await HostEnrolment.JoinAsync(host.Schedulers[0], own.Text, host.Id, folder, TimeProvider.System, cancellation);
         }
 
         if (roles.Token is not { } token)
@@ -174,17 +174,18 @@ internal static class NodeProcess
         // Under a service manager the token stays on the command line for ever; it counts once.
         if (LinkCredentials.Load(folder) is { } joined && joined.TokenId == AccessToken.Parse(token)?.Id && joined.ExpiresAt > TimeProvider.System.GetUtcNow())
             return joined;
-        for (var told = false; ; told = true)
+        for (var tried = 0; ; tried++)
         {
+            var node = host.Schedulers[tried % host.Schedulers.Count];
             try
             {
-                var credentials = await HostEnrolment.JoinAsync(host.Scheduler, token, host.Id, folder, TimeProvider.System, cancellation);
-                log.Information("Joined the cell at {Address} as host {HostId}", host.Scheduler, host.Id);
+                var credentials = await HostEnrolment.JoinAsync(node, token, host.Id, folder, TimeProvider.System, cancellation);
+                log.Information("Joined the cell at {Address} as host {HostId}", node, host.Id);
                 return credentials;
             }
             catch (LinkException away) when (away.Code is "unreachable" or "unavailable")
             {
-                if (!told)
+                if (tried < host.Schedulers.Count)
                     log.Warning("{Problem:l}. Trying again until it answers", away.Message.TrimEnd('.'));
                 await Task.Delay(TimeSpan.FromSeconds(1), cancellation);
             }
@@ -195,7 +196,7 @@ internal static class NodeProcess
     {
         HostId = host.Id,
         StateDirectory = data.Host,
-        SchedulerAddress = host.Scheduler,
+        SchedulerAddresses = host.Schedulers,
         Credentials = credentials,
         Cpus = host.Cpus,
         MemoryMib = host.MemoryMib,

@@ -40,7 +40,7 @@ internal static class UpCommand
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
-                    parsed.GetRequiredValue(hostId), new Uri($"https://{parsed.GetRequiredValue(link)}"), parsed.GetValue(cpus), parsed.GetValue(memory),
+                    parsed.GetRequiredValue(hostId), [new Uri($"https://{parsed.GetRequiredValue(link)}")], parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
                     Fenced: false) { RunLog = parsed.GetValue(runLog) },
             };
@@ -117,7 +117,7 @@ internal static class HostCommand
 {
     public static Command Create()
     {
-        var join = NodeOptions.Join("Link address of the scheduler, for example https://10.0.0.1:7071; the first time with a --token of role host");
+        var join = NodeOptions.JoinAny("Link addresses of the cell's nodes, for example https://10.0.0.1:7071; one that is away is passed over. The first time with a --token of role host");
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
@@ -125,7 +125,7 @@ internal static class HostCommand
         var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, runLog };
         host.SetAction(async (parsed, cancellation) =>
         {
-            if (parsed.GetValue(join) is not { } scheduler)
+            if (parsed.GetValue(join) is not { Length: > 0 } schedulers)
             {
                 CommandContext.Tell(parsed, "invalid_field", "fleet host runs an agent with --join https://SCHEDULER:7071; to look at hosts: fleet host list");
                 return ExitCodes.Usage;
@@ -137,7 +137,7 @@ internal static class HostCommand
                 {
                     Data = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data)),
                     Token = parsed.GetValue(CommandContext.Token),
-                    Host = new HostRole(parsed.GetRequiredValue(hostId), scheduler, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true) { RunLog = parsed.GetValue(runLog) },
+                    Host = new HostRole(parsed.GetRequiredValue(hostId), schedulers, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true) { RunLog = parsed.GetValue(runLog) },
                 },
                 cancellation);
         });
@@ -205,16 +205,25 @@ internal static class NodeOptions
     public static Option<Uri?> Join(string description) => new("--join")
     {
         Description = description,
-        CustomParser = result =>
-        {
-            var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
-            var address = text.Contains("://", StringComparison.Ordinal) ? text : $"https://{text}";
-            if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "https", Host.Length: > 0 })
-                return uri;
-            result.AddError($"--join wants an address such as https://10.0.0.1:7071, not '{text}'.");
-            return null;
-        },
+        CustomParser = result => LinkAddress(result, result.Tokens.Count == 1 ? result.Tokens[0].Value : ""),
     };
+
+    public static Option<Uri[]?> JoinAny(string description) => new("--join")
+    {
+        Description = description,
+        AllowMultipleArgumentsPerToken = true,
+        Arity = ArgumentArity.OneOrMore,
+        CustomParser = result => [.. result.Tokens.Select(token => LinkAddress(result, token.Value)).OfType<Uri>()],
+    };
+
+    private static Uri? LinkAddress(ArgumentResult result, string text)
+    {
+        var address = text.Contains("://", StringComparison.Ordinal) ? text : $"https://{text}";
+        if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "https", Host.Length: > 0 })
+            return uri;
+        result.AddError($"--join wants an address such as https://10.0.0.1:7071, not '{text}'.");
+        return null;
+    }
 
     public static Option<string> HostId() => new("--id")
     {

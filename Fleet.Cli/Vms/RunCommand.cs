@@ -47,7 +47,8 @@ internal static class RunCommand
             async (api, parsed, cancellation) =>
             {
                 // An option that is not ours would be taken for the command, and run.
-                if (parsed.GetValue(command) is [['-', ..] unknown, ..] && parsed.Tokens.All(token => token.Type != TokenType.DoubleDash))
+                var behindDashes = parsed.Tokens.Reverse().TakeWhile(token => token.Type != TokenType.DoubleDash).Count();
+                if (parsed.GetValue(command) is [['-', ..] unknown, ..] given && (given.Length > behindDashes || parsed.Tokens.All(token => token.Type != TokenType.DoubleDash)))
                     throw new ApiException("invalid_field", $"vm run has no option {unknown}; a command that begins with '-' goes after --.");
                 var spec = new JsonObject();
                 Put(spec, "name", parsed.GetValue(name));

@@ -60,8 +60,8 @@ public sealed class HostAgent : IAsyncDisposable
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
             var owner = new LinkOwner(agent, options, inventory, context.BootId);
-            return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddress, options.Credentials, owner, options.Clock, options.Log),
-                new CertificateRenewal(options.SchedulerAddress, options.Credentials, options.Clock, options.Log));
+            return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddresses, options.Credentials, owner, options.Clock, options.Log),
+                new CertificateRenewal(options.SchedulerAddresses, options.Credentials, options.Clock, options.Log));
         }
         catch
         {

@@ -14,8 +14,8 @@ public sealed record HostAgentOptions
 
     public required string StateDirectory { get; init; }
 
-    /// <summary>Where the control plane takes agents, for example <c>https://10.0.0.1:7071</c>.</summary>
-    public required Uri SchedulerAddress { get; init; }
+    /// <summary>Where the nodes of the control plane take agents, for example <c>https://10.0.0.1:7071</c>: one of them at a time, any.</summary>
+    public required IReadOnlyList<Uri> SchedulerAddresses { get; init; }
 
     /// <summary>What the host shows there; <see cref="HostEnrolment"/> gets it.</summary>
     public required LinkCredentials Credentials { get; init; }
@@ -54,8 +54,10 @@ public sealed record HostAgentOptions
     {
         if (!VmSpecRules.IsHostId(HostId))
             return $"A host's id is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'; '{HostId}' is not.";
-        if (SchedulerAddress is not { IsAbsoluteUri: true, Scheme: "https" })
-            return $"The control plane's address must look like https://10.0.0.1:7071; '{SchedulerAddress}' does not.";
+        if (SchedulerAddresses.Count == 0)
+            return "A host needs the address of a node of the control plane.";
+        if (SchedulerAddresses.FirstOrDefault(address => address is not { IsAbsoluteUri: true, Scheme: "https" }) is { } wrong)
+            return $"The control plane's address must look like https://10.0.0.1:7071; '{wrong}' does not.";
         if (Credentials.HostId != HostId)
             return $"The host's certificate is of '{Credentials.HostId}', and it is to run as '{HostId}'. Join under that id, or use the one it has.";
         if (Cpus is < 1 or > 65_536)

@@ -8,16 +8,17 @@ internal sealed class CertificateRenewal : IAsyncDisposable
     // Also how long a failure waits for its next try: ten days are left then.
     private static readonly TimeSpan Look = TimeSpan.FromHours(1);
 
-    private readonly Uri _link;
+    private readonly IReadOnlyList<Uri> _links;
     private readonly LinkCredentials _credentials;
     private readonly TimeProvider _clock;
     private readonly ILogger _log;
     private readonly CancellationTokenSource _stop = new();
     private readonly Task _running;
+    private int _tries;
 
-    public CertificateRenewal(Uri link, LinkCredentials credentials, TimeProvider clock, ILogger log)
+    public CertificateRenewal(IReadOnlyList<Uri> links, LinkCredentials credentials, TimeProvider clock, ILogger log)
     {
-        _link = link;
+        _links = links;
         _credentials = credentials;
         _clock = clock;
         _log = log.ForContext<CertificateRenewal>();
@@ -45,7 +46,7 @@ internal sealed class CertificateRenewal : IAsyncDisposable
     {
         try
         {
-            await HostEnrolment.RenewAsync(_link, _credentials, _clock, _stop.Token).ConfigureAwait(false);
+            await HostEnrolment.RenewAsync(_links[_tries++ % _links.Count], _credentials, _clock, _stop.Token).ConfigureAwait(false);
             _log.Information("The host's certificate was renewed; it is valid until {ExpiresAt:u}", _credentials.ExpiresAt);
         }
         catch (Exception failed) when (failed is LinkException or IOException or UnauthorizedAccessException)

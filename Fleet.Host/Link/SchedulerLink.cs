@@ -37,44 +37,56 @@ internal sealed class SchedulerLink : IAsyncDisposable
 {
     private const int MissedBeats = 3;
     private const int MostWords = 512;
+    private const int MostTold = 64;
 
     /// <summary>A launch carries one spec (at most 150,000 bytes), a Welcome some thousand ids.</summary>
     private const int LargestMessage = 1 << 20;
 
     private static readonly TimeSpan ShortestPause = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
+
+    /// <summary>A machine that is off does not refuse: the next node must be asked well within a lease.</summary>
+    private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(3);
+
     private static readonly TimeSpan WelcomeLimit = TimeSpan.FromSeconds(15);
     private static readonly TimeSpan FarewellLimit = TimeSpan.FromSeconds(2);
 
     private readonly ILinkOwner _owner;
     private readonly TimeProvider _clock;
     private readonly ILogger _log;
-    private readonly GrpcChannel _channel;
-    private readonly Uri _address;
+    private readonly IReadOnlyList<(Uri Address, GrpcChannel Channel)> _nodes;
     private readonly CancellationTokenSource _stopping = new();
     private readonly Task _running;
     private volatile LinkSession? _open;
     private volatile bool _leaving;
-    private string _lastProblem = "";
+    private readonly HashSet<string> _told = [];
 
-    public SchedulerLink(Uri address, LinkCredentials credentials, ILinkOwner owner, TimeProvider clock, ILogger log)
+    private int _node;
+
+    /// <param name="addresses">Of the control plane's nodes. Which of them it is does not matter; after each stream that ends the next is dialled.</param>
+    /// <param name="credentials">What the host shows.</param>
+    /// <param name="owner">The agent behind it.</param>
+    /// <param name="clock">Times heartbeats and pauses.</param>
+    /// <param name="log">Where trouble is told.</param>
+    public SchedulerLink(IReadOnlyList<Uri> addresses, LinkCredentials credentials, ILinkOwner owner, TimeProvider clock, ILogger log)
     {
-        _address = address;
         _owner = owner;
         _clock = clock;
         _log = log.ForContext<SchedulerLink>();
-        _channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions
+        _nodes = [.. addresses.Select(address => (address, GrpcChannel.ForAddress(address, new GrpcChannelOptions
         {
             MaxReceiveMessageSize = LargestMessage,
             HttpHandler = new SocketsHttpHandler
             {
                 UseProxy = false,
-                ConnectTimeout = TimeSpan.FromSeconds(5),
+                ConnectTimeout = ConnectLimit,
                 KeepAlivePingDelay = TimeSpan.FromSeconds(20),
                 SslOptions = CellTls.To(credentials.Authority, clock, () => credentials.Certificate),
             },
             DisposeHttpClient = true,
-        });
+        })))];
+        // Hosts that were given the same words spread over the nodes.
+        _node = Random.Shared.Next(_nodes.Count);
         _running = Task.Run(RunAsync);
     }
 
@@ -90,7 +102,8 @@ internal sealed class SchedulerLink : IAsyncDisposable
 
         await _stopping.CancelAsync().ConfigureAwait(false);
         await _running.ConfigureAwait(false);
-        _channel.Dispose();
+        foreach (var (_, channel) in _nodes)
+            channel.Dispose();
         _stopping.Dispose();
     }
 
@@ -103,11 +116,12 @@ internal sealed class SchedulerLink : IAsyncDisposable
             var problem = await TryStreamAsync().ConfigureAwait(false);
             if (_leaving)
                 return;
+            var address = _nodes[_node].Address;
+            _node = (_node + 1) % _nodes.Count;
 
             // Said once for each kind of trouble, not once a second all night.
-            if (problem != _lastProblem)
-                _log.Warning("No link to the control plane at {Address}: {Problem:l}. Trying again until it answers", _address, problem);
-            _lastProblem = problem;
+            if (_told.Count < MostTold && _told.Add($"{address} {problem}"))
+                _log.Warning("No link to the control plane at {Address}: {Problem:l}. Trying {Next}", address, problem, _nodes.Count > 1 ? $"{_nodes[_node].Address}" : "again until it answers");
             if (_clock.GetElapsedTime(since) > LongestPause)
                 pause = ShortestPause;
             var jittered = pause * (0.5 + Random.Shared.NextDouble() / 2);
@@ -141,7 +155,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
     private async Task<string> StreamAsync()
     {
         using var stream = CancellationTokenSource.CreateLinkedTokenSource(_stopping.Token);
-        using var call = new HostLink.HostLinkClient(_channel).Connect(cancellationToken: stream.Token);
+        using var call = new HostLink.HostLinkClient(_nodes[_node].Channel).Connect(cancellationToken: stream.Token);
         var helloAt = Posix.BootTime;
         using (var limit = new CancellationTokenSource(WelcomeLimit, _clock))
         await using (limit.Token.Register(stream.Cancel))
@@ -163,8 +177,8 @@ internal sealed class SchedulerLink : IAsyncDisposable
         var beats = new SentBeats(helloAt);
         _owner.Up(session, first.Welcome, helloAt);
         _open = session;
-        _lastProblem = "";
-        _log.Information("Linked to the control plane at {Address}", _address);
+        _told.Clear();
+        _log.Information("Linked to the control plane at {Address}", _nodes[_node].Address);
         var writing = WriteAsync(call.RequestStream, session, stream);
         var beating = BeatAsync(session, beat, heard, beats, stream);
         try

@@ -44,7 +44,8 @@ internal sealed class ApiPipeline(ApiContext api)
         }
         catch (Exception gone) when (http.RequestAborted.IsCancellationRequested && gone is OperationCanceledException or IOException)
         {
-            http.Response.StatusCode = http.Response.HasStarted ? http.Response.StatusCode : ClientGone;
+            if (!http.Response.HasStarted)
+                http.Response.StatusCode = ClientGone;
         }
         catch (OperationCanceledException) when (api.Stopping.IsCancellationRequested)
         {

@@ -34,7 +34,7 @@ public abstract class AgentTest : IAsyncLifetime
         {
             HostId = id,
             StateDirectory = root ?? Root,
-            SchedulerAddress = Scheduler.Address,
+            SchedulerAddresses = [Scheduler.Address],
             Credentials = Scheduler.Authority.Credentials(id),
             Drivers = [driver ?? new SimulatedDriver(clock ?? TimeProvider.System)],
             Clock = clock ?? TimeProvider.System,

@@ -329,7 +329,7 @@ public sealed class HostAgentTests : AgentTest
             {
                 HostId = "rack1",
                 StateDirectory = Root,
-                SchedulerAddress = new Uri(address, UriKind.RelativeOrAbsolute),
+                SchedulerAddresses = [new Uri(address, UriKind.RelativeOrAbsolute)],
                 Credentials = Scheduler.Authority.Credentials(certified),
                 Drivers = [new SimulatedDriver(TimeProvider.System)],
                 Cpus = cpus,

@@ -84,7 +84,7 @@ public sealed class JoiningTests : IAsyncLifetime
         var first = credentials.Certificate.Thumbprint;
         var clock = new ManualClock(DateTimeOffset.UtcNow);
         var lines = new LogLines();
-        await using var renewal = new CertificateRenewal(_scheduler.Address, credentials, clock, lines.Log);
+        await using var renewal = new CertificateRenewal([_scheduler.Address], credentials, clock, lines.Log);
         await PassAsync(credentials.RenewAt - clock.GetUtcNow() - TimeSpan.FromMinutes(1));
         await PassAsync(TimeSpan.FromSeconds(1));
         Assert.Equal((0, first), (_scheduler.Renewals, credentials.Certificate.Thumbprint));

@@ -80,6 +80,20 @@ public sealed class ChangeTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_client_that_leaves_its_stream_is_no_fault()
+    {
+        await using (var stream = await EventStream.OpenAsync(_api, "/v1/changes/stream"))
+        {
+            await _api.CreateAsync("one");
+            _ = await stream.NextAsync();
+        }
+        await Cell.Eventually.TrueAsync(() => _api.Log.Lines.Any(line => line.Contains("/v1/changes/stream", StringComparison.Ordinal)));
+        // The server's own word comes behind the pipeline's: another request has been through it meanwhile.
+        await _api.GetAsync("/v1/health");
+        Assert.Empty(_api.Log.Faults);
+    }
+
+    [Fact]
     public async Task A_stream_follows_and_resumes_after_the_last_event()
     {
         var id = await _api.CreateAsync("hello");
