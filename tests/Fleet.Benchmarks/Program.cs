@@ -21,7 +21,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["adopt"] = ("a restarted agent to the last microVM taken over; --microvms N (200), --rounds N (5)", AdoptBenchmark.Run),
     ["memory"] = ("memory of a microVM with network, disk and vsock beyond its own, and of the 51st", _ => MemoryBenchmark.Run()),
     ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
-    ["chaos"] = ("a fleet that is broken in every way, and what of its promises breaks with it; --minutes N (10), --seed N, --schedulers N, --hosts N, --lease S, --pace S", ChaosBenchmark.Run),
+    ["chaos"] = ("a fleet that is broken in every way, and what of its promises breaks with it; --minutes N (10), --seed N, --schedulers N, --hosts N, --memory MIB, --lease S, --pace S", ChaosBenchmark.Run),
     ["failover"] = ("a host dies with 100 microVMs and three are left: until all run again", FailoverBenchmark.Run),
     ["restart"] = ("the control plane is killed with 10,000 microVMs in its journal: until all is back; --vms N", RestartBenchmark.Run),
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),

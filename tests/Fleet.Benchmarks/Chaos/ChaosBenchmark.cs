@@ -16,7 +16,7 @@ internal static class ChaosBenchmark
             Seed = options.Number("seed", (ulong)Stopwatch.GetTimestamp() % 1_000_000),
             Length = TimeSpan.FromMinutes(options.Number("minutes", 10)),
             Pace = TimeSpan.FromSeconds(options.Number("pace", 6)),
-            Fleet = new FleetOptions { Schedulers = (int)options.Number("schedulers", 1), Hosts = (int)options.Number("hosts", 4), Lease = TimeSpan.FromSeconds(options.Number("lease", 6)) },
+            Fleet = new FleetOptions { Schedulers = (int)options.Number("schedulers", 1), Hosts = (int)options.Number("hosts", 4), Lease = TimeSpan.FromSeconds(options.Number("lease", 6)), MemoryMibPerHost = (int)options.Number("memory", 640) },
         };
         var clock = Stopwatch.StartNew();
         var report = ChaosRun.RunAsync(chaos, Tell).GetAwaiter().GetResult();

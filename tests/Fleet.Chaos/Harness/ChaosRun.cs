@@ -15,7 +15,7 @@ internal sealed record ChaosOptions
 
     public required TimeSpan Length { get; init; }
 
-    public FleetOptions Fleet { get; init; } = new() { Lease = TimeSpan.FromSeconds(6) };
+    public FleetOptions Fleet { get; init; } = new() { Lease = TimeSpan.FromSeconds(6), MemoryMibPerHost = 640 };
 
     public double RequestsPerSecond { get; init; } = 5;
 
@@ -71,15 +71,7 @@ internal static class ChaosRun
     public static async Task<ChaosReport> RunAsync(ChaosOptions options, Action<string> tell)
     {
         tell(string.Create(CultureInfo.InvariantCulture, $"seed {options.Seed}"));
-        var faults = Schedule.Of(options.Seed, new ScheduleOptions
-        {
-            Schedulers = options.Fleet.Schedulers,
-            Hosts = options.Fleet.Hosts,
-            Database = options.Fleet.HasDatabase,
-            Length = options.Length,
-            Lease = options.Fleet.Lease,
-            Pace = options.Pace,
-        }).Where(fault => options.Kinds.Count == 0 || options.Kinds.Contains(fault.Kind)).ToList();
+        var faults = FaultsOf(options);
         await using var fleet = await ChaosFleet.StartAsync(options.Fleet);
         var injector = new Injector(fleet, tell);
         var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.IdleGuest : null), options.Seed);
@@ -113,6 +105,20 @@ internal static class ChaosRun
             Crashes = crashes,
         };
     }
+
+    /// <summary>What will be broken, and when.</summary>
+    public static IReadOnlyList<Fault> FaultsOf(ChaosOptions options) =>
+    [
+        .. Schedule.Of(options.Seed, new ScheduleOptions
+        {
+            Schedulers = options.Fleet.Schedulers,
+            Hosts = options.Fleet.Hosts,
+            Database = options.Fleet.HasDatabase,
+            Length = options.Length,
+            Lease = options.Fleet.Lease,
+            Pace = options.Pace,
+        }).Where(fault => options.Kinds.Count == 0 || options.Kinds.Contains(fault.Kind)),
+    ];
 
     /// <summary>Starts again what ended by itself, as a supervisor would.</summary>
     private static async Task WatchAsync(ChaosFleet fleet, Injector injector, List<string> crashes, Action<string> tell, CancellationToken cancellation)
