@@ -1,3 +1,4 @@
+using System.Data.Common;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
@@ -103,6 +104,10 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         catch (ClaimsBusyException busy)
         {
             throw RequestRefused.Unavailable(busy.Message, busy);
+        }
+        catch (Exception fault) when (fault is DbException or TimeoutException)
+        {
+            throw RequestRefused.Unavailable("The control plane can't store anything at the moment: its database is away or its disk is full. Try again.", fault);
         }
     }
 

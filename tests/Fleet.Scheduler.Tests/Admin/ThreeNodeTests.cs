@@ -22,9 +22,9 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
     {
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
         var options = TestCell.Options(folder) with { ExtraHocon = "", Database = await postgres.NewDatabaseAsync() };
-        await using var first = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
-        await using var second = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
-        await using var third = await CellSystem.StartAsync(options with { RemotingPort = FreePort() }, CancellationToken.None);
+        await using var first = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
+        await using var second = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
+        await using var third = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
         var nodes = new[] { first, second, third };
         var addresses = nodes.Select(node => Akka.Cluster.Cluster.Get(node.ActorSystem).SelfAddress.ToString()).ToArray();
         var consoles = nodes.Select(node => ConsoleOf(node, options)).ToArray();
@@ -121,10 +121,4 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
     private static async Task<string> TextAsync(AdminConsole console, params string[] words) =>
         string.Join('\n', (await RunAsync(console, false, words)).Select(frame => frame.Text));
 
-    private static int FreePort()
-    {
-        using var listener = new TcpListener(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
-    }
 }

@@ -1,3 +1,5 @@
+using System.Net;
+using System.Net.Sockets;
 using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
@@ -53,8 +55,7 @@ internal sealed class TestCell : IAsyncDisposable
     public static async Task<TestCell> StartAsync(Func<CellOptions, CellOptions>? change = null)
     {
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
-        var options = Options(folder);
-        return new TestCell(await CellSystem.StartAsync(change?.Invoke(options) ?? options, CancellationToken.None), folder, ownsFolder: true);
+        return new TestCell(await StartAsync(Options(folder), change), folder, ownsFolder: true);
     }
 
     /// <summary>Ends the node as a kill does: nothing is handed over, nothing said goodbye; then starts it on the same file.</summary>
@@ -62,8 +63,21 @@ internal sealed class TestCell : IAsyncDisposable
     {
         if (!alreadyDown)
             await CrashAsync();
-        var options = Options(Folder);
-        System = await CellSystem.StartAsync(change?.Invoke(options) ?? options, CancellationToken.None);
+        System = await StartAsync(Options(Folder), change);
+    }
+
+    private static Task<CellSystem> StartAsync(CellOptions options, Func<CellOptions, CellOptions>? change)
+    {
+        options = change?.Invoke(options) ?? options;
+        // Whoever shares a database says where it is reached.
+        return CellSystem.StartAsync(options is { Database: not null, RemotingPort: 0 } ? options with { RemotingPort = FreePort() } : options, CancellationToken.None);
+    }
+
+    internal static int FreePort()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 
     public async Task CrashAsync()
