@@ -17,9 +17,10 @@ internal sealed class JoinedHost : IDisposable
     public JoinedHost(RunningFleet fleet, string id, string? program = null)
     {
         (_fleet, _id) = (fleet, id);
-        _process = fleet.StartProgram(
-            id, program ?? RunningFleet.Program, "host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet),
-            "--token", fleet.TokenAsync("host").Result);
+        string[] words = ["host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet)];
+        // It joins once; after that it has its certificate.
+        string[] token = Directory.Exists(Path.Combine(Folder, "host", "link")) ? [] : ["--token", fleet.TokenAsync("host").Result];
+        _process = fleet.StartProgram(id, program ?? RunningFleet.Program, [.. words, .. token]);
     }
 
     public string Folder => Path.Combine(_fleet.Files, _id);
