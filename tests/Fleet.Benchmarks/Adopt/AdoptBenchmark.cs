@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net;
+using System.Net.Http.Headers;
 using System.Net.Http.Json;
 using System.Net.Sockets;
 using System.Text.Json;
@@ -82,7 +83,12 @@ internal static class AdoptBenchmark
             _scheduler = Start("scheduler", "--data", Path.Combine(folder, "cell"), "--api", $"127.0.0.1:{_api}", "--link", $"127.0.0.1:{_link}");
             Read(_scheduler, _ => { });
             await UntilAsync("the control plane to be up", async () => (await _http.GetAsync("/v1/health")).IsSuccessStatusCode);
-            _agent = StartAgent(_ => { });
+            var admin = await File.ReadAllTextAsync(Path.Combine(folder, "cell", "credentials", "admin.token"));
+            _http.DefaultRequestHeaders.Authorization = new AuthenticationHeaderValue("Bearer", admin.Trim());
+            using var made = await _http.PostAsync("/v1/tokens", JsonContent.Create(new JsonObject { ["role"] = "host" }));
+            made.EnsureSuccessStatusCode();
+            var token = (await made.Content.ReadFromJsonAsync<JsonElement>()).GetProperty("secret").GetString()!;
+            _agent = StartAgent(_ => { }, "--token", token);
             await UntilAsync("the host to be connected", ConnectedAsync);
         }
 
@@ -172,9 +178,9 @@ internal static class AdoptBenchmark
             return hosts.GetProperty("items").EnumerateArray().Any(host => host.GetProperty("state").GetString() == "connected");
         }
 
-        private Process StartAgent(Action<string> line)
+        private Process StartAgent(Action<string> line, params string[] token)
         {
-            var agent = Start("host", "--data", Path.Combine(folder, "host"), "--join", $"127.0.0.1:{_link}", "--id", "bench", "--cpus", "1000");
+            var agent = Start(["host", "--data", Path.Combine(folder, "host"), "--join", $"127.0.0.1:{_link}", "--id", "bench", "--cpus", "1000", .. token]);
             Read(agent, line);
             return agent;
         }

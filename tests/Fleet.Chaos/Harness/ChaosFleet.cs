@@ -305,7 +305,7 @@ internal sealed class ChaosFleet : IAsyncDisposable
             HostClocks.Add(new WallClock(_folder, HostId(at), "dotnet"));
             Hosts.Add(Process(
                 HostId(at), hosts[at], HostClocks[at],
-                Commands.Host(HostData(at), HostId(at), schedulers[at % schedulers.Length], Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs), CellCredentials.AsHost(HostToken)));
+                Commands.Host(HostData(at), HostId(at), schedulers, Options.CpusPerHost, Options.MemoryMibPerHost, RunLogs), CellCredentials.AsHost(HostToken)));
         }
 
         _switch = new PacketSwitch([.. _networks.Select((network, at) => (_addresses[at], network.Tun))]);

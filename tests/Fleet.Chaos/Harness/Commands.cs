@@ -25,9 +25,9 @@ internal static class Commands
 
     public static string SqliteJournal(string data) => Path.Combine(SchedulerState(data), "journal.db");
 
-    public static string[] Host(string data, string id, string scheduler, int cpus, int memoryMib, string runLogs) =>
+    public static string[] Host(string data, string id, IEnumerable<string> schedulers, int cpus, int memoryMib, string runLogs) =>
     [
-        "host", "--data", data, "--join", $"https://{scheduler}:{LinkPort}", "--id", id, "--cpus", Whole(cpus), "--memory", Whole(memoryMib), "--run-log", runLogs,
+        "host", "--data", data, "--join", .. schedulers.Select(address => $"https://{address}:{LinkPort}"), "--id", id, "--cpus", Whole(cpus), "--memory", Whole(memoryMib), "--run-log", runLogs,
     ];
 
     private static string Whole(double number) => number.ToString("0", CultureInfo.InvariantCulture);
