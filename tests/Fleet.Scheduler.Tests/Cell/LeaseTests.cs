@@ -134,7 +134,8 @@ public sealed class LeaseTests : IAsyncLifetime
         foreach (var id in ids)
             await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other", Epoch: 2 });
 
-        // If it lives after all, it hears that nothing of it may stay.
+        // If it lives after all and joins anew, it hears that nothing of it may stay.
+        await dead.EnrolAsync(_cell.Cell);
         await dead.ConnectAsync(_cell.System.HostLink);
         Assert.Equal(ids.Length, dead.Received.Last(message => message.Welcome is not null).Welcome.Unknown.Count);
     }
