@@ -124,8 +124,6 @@ public sealed class CellSystem : IAsyncDisposable
     {
         // The journal makes its tables while the cell forms.
         _ = Persistence.Instance.Apply(actors);
-        await JoinAsync(actors, register, options, cancellation).ConfigureAwait(false);
-
         var listening = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         var placement = actors.ActorOf(Props.Create(() => new PlacementActor(options, listening)), "placement");
         // Hosts announce themselves when they recover: nobody may miss that.
@@ -153,6 +151,9 @@ public sealed class CellSystem : IAsyncDisposable
             settings.WithRememberEntities(false),
             new TokensExtractor()).ConfigureAwait(false);
 
+        // Last: as soon as it is a member, the others write the state of shards to this node too, and wait for its answer.
+        await JoinAsync(actors, register, options, cancellation).ConfigureAwait(false);
+
         var figures = new HostFigures();
         var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
         var client = new CellClient(actors, vmRegion, hostRegion, options);
@@ -176,7 +177,7 @@ public sealed class CellSystem : IAsyncDisposable
         IReadOnlyList<string> members = [];
         try
         {
-            while (register is not null && (members = await register.EnterAsync(patience.Token).ConfigureAwait(false)).Count > 0)
+            while (register is not null && (members = await register.EnterAsync(probe: members.Count > 0, patience.Token).ConfigureAwait(false)).Count > 0)
             {
                 if (await TryJoinAsync(cluster, members, patience.Token).ConfigureAwait(false))
                     break;

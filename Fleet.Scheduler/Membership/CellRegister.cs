@@ -52,11 +52,15 @@ internal sealed class CellRegister : IAsyncDisposable
     /// Notes that this node wants in, and answers whom it is to join: HOST:PORT of every member that may be alive. None: this node is noted as
     /// a member, and forms the cell.
     /// </summary>
-    public async Task<IReadOnlyList<string>> EnterAsync(CancellationToken cancellation)
+    /// <param name="probe">Whether to look which of them are dead: they did not take this node in. Their logs show each look.</param>
+    /// <param name="cancellation">Ends it.</param>
+    public async Task<IReadOnlyList<string>> EnterAsync(bool probe, CancellationToken cancellation)
     {
         while (true)
         {
             var members = await ReadMembersAsync(cancellation).ConfigureAwait(false);
+            if (!probe)
+                return [.. members.Select(member => member.Address)];
             var dead = new List<Guid>();
             foreach (var (address, incarnation) in members)
             {

@@ -46,7 +46,8 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
         await first.Cell.CreateVmAsync(TestCell.NewVmId(), TestCell.Spec(), CancellationToken.None);
         foreach (var console in consoles)
         {
-            await Eventually.TrueAsync(async () => (await RowsAsync(console, "cluster-sharding", "region-stats", "vm")).Sum(row => (long)row["entities"]!) == 2);
+            await Eventually.TrueAsync(async () =>
+                await RowsAsync(console, "cluster-sharding", "region-stats", "vm") is { Count: 3 } rows && rows.Sum(row => (long)row["entities"]!) == 2);
             var stats = await RowsAsync(console, "cluster-sharding", "region-stats", "vm");
             Assert.Equal(3, stats.Count);
             Assert.Equal(addresses[0], (string)stats.Single(row => (bool)row["coordinator"]!)["node"]!);
@@ -63,7 +64,6 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
         await Eventually.TrueAsync(async () => (await RowsAsync(consoles[0], "cluster", "show")).Count == 1);
 
         await first.DisposeAsync();
-        Directory.Delete(folder, recursive: true);
     }
 
     /// <summary>A node outside of any cell joins one when told to.</summary>
