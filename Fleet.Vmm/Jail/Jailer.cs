@@ -30,6 +30,7 @@ internal sealed unsafe partial class Jailer(JailOptions options)
 
     private readonly ulong _began = KernelClock.Microseconds(KernelClock.Monotonic);
     private readonly ControlGroups _groups = new();
+    private readonly List<string> _sockets = [];
 
     /// <summary>Runs the command; returns the exit code.</summary>
     public static int Run(ReadOnlySpan<string> arguments)
@@ -60,6 +61,7 @@ internal sealed unsafe partial class Jailer(JailOptions options)
         catch (Exception failure) when (failure is JailException or SystemCallException)
         {
             jailer._groups.Leave();
+            jailer.RemoveSockets();
             Tell($"fleet-vmm jail: {failure.Message} Nothing was started.\n");
             return ExitCode.GenericError;
         }
@@ -120,7 +122,16 @@ internal sealed unsafe partial class Jailer(JailOptions options)
         return (int)JailCalls.Check(own, "fcntl");
     }
 
-    private static int Open(PassedFile file)
+    /// <summary>One that nobody listens on would stand in the way of the next try. The working directory is still the caller's.</summary>
+    private void RemoveSockets()
+    {
+        foreach (var path in _sockets)
+        {
+            _ = Descriptors.unlink(path);
+        }
+    }
+
+    private int Open(PassedFile file)
     {
         try
         {
@@ -131,7 +142,9 @@ internal sealed unsafe partial class Jailer(JailOptions options)
                 case PassedKind.Edit:
                     return Descriptors.OpenRegularFile(file.Path, Descriptors.ReadWrite);
                 case PassedKind.Listen:
-                    return Sockets.Listen(file.Path, Backlog);
+                    var socket = Sockets.Listen(file.Path, Backlog);
+                    _sockets.Add(file.Path);
+                    return socket;
                 case PassedKind.Write:
                     return JailCalls.open(file.Path, Descriptors.WriteOnly | Descriptors.Create | Descriptors.Truncate | NoFollow | Descriptors.NonBlocking | Descriptors.CloseOnExec, OwnerReadWrite);
                 default:

@@ -31,7 +31,9 @@ public sealed class AkkaOnlySerializer : Serializer
     public override byte[] ToBinary(object obj)
     {
         var type = obj.GetType();
-        if (type.Namespace is not { } space || !(space == "Akka" || space.StartsWith("Akka.", StringComparison.Ordinal)))
+        // What the SQL journal tells itself of its writes when they are truly asynchronous, as PostgreSQL's are: an array, so not of Akka's namespace.
+        var isAkkas = obj is Exception[] || (type.Namespace is { } space && (space == "Akka" || space.StartsWith("Akka.", StringComparison.Ordinal)));
+        if (!isAkkas)
         {
             RefusedTypes.Enqueue(type.FullName ?? type.Name);
             throw new SerializationException($"{type} crosses between actors without protobuf.");

@@ -93,9 +93,10 @@ public sealed partial class JailCommandTests
     public void Should_start_nothing_without_every_wall(string complaint, params string[] options)
     {
         using var jail = new JailRun();
-        var (code, errors) = jail.Start(options, "--version");
+        var (code, errors) = jail.Start(["--fd", "9=listen:left.sock", .. options], "--version");
         Assert.Equal(1, code);
         Assert.Contains(complaint, errors, StringComparison.Ordinal);
+        Assert.False(File.Exists(jail.Files.File("left.sock")));
         Assert.EndsWith("Nothing was started.\n", errors, StringComparison.Ordinal);
         Assert.False(File.Exists(jail.Files.File("pid")) && new FileInfo(jail.Files.File("pid")).Length > 0);
     }
