@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Diagnostics;
 using System.Net;
 using System.Reflection;
 using Fleet.Cli.Output;
@@ -99,6 +100,11 @@ internal static class NodeProcess
                         LinkEndpoint = link,
                         Log = log,
                         NodeLog = kept,
+                        EndNow = reason =>
+                        {
+                            log.Fatal("{Reason:l}", reason);
+                            Process.GetCurrentProcess().Kill();
+                        },
                         Cell = cell => Cell(cell, roles),
                     },
                     cancellation)

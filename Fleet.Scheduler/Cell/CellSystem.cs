@@ -252,7 +252,7 @@ public sealed class CellSystem : IAsyncDisposable
         Require(options.AskTimeout > TimeSpan.Zero, "the ask time-out must be longer than zero");
         Require(options.RemotingPort is >= 0 and <= 65535, "the remoting port must be within 0 to 65535");
         Require(options.Database is null || options.RemotingPort != 0, "a node that shares a database needs a fixed remoting port");
-        if (options.Lease.FirstProblem(options.Heartbeat) is { } problem)
+        if (options.Lease.FirstProblem(options.Heartbeat, severalNodes: options.Database is not null) is { } problem)
             throw new CellStartException($"The settings can't work: {problem}");
         Require(options.RemotingHost.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or ':'), "the remoting host must be a name or an address");
 

@@ -22,6 +22,19 @@ public readonly record struct CapacityCaps(double CpuRatio, double MemoryRatio)
 /// <param name="Lost">Vacated because the host was given up: its microVM has to be told.</param>
 public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated, bool Lost = false);
 
+/// <summary>What is about to be promised, and not in the ledger yet.</summary>
+/// <param name="Count">To so many microVMs.</param>
+/// <param name="Cpus">vCPUs.</param>
+/// <param name="MemoryMib">MiB.</param>
+public readonly record struct Promised(int Count, ulong Cpus, ulong MemoryMib)
+{
+    public Promised And(Demand demand)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        return new(Count + 1, Cpus + demand.Cpus, MemoryMib + demand.MemoryMib);
+    }
+}
+
 /// <summary>
 /// What a host has promised to whom. It is told what happened and adds up; <see cref="Check"/> says whether one more fits.
 /// Invariant: the sums are those of the reservations that are not vacated. Not safe for several threads.
@@ -29,6 +42,7 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
 public sealed class CapacityLedger
 {
     private readonly Dictionary<(string VmId, ulong Epoch), Reservation> _reservations = [];
+    private readonly Dictionary<string, ulong> _newest = new(StringComparer.Ordinal);
 
     public ulong ReservedCpus { get; private set; }
 
@@ -36,19 +50,22 @@ public sealed class CapacityLedger
 
     public IReadOnlyCollection<Reservation> Reservations => _reservations.Values;
 
+    /// <summary>The newest epoch under which the microVM has a place here; 0: none.</summary>
+    public ulong NewestEpoch(string vmId) => _newest.GetValueOrDefault(vmId);
+
     public Reservation? Find(string vmId, ulong epoch) => _reservations.GetValueOrDefault((vmId, epoch));
 
-    /// <summary>Null when the demand fits beside what is promised; else the first thing that is short, with its numbers.</summary>
-    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps)
+    /// <summary>Null when the demand fits beside what is promised, and <paramref name="also"/> what is about to be; else the first thing that is short, with its numbers.</summary>
+    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, Promised also = default)
     {
         ArgumentNullException.ThrowIfNull(demand);
         // Its agent would refuse one more: those that have ended count, until they are deleted or started elsewhere.
-        if (_reservations.Count >= VmLimits.MaxVmsPerHost)
+        if (_reservations.Count + also.Count >= VmLimits.MaxVmsPerHost)
             return Rejected(RejectionReason.MicroVms, 1, 0);
-        var freeCpus = Left(caps.Cpus(inventory), ReservedCpus);
+        var freeCpus = Left(caps.Cpus(inventory), ReservedCpus + also.Cpus);
         if (demand.Cpus > freeCpus)
             return Rejected(RejectionReason.Cpus, demand.Cpus, freeCpus);
-        var freeMemory = Left(caps.MemoryMib(inventory), ReservedMemoryMib);
+        var freeMemory = Left(caps.MemoryMib(inventory), ReservedMemoryMib + also.MemoryMib);
         return demand.MemoryMib > freeMemory ? Rejected(RejectionReason.Memory, demand.MemoryMib, freeMemory) : null;
     }
 
@@ -62,22 +79,19 @@ public sealed class CapacityLedger
                 Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false));
                 break;
             case HostVacated vacated:
-                var left = Take(vacated.VmId, vacated.Epoch);
+                var left = Find(vacated.VmId, vacated.Epoch) ?? throw new InvalidOperationException($"{vacated.VmId} epoch {vacated.Epoch} has no reservation here.");
                 if (left.Vacated)
                     throw new InvalidOperationException($"{left.VmId} epoch {left.Epoch} was vacated before.");
-                Add(left with { Vacated = true });
+                Vacate(left, lost: false);
                 break;
             case HostLost:
                 foreach (var held in _reservations.Values.Where(held => !held.Vacated).ToList())
-                {
-                    Take(held.VmId, held.Epoch);
-                    Add(held with { Vacated = true, Lost = true });
-                }
+                    Vacate(held, lost: true);
                 break;
             case HostReleased released:
                 // Of what is not held: gives nothing back. An event that is stored must never keep a host from coming back.
-                if (Find(released.VmId, released.Epoch) is not null)
-                    Take(released.VmId, released.Epoch);
+                if (Find(released.VmId, released.Epoch) is { } gone)
+                    Release(gone);
                 break;
         }
     }
@@ -88,6 +102,7 @@ public sealed class CapacityLedger
         ArgumentNullException.ThrowIfNull(reservation);
         if (!_reservations.TryAdd((reservation.VmId, reservation.Epoch), reservation))
             throw new InvalidOperationException($"{reservation.VmId} epoch {reservation.Epoch} is promised already.");
+        _newest[reservation.VmId] = Math.Max(reservation.Epoch, NewestEpoch(reservation.VmId));
         if (!reservation.Vacated)
         {
             ReservedCpus += reservation.Cpus;
@@ -95,16 +110,29 @@ public sealed class CapacityLedger
         }
     }
 
-    private Reservation Take(string vmId, ulong epoch)
+    private void Vacate(Reservation held, bool lost)
     {
-        if (!_reservations.Remove((vmId, epoch), out var reservation))
-            throw new InvalidOperationException($"{vmId} epoch {epoch} has no reservation here.");
-        if (!reservation.Vacated)
-        {
-            ReservedCpus -= reservation.Cpus;
-            ReservedMemoryMib -= reservation.MemoryMib;
-        }
-        return reservation;
+        Subtract(held);
+        _reservations[(held.VmId, held.Epoch)] = held with { Vacated = true, Lost = lost };
+    }
+
+    private void Release(Reservation held)
+    {
+        _reservations.Remove((held.VmId, held.Epoch));
+        if (!held.Vacated)
+            Subtract(held);
+        // Seldom more than this one was here.
+        if (held.Epoch < NewestEpoch(held.VmId))
+            return;
+        _newest.Remove(held.VmId);
+        foreach (var other in _reservations.Values.Where(other => other.VmId == held.VmId))
+            _newest[other.VmId] = Math.Max(other.Epoch, NewestEpoch(other.VmId));
+    }
+
+    private void Subtract(Reservation held)
+    {
+        ReservedCpus -= held.Cpus;
+        ReservedMemoryMib -= held.MemoryMib;
     }
 
     // A host that came back with less memory has promised more than its cap: nothing is free then.

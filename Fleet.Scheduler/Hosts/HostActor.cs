@@ -166,6 +166,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case ReserveRoom reserve:
                 OnReserve(reserve);
                 break;
+            case AnswerReserves:
+                OnAnswerReserves();
+                break;
             case CommandHost command:
                 OnCommandHost(command);
                 break;
@@ -234,58 +237,6 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
         }
     }
-
-    // --- capacity ---
-
-    private void OnReserve(ReserveRoom reserve)
-    {
-        var caller = Sender;
-        if (Connected && _ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false } && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch))
-        {
-            AnswerRoom(caller, reserve, null);
-            return;
-        }
-        var demand = Demand.Of(reserve.Spec ?? new VmSpec());
-        if (Refusal(reserve, demand) is { } refusal)
-        {
-            AnswerRoom(caller, reserve, refusal);
-            if (!Exists)
-                LeaveSoon();
-            return;
-        }
-        var reserved = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib };
-        Store([reserved], () =>
-        {
-            _presence.Reserved(reserve.VmId, reserve.Epoch, _options.Clock.GetUtcNow());
-            if (_record!.Quarantine is not null)
-                _launches.Try(reserve.VmId, reserve.Epoch);
-            AnswerRoom(caller, reserve, null);
-            PublishView();
-        });
-    }
-
-    private Rejection? Refusal(ReserveRoom reserve, Demand demand)
-    {
-        if (!Connected)
-            return Rejected(RejectionReason.Disconnected);
-        if (_record!.Cordoned)
-            return Rejected(RejectionReason.Cordoned);
-        if (IsQuarantined)
-            return Rejected(RejectionReason.Quarantined);
-        // The same epoch vacated, or a newer one: the question is old.
-        if (_ledger.Reservations.Any(held => held.VmId == reserve.VmId && held.Epoch >= reserve.Epoch))
-            return Rejected(RejectionReason.Stale);
-        if (demand.Host.Length > 0 && demand.Host != _id)
-            return Rejected(RejectionReason.OtherHost);
-        if (!demand.DriverFits(_record.Inventory))
-            return Rejected(RejectionReason.Driver);
-        return _ledger.Check(demand, _record.Inventory, _caps);
-    }
-
-    private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };
-
-    private void AnswerRoom(IActorRef caller, ReserveRoom reserve, Rejection? rejection) =>
-        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection });
 
     // --- the API ---
 

@@ -16,12 +16,21 @@ public sealed record LeaseTerms(TimeSpan Lifetime, TimeSpan EndsAfter, TimeSpan 
     /// <summary>From the timer's expiry until no vCPU runs the guest: a machine that is busy, not one that hangs.</summary>
     public static readonly TimeSpan StopTime = TimeSpan.FromMilliseconds(500);
 
+    /// <summary>
+    /// From a control-plane node's death until its hosts' actors grant leases elsewhere: 2.5 s until it is unreachable, 3 s until that is settled and 3 s of margin
+    /// (hocon/cluster.conf), then shards move and agents dial; 12 to 13 s measured (docs/reliability.md), and one heartbeat.
+    /// </summary>
+    public static readonly TimeSpan FailOver = TimeSpan.FromSeconds(15);
+
     public static readonly LeaseTerms Default = new(TimeSpan.FromSeconds(20), TimeSpan.FromMinutes(10), TimeSpan.FromSeconds(2));
 
     /// <summary>Why these terms can't be kept; null: they can.</summary>
     /// <param name="heartbeat">How often hosts renew.</param>
-    public string? FirstProblem(TimeSpan heartbeat)
+    /// <param name="severalNodes">Whether the control plane has other nodes that take over from one that dies.</param>
+    public string? FirstProblem(TimeSpan heartbeat, bool severalNodes)
     {
+        if (severalNodes && Lifetime < FailOver)
+            return $"A lease of {Lifetime.TotalSeconds:0.###} s is shorter than the {FailOver.TotalSeconds:0} s in which the nodes of a cell take over from one that dies: every guest of its hosts would stand still meanwhile.";
         if (Lifetime < heartbeat * 3)
             return $"A lease of {Lifetime.TotalSeconds:0.###} s is shorter than three heartbeats of {heartbeat.TotalSeconds:0.###} s: one that is late would stop every guest.";
         var least = (Lifetime * MostDrift) + StopTime;

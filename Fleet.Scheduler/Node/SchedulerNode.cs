@@ -6,6 +6,7 @@ using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Projection;
 using Fleet.Shared.Access;
 using Microsoft.Extensions.Logging;
@@ -105,6 +106,16 @@ public sealed class SchedulerNode : IAsyncDisposable
         cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
         if (cellOptions.Database is not null)
             cellOptions = cellOptions with { Authority = authority };
+        if (cellOptions.Database is not null && options.EndNow is { } endNow)
+        {
+            var watch = new StallWatch(options.Clock, took => endNow(
+                $"This node stood still for {took.TotalSeconds:0.0} s and the others have given it up, or are about to. Its process ends; start it again."));
+            Own(() =>
+            {
+                watch.Dispose();
+                return ValueTask.CompletedTask;
+            });
+        }
         var cell = await CellSystem.StartAsync(cellOptions, cancellation);
         Own(cell.DisposeAsync);
         Ended = cell.ActorSystem.WhenTerminated;

@@ -52,6 +52,11 @@ public sealed record SchedulerOptions
     /// <summary>Waits, watches and consoles that are open at once at most.</summary>
     public int LongRequests { get; init; } = 1024;
 
+    /// <summary>
+    /// Ends the process at once, without a word to anybody; given the reason. For a node of several that stood still too long. Null: nobody looks.
+    /// </summary>
+    public Action<string>? EndNow { get; init; }
+
     /// <summary>Changes the settings of the actors, after data directory, clock and log are set.</summary>
     public Func<CellOptions, CellOptions>? Cell { get; init; }
 }

@@ -39,6 +39,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     // The host's actor was asked since the last tick, by a heartbeat of the agent.
     private bool _asked;
+
+    // The agent's last heartbeat was answered by a lease.
+    private bool _leased;
     private DateTimeOffset _startedAt;
     private DateTimeOffset _agentHeardAt;
     private DateTimeOffset _hostHeardAt;
@@ -99,7 +102,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case SessionConfirmed confirmed:
                 _hostHeardAt = _options.Clock.GetUtcNow();
                 if (confirmed.Lease is { } lease)
+                {
+                    _leased = true;
                     Send(new SchedulerMessage { Lease = lease });
+                }
                 break;
             case SessionSend send:
                 Send(send.Message);
@@ -166,7 +172,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 TellHello();
                 break;
             case HostMessage.BodyOneofCase.Heartbeat:
-                Send(new SchedulerMessage { Heartbeat = new HeartbeatAck { Sequence = message.Heartbeat.Sequence } });
+                // The lease is the answer. Where none came for the last beat (there is none, or the host's actor moves) the agent hears that the stream lives.
+                if (!_leased)
+                    Send(new SchedulerMessage { Heartbeat = new HeartbeatAck { Sequence = message.Heartbeat.Sequence } });
+                _leased = false;
                 _hosts.Tell(new SessionAlive { HostId = HostId, Sequence = message.Heartbeat.Sequence });
                 _asked = true;
                 break;

@@ -23,6 +23,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
     ["chaos"] = ("a fleet that is broken in every way, and what of its promises breaks with it; --minutes N (10), --seed N, --schedulers N, --hosts N, --memory MIB, --lease S, --pace S", ChaosBenchmark.Run),
     ["failover"] = ("a host dies with 100 microVMs and three are left: until all run again", FailoverBenchmark.Run),
+    ["nodes"] = ("a scheduler node is killed, then each of three stopped in order, under load: what callers and microVMs notice; --rate N (5)", NodesBenchmark.Run),
     ["restart"] = ("the control plane is killed with 10,000 microVMs in its journal: until all is back; --vms N", RestartBenchmark.Run),
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),

@@ -11,12 +11,13 @@ internal static class ChaosBenchmark
     {
         if (ChaosFleet.Missing is { } missing)
             throw new BenchmarkException(missing);
+        var schedulers = (int)options.Number("schedulers", 1);
         var chaos = new ChaosOptions
         {
             Seed = options.Number("seed", (ulong)Stopwatch.GetTimestamp() % 1_000_000),
             Length = TimeSpan.FromMinutes(options.Number("minutes", 10)),
             Pace = TimeSpan.FromSeconds(options.Number("pace", 6)),
-            Fleet = new FleetOptions { Schedulers = (int)options.Number("schedulers", 1), Hosts = (int)options.Number("hosts", 4), Lease = TimeSpan.FromSeconds(options.Number("lease", 6)), MemoryMibPerHost = (int)options.Number("memory", 640) },
+            Fleet = new FleetOptions { Schedulers = schedulers, Hosts = (int)options.Number("hosts", 4), Lease = TimeSpan.FromSeconds(options.Number("lease", schedulers == 1 ? 6UL : 20UL)), MemoryMibPerHost = (int)options.Number("memory", 640) },
         };
         var clock = Stopwatch.StartNew();
         var report = ChaosRun.RunAsync(chaos, Tell).GetAwaiter().GetResult();

@@ -75,6 +75,28 @@ internal sealed class ApiClient : IDisposable
         }
     }
 
+    /// <summary>Runs one of the operator's commands on a node; null when it did not go well.</summary>
+    /// <param name="node">Where.</param>
+    /// <param name="words">Palette, verb and arguments.</param>
+    public async Task<IReadOnlyList<JsonElement>?> CommandAsync(int node, params string[] words)
+    {
+        using var patience = new CancellationTokenSource(TimeSpan.FromSeconds(10));
+        using var body = new StringContent(new JsonObject { ["words"] = new JsonArray([.. words]), ["format"] = "rows" }.ToJsonString(), Encoding.UTF8, "application/json");
+        try
+        {
+            using var response = await _nodes[node].PostAsync("/v1/admin/commands", body, patience.Token);
+            var lines = (await response.Content.ReadAsStringAsync(patience.Token)).Split('\n', StringSplitOptions.RemoveEmptyEntries)
+                .Select(line => JsonSerializer.Deserialize<JsonElement>(line)).ToList();
+            return lines.Count > 0 && lines[^1].TryGetProperty("ok", out var ok) && ok.GetBoolean()
+                ? [.. lines.Where(line => line.TryGetProperty("row", out _)).Select(line => line.GetProperty("row"))]
+                : null;
+        }
+        catch (Exception failed) when (failed is HttpRequestException or OperationCanceledException or IOException or JsonException)
+        {
+            return null;
+        }
+    }
+
     public async Task<bool> IsHealthyAsync(int node) => (await SendAsync(node, HttpMethod.Get, "/v1/health", timeout: TimeSpan.FromSeconds(2))).Status == 200;
 
     public void Dispose()

@@ -45,6 +45,51 @@ public sealed class CapacityLedgerTests
             iter: 1000);
     }
 
+    /// <summary>What is decided together must come to the same as one after the other.</summary>
+    [Fact]
+    public void Should_say_the_same_of_what_is_about_to_be_promised_as_of_what_is()
+    {
+        Gen.Select(Gen.UInt[1, 8], Gen.ULong[1, 2048]).Array[0, 20].Sample(
+            wanted =>
+            {
+                var ledger = new CapacityLedger();
+                var empty = new CapacityLedger();
+                var promised = new Promised();
+                for (var at = 0; at < wanted.Length; at++)
+                {
+                    var demand = Wanting(wanted[at].Item1, wanted[at].Item2);
+                    var one = ledger.Check(demand, Host, Caps);
+                    Assert.Equal(one, empty.Check(demand, Host, Caps, promised));
+                    if (one is not null)
+                        continue;
+                    ledger.Apply(new HostReserved { VmId = $"vm-{at}", Epoch = 1, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib });
+                    promised = promised.And(demand);
+                }
+            },
+            iter: 1000);
+    }
+
+    [Fact]
+    public void Should_know_the_newest_epoch_of_each()
+    {
+        Gen.Select(Gen.Int[0, 2], Gen.ULong[1, 4], Gen.Bool).Array[0, 60].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                var model = new HashSet<(int Vm, ulong Epoch)>();
+                foreach (var (vm, epoch, comes) in steps)
+                {
+                    if (comes && model.Add((vm, epoch)))
+                        ledger.Apply(new HostReserved { VmId = $"vm-{vm}", Epoch = epoch, Cpus = 1, MemoryMib = 1 });
+                    else if (!comes && model.Remove((vm, epoch)))
+                        ledger.Apply(new HostReleased { VmId = $"vm-{vm}", Epoch = epoch });
+                    for (var each = 0; each < 3; each++)
+                        Assert.Equal(model.Where(held => held.Vm == each).Select(held => held.Epoch).DefaultIfEmpty().Max(), ledger.NewestEpoch($"vm-{each}"));
+                }
+            },
+            iter: 1000);
+    }
+
     private static IMessage? Step(
         string id, int what, uint cpus, ulong memory, CapacityLedger ledger, Dictionary<string, (uint Cpus, ulong Memory, bool Vacated)> model)
     {

@@ -7,16 +7,18 @@ namespace Fleet.Scheduler.Tests.Hosts;
 public sealed class HostLeaseTests
 {
     [Theory]
-    [InlineData(20_000, 2_000, null)]
-    [InlineData(6_000, 560, null)]
-    [InlineData(5_999, 2_000, "A lease of 5.999 s is shorter than three heartbeats of 2 s: one that is late would stop every guest.")]
-    [InlineData(20_000, 699, "A margin of 0.699 s is less than the 0.7 s that clocks and processors may be off by: a microVM could run twice.")]
-    public void Should_take_only_terms_that_can_be_kept(int lifetime, int margin, string? problem) =>
-        Assert.Equal(problem, new LeaseTerms(TimeSpan.FromMilliseconds(lifetime), TimeSpan.FromMinutes(1), TimeSpan.FromMilliseconds(margin)).FirstProblem(TimeSpan.FromSeconds(2)));
+    [InlineData(20_000, 2_000, false, null)]
+    [InlineData(6_000, 560, false, null)]
+    [InlineData(15_000, 2_000, true, null)]
+    [InlineData(14_999, 2_000, true, "A lease of 14.999 s is shorter than the 15 s in which the nodes of a cell take over from one that dies: every guest of its hosts would stand still meanwhile.")]
+    [InlineData(5_999, 2_000, false, "A lease of 5.999 s is shorter than three heartbeats of 2 s: one that is late would stop every guest.")]
+    [InlineData(20_000, 699, true, "A margin of 0.699 s is less than the 0.7 s that clocks and processors may be off by: a microVM could run twice.")]
+    public void Should_take_only_terms_that_can_be_kept(int lifetime, int margin, bool severalNodes, string? problem) =>
+        Assert.Equal(problem, new LeaseTerms(TimeSpan.FromMilliseconds(lifetime), TimeSpan.FromMinutes(1), TimeSpan.FromMilliseconds(margin)).FirstProblem(TimeSpan.FromSeconds(2), severalNodes));
 
     /// <summary>The default is meant for the default heartbeat.</summary>
     [Fact]
-    public void Should_take_its_own_default() => Assert.Null(LeaseTerms.Default.FirstProblem(TimeSpan.FromSeconds(2)));
+    public void Should_take_its_own_default() => Assert.Null(LeaseTerms.Default.FirstProblem(TimeSpan.FromSeconds(2), severalNodes: true));
 
     [Fact]
     public void Should_count_anew_from_each_grant_and_from_its_begin()

@@ -1,0 +1,101 @@
+using Akka.Actor;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Google.Protobuf;
+
+namespace Fleet.Scheduler.Hosts;
+
+/// <summary>
+/// The host's answers to microVMs that want to come here. While one write is under way others ask: all of them are answered by the
+/// next, so that a busy host's ledger is not one write per microVM.
+/// </summary>
+internal sealed partial class HostActor
+{
+    // Bounded by the microVMs that there are: each asks one host at a time.
+    private readonly List<(IActorRef Caller, ReserveRoom Reserve)> _asking = [];
+
+    private sealed class AnswerReserves : INoSerializationVerificationNeeded
+    {
+        public static readonly AnswerReserves Instance = new();
+    }
+
+    private void OnReserve(ReserveRoom reserve)
+    {
+        _asking.Add((Sender, reserve));
+        // Comes behind all that wait in the mailbox by now, also those that were put aside during a write.
+        if (_asking.Count == 1)
+            Self.Tell(AnswerReserves.Instance);
+    }
+
+    private void OnAnswerReserves()
+    {
+        var granted = new List<(IActorRef Caller, ReserveRoom Reserve)>();
+        var events = new Dictionary<string, HostReserved>(StringComparer.Ordinal);
+        var promised = new Promised();
+        foreach (var (caller, reserve) in _asking)
+        {
+            var earlier = events.GetValueOrDefault(reserve.VmId);
+            var demand = Demand.Of(reserve.Spec ?? new VmSpec());
+            if (IsHeld(reserve) || earlier?.Epoch == reserve.Epoch)
+            {
+                granted.Add((caller, reserve));
+                continue;
+            }
+            // A trial launch is one.
+            var rejection = earlier is not null ? Rejected(RejectionReason.Stale)
+                : _record?.Quarantine is not null && events.Count > 0 ? Rejected(RejectionReason.Quarantined)
+                : Refusal(reserve, demand, promised);
+            if (rejection is not null)
+            {
+                AnswerRoom(caller, reserve, rejection);
+                continue;
+            }
+            granted.Add((caller, reserve));
+            events[reserve.VmId] = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib };
+            promised = promised.And(demand);
+        }
+        _asking.Clear();
+        if (!Exists)
+            LeaveSoon();
+        Store([.. events.Values], () =>
+        {
+            foreach (var reserved in events.Values)
+            {
+                _presence.Reserved(reserved.VmId, reserved.Epoch, _options.Clock.GetUtcNow());
+                if (_record!.Quarantine is not null)
+                    _launches.Try(reserved.VmId, reserved.Epoch);
+            }
+            foreach (var (caller, reserve) in granted)
+                AnswerRoom(caller, reserve, null);
+            if (events.Count > 0)
+                PublishView();
+        });
+    }
+
+    private bool IsHeld(ReserveRoom reserve) =>
+        Connected && _ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false } && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch);
+
+    private Rejection? Refusal(ReserveRoom reserve, Demand demand, Promised promised)
+    {
+        if (!Connected)
+            return Rejected(RejectionReason.Disconnected);
+        if (_record!.Cordoned)
+            return Rejected(RejectionReason.Cordoned);
+        if (IsQuarantined)
+            return Rejected(RejectionReason.Quarantined);
+        // The same epoch vacated, or a newer one: the question is old.
+        if (_ledger.NewestEpoch(reserve.VmId) >= reserve.Epoch)
+            return Rejected(RejectionReason.Stale);
+        if (demand.Host.Length > 0 && demand.Host != _id)
+            return Rejected(RejectionReason.OtherHost);
+        if (!demand.DriverFits(_record.Inventory))
+            return Rejected(RejectionReason.Driver);
+        return _ledger.Check(demand, _record.Inventory, _caps, promised);
+    }
+
+    private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };
+
+    private void AnswerRoom(IActorRef caller, ReserveRoom reserve, Rejection? rejection) =>
+        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection });
+}
