@@ -20,6 +20,11 @@ internal abstract class ClaimDatabase : IDisposable
     /// <summary>A transaction that sees all that was decided before it, and before which nothing else is decided any more.</summary>
     public abstract DbTransaction Begin(DbConnection connection);
 
+    /// <summary>The time by which claims age: one clock for all who claim, whatever theirs say.</summary>
+    /// <param name="transaction">Of <see cref="Begin"/>.</param>
+    /// <param name="clock">The node's own.</param>
+    public abstract DateTimeOffset Now(DbTransaction transaction, TimeProvider clock);
+
     public abstract void Dispose();
 
     /// <summary>A file of the node's own.</summary>
@@ -63,6 +68,8 @@ internal abstract class ClaimDatabase : IDisposable
             }
         }
 
+        public override DateTimeOffset Now(DbTransaction transaction, TimeProvider clock) => clock.GetUtcNow();
+
         public override DbTransaction Begin(DbConnection connection) => ((SqliteConnection)connection).BeginTransaction(deferred: false);
 
         public override void Dispose()
@@ -83,6 +90,14 @@ internal abstract class ClaimDatabase : IDisposable
         public override TimeSpan AbandonedAfter => TimeSpan.FromSeconds(60);
 
         public override DbConnection Open() => _source.OpenConnection();
+
+        public override DateTimeOffset Now(DbTransaction transaction, TimeProvider clock)
+        {
+            using var command = transaction.Connection!.CreateCommand();
+            command.CommandText = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
+            command.Transaction = transaction;
+            return DateTimeOffset.FromUnixTimeMilliseconds((long)command.ExecuteScalar()!);
+        }
 
         public override DbTransaction Begin(DbConnection connection)
         {

@@ -1,4 +1,5 @@
 using System.Data.Common;
+using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Threading.Channels;
 using Microsoft.Extensions.Logging;
@@ -19,8 +20,8 @@ internal abstract record Claim
     /// <summary>The key came before with another body.</summary>
     public sealed record KeyReused : Claim;
 
-    /// <summary>Another microVM holds the name.</summary>
-    public sealed record NameHeld(string VmId, DateTimeOffset Since) : Claim;
+    /// <summary>Another microVM holds the name, claimed <paramref name="Since"/> by the clock of whatever keeps the claims, which is <paramref name="Age"/> ago.</summary>
+    public sealed record NameHeld(string VmId, DateTimeOffset Since, TimeSpan Age) : Claim;
 }
 
 /// <summary>What a create wants to claim.</summary>
@@ -51,7 +52,7 @@ internal sealed class ClaimStore : IAsyncDisposable
     private readonly Task _writing;
     private readonly Dictionary<string, int> _driving = [];
     private DbConnection? _connection;
-    private DateTimeOffset _nextPurge;
+    private TimeSpan _nextPurge;
 
     /// <param name="database">Where they are kept. Unlike the view it can't be made again: it holds what was promised.</param>
     /// <param name="clock">Ages claims and keys.</param>
@@ -77,6 +78,10 @@ internal sealed class ClaimStore : IAsyncDisposable
     /// </summary>
     /// <exception cref="ClaimsBusyException">Too much waits already.</exception>
     public Task<Claim> ClaimAsync(ClaimRequest request) => SubmitAsync(transaction => Decide(request, transaction), StopDriving);
+
+    /// <summary>The caller does not wait for this claim any longer: whatever becomes of it, nobody drives it.</summary>
+    public void Abandon(Task<Claim> claiming) => _ = claiming.ContinueWith(
+        done => StopDriving(done.Result), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion | TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
 
     /// <summary>The caller of <see cref="ClaimAsync"/> no longer drives the creation of that microVM.</summary>
     public void Driven(string vmId)
@@ -131,7 +136,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         foreach (var (name, vmId) in names)
         {
             Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now) ON CONFLICT (name) DO NOTHING", transaction,
-                ("@name", name), ("@vm", vmId), ("@now", _clock.GetUtcNow().ToUnixTimeMilliseconds()));
+                ("@name", name), ("@vm", vmId), ("@now", _database.Now(transaction, _clock).ToUnixTimeMilliseconds()));
             adopted++;
         }
         return adopted;
@@ -155,7 +160,8 @@ internal sealed class ClaimStore : IAsyncDisposable
 
     private Claim Decide(ClaimRequest request, DbTransaction transaction)
     {
-        var now = _clock.GetUtcNow();
+        var now = _database.Now(transaction, _clock);
+        Claim Held(string vmId, DateTimeOffset since) => new Claim.NameHeld(vmId, since, now - since);
         if (request.Key is not null && FindKey(request.Key, now, transaction) is { } known)
         {
             if (!known.Hash.AsSpan().SequenceEqual(request.BodyHash))
@@ -168,7 +174,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         using (var reader = command.ExecuteReader())
         {
             if (reader.Read())
-                return new Claim.NameHeld(reader.GetString(0), DateTimeOffset.FromUnixTimeMilliseconds(reader.GetInt64(1)));
+                return Held(reader.GetString(0), DateTimeOffset.FromUnixTimeMilliseconds(reader.GetInt64(1)));
         }
         Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now)", transaction,
             ("@name", request.Name), ("@vm", request.VmId), ("@now", now.ToUnixTimeMilliseconds()));
@@ -219,15 +225,15 @@ internal sealed class ClaimStore : IAsyncDisposable
 
     private void Purge(DbTransaction transaction)
     {
-        var now = _clock.GetUtcNow();
-        if (now < _nextPurge)
+        if (_clock.GetElapsedTime(0) < _nextPurge)
             return;
+        var now = _database.Now(transaction, _clock);
         Run("DELETE FROM idempotency_keys WHERE created_at <= @oldest", transaction, ("@oldest", (now - KeyLifetime).ToUnixTimeMilliseconds()));
         Run("""
             DELETE FROM idempotency_keys WHERE created_at <=
                 (SELECT created_at FROM idempotency_keys ORDER BY created_at DESC LIMIT 1 OFFSET @kept)
             """, transaction, ("@kept", _keysKept));
-        _nextPurge = now + PurgeInterval;
+        _nextPurge = _clock.GetElapsedTime(0) + PurgeInterval;
     }
 
     private Task<T> SubmitAsync<T>(Func<DbTransaction, T> work, Action<T>? undo = null)
@@ -250,7 +256,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         }
     }
 
-    /// <summary>True when the batch is on disk and answered, or when it is a single item and has failed.</summary>
+    /// <summary>True when the batch is on disk and answered, or has failed as a whole; false when its items are to be tried one by one.</summary>
     private bool TryCommit(IReadOnlyList<Work> batch)
     {
         try
@@ -262,17 +268,19 @@ internal sealed class ClaimStore : IAsyncDisposable
                 item.Execute(transaction);
             transaction.Commit();
         }
-        catch (Exception fault) when (fault is DbException or TimeoutException or InvalidOperationException)
+        catch (Exception fault)
         {
             // Whatever it was, the next batch begins with a new connection.
             _connection?.Dispose();
             _connection = null;
             foreach (var item in batch)
                 item.Undo();
-            if (batch.Count > 1)
+            // One of many may be at fault, unless it is the way to the database: then each would wait for it again.
+            if (batch.Count > 1 && fault is not (DbException { IsTransient: true } or TimeoutException or SocketException))
                 return false;
             _log.LogError(fault, "Names and idempotency keys can't be written");
-            batch[0].Fail(fault);
+            foreach (var item in batch)
+                item.Fail(fault);
             return true;
         }
         foreach (var item in batch)

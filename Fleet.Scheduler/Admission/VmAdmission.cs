@@ -1,4 +1,3 @@
-using System.Data.Common;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
@@ -92,22 +91,26 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         if (answer.Problem.Code != ErrorCodes.NotFound)
             throw RequestRefused.From(answer.Problem);
         // The question went the same way as a creation would, behind it: whatever this node sent before has been dealt with.
-        return clock.GetUtcNow() - held.Since >= claims.AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId, held.Since);
+        return held.Age >= claims.AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId, held.Since);
     }
 
     private async Task<Claim> ClaimAsync(ClaimRequest request)
     {
+        Task<Claim>? claiming = null;
         try
         {
-            return await claims.ClaimAsync(request);
+            claiming = claims.ClaimAsync(request);
+            return await claiming.WaitAsync(CellGate.Patience, clock);
         }
         catch (ClaimsBusyException busy)
         {
             throw RequestRefused.Unavailable(busy.Message, busy);
         }
-        catch (Exception fault) when (fault is DbException or TimeoutException)
+        catch (Exception fault) when (RequestRefused.IsDatabaseAway(fault))
         {
-            throw RequestRefused.Unavailable("The control plane can't store anything at the moment: its database is away or its disk is full. Try again.", fault);
+            if (claiming is not null)
+                claims.Abandon(claiming);
+            throw RequestRefused.DatabaseAway(fault);
         }
     }
 

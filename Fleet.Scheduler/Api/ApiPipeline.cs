@@ -61,6 +61,11 @@ internal sealed class ApiPipeline(ApiContext api)
             else
                 await Exchange.WriteProblemAsync(http, ErrorCodes.Unauthenticated, $"The token {who.TokenId} ended while the request went on.");
         }
+        catch (Exception fault) when (!http.Response.HasStarted && RequestRefused.IsDatabaseAway(fault))
+        {
+            api.Log.LogFault(fault, http.Request.Method, http.Request.Path, http.TraceIdentifier);
+            await Exchange.WriteProblemAsync(http, ErrorCodes.Unavailable, RequestRefused.DatabaseAway(fault).Message);
+        }
         catch (Exception fault)
         {
             api.Log.LogFault(fault, http.Request.Method, http.Request.Path, http.TraceIdentifier);

@@ -1,4 +1,6 @@
 using System.Collections.Frozen;
+using System.Data.Common;
+using System.Net.Sockets;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Admin;
 
@@ -14,6 +16,12 @@ internal sealed class RequestRefused(string code, string message, string? field 
     public static RequestRefused InvalidQuery(string parameter, string message) => new(ErrorCodes.InvalidQuery, message, parameter);
 
     public static RequestRefused Unavailable(string message, Exception? inner = null) => new(ErrorCodes.Unavailable, message, inner: inner);
+
+    /// <summary>The database, or the way to it: whoever asks again later may be served.</summary>
+    public static bool IsDatabaseAway(Exception fault) => fault is DbException or TimeoutException or SocketException;
+
+    public static RequestRefused DatabaseAway(Exception fault) =>
+        Unavailable("The control plane can't store or look up anything at the moment: its database is away or its disk is full. Try again.", fault);
 
     public static RequestRefused From(CellProblem problem) => new(problem.Code, problem.Message);
 }

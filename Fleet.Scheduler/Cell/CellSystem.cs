@@ -194,6 +194,7 @@ public sealed class CellSystem : IAsyncDisposable
                     _ = actors.Terminate();
                 },
                 patience.Token).ConfigureAwait(false);
+            _ = actors.WhenTerminated.ContinueWith(_ => register.Silence(), TaskScheduler.Default);
         }
         catch (Exception fault) when (!cancellation.IsCancellationRequested)
         {

@@ -210,7 +210,7 @@ internal sealed partial class HostActor
         // Without an agent nothing can be released; its next Hello asks about everything.
         if (!Connected || _reconciling.Count > 0)
             return;
-        var before = _options.Clock.GetUtcNow() - _options.ReservationAudit;
+        var before = Monotonic - _options.ReservationAudit;
         var alsoRemains = ++_audits % RemainsAuditEvery == 0;
         foreach (var held in _ledger.Reservations.ToList())
         {

@@ -13,6 +13,11 @@ internal sealed partial class HostActor
 {
     private static readonly TimeSpan HandBackRetry = TimeSpan.FromSeconds(2);
 
+    /// <summary>A timer that comes so late says that the process stood still, or its machine.</summary>
+    private static readonly TimeSpan LateLook = TimeSpan.FromSeconds(2);
+
+    private TimeSpan _leaseLookDue;
+
     private sealed class LeaseOver : INoSerializationVerificationNeeded
     {
         public static readonly LeaseOver Instance = new();
@@ -22,6 +27,9 @@ internal sealed partial class HostActor
     {
         public static readonly HandBackAgain Instance = new();
     }
+
+    // Those of the round that goes on; empty: the next round asks all that have not answered.
+    private readonly Queue<Reservation> _handingBack = [];
 
     private bool IsFenced => _record is { Fenced: true };
 
@@ -46,6 +54,7 @@ internal sealed partial class HostActor
         if (!IsFenced || _record is not { State: HostState.Connected or HostState.Disconnected })
             return;
         var left = _lease.UntilGivenUp;
+        _leaseLookDue = Monotonic + (left > TimeSpan.Zero ? left : TimeSpan.Zero);
         Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, left > TimeSpan.Zero ? left : TimeSpan.Zero);
     }
 
@@ -55,6 +64,14 @@ internal sealed partial class HostActor
             return;
         if (_lease.UntilGivenUp > TimeSpan.Zero)
         {
+            AwaitLease();
+            return;
+        }
+        if (Monotonic - _leaseLookDue > LateLook)
+        {
+            // It is this node that stood still: what the host sent meanwhile is not read yet. Nobody was told that it is lost, so the count may begin anew.
+            _log.Warning("Host {HostId} is looked at {Late} late: this node stood still. The host's lease counts from now on", _id, Monotonic - _leaseLookDue);
+            _lease.BeginAnew();
             AwaitLease();
             return;
         }
@@ -75,13 +92,20 @@ internal sealed partial class HostActor
 
     private void HandBack()
     {
-        var lost = _ledger.Reservations.Where(held => held.Lost).ToList();
-        if (lost.Count == 0)
+        if (_handingBack.Count == 0)
+        {
+            foreach (var held in _ledger.Reservations.Where(held => held.Lost))
+                _handingBack.Enqueue(held);
+        }
+        if (_handingBack.Count == 0)
             return;
-        // All at once would wake their actors all at once; what is left of a batch comes next.
-        foreach (var held in lost.Take(ReconcileAtOnce))
-            TellLost(held);
-        Timers.StartSingleTimer(HandBackAgain.Instance, HandBackAgain.Instance, lost.Count > ReconcileAtOnce ? ReconcilePause : HandBackRetry);
+        // All at once would wake their actors all at once. None is told twice before each was told once: the first may be where nobody answers.
+        for (var told = 0; told < ReconcileAtOnce && _handingBack.TryDequeue(out var held); told++)
+        {
+            if (_ledger.Find(held.VmId, held.Epoch) is { Lost: true })
+                TellLost(held);
+        }
+        Timers.StartSingleTimer(HandBackAgain.Instance, HandBackAgain.Instance, _handingBack.Count > 0 ? ReconcilePause : HandBackRetry);
     }
 
     private void TellLost(Reservation held) => _vms.Tell(new PlacementLost { VmId = held.VmId, HostId = _id, Epoch = held.Epoch }, Self);

@@ -24,7 +24,7 @@ internal sealed partial class HostActor
 
     /// <summary>No microVM may be placed here now because launches failed.</summary>
     private bool IsQuarantined => _record is { Quarantine: { } quarantine }
-        && (_launches.Trial is not null || _options.Clock.GetUtcNow() < quarantine.RetryAt.ToDateTimeOffset());
+        && (_launches.Trial is not null || UntilTrial(quarantine) > TimeSpan.Zero);
 
     private void OnLaunchReport(VmReport report)
     {
@@ -79,9 +79,14 @@ internal sealed partial class HostActor
     {
         if (_record is not { Quarantine: { } quarantine })
             return;
-        var left = quarantine.RetryAt.ToDateTimeOffset() - _options.Clock.GetUtcNow();
-        Timers.StartSingleTimer(TrialDue.Instance, TrialDue.Instance, left > TimeSpan.Zero ? left : TimeSpan.Zero);
+        Timers.StartSingleTimer(TrialDue.Instance, TrialDue.Instance, UntilTrial(quarantine));
     }
+
+    /// <summary>A time further ahead than any pause was noted by a clock that was wrong, and does not count.</summary>
+    private TimeSpan UntilTrial(Quarantine quarantine) =>
+        quarantine.RetryAt.ToDateTimeOffset() - _options.Clock.GetUtcNow() is var left && left > TimeSpan.Zero && left <= _options.Quarantine.LongestPause
+            ? left
+            : TimeSpan.Zero;
 
     private void OnTrialDue()
     {

@@ -62,7 +62,7 @@ internal sealed partial class HostActor
         {
             foreach (var reserved in events.Values)
             {
-                _presence.Reserved(reserved.VmId, reserved.Epoch, _options.Clock.GetUtcNow());
+                _presence.Reserved(reserved.VmId, reserved.Epoch, Monotonic);
                 if (_record!.Quarantine is not null)
                     _launches.Try(reserved.VmId, reserved.Epoch);
             }

@@ -61,6 +61,9 @@ internal sealed class HostLease(LeaseTerms terms, TimeProvider clock)
         IsGranted = true;
     }
 
+    /// <summary>As if the actor had just started.</summary>
+    public void BeginAnew() => _since = clock.GetTimestamp();
+
     /// <summary>Zero or less: nothing runs on the host's side any more.</summary>
     public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - Age;
 }

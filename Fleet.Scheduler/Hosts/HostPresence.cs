@@ -2,13 +2,13 @@ namespace Fleet.Scheduler.Hosts;
 
 /// <summary>
 /// What is known of the agent's side since its last Hello: which (vm, epoch) may be there, and which reservations were never
-/// followed by a launch. Not stored; every Hello makes it anew. Not safe for several threads.
+/// followed by a launch. Not stored; every Hello makes it anew. Times are those of a clock that nobody sets. Not safe for several threads.
 /// </summary>
 internal sealed class HostPresence
 {
     private readonly HashSet<(string VmId, ulong Epoch)> _there = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _confirmed = [];
-    private readonly Dictionary<(string VmId, ulong Epoch), DateTimeOffset> _reservedAt = [];
+    private readonly Dictionary<(string VmId, ulong Epoch), TimeSpan> _reservedAt = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _unwanted = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _removeSent = [];
     private readonly HashSet<(string VmId, ulong Epoch)> _removeWanted = [];
@@ -25,7 +25,7 @@ internal sealed class HostPresence
     /// <summary>The stream ended: nobody knows what happens there now.</summary>
     public void Lost() => _heard = false;
 
-    public void Reserved(string vmId, ulong epoch, DateTimeOffset now) => _reservedAt[(vmId, epoch)] = now;
+    public void Reserved(string vmId, ulong epoch, TimeSpan now) => _reservedAt[(vmId, epoch)] = now;
 
     /// <summary>A launch was sent: it may be there from now on.</summary>
     public void Launched(string vmId, ulong epoch)
@@ -67,7 +67,7 @@ internal sealed class HostPresence
     public bool IsAbsent(string vmId, ulong epoch) => _heard && !_there.Contains((vmId, epoch));
 
     /// <summary>Nobody has said yet that this reservation is meant, and its microVM had the time to.</summary>
-    public bool IsDoubtful(string vmId, ulong epoch, DateTimeOffset reservedBefore) =>
+    public bool IsDoubtful(string vmId, ulong epoch, TimeSpan reservedBefore) =>
         !_confirmed.Contains((vmId, epoch))
         && !(_reservedAt.TryGetValue((vmId, epoch), out var at) && at > reservedBefore);
 

@@ -1,4 +1,5 @@
 using System.Data.Common;
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using Akka.Actor;
 using Fleet.Scheduler.Cell;
@@ -25,6 +26,15 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
 
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(5);
 
+    /// <summary>One read that breaks off is no trouble yet.</summary>
+    private static readonly TimeSpan TroubleAfter = TimeSpan.FromSeconds(5);
+
+    private long _failingSince;
+    private volatile string? _fault;
+
+    /// <inheritdoc/>
+    public string? Trouble => _fault is { } fault && Stopwatch.GetElapsedTime(Volatile.Read(ref _failingSince)) > TroubleAfter ? fault : null;
+
     private const string Columns = "ordering, persistence_id, sequence_number, message, identifier, manifest";
 
     private sealed record Row(long Offset, string PersistenceId, long SequenceNr, byte[] Message, int Serializer, string Manifest);
@@ -41,6 +51,7 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             {
                 rows = await ReadSettledAsync(window, cancellation).ConfigureAwait(false);
                 pause = Pause;
+                _fault = null;
             }
             catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
             {
@@ -48,6 +59,9 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             }
             catch (Exception fault) when (!system.WhenTerminated.IsCompleted)
             {
+                if (_fault is null)
+                    Volatile.Write(ref _failingSince, Stopwatch.GetTimestamp());
+                _fault = fault.Message;
                 log.Warning(fault, "Reading the journal broke off; it goes on after event {Offset}", window.Last);
                 rows = [];
                 pause = pause * 2 < LongestPause ? pause * 2 : LongestPause;

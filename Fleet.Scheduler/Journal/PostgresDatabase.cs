@@ -43,7 +43,9 @@ public sealed class PostgresDatabase
         }
         catch (Exception fault) when (fault is ArgumentException or FormatException)
         {
-            throw new ArgumentException("A database is named as postgresql://USER@HOST:PORT/DATABASE, or in Npgsql's words: Host=HOST;Database=NAME;Username=USER.", nameof(text));
+            throw new ArgumentException(fault is NotSupportedQueryException
+                ? "A database's URI takes no settings after '?'. Write them in Npgsql's words: Host=HOST;Database=NAME;Username=USER;SSL Mode=VerifyFull;Root Certificate=FILE."
+                : "A database is named as postgresql://USER@HOST:PORT/DATABASE, or in Npgsql's words: Host=HOST;Database=NAME;Username=USER.", nameof(text));
         }
     }
 
@@ -55,8 +57,13 @@ public sealed class PostgresDatabase
 
     internal NpgsqlDataSource ToSource() => NpgsqlDataSource.Create(_settings);
 
+    private sealed class NotSupportedQueryException : FormatException;
+
     private static NpgsqlConnectionStringBuilder FromUri(Uri uri)
     {
+        // Left out in silence, somebody would believe that his certificate is looked at.
+        if (uri.Query.Length > 0)
+            throw new NotSupportedQueryException();
         var user = uri.UserInfo.Split(':', 2);
         return new NpgsqlConnectionStringBuilder
         {

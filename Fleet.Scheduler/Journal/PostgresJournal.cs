@@ -1,5 +1,6 @@
 using System.Data.Common;
 using System.Globalization;
+using System.Net.Sockets;
 using Akka.Persistence.Sql.Config;
 using Fleet.Scheduler.Cell;
 using LinqToDB;
@@ -33,7 +34,7 @@ internal sealed class PostgresJournal : CellJournal
             await PostgresSchema.MigrateAsync(connection, cancellation).ConfigureAwait(false);
             return journal;
         }
-        catch (Exception fault) when (fault is NpgsqlException or TimeoutException)
+        catch (Exception fault) when (fault is NpgsqlException or TimeoutException or SocketException)
         {
             journal.Dispose();
             throw new CellStartException($"The database {database} can't be used: {fault.Message} Check the address, the user and its rights, and that it runs.", fault);

@@ -13,7 +13,7 @@ namespace Fleet.Scheduler.Membership;
 /// <remarks>
 /// A node counts as alive for <see cref="AliveFor"/> after its last beat, by the database's clock, and ends itself after <see cref="EndsAfter"/> without
 /// one, by its own: what it would do after that (grant leases above all) could contradict a cell that was formed since. A node whose port
-/// refuses connections is dead: its machine answers, its process does not.
+/// refuses connections and that has not beaten for a while is dead: its machine answers, its process does not.
 /// </remarks>
 internal sealed class CellRegister : IAsyncDisposable
 {
@@ -35,6 +35,7 @@ internal sealed class CellRegister : IAsyncDisposable
     private readonly Serilog.ILogger _log;
     private readonly CancellationTokenSource _stop = new();
     private Task _beating = Task.CompletedTask;
+    private volatile bool _silent;
 
     /// <param name="database">That the cell shares.</param>
     /// <param name="address">HOST:PORT where other nodes reach this one.</param>
@@ -67,10 +68,13 @@ internal sealed class CellRegister : IAsyncDisposable
                 if (await RefusesAsync(address, cancellation).ConfigureAwait(false))
                     dead.Add(incarnation);
             }
-            if (dead.Count == 0)
+            // Who is dead is told by incarnation: one that was started again meanwhile stays. Whoever beats is alive, whatever answers at its address: a
+            // firewall refuses connections too.
+            if (dead.Count == 0 || await ExecuteAsync(
+                "delete from cell_nodes where incarnation = any(@dead) and seen_at < now() - @beats", cancellation, ("@dead", dead.ToArray()), ("@beats", 3 * Beat)).ConfigureAwait(false) == 0)
+            {
                 return [.. members.Select(member => member.Address)];
-            // Who is dead is told by incarnation: one that was started again meanwhile stays.
-            await ExecuteAsync("delete from cell_nodes where incarnation = any(@dead)", cancellation, ("@dead", dead.ToArray())).ConfigureAwait(false);
+            }
             _log.Information("{Nodes} nodes of the cell refuse connections and count as ended", dead.Count);
         }
     }
@@ -82,6 +86,9 @@ internal sealed class CellRegister : IAsyncDisposable
         _beating = Task.Run(() => BeatAsync(lost), CancellationToken.None);
     }
 
+    /// <summary>Its actors have ended, for whatever reason: it beats no more, so that nobody waits for it.</summary>
+    public void Silence() => _silent = true;
+
     /// <summary>This node has left, or gives up.</summary>
     public async ValueTask DisposeAsync()
     {
@@ -91,7 +98,7 @@ internal sealed class CellRegister : IAsyncDisposable
         {
             await ExecuteAsync("delete from cell_nodes where incarnation = @incarnation", CancellationToken.None, ("@incarnation", _incarnation)).ConfigureAwait(false);
         }
-        catch (Exception fault) when (fault is NpgsqlException or TimeoutException)
+        catch (Exception fault) when (fault is NpgsqlException or TimeoutException or SocketException)
         {
             _log.Warning("This node could not be taken off the cell's register: {Reason:l}. It counts as a member for {AliveFor} more, unless it starts again", fault.Message, AliveFor);
         }
@@ -107,10 +114,13 @@ internal sealed class CellRegister : IAsyncDisposable
         {
             while (await timer.WaitForNextTickAsync(_stop.Token).ConfigureAwait(false))
             {
+                if (_silent)
+                    return;
                 try
                 {
                     var began = _clock.GetTimestamp();
-                    var kept = await ExecuteAsync("update cell_nodes set seen_at = now() where incarnation = @incarnation", _stop.Token, ("@incarnation", _incarnation)).ConfigureAwait(false);
+                    // One that was away for too long, by whatever clock, has been given up: a cell may have been formed without it.
+                    var kept = await ExecuteAsync("update cell_nodes set seen_at = now() where incarnation = @incarnation and seen_at > now() - @alive", _stop.Token, ("@incarnation", _incarnation), ("@alive", AliveFor)).ConfigureAwait(false);
                     if (kept == 0)
                     {
                         lost("Another node took its place in the cell's register: its address was used again, or it was silent for too long.");
@@ -118,7 +128,7 @@ internal sealed class CellRegister : IAsyncDisposable
                     }
                     last = began;
                 }
-                catch (Exception fault) when (fault is NpgsqlException or TimeoutException)
+                catch (Exception fault) when (!_stop.IsCancellationRequested)
                 {
                     _log.Warning("The cell's register could not be written: {Reason:l}", fault.Message);
                 }
@@ -148,10 +158,12 @@ internal sealed class CellRegister : IAsyncDisposable
             where cell_nodes.incarnation <> excluded.incarnation
             """,
             cancellation, ("@address", _address), ("@incarnation", _incarnation)).ConfigureAwait(false);
+        // In one piece with forming: a beat that is being written keeps its row, and one that comes later finds none.
+        await RunAsync(connection, "delete from cell_nodes where seen_at <= now() - @alive", cancellation, ("@alive", AliveFor)).ConfigureAwait(false);
         var members = new List<(string, Guid)>();
         await using (var read = Command(
-            connection, "select address, incarnation from cell_nodes where member and incarnation <> @incarnation and seen_at > now() - @alive order by address",
-            ("@incarnation", _incarnation), ("@alive", AliveFor)))
+            connection, "select address, incarnation from cell_nodes where member and incarnation <> @incarnation order by address",
+            ("@incarnation", _incarnation)))
         {
             await using var rows = await read.ExecuteReaderAsync(cancellation).ConfigureAwait(false);
             while (await rows.ReadAsync(cancellation).ConfigureAwait(false))

@@ -21,6 +21,8 @@ internal sealed class NodeHealth(CellSystem cell, ViewProjection projection)
             return $"This node is {member.ToString().ToLowerInvariant()} in its cell.";
         if (projection.Trouble is { } trouble)
             return $"The view does not follow the journal: {trouble}";
+        if (cell.Events.Trouble is { } away)
+            return $"The journal can't be read: {away}";
         if (!projection.CaughtUp.IsCompleted)
             return $"The view is being read from the journal: {projection.Index} of {projection.Target}.";
         foreach (var kind in new[] { ShardRegions.Vms, ShardRegions.Hosts })

@@ -42,9 +42,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     // The agent's last heartbeat was answered by a lease.
     private bool _leased;
-    private DateTimeOffset _startedAt;
-    private DateTimeOffset _agentHeardAt;
-    private DateTimeOffset _hostHeardAt;
+    // By a clock that nobody sets: one that jumps must not cut every agent's stream.
+    private TimeSpan _startedAt;
+    private TimeSpan _agentHeardAt;
+    private TimeSpan _hostHeardAt;
 
     /// <param name="options">Of the node.</param>
     /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
@@ -63,6 +64,8 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     public ITimerScheduler Timers { get; set; } = null!;
 
+    private TimeSpan Now => _options.Clock.GetElapsedTime(0);
+
     private string HostId => _hello?.HostId ?? "";
 
     private sealed class Tick : INoSerializationVerificationNeeded
@@ -77,7 +80,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     protected override void PreStart()
     {
-        _startedAt = _agentHeardAt = _hostHeardAt = _options.Clock.GetUtcNow();
+        _startedAt = _agentHeardAt = _hostHeardAt = Now;
         Timers.StartPeriodicTimer(Tick.Instance, Tick.Instance, _options.Heartbeat);
     }
 
@@ -100,7 +103,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 OnAccepted(accepted);
                 break;
             case SessionConfirmed confirmed:
-                _hostHeardAt = _options.Clock.GetUtcNow();
+                _hostHeardAt = Now;
                 if (confirmed.Lease is { } lease)
                 {
                     _leased = true;
@@ -157,7 +160,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     private void OnAgent(FromAgent inbound)
     {
-        _agentHeardAt = _options.Clock.GetUtcNow();
+        _agentHeardAt = Now;
         var message = inbound.Message;
         if (message.BodyCase == HostMessage.BodyOneofCase.Hello ? _hello is not null : !_open)
         {
@@ -210,7 +213,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     private void OnAccepted(SessionAccepted accepted)
     {
         Timers.Cancel(SendHello.Instance);
-        _hostHeardAt = _options.Clock.GetUtcNow();
+        _hostHeardAt = Now;
         if (_open)
             return;
         _open = true;
@@ -221,7 +224,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     private void OnTick()
     {
-        var now = _options.Clock.GetUtcNow();
+        var now = Now;
         _reports.LeaveOlderThan(now - _options.HostDeadAfter);
         if (!_open && now - _startedAt > (_hello is null ? _options.HostDeadAfter : _options.AskTimeout))
         {

@@ -20,9 +20,9 @@ internal sealed class InboundWindow : IDisposable
 /// <summary>Reports that a microVM has not stored yet, each with its place in the window. An agent repeats what is never answered.</summary>
 internal sealed class ReportsUnderWay
 {
-    private readonly Dictionary<(string VmId, ulong Epoch, ulong Sequence), (FromAgent Inbound, DateTimeOffset At)> _underWay = [];
+    private readonly Dictionary<(string VmId, ulong Epoch, ulong Sequence), (FromAgent Inbound, TimeSpan At)> _underWay = [];
 
-    public void Enter(VmReport report, FromAgent inbound, DateTimeOffset now)
+    public void Enter(VmReport report, FromAgent inbound, TimeSpan now)
     {
         // The same report again: the older one gives up its place.
         Leave(report.VmId, report.Epoch, report.Sequence);
@@ -35,11 +35,11 @@ internal sealed class ReportsUnderWay
             report.Inbound.Done();
     }
 
-    public void LeaveOlderThan(DateTimeOffset before)
+    public void LeaveOlderThan(TimeSpan before)
     {
         foreach (var (key, _) in _underWay.Where(report => report.Value.At < before).ToList())
             Leave(key.VmId, key.Epoch, key.Sequence);
     }
 
-    public void LeaveAll() => LeaveOlderThan(DateTimeOffset.MaxValue);
+    public void LeaveAll() => LeaveOlderThan(TimeSpan.MaxValue);
 }

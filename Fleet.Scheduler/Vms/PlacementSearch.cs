@@ -69,6 +69,9 @@ internal sealed class PlacementSearch
     /// <summary>Whether the index should be asked again, without those that refused: its last advice was not its last word.</summary>
     public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
 
+    /// <summary>Every host said no for good. Of what <see cref="Explain"/> has added up.</summary>
+    public bool IsLasting => _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver);
+
     public Reason Explain()
     {
         foreach (var rejection in _rejectedByIndex)

@@ -32,6 +32,10 @@ public static class RestartRules
         return wanted ? record.EndedAt.ToDateTimeOffset() + Pause(record.Restarts) : null;
     }
 
+    /// <summary>How much longer to wait. A time further ahead than any pause was noted by a clock that was wrong, and does not count.</summary>
+    public static TimeSpan Wait(DateTimeOffset at, DateTimeOffset now) =>
+        at - now is var left && left > TimeSpan.Zero && left <= LongestPause ? left : TimeSpan.Zero;
+
     /// <summary>1 s, 2 s, 4 s … 5 min.</summary>
     public static TimeSpan Pause(uint restarts)
     {

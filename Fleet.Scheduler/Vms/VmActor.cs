@@ -398,8 +398,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             case Goal.FindPlace place:
                 Search(place.Epoch);
                 break;
-            case Goal.Restart restart when Now < restart.At:
-                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, restart.At - Now);
+            case Goal.Restart restart when RestartRules.Wait(restart.At, Now) is var left && left > TimeSpan.Zero:
+                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, left);
                 break;
             case Goal.Restart:
                 RunAgain(_life.Restart(Now), static () => { });
@@ -492,6 +492,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             return;
         }
         var reason = _search.Explain();
+        var isLasting = _search.IsLasting;
         if (_move is { } move)
         {
             EndSearch();
@@ -500,7 +501,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         }
         var again = _capacityChangedMeanwhile;
         EndSearch();
-        Store(_life.Unplaced(reason, Now), static () => { });
+        Store(_life.Unplaced(reason, isLasting, Now), static () => { });
         if (_goal is Goal.FindPlace)
         {
             Timers.StartSingleTimer(

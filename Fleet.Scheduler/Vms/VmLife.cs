@@ -130,7 +130,7 @@ public sealed record VmLife
 
     /// <summary>Runs it again when its policy says so and the time has come.</summary>
     public Decision Restart(DateTimeOffset now) =>
-        Goal is Goal.Restart restart && now >= restart.At ? Decision.Of(new VmRestarted { At = At(now) }) : Decision.Nothing;
+        Goal is Goal.Restart restart && RestartRules.Wait(restart.At, now) == TimeSpan.Zero ? Decision.Of(new VmRestarted { At = At(now) }) : Decision.Nothing;
 
     public Decision Start(DateTimeOffset now) => State switch
     {
@@ -187,12 +187,15 @@ public sealed record VmLife
     /// No host took it. Stored when the reason is another one; the same reason with other numbers at most once in
     /// <see cref="UnplacedRefresh"/>, or thousands of waiting microVMs would write at every change of capacity.
     /// </summary>
-    public Decision Unplaced(Reason reason, DateTimeOffset now)
+    /// <param name="reason">Why.</param>
+    /// <param name="isLasting">Whether waiting changes nothing: no host is only away or full.</param>
+    /// <param name="now">The time.</param>
+    public Decision Unplaced(Reason reason, bool isLasting, DateTimeOffset now)
     {
         if (Goal is not Goal.FindPlace)
             return Decision.Nothing;
-        // What could not be launched does not wait for hosts to come: its owner hears what is wrong.
-        if (Record!.FailedHosts.Count > 0)
+        // What could not be launched does not wait for hosts that may never come: its owner hears what is wrong. Hosts that are away for a moment are waited for.
+        if (Record!.FailedHosts.Count > 0 && isLasting)
         {
             var why = ReasonText.Shorten($"It could not be launched on {string.Join(", ", Record.FailedHosts)}, and no other host takes it: {Record.Reason?.Message}");
             return Decision.Of(Failed(Record.Epoch, Because(Record.Reason?.Code ?? "launch_failed", why), now));

@@ -12,6 +12,8 @@ namespace Fleet.Scheduler.Tests.Api;
 /// <summary>A cell in memory: one journal, the real folds, no actors. Nothing happens in it but what the test asks for.</summary>
 internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
 {
+    public string? Trouble => null;
+
     private readonly Lock _lock = new();
     private readonly List<JournalEvent> _journal = [];
     private readonly Dictionary<string, VmRecord> _vms = [];

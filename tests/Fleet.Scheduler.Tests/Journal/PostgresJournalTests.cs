@@ -34,6 +34,15 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
         Assert.Equal(5u, (await cell.HostAsync("rack1-7")).ReservedCpus);
     }
 
+    /// <summary>Left out in silence, an operator would believe that certificates are looked at.</summary>
+    [Fact]
+    public void Should_refuse_settings_in_a_uri_and_say_how_they_are_written()
+    {
+        var refused = Assert.Throws<ArgumentException>(() => PostgresDatabase.Parse("postgresql://fleet:geheim@db/fleet?sslmode=verify-full"));
+        Assert.Contains("SSL Mode=VerifyFull", refused.Message, StringComparison.Ordinal);
+        Assert.DoesNotContain("geheim", refused.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Should_wait_with_later_events_for_a_transaction_that_is_still_under_way()
     {

@@ -279,6 +279,8 @@ public sealed class ProjectionTests : IDisposable
 
         public List<long> Starts { get; } = [];
 
+        public string? Trouble => null;
+
         public int FailsAfter { get; set; } = int.MaxValue;
 
         public void Add(IEnumerable<JournalEvent> more) => _events.AddRange(more);

@@ -65,7 +65,7 @@ public sealed class VmLifeTests
             Ask { What: 3 } => life.Restart(now),
             Ask => life.Delete(now),
             Room room => life.Placed(room.Host, epoch + 1 - room.EpochFromNext, now, out _),
-            NoRoom none => life.Unplaced(new Reason { Code = none.Code }, now),
+            NoRoom none => life.Unplaced(new Reason { Code = none.Code }, isLasting: true, now),
             Said said => life.Report(said.Host, ReportOf(At(epoch, said.EpochOffset), said.State, said.Sequence, said.Limits), now, out _),
             HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
             HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
@@ -407,11 +407,11 @@ public sealed class VmLifeTests
     public void Should_write_a_changed_number_of_the_same_reason_only_now_and_then()
     {
         var created = Created();
-        var unplaced = Apply(created, created.Unplaced(new Reason { Code = "no_capacity", Message = "1 free" }, Start));
+        var unplaced = Apply(created, created.Unplaced(new Reason { Code = "no_capacity", Message = "1 free" }, isLasting: false, Start));
         var other = new Reason { Code = "no_capacity", Message = "2 free" };
-        Assert.Empty(unplaced.Unplaced(other, Start + TimeSpan.FromSeconds(1)).Events);
-        Assert.Single(unplaced.Unplaced(other, Start + VmLife.UnplacedRefresh).Events);
-        Assert.Single(unplaced.Unplaced(new Reason { Code = "no_hosts" }, Start).Events);
+        Assert.Empty(unplaced.Unplaced(other, isLasting: false, Start + TimeSpan.FromSeconds(1)).Events);
+        Assert.Single(unplaced.Unplaced(other, isLasting: false, Start + VmLife.UnplacedRefresh).Events);
+        Assert.Single(unplaced.Unplaced(new Reason { Code = "no_hosts" }, isLasting: false, Start).Events);
     }
 
     [Theory]

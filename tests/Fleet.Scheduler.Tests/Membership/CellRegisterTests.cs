@@ -1,0 +1,74 @@
+using System.Net;
+using System.Net.Sockets;
+using Fleet.Scheduler.Journal;
+using Fleet.Scheduler.Membership;
+using Fleet.Scheduler.Tests.Journal;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Membership;
+
+[Collection(PostgresCollection.Name)]
+public sealed class CellRegisterTests(SharedPostgres postgres)
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
+
+    /// <summary>Its machine was suspended, say: by the clock of its own process no time has passed, and its beats would come again.</summary>
+    [Fact]
+    public async Task Should_end_a_node_that_was_away_so_long_that_another_cell_may_be_formed()
+    {
+        var database = await MigratedAsync();
+        await using var suspended = new CellRegister(database, "127.0.0.1:1001", TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Empty(await suspended.EnterAsync(probe: false, default));
+        var lost = new TaskCompletionSource<string>();
+        await suspended.StayAsync(lost.SetResult, default);
+        await ExecuteAsync(database, $"update cell_nodes set seen_at = now() - interval '{CellRegister.AliveFor.TotalSeconds + 1} seconds'");
+
+        Assert.Contains("silent for too long", await lost.Task.WaitAsync(Patience), StringComparison.Ordinal);
+        await using var other = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Empty(await other.EnterAsync(probe: false, default));
+    }
+
+    [Fact]
+    public async Task Should_form_no_second_cell_beside_a_node_that_beats_and_whose_address_refuses_connections()
+    {
+        var database = await MigratedAsync();
+        var address = $"127.0.0.1:{RefusingPort()}";
+        await using var member = new CellRegister(database, address, TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Empty(await member.EnterAsync(probe: false, default));
+        await member.StayAsync(_ => { }, default);
+
+        await using var newcomer = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Equal([address], await newcomer.EnterAsync(probe: true, default));
+    }
+
+    [Fact]
+    public async Task Should_take_the_place_of_a_node_that_has_not_beaten_for_a_while_and_whose_address_refuses_connections()
+    {
+        var database = await MigratedAsync();
+        await ExecuteAsync(database, $"insert into cell_nodes (address, incarnation, member, seen_at) values ('127.0.0.1:{RefusingPort()}', '{Guid.NewGuid()}', true, now() - interval '7 seconds')");
+
+        await using var newcomer = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Empty(await newcomer.EnterAsync(probe: true, default));
+    }
+
+    private async Task<PostgresDatabase> MigratedAsync()
+    {
+        var database = await postgres.NewDatabaseAsync();
+        (await PostgresJournal.OpenAsync(database, default)).Dispose();
+        return database;
+    }
+
+    private static async Task ExecuteAsync(PostgresDatabase database, string sql)
+    {
+        await using var source = database.ToSource();
+        await using var command = source.CreateCommand(sql);
+        await command.ExecuteNonQueryAsync();
+    }
+
+    private static int RefusingPort()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        return ((IPEndPoint)listener.LocalEndpoint).Port;
+    }
+}
