@@ -47,7 +47,9 @@ public sealed class HostLinkService : HostLink.HostLinkBase
             await responseStream.WriteAsync(new SchedulerMessage { Refusal = new Refusal { Code = peer.Code, Message = peer.Message } }).ConfigureAwait(false);
             return;
         }
-        var toAgent = Channel.CreateBounded<SchedulerMessage>(new BoundedChannelOptions(OutboundSize) { SingleReader = true });
+        var toAgent = Channel.CreateBounded<SchedulerMessage>(
+            // Written out by whoever has something to send: another thread would have to be woken for it.
+            new BoundedChannelOptions(OutboundSize) { SingleReader = true, AllowSynchronousContinuations = true });
         using var end = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
         using var window = new InboundWindow();
         var session = await OpenAsync(toAgent.Writer, host.Enrolment).ConfigureAwait(false);
@@ -139,12 +141,22 @@ internal sealed record StartSession(ChannelWriter<SchedulerMessage> ToAgent, uin
 internal sealed record SessionStarted(IActorRef? Session) : INoSerializationVerificationNeeded;
 
 /// <summary>Parent of this node's sessions. One that fails is stopped, not restarted: its stream is gone, the agent dials again.</summary>
-internal sealed class SessionsActor(CellOptions options, IActorRef hosts, HostFigures figures) : UntypedActor
+internal sealed class SessionsActor(CellOptions options, IActorRef hosts, HostFigures figures) : UntypedActor, IWithTimers
 {
+    public ITimerScheduler Timers { get; set; } = null!;
+
     protected override SupervisorStrategy SupervisorStrategy() => new OneForOneStrategy(_ => Directive.Stop);
+
+    protected override void PreStart() => Timers.StartPeriodicTimer(HostSession.Tick.Instance, HostSession.Tick.Instance, options.Heartbeat);
 
     protected override void OnReceive(object message)
     {
+        if (message is HostSession.Tick)
+        {
+            foreach (var child in Context.GetChildren())
+                child.Tell(message);
+            return;
+        }
         if (message is not StartSession start)
         {
             Unhandled(message);

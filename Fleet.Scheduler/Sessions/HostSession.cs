@@ -34,6 +34,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     private readonly HostFigures _figures;
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
+    // The host's actor itself once it has answered: heartbeats are nearly all that a session sends, and the region and its shard are two hops more.
+    private IActorRef _host;
+
     private Hello? _hello;
     private bool _open;
 
@@ -57,7 +60,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         _enrolment = enrolment;
         _figures = figures;
         _options = options;
-        _hosts = hosts;
+        _hosts = _host = hosts;
         _toAgent = toAgent;
         _consoles = new SessionConsoles(Context, Send);
     }
@@ -68,7 +71,8 @@ internal sealed class HostSession : UntypedActor, IWithTimers
 
     private string HostId => _hello?.HostId ?? "";
 
-    private sealed class Tick : INoSerializationVerificationNeeded
+    /// <summary>From the parent, every heartbeat: for all sessions at once, since waking a thread for each costs as much as a heartbeat itself.</summary>
+    public sealed class Tick : INoSerializationVerificationNeeded
     {
         public static readonly Tick Instance = new();
     }
@@ -81,7 +85,6 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     protected override void PreStart()
     {
         _startedAt = _agentHeardAt = _hostHeardAt = Now;
-        Timers.StartPeriodicTimer(Tick.Instance, Tick.Instance, _options.Heartbeat);
     }
 
     protected override void PostStop()
@@ -143,6 +146,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case ReadLimiters read:
                 Sender.Tell(new LimitersRead { Limiters = { _figures.Of(HostId, read.VmId) } });
                 break;
+            case Terminated terminated when terminated.ActorRef.Equals(_host):
+                // It moved or restarts: where it is now the region knows.
+                _host = _hosts;
+                break;
             case Terminated terminated:
                 _consoles.ReaderGone(terminated.ActorRef);
                 break;
@@ -179,7 +186,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 if (!_leased)
                     Send(new SchedulerMessage { Heartbeat = new HeartbeatAck { Sequence = message.Heartbeat.Sequence } });
                 _leased = false;
-                _hosts.Tell(new SessionAlive { HostId = HostId, Sequence = message.Heartbeat.Sequence });
+                _host.Tell(new SessionAlive { HostId = HostId, Sequence = message.Heartbeat.Sequence });
                 _asked = true;
                 break;
             case HostMessage.BodyOneofCase.Report:
@@ -217,6 +224,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         if (_open)
             return;
         _open = true;
+        _host = Context.Watch(Sender);
         // The agent begins to beat with Welcome.
         _agentHeardAt = _hostHeardAt;
         Send(new SchedulerMessage { Welcome = accepted.Welcome });
@@ -242,7 +250,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         }
         else if (_open && !_asked)
         {
-            _hosts.Tell(new SessionAlive { HostId = HostId });
+            _host.Tell(new SessionAlive { HostId = HostId });
         }
         _asked = false;
     }
