@@ -22,7 +22,7 @@ public sealed class LabNodeFixture : IAsyncLifetime
     /// <summary>
     /// Runs a command. Emulated nodes break now and then: their own kernel locks up and answers
     /// nothing at all, or, seen once, panics with a corrupted stack; or it answers, and every guest in it stands still from one moment on, while
-    /// its processors idle (seen with fleet-vmm and with QEMU). Such a node is powered off, and the command runs in a new one, three times in all.
+    /// its processors idle (seen with fleet-vmm and with QEMU; what is known of the causes: docs/benchmarks.md). Such a node is powered off, and the command runs in a new one, three times in all.
     /// </summary>
     /// <param name="command">Of the node.</param>
     /// <param name="limit">For one attempt.</param>
