@@ -84,7 +84,7 @@ internal static class NodeProcess
             if (roles is { Api: not null, Join: { } cell })
             {
                 await NodeEnrolment.JoinAsync(
-                    cell, roles.Token ?? throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then --token or FLEET_TOKEN here."),
+                    cell, roles.Token,
                     new SchedulerOptions { DataDirectory = roles.Data.Scheduler }.AuthorityDirectory, cancellation);
             }
 

@@ -14,6 +14,7 @@ internal sealed partial class MicroVmActor
 
     private VmmLease? _lease;
     private bool _passing;
+    private bool _awaitsLease;
     private bool _watchesLease;
     private ITimer? _leaseTimer;
 
@@ -34,7 +35,17 @@ internal sealed partial class MicroVmActor
         if (!IsFenced)
             return;
         _lease = lease;
+        SettleAwaited();
         PassLease();
+    }
+
+    /// <summary>A found microVM without a VMM waited for the first lease; it has come, or none is needed any more.</summary>
+    private void SettleAwaited()
+    {
+        if (!_awaitsLease)
+            return;
+        _awaitsLease = false;
+        Carry(_life.NothingToAdopt());
     }
 
     private void PassLease()

@@ -108,6 +108,10 @@ internal sealed partial class MicroVmActor : UntypedActor
                 Own(launched.Vmm);
                 Carry(_life.Launched());
                 break;
+            case VmmNeverWas when IsFenced && _context is { Fenced: true, Lease.Now: null } && _life.WouldBegin:
+                // It may run elsewhere by now. The first lease comes only after the control plane has said which may not stay.
+                _awaitsLease = true;
+                break;
             case VmmNeverWas:
                 Carry(_life.NothingToAdopt());
                 break;
@@ -143,6 +147,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 }
 
                 Carry(_life.Stop(stop.Grace));
+                SettleAwaited();
                 break;
             case Retune wanted:
                 OnRetune(wanted);
@@ -161,6 +166,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case Remove:
                 Carry(_life.Remove());
+                SettleAwaited();
                 break;
             case FilesGone { Problem: null }:
                 Carry(_life.Deleted());

@@ -22,6 +22,9 @@ internal sealed record MicroVmContext(
     /// <summary>Work that outlives the actor which began it: launches, takeovers, stops, deletions.</summary>
     public PendingWork Work { get; } = new();
 
+    /// <summary>The host's guests run under a lease.</summary>
+    public bool Fenced { get; init; }
+
     /// <summary>The host's.</summary>
     public CurrentLease Lease { get; } = new();
 

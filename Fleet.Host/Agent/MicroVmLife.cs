@@ -122,9 +122,10 @@ public sealed class MicroVmLife
     {
         if (!_adopting)
             return [];
+        var begins = WouldBegin;
         _adopting = false;
         // An earlier agent was killed between its word and its deed. What had run, though, is not run a second time.
-        if (_found == HostVmState.Launching && _stopGrace is null)
+        if (begins)
             return [new MicroVmEffect.StartVmm()];
         return LaunchFailed("vmm_killed", "The VMM was gone when the agent was started again, and left nothing that tells how it ended.");
     }
@@ -141,6 +142,9 @@ public sealed class MicroVmLife
             ? Over(HostVmState.Failed, new Reason { Code = code, Message = message }, null)
             : Over(HostVmState.Ended, StopRequested(), null);
     }
+
+    /// <summary><see cref="NothingToAdopt"/> would start a VMM.</summary>
+    public bool WouldBegin => _adopting && _found == HostVmState.Launching && _stopGrace is null;
 
     /// <summary>The guest is ready: its boot is no longer timed.</summary>
     public void GuestReady() => _ready = true;

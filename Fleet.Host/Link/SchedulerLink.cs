@@ -59,6 +59,9 @@ internal sealed class SchedulerLink : IAsyncDisposable
     private readonly Task _running;
     private volatile LinkSession? _open;
     private volatile bool _leaving;
+
+    private static readonly TimeSpan ConnectionLife = TimeSpan.FromHours(1);
+
     private readonly HashSet<string> _told = [];
 
     private int _node;
@@ -81,6 +84,8 @@ internal sealed class SchedulerLink : IAsyncDisposable
                 UseProxy = false,
                 ConnectTimeout = ConnectLimit,
                 KeepAlivePingDelay = TimeSpan.FromSeconds(20),
+                // A certificate is shown once per connection, and would be an old one for ever. A stream that is open goes on.
+                PooledConnectionLifetime = ConnectionLife,
                 SslOptions = CellTls.To(credentials.Authority, clock, () => credentials.Certificate),
             },
             DisposeHttpClient = true,

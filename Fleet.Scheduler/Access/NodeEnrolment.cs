@@ -18,8 +18,15 @@ public static class NodeEnrolment
     /// <param name="folder">Keeps the authority: <see cref="SchedulerOptions.AuthorityDirectory"/>.</param>
     /// <param name="cancellation">Ends the try.</param>
     /// <exception cref="SchedulerStartException">Refused, nobody there, or the folder holds another cell's authority.</exception>
-    public static async Task JoinAsync(Uri link, string token, string folder, CancellationToken cancellation)
+    public static async Task JoinAsync(Uri link, string? token, string folder, CancellationToken cancellation)
     {
+        if (token is null)
+        {
+            // Needed the first time only: a unit file without one must not keep the node from starting again.
+            if (CertificateAuthority.Exists(folder))
+                return;
+            throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then --token or FLEET_TOKEN here.");
+        }
         if (AccessToken.Parse(token) is not { } parsed)
             throw new SchedulerStartException("That is no token: it looks like fleet.ID.SECRET.PIN. Make one with: fleet token create --role scheduler");
         if (CertificateAuthority.Exists(folder))

@@ -145,9 +145,10 @@ internal sealed class ApiPipeline(ApiContext api)
             api.Log.LogChanged(http.Request.Method, path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
     }
 
-    // Somebody may take a token for its id.
-    private static string Logged(PathString path) =>
-        path.Value is { Length: > 100 } text && AccessToken.Parse(text.AsSpan(text.LastIndexOf('/') + 1)) is { } token ? $"{text[..(text.LastIndexOf('/') + 1)]}({token})" : path;
+    // Somebody may take a token for its id. What else stands there may not steer a terminal, nor look like lines of its own.
+    private static string Logged(PathString path) => path.Value is { Length: > 100 } text
+        ? string.Join('/', text.Split('/').Select(part => AccessToken.Parse(part) is { } token ? $"({token})" : Uri.EscapeDataString(part)))
+        : path.ToUriComponent();
 
     private static string Short(PathString path) => path.Value is { Length: > 120 } text ? text[..120] + "…" : path.Value ?? "/";
 }

@@ -131,11 +131,13 @@ public sealed class CellSystem : IAsyncDisposable
 
         var sharding = ClusterSharding.Get(actors);
         var settings = ClusterShardingSettings.Create(actors);
+        var pulse = new Pulse(options.Clock);
+        _ = actors.WhenTerminated.ContinueWith(_ => pulse.Dispose(), TaskScheduler.Default);
         // Each kind tells the other. microVMs want something of their hosts at once; hosts speak when an agent is there.
         var vms = new LateRegion();
         var hostRegion = await sharding.StartAsync(
             ShardRegions.Hosts,
-            id => Props.Create(() => new HostActor(id, options, vms)),
+            id => Props.Create(() => new HostActor(id, options, vms, pulse)),
             settings,
             new HostExtractor()).ConfigureAwait(false);
         var vmRegion = await sharding.StartAsync(

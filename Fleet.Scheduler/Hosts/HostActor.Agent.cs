@@ -42,6 +42,7 @@ internal sealed partial class HostActor
             AgentVersion = hello.AgentVersion,
             BootId = hello.BootId,
             Fenced = hello.Fenced,
+            LeaseMs = (ulong)_lease.Outstanding.TotalMilliseconds,
         };
         Store([connected], () =>
         {

@@ -13,11 +13,6 @@ internal sealed partial class HostActor
 {
     private static readonly TimeSpan HandBackRetry = TimeSpan.FromSeconds(2);
 
-    /// <summary>A timer that comes so late says that the process stood still, or its machine.</summary>
-    private static readonly TimeSpan LateLook = TimeSpan.FromSeconds(2);
-
-    private TimeSpan _leaseLookDue;
-
     private sealed class LeaseOver : INoSerializationVerificationNeeded
     {
         public static readonly LeaseOver Instance = new();
@@ -54,7 +49,6 @@ internal sealed partial class HostActor
         if (!IsFenced || _record is not { State: HostState.Connected or HostState.Disconnected })
             return;
         var left = _lease.UntilGivenUp;
-        _leaseLookDue = Monotonic + (left > TimeSpan.Zero ? left : TimeSpan.Zero);
         Timers.StartSingleTimer(LeaseOver.Instance, LeaseOver.Instance, left > TimeSpan.Zero ? left : TimeSpan.Zero);
     }
 
@@ -64,14 +58,6 @@ internal sealed partial class HostActor
             return;
         if (_lease.UntilGivenUp > TimeSpan.Zero)
         {
-            AwaitLease();
-            return;
-        }
-        if (Monotonic - _leaseLookDue > LateLook)
-        {
-            // It is this node that stood still: what the host sent meanwhile is not read yet. Nobody was told that it is lost, so the count may begin anew.
-            _log.Warning("Host {HostId} is looked at {Late} late: this node stood still. The host's lease counts from now on", _id, Monotonic - _leaseLookDue);
-            _lease.BeginAnew();
             AwaitLease();
             return;
         }

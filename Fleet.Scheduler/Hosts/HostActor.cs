@@ -37,13 +37,14 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     /// <param name="id">The host's id: the entity id of the shard.</param>
     /// <param name="options">Of the node.</param>
     /// <param name="vms">Takes every <see cref="IToVm"/>.</param>
-    public HostActor(string id, CellOptions options, LateRegion vms)
+    /// <param name="pulse">Of this process.</param>
+    public HostActor(string id, CellOptions options, LateRegion vms, Pulse pulse)
     {
         _id = id;
         _options = options;
         _vms = vms;
         _caps = new CapacityCaps(options.CpuRatio, options.MemoryRatio);
-        _lease = new HostLease(options.Lease, options.Clock);
+        _lease = new HostLease(options.Lease, options.Clock, pulse);
         _launches = new LaunchHealth(options.Quarantine);
     }
 
@@ -117,6 +118,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         else
             PublishView();
         StartTimers();
+        _lease.GrantedBefore(TimeSpan.FromMilliseconds(_record.LeaseMs));
         AwaitLease();
         AwaitTrial();
         StartDrain();

@@ -35,6 +35,7 @@ public static class HostFold
                 next.Inventory = connected.Inventory?.Clone();
                 next.AgentVersion = connected.AgentVersion;
                 next.Fenced = connected.Fenced;
+                next.LeaseMs = connected.LeaseMs;
                 next.ConnectedAt = connected.At?.Clone();
                 next.ChangedAt = connected.At?.Clone();
                 break;

@@ -44,26 +44,41 @@ public sealed record LeaseTerms(TimeSpan Lifetime, TimeSpan EndsAfter, TimeSpan 
 /// One host's lease as its actor counts it. Begun by an actor's start as well: the one before may have granted until a moment
 /// ago. Not safe for several threads.
 /// </summary>
-internal sealed class HostLease(LeaseTerms terms, TimeProvider clock)
+internal sealed class HostLease(LeaseTerms terms, TimeProvider clock, Pulse pulse)
 {
-    private long _since = clock.GetTimestamp();
+    private readonly Moment _begun = Moment.Now(clock, pulse);
+    private Moment _granted = Moment.Now(clock, pulse);
+    private TimeSpan _former;
 
     /// <summary>By this actor: the one before may have, too.</summary>
     public bool IsGranted { get; private set; }
 
-    /// <summary>Since it was granted last; before that since the actor started.</summary>
-    public TimeSpan Age => clock.GetElapsedTime(_since);
+    /// <summary>Since it was granted last; before that since the actor started. Time in which this process stood still does not count.</summary>
+    public TimeSpan Age => _granted.Age(clock, pulse);
 
     /// <summary>The host may count from any time before this.</summary>
     public void Grant()
     {
-        _since = clock.GetTimestamp();
+        _granted = Moment.Now(clock, pulse);
         IsGranted = true;
     }
 
-    /// <summary>As if the actor had just started.</summary>
-    public void BeginAnew() => _since = clock.GetTimestamp();
+    /// <summary>Whoever granted before this actor did so for that long. Hosts and VMMs keep the longer deadline.</summary>
+    public void GrantedBefore(TimeSpan lifetime) => _former = lifetime;
+
+    /// <summary>The longest lifetime of a grant that may still count somewhere.</summary>
+    public TimeSpan Outstanding => UntilFormerOver > TimeSpan.Zero && _former > terms.Lifetime ? _former : terms.Lifetime;
 
     /// <summary>Zero or less: nothing runs on the host's side any more.</summary>
-    public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - Age;
+    public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - Age is var left && left > UntilFormerOver ? left : UntilFormerOver;
+
+    // Clocks may drift for longer than over a lifetime of ours.
+    private TimeSpan UntilFormerOver => _former == TimeSpan.Zero ? TimeSpan.MinValue : (_former * (1 + LeaseTerms.MostDrift)) + terms.Margin - _begun.Age(clock, pulse);
+
+    private readonly record struct Moment(long At, TimeSpan Stood)
+    {
+        public static Moment Now(TimeProvider clock, Pulse pulse) => new(clock.GetTimestamp(), pulse.StoodStill);
+
+        public TimeSpan Age(TimeProvider clock, Pulse pulse) => clock.GetElapsedTime(At) - (pulse.StoodStill - Stood);
+    }
 }

@@ -101,8 +101,36 @@ public sealed class AgentRestartTests : AgentTest
     public async Task Should_launch_what_an_earlier_agent_had_promised_and_not_begun()
     {
         Write(Record(HostVmState.Launching));
+        Scheduler.Answer = _ => new SchedulerMessage { Welcome = new Welcome { HeartbeatMs = 60_000, Lease = new Lease { LifetimeMs = 60_000, EndsAfterMs = 60_000 } } };
         await using var agent = await StartAsync();
         await (await Scheduler.NextAsync()).ExpectReportAsync(Id, HostVmState.Running);
+    }
+
+    /// <summary>The host may have been given up while no agent ran, and the microVM placed elsewhere.</summary>
+    [Fact]
+    public async Task Should_begin_nothing_that_it_found_before_it_has_a_lease()
+    {
+        Write(Record(HostVmState.Launching));
+        var looked = 0;
+        var driver = new ScriptedDriver
+        {
+            OnAdopt = (_, _) =>
+            {
+                Interlocked.Increment(ref looked);
+                return Task.FromResult<IVmm?>(null);
+            },
+        };
+        await using var agent = await StartAsync(driver);
+        var stream = await Scheduler.NextAsync();
+        await UntilAsync("the look for a VMM", () => Volatile.Read(ref looked) > 0);
+        // Answered by the same actor, behind whatever it would have begun.
+        await stream.SendAsync(new SchedulerMessage { OpenConsole = new OpenConsole { StreamId = 9, VmId = "vm-none" } });
+        await stream.ExpectAsync(message => message.Console is { StreamId: 9 });
+        Assert.Equal(0, driver.Launches);
+
+        await stream.SendAsync(Stop());
+        await stream.ExpectReportAsync(Id, HostVmState.Ended);
+        Assert.Equal(0, driver.Launches);
     }
 
     /// <summary>Its VMM may run: it is not called failed, or a second one could be started.</summary>

@@ -83,6 +83,25 @@ public sealed class LeaseTests : IAsyncLifetime
         Assert.False(silent.IsOpen);
     }
 
+    /// <summary>A control plane that was stopped and goes on finds every lease over at once, before it has read what hosts sent meanwhile.</summary>
+    [Fact]
+    public async Task Should_not_hold_against_hosts_that_the_control_plane_stood_still()
+    {
+        var clock = new JumpingClock();
+        await using var cell = await TestCell.StartAsync(options => options with { Lease = new LeaseTerms(TimeSpan.FromSeconds(4), TimeSpan.FromSeconds(30), TimeSpan.FromSeconds(1)), Clock = clock });
+        await using var agent = new FakeAgent("alive") { Fenced = true };
+        await agent.ConnectAsync(cell.System.HostLink);
+        var id = await cell.CreateAsync();
+        await cell.WaitAsync(id, VmState.Running);
+        clock.Jump(TimeSpan.FromSeconds(30));
+        await agent.CutAsync();
+        await Eventually.TrueAsync(async () => (await cell.HostAsync("alive")).State != HostState.Connected);
+
+        await agent.ConnectAsync(cell.System.HostLink);
+        await Eventually.TrueAsync(async () => (await cell.HostAsync("alive")).State == HostState.Connected);
+        Assert.True(await cell.GetAsync(id) is { State: VmState.Running, Epoch: 1 });
+    }
+
     [Fact]
     public async Task Should_never_give_up_a_host_that_is_not_fenced()
     {

@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using System.Net;
 using System.Net.Sockets;
 using Fleet.Scheduler.Access;
@@ -7,8 +6,6 @@ using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Tests.Journal;
 using Fleet.Shared.Contracts;
 using Serilog;
-using Serilog.Core;
-using Serilog.Events;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Cell;
@@ -20,17 +17,6 @@ namespace Fleet.Scheduler.Tests.Cell;
 [Collection(PostgresCollection.Name)]
 public sealed class TwoNodeTests(SharedPostgres postgres)
 {
-    private sealed class Collector : ILogEventSink
-    {
-        public ConcurrentQueue<string> Lines { get; } = new();
-
-        public void Emit(LogEvent logEvent)
-        {
-            if (logEvent.Level >= LogEventLevel.Information)
-                Lines.Enqueue($"{logEvent.RenderMessage(global::System.Globalization.CultureInfo.InvariantCulture)} {logEvent.Exception}");
-        }
-    }
-
     [Fact]
     [Trait("Kind", "Slow")]
     public async Task Should_carry_microVMs_across_nodes_and_go_on_when_one_leaves()
@@ -125,7 +111,7 @@ public sealed class TwoNodeTests(SharedPostgres postgres)
             ((Akka.Actor.ExtendedActorSystem)crashed.ActorSystem).Abort();
             await crashed.ActorSystem.WhenTerminated;
             await using var next = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
-            Assert.Single(Akka.Cluster.Cluster.Get(next.ActorSystem).State.Members);
+            await Eventually.TrueAsync(() => Akka.Cluster.Cluster.Get(next.ActorSystem).State.Members.Count == 1);
         }
         finally
         {

@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Tests.Api;
+using Fleet.Scheduler.Tests.Cell;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Hosts;
@@ -24,12 +25,41 @@ public sealed class HostLeaseTests
     public void Should_count_anew_from_each_grant_and_from_its_begin()
     {
         var clock = new ManualClock();
-        var lease = new HostLease(LeaseTerms.Default, clock);
+        using var pulse = new Pulse(clock);
+        var lease = new HostLease(LeaseTerms.Default, clock, pulse);
         Assert.Equal(TimeSpan.FromSeconds(22), lease.UntilGivenUp);
         clock.Advance(TimeSpan.FromSeconds(21));
         lease.Grant();
         Assert.Equal(TimeSpan.FromSeconds(22), lease.UntilGivenUp);
         clock.Advance(TimeSpan.FromSeconds(23));
         Assert.Equal(TimeSpan.FromSeconds(-1), lease.UntilGivenUp);
+    }
+
+    /// <summary>Who granted before, under other settings, gave a deadline that hosts keep.</summary>
+    [Fact]
+    public void Should_wait_for_the_longer_lease_of_whoever_granted_before()
+    {
+        var clock = new ManualClock();
+        using var pulse = new Pulse(clock);
+        var lease = new HostLease(LeaseTerms.Default with { Lifetime = TimeSpan.FromSeconds(6) }, clock, pulse);
+        lease.GrantedBefore(TimeSpan.FromSeconds(60));
+        lease.Grant();
+        Assert.Equal(TimeSpan.FromSeconds(62.6), lease.UntilGivenUp);
+        // A third one that comes after this one has to wait as long.
+        Assert.Equal(TimeSpan.FromSeconds(60), lease.Outstanding);
+        clock.Advance(TimeSpan.FromSeconds(63));
+        lease.Grant();
+        Assert.Equal(TimeSpan.FromSeconds(8), lease.UntilGivenUp);
+        Assert.Equal(TimeSpan.FromSeconds(6), lease.Outstanding);
+    }
+
+    [Fact]
+    public void Should_not_count_the_time_in_which_the_control_plane_stood_still()
+    {
+        var clock = new JumpingClock();
+        using var pulse = new Pulse(clock);
+        var lease = new HostLease(LeaseTerms.Default, clock, pulse);
+        clock.Jump(TimeSpan.FromSeconds(30));
+        Assert.InRange(lease.UntilGivenUp, TimeSpan.FromSeconds(15), TimeSpan.FromSeconds(23));
     }
 }
