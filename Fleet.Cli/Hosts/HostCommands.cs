@@ -70,8 +70,9 @@ internal static class HostCommands
             }
 
             output.WriteLine($"machine       {host.Text("architecture")}, Linux {host.Text("kernel")}, agent {host.Text("agent_version")}");
-            output.WriteLine($"cpus          {host.Text("reserved_cpus")} reserved of {host.Text("cpus")}");
-            output.WriteLine($"memory        {host.Text("reserved_memory_mib")} MiB reserved of {host.Text("memory_mib")}");
+            var usage = host.GetProperty("usage");
+            output.WriteLine($"cpus          {host.Text("cpus")}: {host.Text("reserved_cpus")} promised of {usage.Text("cap_cpus")}, {Number(usage, "used_cpus")} used{Forecast(usage, "peak_cpus", "room_cpus")}");
+            output.WriteLine($"memory        {host.Text("memory_mib")} MiB: {host.Text("reserved_memory_mib")} promised of {usage.Text("cap_memory_mib")}, {Number(usage, "used_memory_mib")} used{Forecast(usage, "peak_memory_mib", "room_memory_mib")}");
             output.WriteLine($"microVMs      {host.Text("vms")}");
             foreach (var driver in host.GetProperty("drivers").EnumerateArray())
             {
@@ -83,6 +84,13 @@ internal static class HostCommands
             return ExitCodes.Ok;
         });
     }
+
+    private static string Number(JsonElement json, string name) =>
+        json.GetProperty(name) is { ValueKind: JsonValueKind.Number } number ? number.GetDouble().ToString("0.##", CultureInfo.InvariantCulture) : "-";
+
+    /// <summary>Empty where hosts promise by their ratios alone.</summary>
+    private static string Forecast(JsonElement usage, string peak, string room) =>
+        usage.GetProperty("forecast") is { ValueKind: JsonValueKind.Object } forecast ? $", {Number(forecast, peak)} predicted of {Number(forecast, room)}" : "";
 
     private static Command Drain()
     {

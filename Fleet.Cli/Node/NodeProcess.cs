@@ -48,6 +48,9 @@ internal sealed record NodeRoles
     /// <summary>Seconds; null: the default.</summary>
     public int? Lease { get; init; }
 
+    /// <summary>Puts into the cell's settings how much more than they have its hosts promise.</summary>
+    public Func<CellOptions, CellOptions> Oversubscription { get; init; } = static options => options;
+
     /// <summary>That the nodes of the cell share; null: SQLite, a cell of one node.</summary>
     public PostgresDatabase? Database { get; init; }
 
@@ -140,6 +143,7 @@ internal static class NodeProcess
 
     private static CellOptions Cell(CellOptions cell, NodeRoles roles)
     {
+        cell = roles.Oversubscription(cell);
         if (roles.Lease is { } lease)
             cell = cell with { Lease = cell.Lease with { Lifetime = TimeSpan.FromSeconds(lease) } };
         if (roles.Cluster is not { } cluster)

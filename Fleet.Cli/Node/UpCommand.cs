@@ -23,7 +23,9 @@ internal static class UpCommand
         var lease = NodeOptions.Lease();
         var name = NodeOptions.Names();
         var runLog = NodeOptions.RunLog();
+        var oversubscription = new OversubscriptionOptions();
         var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, lease, name, runLog, detach, detached, noHost };
+        oversubscription.AddTo(up);
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
@@ -39,6 +41,7 @@ internal static class UpCommand
                 Names = parsed.GetValue(name) ?? [],
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
+                Oversubscription = oversubscription.Of(parsed),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
                     parsed.GetRequiredValue(hostId), [new Uri($"https://{parsed.GetRequiredValue(link)}")], parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
@@ -62,6 +65,7 @@ internal static class UpCommand
                 words.AddRange(["--memory", $"{m}"]);
             if (parsed.GetValue(lease) is { } seconds)
                 words.AddRange(["--lease", $"{seconds}"]);
+            words.AddRange(oversubscription.Words(parsed));
             if (parsed.GetValue(runLog) is { } runs)
                 words.AddRange(["--run-log", runs.FullName]);
             foreach (var other in parsed.GetValue(name) ?? [])
@@ -85,6 +89,8 @@ internal static class SchedulerCommand
         var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a --token of role scheduler");
         var name = NodeOptions.Names();
         var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, InitCommand.Create() };
+        var oversubscription = new OversubscriptionOptions();
+        oversubscription.AddTo(scheduler);
         scheduler.Validators.Add(result =>
         {
             if (result.GetValue(database) is null != result.GetValue(cluster) is null)
@@ -104,6 +110,7 @@ internal static class SchedulerCommand
                 Token = parsed.GetValue(CommandContext.Token),
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
+                Oversubscription = oversubscription.Of(parsed),
                 Database = parsed.GetValue(database),
                 Cluster = parsed.GetValue(cluster),
             },

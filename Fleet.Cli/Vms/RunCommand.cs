@@ -33,7 +33,7 @@ internal static class RunCommand
         var bootTimeout = new Option<int?>("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
         var restart = new Option<string?>("--restart") { Description = "What follows its end: never (default), on-failure or always" };
         var fencing = new Option<string?>("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
-        var simulate = new Option<string?>("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=" };
+        var simulate = new Option<string?>("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
         var detach = new Option<bool>("--detach", "-d") { Description = "Print the id and return when it runs" };
         var remove = new Option<bool>("--rm") { Description = "Delete the microVM when it has ended" };
         var interactive = new Option<bool>("--interactive", "-i") { Description = "Send standard input to the guest" };
@@ -300,9 +300,13 @@ internal static class RunCommand
         foreach (var word in script.Split(',', StringSplitOptions.RemoveEmptyEntries))
         {
             var (key, value) = KeyValue.Parse(word) ?? throw new ApiException("invalid_field", $"--simulate wants KEY=VALUE, not '{word}'.");
-            guest[key] = int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number) ? number : value;
+            guest[key] = key.EndsWith("_percent", StringComparison.Ordinal) ? Curve(value)
+                : int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number) ? number : value;
         }
 
         return guest;
     }
+
+    private static JsonArray Curve(string steps) => [.. steps.Split('/').Select(step => (JsonNode?)(
+        int.TryParse(step, NumberStyles.None, CultureInfo.InvariantCulture, out var percent) ? JsonValue.Create(percent) : JsonValue.Create(step)))];
 }

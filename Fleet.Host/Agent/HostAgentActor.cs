@@ -18,7 +18,7 @@ namespace Fleet.Host.Agent;
 /// Of each microVM there is one epoch at a time: a newer one waits until nothing of the older is left. Begun anew after a
 /// fault it starts from the disk, and the link dials again to tell what is there.
 /// </remarks>
-internal sealed class HostAgentActor : UntypedActor, IWithTimers
+internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
 {
     /// <summary>Reports of microVMs that are here, and as many of such that are gone or never came.</summary>
     private const int MostReports = 2 * VmLimits.MaxVmsPerHost;
@@ -140,6 +140,9 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             case LimiterRead read:
                 _figures.Put(read);
                 break;
+            case UseRead read:
+                _usage.Put(read.VmId, read.Epoch, read.Use, read.At);
+                break;
             case ReadDiskAgain:
                 ReadDisk();
                 break;
@@ -185,6 +188,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
             case ResendTick:
                 Pump();
                 TellFigures();
+                Sample();
                 break;
             case BeginAgain again:
                 TakeUp(again.VmId);
@@ -472,6 +476,7 @@ internal sealed class HostAgentActor : UntypedActor, IWithTimers
         if (!_byActor.Remove(actor, out var id) || !_vms.TryGetValue(id, out var entry) || !entry.Actor.Equals(actor))
             return;
         _figures.Forget(id);
+        _usage.Forget(id);
         if (entry.InputUnderWay > 0)
             Took(id, entry.InputUnderWay);
         entry.InputUnderWay = 0;

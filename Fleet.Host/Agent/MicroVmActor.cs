@@ -59,6 +59,12 @@ internal sealed partial class MicroVmActor : UntypedActor
         public static readonly Remove Instance = new();
     }
 
+    /// <summary>Asks for a <see cref="HostAgentActor.UseRead"/>; no answer when it does not run.</summary>
+    public sealed class ReadUse : INoSerializationVerificationNeeded
+    {
+        public static readonly ReadUse Instance = new();
+    }
+
     public sealed record Input(ReadOnlyMemory<byte> Data) : INoSerializationVerificationNeeded;
 
     private sealed record VmmLaunched(IVmm Vmm) : INoSerializationVerificationNeeded;
@@ -148,6 +154,10 @@ internal sealed partial class MicroVmActor : UntypedActor
 
                 Carry(_life.Stop(stop.Grace));
                 SettleAwaited();
+                break;
+            case ReadUse:
+                if (_life.State == HostVmState.Running && _vmm?.ReadUse() is { } use)
+                    Context.Parent.Tell(new HostAgentActor.UseRead(_record.Launch.VmId, _record.Launch.Epoch, use, Monotonic));
                 break;
             case Retune wanted:
                 OnRetune(wanted);

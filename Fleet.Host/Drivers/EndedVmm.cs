@@ -30,6 +30,8 @@ internal sealed class EndedVmm : IVmm
 
     public Task StopAsync(TimeSpan grace) => Task.CompletedTask;
 
+    public VmmUse? ReadUse() => null;
+
     public Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) => Task.FromResult<LimiterReading?>(null);
 
     public Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) => Task.CompletedTask;

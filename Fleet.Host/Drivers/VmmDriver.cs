@@ -52,6 +52,9 @@ public interface IVmm : IAsyncDisposable
     /// <param name="cancellation">Gives up.</param>
     Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation);
 
+    /// <summary>What it has used; null when that can't be told, as of one that is gone.</summary>
+    VmmUse? ReadUse();
+
     /// <summary>Sets what a rate limiter lets pass; null: everything. Throws when the VMM can't.</summary>
     Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation);
 

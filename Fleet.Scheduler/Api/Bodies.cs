@@ -111,6 +111,15 @@ internal sealed record SimulatedBody
 
     [AllowedValues("launch_fails", "never_boots", "vmm_dies")]
     public string? Fault { get; init; }
+
+    [Description("Percent of its vCPUs that it uses from its start on, a step each, then over again"), MaxLength(VmLimits.MaxCurveSteps)]
+    public IReadOnlyList<long>? CpuPercent { get; init; }
+
+    [Description("Percent of its memory, likewise"), MaxLength(VmLimits.MaxCurveSteps)]
+    public IReadOnlyList<long>? MemoryPercent { get; init; }
+
+    [Description("Length of a step of both curves"), Range(VmLimits.MinCurveStepMs, VmLimits.MaxSimulatedMs)]
+    public long? StepMs { get; init; }
 }
 
 /// <summary>The body of a stop.</summary>
@@ -204,6 +213,20 @@ internal sealed record DrainBody(string Since, string Deadline, uint Vms, uint L
 
 internal sealed record DrainStayBody(string Id, ReasonBody Reason);
 
+/// <summary>What is used of a host, what its microVMs are predicted to use at most, and what it may promise.</summary>
+/// <param name="CapCpus">vCPUs that the sum of limits may reach.</param>
+/// <param name="CapMemoryMib">The same of memory.</param>
+/// <param name="UsedCpus">CPUs that the whole machine uses; null: its agent has not told.</param>
+/// <param name="UsedMemoryMib">Memory of the machine that is not available.</param>
+/// <param name="Forecast">Null: hosts promise by their ratios alone.</param>
+internal sealed record HostUsageBody(ulong CapCpus, ulong CapMemoryMib, double? UsedCpus, ulong? UsedMemoryMib, ForecastBody? Forecast);
+
+/// <summary>A prediction.</summary>
+/// <param name="PeakCpus">What the microVMs are predicted to use at once at most.</param>
+/// <param name="RoomCpus">What they may be predicted to use: the machine less its reserve.</param>
+/// <param name="KnownVms">microVMs with history enough; all others count as at their limit.</param>
+internal sealed record ForecastBody(double PeakCpus, double RoomCpus, double PeakMemoryMib, double RoomMemoryMib, uint KnownVms);
+
 /// <summary>A host.</summary>
 internal sealed record HostBody(
     string Id,
@@ -222,7 +245,8 @@ internal sealed record HostBody(
     string Architecture,
     string AgentVersion,
     string? ConnectedAt,
-    IReadOnlyDictionary<string, string> Labels);
+    IReadOnlyDictionary<string, string> Labels,
+    HostUsageBody? Usage);
 
 internal sealed record VmListBody(IReadOnlyList<VmBody> Items, string? NextPageToken);
 

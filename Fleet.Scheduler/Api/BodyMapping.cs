@@ -5,6 +5,7 @@ using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
+using Google.Protobuf.Collections;
 using Google.Protobuf.WellKnownTypes;
 
 namespace Fleet.Scheduler.Api;
@@ -55,7 +56,10 @@ internal static class BodyMapping
                 RunMs = (uint)InRange("simulated.run_ms", simulated.RunMs ?? 0, 0, VmLimits.MaxSimulatedMs),
                 ExitStatus = (int)InRange("simulated.exit_status", simulated.ExitStatus ?? 0, 0, 255),
                 Fault = simulated.Fault ?? "",
+                StepMs = (uint)InRange("simulated.step_ms", simulated.StepMs ?? 0, 0, VmLimits.MaxSimulatedMs),
             };
+            spec.Simulated.CpuPercent.AddRange(ToCurve("simulated.cpu_percent", simulated.CpuPercent));
+            spec.Simulated.MemoryPercent.AddRange(ToCurve("simulated.memory_percent", simulated.MemoryPercent));
         }
         foreach (var (name, limit) in body.RateLimits ?? new Dictionary<string, RateLimitBody>())
             spec.RateLimits.Add(name, ToLimit($"rate_limits.{name}", limit));
@@ -127,7 +131,7 @@ internal static class BodyMapping
                 : null,
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             vm.Spec.Simulated is { } guest
-                ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault) }
+                ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
                 : null,
             new SortedDictionary<string, RateLimitBody>(vm.Spec.RateLimits.ToDictionary(limit => limit.Key, limit => ToBody(limit.Value)!), StringComparer.Ordinal)));
 
@@ -151,8 +155,22 @@ internal static class BodyMapping
             inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
             OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,
-            host.ConnectedAt is null ? null : Text(host.ConnectedAt), Sorted(inventory.Labels));
+            host.ConnectedAt is null ? null : Text(host.ConnectedAt), Sorted(inventory.Labels),
+            host.Usage is { } usage ? ToBody(usage) : null);
     }
+
+    private static HostUsageBody ToBody(HostUsage usage) => new(
+        usage.CapCpus, usage.CapMemoryMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
+        usage.Forecast is { } forecast
+            ? new(Rounded(forecast.PeakCpus), Rounded(forecast.RoomCpus), Rounded(forecast.PeakMemoryMib), Rounded(forecast.RoomMemoryMib), forecast.KnownVms)
+            : null);
+
+    private static double Rounded(double value) => Math.Round(value, 3);
+
+    private static IEnumerable<uint> ToCurve(string field, IReadOnlyList<long>? percents) =>
+        percents?.Select((percent, i) => (uint)InRange($"{field}[{i}]", percent, 0, 100)) ?? [];
+
+    private static long[]? OfCurve(RepeatedField<uint> percents) => percents.Count == 0 ? null : [.. percents.Select(percent => (long)percent)];
 
     public static ChangeBody ToBody(Change change) => change.Vm is { } vm
         ? new(change.Index, "vm", change.Id, Name(vm.State), ToBody(vm), null)

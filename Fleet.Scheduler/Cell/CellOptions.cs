@@ -1,6 +1,7 @@
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Journal;
+using Fleet.Scheduler.Prediction;
 
 namespace Fleet.Scheduler.Cell;
 
@@ -46,6 +47,9 @@ public sealed record CellOptions
 
     /// <summary>Memory that a host may promise per MiB that it has for microVMs. Above 1 the sum of limits can exceed the machine.</summary>
     public double MemoryRatio { get; init; } = 1.0;
+
+    /// <summary>How hosts promise by what is really used, within the two ratios; null: by the ratios alone.</summary>
+    public PredictionTerms? Prediction { get; init; }
 
     /// <summary>How long a node waits for the answer of an actor before it says <c>unavailable</c>.</summary>
     public TimeSpan AskTimeout { get; init; } = TimeSpan.FromSeconds(10);

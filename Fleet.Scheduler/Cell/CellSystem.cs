@@ -252,6 +252,8 @@ public sealed class CellSystem : IAsyncDisposable
         Require(options.HostDeadAfter >= 2 * options.Heartbeat, "a host may be called dead after two missed heartbeats at the earliest");
         Require(options.CpuRatio > 0 && double.IsFinite(options.CpuRatio), "the CPU ratio must be above zero");
         Require(options.MemoryRatio > 0 && double.IsFinite(options.MemoryRatio), "the memory ratio must be above zero");
+        if (options.Prediction?.FirstProblem() is { } unpredictable)
+            throw new CellStartException($"The settings can't work: {unpredictable}.");
         Require(options.AskTimeout > TimeSpan.Zero, "the ask time-out must be longer than zero");
         Require(options.RemotingPort is >= 0 and <= 65535, "the remoting port must be within 0 to 65535");
         Require(options.Database is null || options.RemotingPort != 0, "a node that shares a database needs a fixed remoting port");

@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Prediction;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 
@@ -11,6 +12,17 @@ public readonly record struct CapacityCaps(double CpuRatio, double MemoryRatio)
     public ulong Cpus(Inventory? inventory) => (ulong)Math.Floor((inventory?.Cpus ?? 0) * CpuRatio);
 
     public ulong MemoryMib(Inventory? inventory) => (ulong)Math.Floor((inventory?.MemoryMib ?? 0) * MemoryRatio);
+}
+
+/// <summary>What the microVMs of a host are predicted to use at most, and what they may be predicted to use.</summary>
+public readonly record struct PeakForecast(PeakUse Peak, PeakUse Room)
+{
+    public ulong FreeCpus => Floor(Room.Cpus - Peak.Cpus);
+
+    public ulong FreeMemoryMib => Floor(Room.MemoryMib - Peak.MemoryMib);
+
+    // What is missing by rounding alone is not missing.
+    private static ulong Floor(double free) => free > 0 ? (ulong)Math.Floor(free + 1e-6) : 0;
 }
 
 /// <summary>One microVM's place on a host.</summary>
@@ -55,8 +67,11 @@ public sealed class CapacityLedger
 
     public Reservation? Find(string vmId, ulong epoch) => _reservations.GetValueOrDefault((vmId, epoch));
 
-    /// <summary>Null when the demand fits beside what is promised, and <paramref name="also"/> what is about to be; else the first thing that is short, with its numbers.</summary>
-    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, Promised also = default)
+    /// <summary>
+    /// Null when the demand fits beside what is promised and <paramref name="also"/> what is about to be, by the caps on the sum of limits and by what
+    /// is predicted, to which newcomers come with all that they may use; else the first thing that is short, with its numbers.
+    /// </summary>
+    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, Promised also = default, PeakForecast? forecast = null)
     {
         ArgumentNullException.ThrowIfNull(demand);
         // Its agent would refuse one more: those that have ended count, until they are deleted or started elsewhere.
@@ -66,7 +81,18 @@ public sealed class CapacityLedger
         if (demand.Cpus > freeCpus)
             return Rejected(RejectionReason.Cpus, demand.Cpus, freeCpus);
         var freeMemory = Left(caps.MemoryMib(inventory), ReservedMemoryMib + also.MemoryMib);
-        return demand.MemoryMib > freeMemory ? Rejected(RejectionReason.Memory, demand.MemoryMib, freeMemory) : null;
+        if (demand.MemoryMib > freeMemory)
+            return Rejected(RejectionReason.Memory, demand.MemoryMib, freeMemory);
+        if (forecast is { } peak)
+        {
+            var peakCpus = Left(peak.FreeCpus, also.Cpus);
+            if (demand.Cpus > peakCpus)
+                return Rejected(RejectionReason.CpuPeak, demand.Cpus, peakCpus);
+            var peakMemory = Left(peak.FreeMemoryMib, also.MemoryMib);
+            if (demand.MemoryMib > peakMemory)
+                return Rejected(RejectionReason.MemoryPeak, demand.MemoryMib, peakMemory);
+        }
+        return null;
     }
 
     /// <summary>Takes an event of a host into account; events that are not about reservations change nothing.</summary>

@@ -55,6 +55,7 @@ internal sealed partial class HostActor
                 older.Tell(Ended("replaced", "A newer stream of this host was opened. If this agent did not restart, another agent uses the same host id."));
             }
             _session = session;
+            _usage.Opened();
             Context.Watch(session);
             RefuseRemovals();
             Reconcile(hello);

@@ -81,9 +81,12 @@ internal sealed partial class HostActor
     /// <summary>The record as it is answered: with those microVMs that have no place to go to.</summary>
     private HostRecord? Described()
     {
+        if (_record is null)
+            return null;
+        var described = _record.Clone();
+        described.Usage = DescribedUsage();
         if (!IsDraining)
-            return _record;
-        var described = _record!.Clone();
+            return described;
         described.Drain.Staying.AddRange(_drain.Staying.Take(MostStayingNamed).Select(one => new DrainStay { VmId = one.VmId, Reason = one.Reason }));
         return described;
     }

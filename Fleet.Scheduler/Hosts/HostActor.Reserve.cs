@@ -91,7 +91,7 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.OtherHost);
         if (!demand.DriverFits(_record.Inventory))
             return Rejected(RejectionReason.Driver);
-        return _ledger.Check(demand, _record.Inventory, _caps, promised);
+        return _ledger.Check(demand, _record.Inventory, _caps, promised, Forecast());
     }
 
     private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };

@@ -46,6 +46,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         _caps = new CapacityCaps(options.CpuRatio, options.MemoryRatio);
         _lease = new HostLease(options.Lease, options.Clock, pulse);
         _launches = new LaunchHealth(options.Quarantine);
+        _predictors = HostPredictors.Of(options.Prediction);
     }
 
     public override string PersistenceId => PersistenceIds.Host(_id);
@@ -162,6 +163,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SessionReport report when Sender.Equals(_session):
                 OnSessionReport(report.Report);
                 break;
+            case SessionUsage usage when Sender.Equals(_session):
+                OnUsage(usage.Sample);
+                break;
             case HostReportAnswer answer:
                 OnReportAnswer(answer);
                 break;
@@ -232,7 +236,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SaveSnapshotFailure failed:
                 _log.Warning(failed.Cause, "Host {HostId} could not store its snapshot; the next one will be tried in {Events} events", _id, _options.HostSnapshotEvery);
                 break;
-            case SessionClosed or Terminated or SessionReport or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
+            case SessionClosed or Terminated or SessionReport or SessionUsage or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
                 break; // of a session that was replaced; or housekeeping that comes again
             default:
                 Unhandled(message);
@@ -357,6 +361,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             MemoryRatio = _options.MemoryRatio,
             Cordoned = _record.Cordoned,
             Quarantined = IsQuarantined,
+            PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
         }));
     }
 

@@ -93,6 +93,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-session-ended", SessionEnded.Parser),
         ("m-session-closed", SessionClosed.Parser),
         ("m-session-report", SessionReport.Parser),
+        ("m-session-usage", SessionUsage.Parser),
         ("m-session-send", SessionSend.Parser),
         ("m-read-limiters", ReadLimiters.Parser),
         ("m-limiters-read", LimitersRead.Parser),

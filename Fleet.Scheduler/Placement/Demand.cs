@@ -63,6 +63,10 @@ public static class RejectionReason
     public const string Cpus = "cpus";
     public const string Memory = "memory";
 
+    /// <summary>The sum of limits has room, what its microVMs are predicted to use has not.</summary>
+    public const string CpuPeak = "cpu_peak";
+    public const string MemoryPeak = "memory_peak";
+
     /// <summary>It carries as many microVMs as one agent takes, ended ones included.</summary>
     public const string MicroVms = "microvms";
 

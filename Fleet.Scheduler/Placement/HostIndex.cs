@@ -112,9 +112,9 @@ public sealed class HostIndex
         if (!demand.DriverFits(view.Inventory))
             return new Rejection { Reason = RejectionReason.Driver, Hosts = 1 };
         if (FreeCpus(view) is var cpus && demand.Cpus > cpus)
-            return new Rejection { Reason = RejectionReason.Cpus, Hosts = 1, Wanted = demand.Cpus, MostFree = cpus };
+            return new Rejection { Reason = view.PeakRoom?.Cpus == cpus ? RejectionReason.CpuPeak : RejectionReason.Cpus, Hosts = 1, Wanted = demand.Cpus, MostFree = cpus };
         if (FreeMemory(view) is var memory && demand.MemoryMib > memory)
-            return new Rejection { Reason = RejectionReason.Memory, Hosts = 1, Wanted = demand.MemoryMib, MostFree = memory };
+            return new Rejection { Reason = view.PeakRoom?.MemoryMib == memory ? RejectionReason.MemoryPeak : RejectionReason.Memory, Hosts = 1, Wanted = demand.MemoryMib, MostFree = memory };
         return null;
     }
 
@@ -128,9 +128,9 @@ public sealed class HostIndex
 
     private static CapacityCaps Caps(HostView view) => new(view.CpuRatio, view.MemoryRatio);
 
-    private static ulong FreeCpus(HostView view) => Left(Caps(view).Cpus(view.Inventory), view.ReservedCpus);
+    private static ulong FreeCpus(HostView view) => Math.Min(Left(Caps(view).Cpus(view.Inventory), view.ReservedCpus), view.PeakRoom?.Cpus ?? ulong.MaxValue);
 
-    private static ulong FreeMemory(HostView view) => Left(Caps(view).MemoryMib(view.Inventory), view.ReservedMemoryMib);
+    private static ulong FreeMemory(HostView view) => Math.Min(Left(Caps(view).MemoryMib(view.Inventory), view.ReservedMemoryMib), view.PeakRoom?.MemoryMib ?? ulong.MaxValue);
 
     private static ulong Left(ulong cap, ulong reserved) => cap > reserved ? cap - reserved : 0;
 }

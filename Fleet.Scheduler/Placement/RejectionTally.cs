@@ -96,6 +96,8 @@ public sealed class RejectionTally
         {
             RejectionReason.Memory => $"{hosts} short of memory (wanted {rejection.Wanted} MiB, most free {rejection.MostFree} MiB)",
             RejectionReason.Cpus => $"{hosts} short of vCPUs (wanted {rejection.Wanted}, most free {rejection.MostFree})",
+            RejectionReason.CpuPeak => $"{hosts} whose microVMs are predicted to use the CPUs (wanted {rejection.Wanted}, most free {rejection.MostFree})",
+            RejectionReason.MemoryPeak => $"{hosts} whose microVMs are predicted to use the memory (wanted {rejection.Wanted} MiB, most free {rejection.MostFree} MiB)",
             RejectionReason.Driver => $"{hosts} without the driver",
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",

@@ -57,6 +57,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Report => Check(message.Report),
         HostMessage.BodyOneofCase.Console => Check(message.Console),
         HostMessage.BodyOneofCase.Limiters => Check(message.Limiters),
+        HostMessage.BodyOneofCase.Usage => Check(message.Usage),
         HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
         HostMessage.BodyOneofCase.Heartbeat or HostMessage.BodyOneofCase.Goodbye => null,
         _ => "The message has no body that this version knows.",
@@ -139,6 +140,22 @@ internal static partial class HostMessageRules
                 return $"limiters names {limiter.Name} of {limiter.VmId} twice.";
             if (limiter.InForce is { } limit && RateLimitRules.FirstProblem("in_force", limit) is { } problem)
                 return $"limiters of {limiter.VmId}: {problem.Message}";
+        }
+        return null;
+    }
+
+    // Figures may be absurd, which the series deal with; names may not.
+    private static string? Check(UsageSample sample)
+    {
+        if (sample.Vms.Count > VmLimits.MaxVmsPerHost)
+            return $"usage has {sample.Vms.Count} entries; at most {VmLimits.MaxVmsPerHost} are taken.";
+        var seen = new HashSet<string>(sample.Vms.Count, StringComparer.Ordinal);
+        foreach (var vm in sample.Vms)
+        {
+            if (!VmId.IsValid(vm.VmId) || vm.Epoch == 0)
+                return "usage names what is no microVM or was never placed.";
+            if (!seen.Add(vm.VmId))
+                return $"usage names {vm.VmId} twice.";
         }
         return null;
     }

@@ -204,6 +204,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case HostMessage.BodyOneofCase.Limiters:
                 _figures.Put(HostId, this, message.Limiters.Limiters);
                 break;
+            case HostMessage.BodyOneofCase.Usage:
+                _hosts.Tell(new SessionUsage { HostId = HostId, Sample = message.Usage });
+                break;
             case HostMessage.BodyOneofCase.Goodbye:
                 Close(message.Goodbye.Reason.Length == 0 ? "The agent said goodbye." : $"The agent said goodbye: {message.Goodbye.Reason}");
                 break;

@@ -66,6 +66,12 @@ public static class VmLimits
     /// <summary>Longest boot or run of a simulated guest: 30 days.</summary>
     public const uint MaxSimulatedMs = 30u * 24 * 3600 * 1000;
 
+    /// <summary>Steps of a simulated guest's usage curve: a day of five minutes each.</summary>
+    public const int MaxCurveSteps = 288;
+
+    /// <summary>Shortest step of such a curve.</summary>
+    public const uint MinCurveStepMs = 1000;
+
     /// <summary>Tokens of one bucket of a rate limiter: a pebibyte, far below where sums overflow.</summary>
     public const long MaxBucketSize = 1L << 50;
 

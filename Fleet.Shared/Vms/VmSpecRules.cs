@@ -156,7 +156,24 @@ public static class VmSpecRules
         return Range("simulated.boot_ms", guest.BootMs, 0, VmLimits.MaxSimulatedMs)
             ?? Range("simulated.run_ms", guest.RunMs, 0, VmLimits.MaxSimulatedMs)
             ?? Range("simulated.exit_status", guest.ExitStatus, 0, 255)
-            ?? OneOf("simulated.fault", guest.Fault, SimulatedFaults);
+            ?? OneOf("simulated.fault", guest.Fault, SimulatedFaults)
+            ?? Curve("simulated.cpu_percent", guest.CpuPercent)
+            ?? Curve("simulated.memory_percent", guest.MemoryPercent)
+            ?? (guest.CpuPercent.Count + guest.MemoryPercent.Count > 0 || guest.StepMs > 0
+                ? Range("simulated.step_ms", guest.StepMs, VmLimits.MinCurveStepMs, VmLimits.MaxSimulatedMs)
+                : null);
+    }
+
+    private static SpecProblem? Curve(string field, RepeatedField<uint> percents)
+    {
+        if (percents.Count > VmLimits.MaxCurveSteps)
+            return new(field, $"{field} has {percents.Count} steps; at most {VmLimits.MaxCurveSteps} are allowed.");
+        for (var i = 0; i < percents.Count; i++)
+        {
+            if (Range($"{field}[{i}]", percents[i], 0, 100) is { } problem)
+                return problem;
+        }
+        return null;
     }
 
     private static SpecProblem? RateLimits(VmSpec spec)

@@ -5,6 +5,7 @@ using Fleet.Benchmarks.Create;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
 using Fleet.Benchmarks.Memory;
+using Fleet.Benchmarks.Overcommit;
 using Fleet.Benchmarks.RateLimit;
 using Fleet.Benchmarks.Snapshot;
 using Fleet.Benchmarks.Start;
@@ -26,6 +27,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["nodes"] = ("a scheduler node is killed, then each of three stopped in order, under load: what callers and microVMs notice; --rate N (5)", NodesBenchmark.Run),
     ["restart"] = ("the control plane is killed with 10,000 microVMs in its journal: until all is back; --vms N", RestartBenchmark.Run),
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),
+    ["overcommit"] = ("what predictors save of the sum of limits, and how often the peak is above what they say; --traces FOLDER, --choosing 1: on the part that the settings were chosen by", OvercommitBenchmark.Run),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 

@@ -12,6 +12,10 @@ internal sealed record ProcessIdentity(int Pid, ulong StartTime, string BootId)
     private const int UserTimeField = 11;
     private const int SystemTimeField = 12;
     private const int StartTimeField = 19;
+    private const int ResidentField = 21;
+
+    /// <summary>The kernel's unit in /proc, whatever its own clock: a hundredth of a second.</summary>
+    private const int TicksPerSecond = 100;
 
     /// <summary>The running machine's boot.</summary>
     public static string CurrentBoot() => File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim();
@@ -47,6 +51,18 @@ internal sealed record ProcessIdentity(int Pid, ulong StartTime, string BootId)
             && ulong.TryParse(fields[UserTimeField], CultureInfo.InvariantCulture, out ulong user)
             && ulong.TryParse(fields[SystemTimeField], CultureInfo.InvariantCulture, out ulong system)
             ? user + system
+            : null;
+    }
+
+    /// <summary>CPU time of all its threads, and resident memory; null when it is gone.</summary>
+    public static VmmUse? ReadUse(int pid)
+    {
+        var fields = ReadStat(pid);
+        return fields?.Length > ResidentField
+            && ulong.TryParse(fields[UserTimeField], CultureInfo.InvariantCulture, out ulong user)
+            && ulong.TryParse(fields[SystemTimeField], CultureInfo.InvariantCulture, out ulong system)
+            && long.TryParse(fields[ResidentField], CultureInfo.InvariantCulture, out long pages)
+            ? new VmmUse(TimeSpan.FromSeconds((double)(user + system) / TicksPerSecond), pages * (Environment.SystemPageSize / 1024))
             : null;
     }
 

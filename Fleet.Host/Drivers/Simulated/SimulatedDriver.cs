@@ -182,6 +182,15 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
         public Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) =>
             Task.FromResult<LimiterReading?>(new(_limits.GetValueOrDefault(name), 0, 0, 0, 0));
 
+        /// <summary>What its script says, from its start to now.</summary>
+        public VmmUse? ReadUse()
+        {
+            lock (_gate)
+            {
+                return _over ? null : SimulatedUse.At(launch.Spec, _clock.GetUtcNow() - started);
+            }
+        }
+
         public Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation)
         {
             if (limit is null)

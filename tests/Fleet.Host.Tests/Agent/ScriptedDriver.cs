@@ -69,6 +69,10 @@ internal sealed class ScriptedVmm(Action gone, Func<Task<IReadOnlyList<int>>> th
 
     public Task<IReadOnlyList<int>> VcpuThreads => threads();
 
+    public VmmUse? Use { get; set; }
+
+    public VmmUse? ReadUse() => Use;
+
     public Func<TimeSpan, Task> OnStop { get; set; } = _ => Task.CompletedTask;
 
     public List<TimeSpan> Stops { get; } = [];

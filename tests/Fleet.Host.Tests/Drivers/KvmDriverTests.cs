@@ -73,6 +73,18 @@ public sealed class KvmDriverTests
     }
 
     [SkippableFact]
+    public async Task Should_tell_what_a_guest_uses()
+    {
+        var driver = await DriverAsync();
+        await using var scratch = new Scratch();
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Spinning(), cpus: 2), default);
+        await Scratch.Until(() => vmm.ReadUse()?.Cpu > TimeSpan.FromMilliseconds(500), "half a second of CPU");
+        Assert.InRange(vmm.ReadUse()!.MemoryKib, 1024, 1024 * 1024);
+        await vmm.StopAsync(TimeSpan.Zero).WaitAsync(Soon);
+        Assert.Null(vmm.ReadUse());
+    }
+
+    [SkippableFact]
     public async Task Should_stop_a_guest_that_does_not_listen()
     {
         var driver = await DriverAsync();

@@ -48,7 +48,7 @@ public sealed class VmRequestTests : IAsyncLifetime
     [Fact]
     public async Task A_spec_that_was_answered_can_be_sent_again()
     {
-        var first = await _api.PostAsync("/v1/vms", """{"name": "a", "driver": "simulated", "simulated": {"fault": "vmm_dies"}, "boot": {"kernel_path": "/k"}, "host": "h1", "rate_limits": {"entropy": {"ops": {"size": 1, "refill_time_ms": 2}}}}""");
+        var first = await _api.PostAsync("/v1/vms", """{"name": "a", "driver": "simulated", "simulated": {"fault": "vmm_dies", "cpu_percent": [20, 80], "memory_percent": [50], "step_ms": 60000}, "boot": {"kernel_path": "/k"}, "host": "h1", "rate_limits": {"entropy": {"ops": {"size": 1, "refill_time_ms": 2}}}}""");
         var spec = first.Json["spec"]!.AsObject();
         spec["name"] = "b";
         var second = await _api.PostAsync("/v1/vms", spec.ToJsonString());

@@ -55,6 +55,19 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_go_by_what_predictions_leave_free_where_that_is_less()
+    {
+        var tight = View("tight", usedCpus: 1);
+        tight.PeakRoom = new PeakRoom { Cpus = 2, MemoryMib = 200 };
+        var index = Of(tight);
+        Assert.Equal(["tight"], index.Find(Wanting(cpus: 2, memoryMib: 200), Nobody).Hosts);
+        Assert.Equal(new Rejection { Reason = "cpu_peak", Hosts = 1, Wanted = 3, MostFree = 2 }, Assert.Single(index.Find(Wanting(cpus: 3), Nobody).Rejections));
+        Assert.Equal(new Rejection { Reason = "memory_peak", Hosts = 1, Wanted = 201, MostFree = 200 }, Assert.Single(index.Find(Wanting(memoryMib: 201), Nobody).Rejections));
+        tight.PeakRoom = new PeakRoom { Cpus = 20, MemoryMib = 20_000 };
+        Assert.Equal("cpus", Assert.Single(index.Find(Wanting(cpus: 8), Nobody).Rejections).Reason);
+    }
+
+    [Fact]
     public void Should_send_what_has_rate_limits_where_they_are_kept()
     {
         var limited = Wanting() with { Limited = true };

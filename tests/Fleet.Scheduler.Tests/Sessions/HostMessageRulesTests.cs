@@ -60,6 +60,21 @@ public sealed class HostMessageRulesTests
         return new HostMessage { Limiters = figures };
     }
 
+    private static HostMessage Usage(int times, Action<VmUse>? change = null)
+    {
+        var sample = new UsageSample { Sequence = 1 };
+        for (var i = 0; i < times; i++)
+        {
+            var use = new VmUse { VmId = Vm, Epoch = 1, CpuMillis = uint.MaxValue, MemoryKib = ulong.MaxValue };
+            change?.Invoke(use);
+            sample.Vms.Add(use);
+        }
+        return new HostMessage { Usage = sample };
+    }
+
+    [Fact]
+    public void Should_leave_absurd_figures_to_the_series() => Assert.Null(HostMessageRules.Check(Usage(1)));
+
     public static TheoryData<string, HostMessage> Wrong => new()
     {
         { "limiters", Limiter(figure => figure.VmId = "\"}") },
@@ -69,6 +84,10 @@ public sealed class HostMessageRulesTests
         { "twice", Limiter(_ => { }, times: 2) },
         { "limiters", Limiter(_ => { }, times: 5000) },
         { "size", Limiter(figure => figure.InForce = new RateLimit { Ops = new TokenBucket { Size = ulong.MaxValue, RefillTimeMs = 1 } }) },
+        { "usage", Usage(1, use => use.VmId = "x") },
+        { "usage", Usage(1, use => use.Epoch = 0) },
+        { "twice", Usage(2) },
+        { "usage", Usage(5000) },
         { "body", new HostMessage() },
         { "host_id", Hello(hello => hello.HostId = "") },
         { "host_id", Hello(hello => hello.HostId = "Rack") },

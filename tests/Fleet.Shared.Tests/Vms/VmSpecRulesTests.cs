@@ -39,6 +39,10 @@ public sealed class VmSpecRulesTests
         { "host", s => s.Host = new string('h', 41) },
         { "simulated", s => s.Simulated = new SimulatedGuest() },
         { "simulated.exit_status", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { ExitStatus = -1 }; } },
+        { "simulated.cpu_percent[1]", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { CpuPercent = { 100, 101 }, StepMs = 1000 }; } },
+        { "simulated.memory_percent", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { MemoryPercent = { new uint[289] }, StepMs = 1000 }; } },
+        { "simulated.step_ms", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { CpuPercent = { 1 } }; } },
+        { "simulated.step_ms", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { StepMs = 999 }; } },
         { "simulated.fault", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { Fault = "x" }; } },
     };
 

@@ -1,0 +1,27 @@
+using Akka.Actor;
+using Fleet.Host.Drivers;
+using Fleet.Host.Usage;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Host.Agent;
+
+/// <summary>What the machine and its microVMs use: sampled every 10 s and told to the control plane.</summary>
+internal sealed partial class HostAgentActor
+{
+    private readonly UsageTable _usage = new();
+
+    /// <summary>What a microVM has used, by its actor. <paramref name="At"/> is on a clock that nobody sets.</summary>
+    public sealed record UseRead(string VmId, ulong Epoch, VmmUse Use, TimeSpan At) : INoSerializationVerificationNeeded;
+
+    /// <summary>Tells what was answered since the last tick, and asks anew when it is time.</summary>
+    private void Sample()
+    {
+        if (_session is { } session && !_waitsForRoom && _usage.Next(Now) is { } sample && session.TrySend(new HostMessage { Usage = sample }))
+            _usage.Told();
+        if (!_usage.IsDue(Now))
+            return;
+        _usage.Begin(MachineReading.Read(), Now);
+        foreach (var entry in _vms.Values.Where(entry => entry.Report.State == HostVmState.Running))
+            entry.Actor.Tell(MicroVmActor.ReadUse.Instance);
+    }
+}

@@ -1,0 +1,107 @@
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Simulated;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Usage;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Host.Tests.Usage;
+
+public sealed class UsageTableTests
+{
+    private const string Id = "vm-01jd8mbr4v3s6q8k2n0x5t7w9z";
+
+    private readonly UsageTable _table = new();
+
+    private static TimeSpan At(double seconds) => TimeSpan.FromSeconds(seconds);
+
+    private static VmmUse Use(double cpuSeconds, long kib = 100) => new(TimeSpan.FromSeconds(cpuSeconds), kib);
+
+    private static MachineReading Machine(ulong busy, ulong total) => new(busy, total, 4, 2048);
+
+    [Fact]
+    public void Should_tell_what_was_used_between_two_readings_once()
+    {
+        Assert.True(_table.IsDue(At(0)));
+        _table.Begin(Machine(100, 1000), At(0));
+        _table.Put(Id, 1, Use(50), At(0));
+        Assert.Null(_table.Next(At(0)));
+        var first = _table.Next(At(2));
+        Assert.Equal(new UsageSample { Sequence = 1, AgeMs = 2000 }, first); // nothing to compare with
+        _table.Told();
+        Assert.Null(_table.Next(At(4)));
+        Assert.False(_table.IsDue(At(9)));
+
+        Assert.True(_table.IsDue(At(10)));
+        _table.Begin(Machine(200, 1400), At(10));
+        _table.Put(Id, 1, Use(65, 300), At(10));
+        var second = _table.Next(At(11));
+        Assert.Equal(
+            new UsageSample
+            {
+                Sequence = 2,
+                AgeMs = 1000,
+                Machine = new MachineUse { CpuMillis = 1000, MemoryKib = 2048 },
+                Vms = { new VmUse { VmId = Id, Epoch = 1, CpuMillis = 1500, MemoryKib = 300 } },
+            },
+            second);
+    }
+
+    [Fact]
+    public void Should_leave_out_who_did_not_answer_is_another_or_is_gone()
+    {
+        _table.Begin(null, At(0));
+        _table.Put(Id, 1, Use(50), At(0));
+        _table.Begin(null, At(10));
+        Assert.Empty(_table.Next(At(11))!.Vms);
+
+        _table.Put(Id, 2, Use(1), At(11)); // under a new epoch
+        Assert.Empty(_table.Next(At(12))!.Vms);
+        _table.Begin(null, At(20));
+        _table.Put(Id, 2, Use(0.5), At(20)); // another process
+        Assert.Empty(_table.Next(At(21))!.Vms);
+        _table.Begin(null, At(30));
+        _table.Put(Id, 2, Use(1.5), At(30));
+        Assert.Equal(100U, Assert.Single(_table.Next(At(31))!.Vms).CpuMillis);
+        _table.Forget(Id);
+        Assert.Empty(_table.Next(At(31))!.Vms);
+    }
+
+    [Fact]
+    public void Should_read_the_machine_from_the_kernels_files()
+    {
+        const string Memory = "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 400 kB\n";
+        Assert.Equal(new MachineReading(170, 1000, 2, 600), MachineReading.Parse("cpu  100 20 30 800 30 5 5 10 7 3\ncpu0 1 1\ncpu1 1 1\nintr 5\n", Memory));
+        Assert.Null(MachineReading.Parse("cpu 1 2 3\n", Memory));
+        Assert.Null(MachineReading.Parse("cpu a b c d e f g h i\n", Memory));
+        Assert.Null(MachineReading.Parse("", Memory));
+        Assert.Null(MachineReading.Parse("cpu  100 20 30 800 30 5 5 10 7 3\n", "MemTotal: 1000 kB\n"));
+        var now = MachineReading.Read()!;
+        Assert.True(now is { Busy: > 0, MemoryKib: > 0 } && now.Cpus >= Environment.ProcessorCount);
+        Assert.Equal(0U, now.CpuMillisSince(now));
+    }
+
+    [Fact]
+    public void Should_read_what_a_process_used_and_nothing_of_one_that_is_gone()
+    {
+        var use = ProcessIdentity.ReadUse(Environment.ProcessId)!;
+        using var self = System.Diagnostics.Process.GetCurrentProcess();
+        Assert.InRange(use.Cpu, TimeSpan.FromMilliseconds(10), self.TotalProcessorTime + TimeSpan.FromSeconds(1));
+        Assert.InRange(use.MemoryKib, 10_000, 100_000_000);
+        Assert.Null(ProcessIdentity.ReadUse(int.MaxValue));
+    }
+
+    [Fact]
+    public void Should_follow_a_scripts_curves()
+    {
+        var spec = new VmSpec { Cpus = 2, MemoryMib = 100, Simulated = new SimulatedGuest { StepMs = 1000, CpuPercent = { 50, 0, 100 }, MemoryPercent = { 10, 20 } } };
+        VmmUse Of(double seconds) => SimulatedUse.At(spec, TimeSpan.FromSeconds(seconds));
+        Assert.Equal(new VmmUse(TimeSpan.Zero, 10 * 1024), Of(0));
+        Assert.Equal(new VmmUse(TimeSpan.FromSeconds(0.5), 10 * 1024), Of(0.5));
+        Assert.Equal(new VmmUse(TimeSpan.FromSeconds(1), 20 * 1024), Of(1.5));
+        Assert.Equal(new VmmUse(TimeSpan.FromSeconds(3), 20 * 1024), Of(3));
+        Assert.Equal(new VmmUse(TimeSpan.FromSeconds(30 + 0.5), 10 * 1024), Of(30.5));
+        spec.Simulated = null;
+        Assert.Equal(new VmmUse(TimeSpan.Zero, 0), Of(5));
+    }
+}
