@@ -5,6 +5,7 @@ using Fleet.Benchmarks.Create;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
 using Fleet.Benchmarks.Memory;
+using Fleet.Benchmarks.Placement;
 using Fleet.Benchmarks.RateLimit;
 using Fleet.Benchmarks.Snapshot;
 using Fleet.Benchmarks.Start;
@@ -25,6 +26,8 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["failover"] = ("a host dies with 100 microVMs and three are left: until all run again", FailoverBenchmark.Run),
     ["restart"] = ("the control plane is killed with 10,000 microVMs in its journal: until all is back; --vms N", RestartBenchmark.Run),
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),
+    ["placement"] = ("decisions of the placement engine a second, up to 10,000 hosts with 1,000,000 microVMs; --seed N", PlacementBenchmark.Run),
+    ["packing"] = ("microVMs that fit, by the engine and by the rules of others; --traces FOLDER (Protean samples), else generated; --microvms N (20,000), --seed N", PackingBenchmark.Run),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 
