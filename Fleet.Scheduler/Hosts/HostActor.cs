@@ -279,6 +279,11 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             return Rejected(RejectionReason.OtherHost);
         if (!demand.DriverFits(_record.Inventory))
             return Rejected(RejectionReason.Driver);
+        // Its labels may have changed since placement heard of them.
+        if (demand.Rules?.HasLabels(_record.Inventory) == false)
+            return Rejected(RejectionReason.Labels);
+        if (demand.Rules?.MayBeIn(PlacementRules.ZoneOf(_record.Inventory)) == false)
+            return Rejected(RejectionReason.Zone);
         return _ledger.Check(demand, _record.Inventory, _caps);
     }
 

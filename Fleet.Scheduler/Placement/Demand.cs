@@ -31,7 +31,12 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
             spec.Driver.Length == 0 ? AutoDriver : spec.Driver,
             spec.Boot is not null,
             spec.Host,
-            spec.RateLimits.Count > 0);
+            spec.RateLimits.Count > 0)
+        {
+            Rules = spec.HostLabels.Count == 0 && spec.Zones.Count == 0
+                ? null
+                : new PlacementRules { Labels = [.. spec.HostLabels], Zones = [.. spec.Zones] },
+        };
     }
 
     /// <summary>Whether a host with this inventory has a driver that runs it.</summary>

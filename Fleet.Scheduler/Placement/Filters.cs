@@ -33,15 +33,7 @@ internal sealed class LabelFilter : HostFilter
 
     public override bool Concerns(Demand demand) => demand.Rules is { Labels.Length: > 0 };
 
-    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine)
-    {
-        foreach (var (name, wanted) in demand.Rules!.Labels)
-        {
-            if (!hosts.Inventory.Labels.TryGetValue(name, out var value) || value != wanted)
-                return false;
-        }
-        return true;
-    }
+    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.Rules!.HasLabels(hosts.Inventory);
 }
 
 internal sealed class ZoneFilter : HostFilter
@@ -50,7 +42,7 @@ internal sealed class ZoneFilter : HostFilter
 
     public override bool Concerns(Demand demand) => demand.Rules is { Zones.Length: > 0 };
 
-    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.Rules!.Zones.Contains(hosts.Zone);
+    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.Rules!.MayBeIn(hosts.Zone);
 }
 
 /// <summary>Hard rules about a group, within a zone. A host that has no zone keeps none of them.</summary>
@@ -105,7 +97,7 @@ internal sealed class SpreadFilter : HostFilter
         var fewest = int.MaxValue;
         foreach (var (zone, open) in engine.OpenByZone)
         {
-            if (open > 0 && (demand.Rules.Zones.Length == 0 || demand.Rules.Zones.Contains(zone)))
+            if (open > 0 && demand.Rules.MayBeIn(zone))
                 fewest = Math.Min(fewest, group.Zones.GetValueOrDefault(zone));
         }
         return group.Zones.GetValueOrDefault(hosts.Zone) + 1L - fewest <= spread.MostAhead;

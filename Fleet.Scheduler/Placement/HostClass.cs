@@ -10,16 +10,13 @@ namespace Fleet.Scheduler.Placement;
 /// </summary>
 internal sealed class HostClass(string key, Inventory inventory)
 {
-    /// <summary>The label by which a host tells its zone.</summary>
-    public const string ZoneLabel = "zone";
-
     public string Key { get; } = key;
 
     /// <summary>Of its first host; drivers and labels are those of all.</summary>
     public Inventory Inventory { get; } = inventory;
 
     /// <summary>Empty: none.</summary>
-    public string Zone { get; } = inventory.Labels.TryGetValue(ZoneLabel, out var zone) ? zone : "";
+    public string Zone { get; } = PlacementRules.ZoneOf(inventory);
 
     public FillTree Open { get; } = new();
 

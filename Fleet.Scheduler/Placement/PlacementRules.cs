@@ -1,4 +1,6 @@
 using System.Collections.Immutable;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -29,6 +31,28 @@ public sealed record PlacementRules
 
     /// <summary>The zones that it may be in; none: any.</summary>
     public ImmutableArray<string> Zones { get; init; } = [];
+
+    /// <summary>Whether a host with this inventory has the labels.</summary>
+    public bool HasLabels(Inventory inventory)
+    {
+        ArgumentNullException.ThrowIfNull(inventory);
+        foreach (var (name, wanted) in Labels)
+        {
+            if (!inventory.Labels.TryGetValue(name, out var value) || value != wanted)
+                return false;
+        }
+        return true;
+    }
+
+    /// <summary>Whether it may be in that zone; empty: in none.</summary>
+    public bool MayBeIn(string zone) => Zones.IsEmpty || Zones.Contains(zone);
+
+    /// <summary>The zone of a host with this inventory; empty: none.</summary>
+    public static string ZoneOf(Inventory inventory)
+    {
+        ArgumentNullException.ThrowIfNull(inventory);
+        return inventory.Labels.TryGetValue(VmLimits.ZoneLabel, out var zone) ? zone : "";
+    }
 
     public ImmutableArray<GroupRule> Groups { get; init; } = [];
 
