@@ -64,6 +64,9 @@ internal sealed record NodeRoles
 /// <summary>The host's half: its id, whom it dials, what of the machine it offers, and whether its microVMs may be placed elsewhere.</summary>
 internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? Cpus, int? MemoryMib, bool Fenced)
 {
+    /// <summary>By which microVMs choose it; its zone is one of them.</summary>
+    public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
+
     /// <summary>Where microVMs leave when they ran; null: nowhere.</summary>
     public DirectoryInfo? RunLog { get; init; }
 }
@@ -211,6 +214,7 @@ internal static class NodeProcess
         Cpus = host.Cpus,
         MemoryMib = host.MemoryMib,
         Fenced = host.Fenced,
+        Labels = host.Labels,
         Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null),
         AutoDriver = DriverChoice.Auto,
         AgentVersion = Version,

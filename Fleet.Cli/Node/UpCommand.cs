@@ -1,3 +1,5 @@
+using Fleet.Shared.Vms;
+using Fleet.Cli.Vms;
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Net;
@@ -17,6 +19,8 @@ internal static class UpCommand
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
+        var label = NodeOptions.HostLabel();
+        var zone = NodeOptions.Zone();
         var detach = new Option<bool>("--detach", "-d") { Description = "Return when the fleet is ready; fleet down ends it" };
         var detached = new Option<bool>("--detached") { Hidden = true };
         var noHost = new Option<bool>("--no-host") { Description = "Scheduler only: this machine carries no microVMs" };
@@ -24,7 +28,7 @@ internal static class UpCommand
         var name = NodeOptions.Names();
         var runLog = NodeOptions.RunLog();
         var oversubscription = new OversubscriptionOptions();
-        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, lease, name, runLog, detach, detached, noHost };
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, label, zone, lease, name, runLog, detach, detached, noHost };
         oversubscription.AddTo(up);
         up.SetAction(async (parsed, cancellation) =>
         {
@@ -45,7 +49,7 @@ internal static class UpCommand
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
                     parsed.GetRequiredValue(hostId), [new Uri($"https://{parsed.GetRequiredValue(link)}")], parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
-                    Fenced: false) { RunLog = parsed.GetValue(runLog) },
+                    Fenced: false) { RunLog = parsed.GetValue(runLog), Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)) },
             };
             return await NodeProcess.RunAsync(parsed, roles, cancellation);
         });
@@ -63,6 +67,10 @@ internal static class UpCommand
                 words.AddRange(["--cpus", $"{c}"]);
             if (parsed.GetValue(memory) is { } m)
                 words.AddRange(["--memory", $"{m}"]);
+            foreach (var one in parsed.GetValue(label) ?? [])
+                words.AddRange(["--label", one]);
+            if (parsed.GetValue(zone) is { } z)
+                words.AddRange(["--zone", z]);
             if (parsed.GetValue(lease) is { } seconds)
                 words.AddRange(["--lease", $"{seconds}"]);
             words.AddRange(oversubscription.Words(parsed));
@@ -128,8 +136,10 @@ internal static class HostCommand
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
+        var label = NodeOptions.HostLabel();
+        var zone = NodeOptions.Zone();
         var runLog = NodeOptions.RunLog();
-        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, runLog };
+        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, label, zone, runLog };
         host.SetAction(async (parsed, cancellation) =>
         {
             if (parsed.GetValue(join) is not { Length: > 0 } schedulers)
@@ -144,7 +154,11 @@ internal static class HostCommand
                 {
                     Data = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data)),
                     Token = parsed.GetValue(CommandContext.Token),
-                    Host = new HostRole(parsed.GetRequiredValue(hostId), schedulers, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true) { RunLog = parsed.GetValue(runLog) },
+                    Host = new HostRole(parsed.GetRequiredValue(hostId), schedulers, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true)
+                    {
+                        RunLog = parsed.GetValue(runLog),
+                        Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
+                    },
                 },
                 cancellation);
         });
@@ -250,6 +264,49 @@ internal static class NodeOptions
             },
         },
     };
+
+    public static Option<string[]> HostLabel() => new("--label")
+    {
+        Description = "KEY=VALUE label of this host, by which microVMs choose it (vm run --host-label); may be repeated",
+        Validators =
+        {
+            result =>
+            {
+                foreach (var word in result.Tokens.Select(token => token.Value))
+                {
+                    if (KeyValue.Parse(word) is not { } pair || !VmSpecRules.IsLabelKey(pair.Key) || !VmSpecRules.IsLabelValue(pair.Value))
+                        result.AddError($"--label wants KEY=VALUE, the key 1 to {VmLimits.MaxLabelKeyLength} of a-z, 0-9, '.', '_', '/' and '-', the value at most {VmLimits.MaxLabelValueLength} characters; not '{word}'.");
+                }
+            },
+        },
+    };
+
+    public static Option<string?> Zone() => new("--zone")
+    {
+        Description = "Zone that this host is in: its label zone",
+        Validators =
+        {
+            result =>
+            {
+                if (result.GetValueOrDefault<string?>() is { } zone && (zone.Length == 0 || !VmSpecRules.IsLabelValue(zone)))
+                    result.AddError($"--zone wants 1 to {VmLimits.MaxLabelValueLength} characters.");
+            },
+        },
+    };
+
+    /// <summary>Of a label given twice the last one counts, and a zone by its own option.</summary>
+    public static IReadOnlyDictionary<string, string> Labels(string[]? words, string? zone)
+    {
+        var labels = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var word in words ?? [])
+        {
+            var (key, value) = KeyValue.Parse(word)!.Value;
+            labels[key] = value;
+        }
+        if (zone is not null)
+            labels[VmLimits.ZoneLabel] = zone;
+        return labels;
+    }
 
     public static Option<int?> Cpus() => new("--cpus") { Description = "CPUs that microVMs may use (default: all)" };
 

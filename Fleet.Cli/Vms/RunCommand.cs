@@ -26,6 +26,8 @@ internal static class RunCommand
         var host = new Option<string?>("--host") { Description = "Only this host may carry it" };
         var env = new Option<string[]>("--env", "-e") { Description = "KEY=VALUE for the command; may be repeated" };
         var label = new Option<string[]>("--label", "-l") { Description = "KEY=VALUE label; may be repeated" };
+        var hostLabel = new Option<string[]>("--host-label") { Description = "KEY=VALUE label that its host must have; may be repeated" };
+        var zone = new Option<string[]>("--zone") { Description = "A zone that it may be in (default: any); may be repeated" };
         var limit = new Option<string[]>("--limit") { Description = $"A rate limit: {LimitText.Form}; may be repeated" };
         var kernel = new Option<string?>("--kernel") { Description = "A kernel of your own: absolute path on the host" };
         var initrd = new Option<string?>("--initrd") { Description = "Its initrd" };
@@ -41,7 +43,7 @@ internal static class RunCommand
 
         var run = new Command("run", "Run a command in a new microVM")
         {
-            name, cpus, memory, driver, host, env, label, limit, kernel, initrd, bootArgs, bootTimeout, restart, fencing, simulate, detach, remove, interactive, command,
+            name, cpus, memory, driver, host, hostLabel, zone, env, label, limit, kernel, initrd, bootArgs, bootTimeout, restart, fencing, simulate, detach, remove, interactive, command,
         };
         return run.Calls(
             async (api, parsed, cancellation) =>
@@ -63,6 +65,10 @@ internal static class RunCommand
                     spec["command"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]);
                 spec["env"] = Pairs(parsed.GetValue(env), "--env");
                 spec["labels"] = Pairs(parsed.GetValue(label), "--label");
+                if (parsed.GetValue(hostLabel) is { Length: > 0 } wanted)
+                    spec["host_labels"] = Pairs(wanted, "--host-label");
+                if (parsed.GetValue(zone) is { Length: > 0 } zones)
+                    spec["zones"] = new JsonArray([.. zones.Select(one => JsonValue.Create(one))]);
                 if (LimitsCommand.Of(parsed.GetValue(limit)) is { } limits)
                     spec["rate_limits"] = limits;
                 if (parsed.GetValue(kernel) is { } path)

@@ -54,6 +54,12 @@ internal sealed record CreateVmBody
     [Description("Only this host may carry it"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
     public string? Host { get; init; }
 
+    [Description("Labels that its host must have, with these values; at most 64")]
+    public IReadOnlyDictionary<string, string>? HostLabels { get; init; }
+
+    [Description("It may be in these zones only, which are hosts' label zone; at most 16. None: anywhere"), MaxLength(VmLimits.MaxZones)]
+    public IReadOnlyList<string>? Zones { get; init; }
+
     [Description("Only with the driver simulated")]
     public SimulatedBody? Simulated { get; init; }
 
@@ -174,6 +180,8 @@ internal sealed record VmSpecBody(
     string Fencing,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,
+    IReadOnlyDictionary<string, string> HostLabels,
+    IReadOnlyList<string> Zones,
     SimulatedBody? Simulated,
     IReadOnlyDictionary<string, RateLimitBody> RateLimits);
 

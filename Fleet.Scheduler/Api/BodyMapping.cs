@@ -37,6 +37,9 @@ internal static class BodyMapping
             spec.Env.Add(name, value);
         foreach (var (key, value) in body.Labels ?? Empty)
             spec.Labels.Add(key, value);
+        foreach (var (key, value) in body.HostLabels ?? Empty)
+            spec.HostLabels.Add(key, value);
+        spec.Zones.Add(body.Zones ?? []);
         if (body.Host is "")
             throw new RequestRefused(ErrorCodes.InvalidField, "host is empty; leave it out to allow every host.", "host");
         if (body.Boot is { } boot)
@@ -130,6 +133,7 @@ internal static class BodyMapping
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            Sorted(vm.Spec.HostLabels), vm.Spec.Zones,
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
                 : null,

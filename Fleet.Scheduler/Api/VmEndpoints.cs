@@ -209,6 +209,7 @@ internal sealed class VmEndpoints(ApiContext api)
         Env = body.Env is null ? null : new SortedDictionary<string, string>(body.Env.ToDictionary(), StringComparer.Ordinal),
         RateLimits = body.RateLimits is null ? null : new SortedDictionary<string, RateLimitBody>(body.RateLimits.ToDictionary(), StringComparer.Ordinal),
         Labels = body.Labels is null ? null : new SortedDictionary<string, string>(body.Labels.ToDictionary(), StringComparer.Ordinal),
+        HostLabels = body.HostLabels is null ? null : new SortedDictionary<string, string>(body.HostLabels.ToDictionary(), StringComparer.Ordinal),
     }, ApiJson.Wire.CreateVmBody));
 }
 

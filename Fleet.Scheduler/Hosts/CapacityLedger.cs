@@ -71,7 +71,7 @@ public sealed class CapacityLedger
     /// Null when the demand fits beside what is promised and <paramref name="also"/> what is about to be, by the caps on the sum of limits and by what
     /// is predicted, to which newcomers come with all that they may use; else the first thing that is short, with its numbers.
     /// </summary>
-    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, Promised also = default, PeakForecast? forecast = null)
+    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, PeakForecast? forecast = null, Promised also = default)
     {
         ArgumentNullException.ThrowIfNull(demand);
         // Its agent would refuse one more: those that have ended count, until they are deleted or started elsewhere.

@@ -91,7 +91,12 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.OtherHost);
         if (!demand.DriverFits(_record.Inventory))
             return Rejected(RejectionReason.Driver);
-        return _ledger.Check(demand, _record.Inventory, _caps, promised, Forecast());
+        // Its labels may have changed since placement heard of them.
+        if (demand.Rules?.HasLabels(_record.Inventory) == false)
+            return Rejected(RejectionReason.Labels);
+        if (demand.Rules?.MayBeIn(PlacementRules.ZoneOf(_record.Inventory)) == false)
+            return Rejected(RejectionReason.Zone);
+        return _ledger.Check(demand, _record.Inventory, _caps, Forecast(), promised);
     }
 
     private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };

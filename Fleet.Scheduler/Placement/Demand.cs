@@ -16,6 +16,12 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
     public const string AutoDriver = "auto";
     public const string SimulatedDriver = "simulated";
 
+    /// <summary>What it takes of a host.</summary>
+    public Resources Needs { get; init; } = new(Cpus, checked((long)MemoryMib));
+
+    /// <summary>What it wants of its place beyond that; null: nothing.</summary>
+    public PlacementRules? Rules { get; init; }
+
     public static Demand Of(VmSpec spec)
     {
         ArgumentNullException.ThrowIfNull(spec);
@@ -25,7 +31,12 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
             spec.Driver.Length == 0 ? AutoDriver : spec.Driver,
             spec.Boot is not null,
             spec.Host,
-            spec.RateLimits.Count > 0);
+            spec.RateLimits.Count > 0)
+        {
+            Rules = spec.HostLabels.Count == 0 && spec.Zones.Count == 0
+                ? null
+                : new PlacementRules { Labels = [.. spec.HostLabels], Zones = [.. spec.Zones] },
+        };
     }
 
     /// <summary>Whether a host with this inventory has a driver that runs it.</summary>
@@ -62,6 +73,21 @@ public static class RejectionReason
     public const string Driver = "driver";
     public const string Cpus = "cpus";
     public const string Memory = "memory";
+    public const string Disk = "disk";
+    public const string Network = "network";
+    public const string Iops = "iops";
+
+    /// <summary>It has not the labels that are wanted.</summary>
+    public const string Labels = "labels";
+
+    /// <summary>It is in none of the zones that are wanted.</summary>
+    public const string Zone = "zone";
+
+    /// <summary>Its zone has more of a group than others already.</summary>
+    public const string Spread = "spread";
+
+    /// <summary>A group that the microVM must be apart from is there, or one that it must be with is not.</summary>
+    public const string Group = "group";
 
     /// <summary>The sum of limits has room, what its microVMs are predicted to use has not.</summary>
     public const string CpuPeak = "cpu_peak";

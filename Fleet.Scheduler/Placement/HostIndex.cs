@@ -1,9 +1,10 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Placement;
 
-/// <summary>Hosts to try, best first, and why the others are not among them.</summary>
+/// <summary>Hosts to try, best first; where there is none, why.</summary>
 public sealed record PlacementAdvice(IReadOnlyList<string> Hosts, IReadOnlyList<Rejection> Rejections);
 
 /// <summary>One host as placement knows it.</summary>
@@ -12,19 +13,22 @@ public sealed record PlacementAdvice(IReadOnlyList<string> Hosts, IReadOnlyList<
 /// <param name="FreeCpus">vCPUs that it could still promise.</param>
 /// <param name="FreeMemoryMib">MiB that it could still promise.</param>
 /// <param name="Rejection">Why it would not take the demand; null: it would, or none was asked for.</param>
-/// <param name="LeftAfter">What of it would stay free, the less the better; 0 where it would not take it.</param>
-public sealed record HostVerdict(HostView View, TimeSpan HeardAgo, ulong FreeCpus, ulong FreeMemoryMib, Rejection? Rejection, double LeftAfter);
+/// <param name="Cost">What speaks against it, by part, the less the better; empty where it would not take it.</param>
+public sealed record HostVerdict(HostView View, TimeSpan HeardAgo, ulong FreeCpus, ulong FreeMemoryMib, Rejection? Rejection, IReadOnlyList<KeyValuePair<string, double>> Cost);
 
 /// <summary>
 /// What one node knows of every host. It may be behind: its answers are advice, the host's own ledger decides.
-/// Choice: best fit, the host that is fullest afterwards, so that large rooms stay whole. Not safe for several threads.
+/// Not safe for several threads.
 /// </summary>
 public sealed class HostIndex
 {
-    /// <summary>A few, so that a stale view costs a second question and not a second search.</summary>
-    public const int Candidates = 3;
-
     private readonly Dictionary<string, Entry> _hosts = new(StringComparer.Ordinal);
+    private readonly PlacementEngine _engine = new();
+
+    // What was refused since a host last said something: many that wait ask the same. Bounded, for those that all ask something else.
+    private const int MostRefused = 256;
+
+    private readonly Dictionary<Demand, IReadOnlyList<Rejection>> _refused = [];
 
     private sealed record Entry(HostView View, TimeSpan HeardAt);
 
@@ -40,6 +44,8 @@ public sealed class HostIndex
         if (known is not null && known.Version > view.Version)
             return false;
         _hosts[view.HostId] = new Entry(view, now);
+        _refused.Clear();
+        _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
         if (!view.Connected)
             return false;
         return known is not { Connected: true }
@@ -47,41 +53,50 @@ public sealed class HostIndex
             || (known.Quarantined && !view.Quarantined)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
-            || !view.Inventory.Equals(known.Inventory);
+            || !Equals(view.Inventory, known.Inventory);
     }
 
     /// <summary>Drops hosts that said nothing since <paramref name="before"/>: their actor lives no more, or nobody hears it.</summary>
     public int DropSilent(TimeSpan before)
     {
         var silent = _hosts.Where(host => host.Value.HeardAt < before).Select(host => host.Key).ToList();
-        silent.ForEach(host => _hosts.Remove(host));
+        foreach (var host in silent)
+        {
+            _hosts.Remove(host);
+            _engine.Remove(host);
+        }
+        _refused.Clear();
         return silent.Count;
     }
 
-    /// <summary>The best hosts for the demand, without the excluded ones (which said no just now and are counted by the caller).</summary>
+    /// <summary>
+    /// The best hosts for the demand, without the excluded ones (which said no just now and are counted by the caller). Why the others are not
+    /// among them is told when there is none.
+    /// </summary>
     public PlacementAdvice Find(Demand demand, IReadOnlySet<string> excluded)
     {
         ArgumentNullException.ThrowIfNull(demand);
         ArgumentNullException.ThrowIfNull(excluded);
+        if (excluded.Count == 0 && _refused.TryGetValue(demand, out var refused))
+            return new PlacementAdvice([], refused);
+        var best = _engine.Choose(demand, excluded);
+        if (best.Length > 0)
+        {
+            var hosts = new string[best.Length];
+            for (var i = 0; i < hosts.Length; i++)
+                hosts[i] = best[i].Host.Id;
+            return new PlacementAdvice(hosts, []);
+        }
         var tally = new RejectionTally();
-        // The best few in order; with three of them an insertion beats any heap.
-        var best = new List<(double Left, string Host)>(Candidates + 1);
         foreach (var (hostId, entry) in _hosts)
         {
-            if (excluded.Contains(hostId))
-                continue;
-            if (Reject(demand, entry.View) is { } rejection)
-            {
-                tally.Add(rejection);
-                continue;
-            }
-            var candidate = (LeftAfter(demand, entry.View), hostId);
-            var at = best.FindIndex(other => candidate.CompareTo(other) < 0);
-            best.Insert(at < 0 ? best.Count : at, candidate);
-            if (best.Count > Candidates)
-                best.RemoveAt(Candidates);
+            if (!excluded.Contains(hostId) && _engine.Refuse(demand, _engine.Find(hostId)!) is { } refusal)
+                tally.Add(Named(refusal, entry.View));
         }
-        return new PlacementAdvice([.. best.Select(candidate => candidate.Host)], tally.ToList());
+        refused = tally.ToList();
+        if (excluded.Count == 0 && _refused.Count < MostRefused)
+            _refused.Add(demand, refused);
+        return new PlacementAdvice([], refused);
     }
 
     /// <summary>Every host, and what it would say to the demand: for somebody who wants to know why.</summary>
@@ -92,41 +107,36 @@ public sealed class HostIndex
         var verdicts = new List<HostVerdict>(_hosts.Count);
         foreach (var entry in _hosts.Values)
         {
-            var rejection = demand is null ? null : Reject(demand, entry.View);
-            var left = demand is null || rejection is not null ? 0 : LeftAfter(demand, entry.View);
-            verdicts.Add(new(entry.View, now - entry.HeardAt, FreeCpus(entry.View), FreeMemory(entry.View), rejection, left));
+            var host = _engine.Find(entry.View.HostId)!;
+            var refusal = demand is null ? null : _engine.Refuse(demand, host);
+            var cost = demand is null || refusal is not null ? [] : _engine.Parts(demand, host);
+            var rejection = (refusal is { } by ? Named(by, entry.View) : refusal) is not { } no ? null : new Rejection { Reason = no.Reason, Hosts = 1, Wanted = no.Wanted, MostFree = no.Free };
+            verdicts.Add(new(entry.View, now - entry.HeardAt, FreeCpus(entry.View), FreeMemory(entry.View), rejection, cost));
         }
         return verdicts;
     }
 
-    private static Rejection? Reject(Demand demand, HostView view)
-    {
-        if (demand.Host.Length > 0 && demand.Host != view.HostId)
-            return new Rejection { Reason = RejectionReason.OtherHost, Hosts = 1 };
-        if (!view.Connected)
-            return new Rejection { Reason = RejectionReason.Disconnected, Hosts = 1 };
-        if (view.Cordoned)
-            return new Rejection { Reason = RejectionReason.Cordoned, Hosts = 1 };
-        if (view.Quarantined)
-            return new Rejection { Reason = RejectionReason.Quarantined, Hosts = 1 };
-        if (!demand.DriverFits(view.Inventory))
-            return new Rejection { Reason = RejectionReason.Driver, Hosts = 1 };
-        if (FreeCpus(view) is var cpus && demand.Cpus > cpus)
-            return new Rejection { Reason = view.PeakRoom?.Cpus == cpus ? RejectionReason.CpuPeak : RejectionReason.Cpus, Hosts = 1, Wanted = demand.Cpus, MostFree = cpus };
-        if (FreeMemory(view) is var memory && demand.MemoryMib > memory)
-            return new Rejection { Reason = view.PeakRoom?.MemoryMib == memory ? RejectionReason.MemoryPeak : RejectionReason.Memory, Hosts = 1, Wanted = demand.MemoryMib, MostFree = memory };
-        return null;
-    }
+    private static readonly Inventory Nothing = new();
 
-    // The share of the host that would stay free, processors and memory together.
-    private static double LeftAfter(Demand demand, HostView view)
+    // The engine knows the lesser room of two; which of them it is the view tells.
+    private static Refusal Named(Refusal refusal, HostView view) => refusal.Reason switch
     {
-        var caps = Caps(view);
-        return ((double)(FreeCpus(view) - demand.Cpus) / Math.Max(1, caps.Cpus(view.Inventory)))
-            + ((double)(FreeMemory(view) - demand.MemoryMib) / Math.Max(1, caps.MemoryMib(view.Inventory)));
-    }
+        RejectionReason.Cpus when view.PeakRoom?.Cpus == FreeCpus(view) => refusal with { Reason = RejectionReason.CpuPeak },
+        RejectionReason.Memory when view.PeakRoom?.MemoryMib == FreeMemory(view) => refusal with { Reason = RejectionReason.MemoryPeak },
+        _ => refusal,
+    };
+
+    private static string? Closed(HostView view) =>
+        !view.Connected ? RejectionReason.Disconnected
+        : view.Cordoned ? RejectionReason.Cordoned
+        : view.Quarantined ? RejectionReason.Quarantined
+        : null;
 
     private static CapacityCaps Caps(HostView view) => new(view.CpuRatio, view.MemoryRatio);
+
+    private static Resources Capacity(HostView view) => new((long)Caps(view).Cpus(view.Inventory), (long)Caps(view).MemoryMib(view.Inventory));
+
+    private static Resources Free(HostView view) => new((long)FreeCpus(view), (long)FreeMemory(view));
 
     private static ulong FreeCpus(HostView view) => Math.Min(Left(Caps(view).Cpus(view.Inventory), view.ReservedCpus), view.PeakRoom?.Cpus ?? ulong.MaxValue);
 

@@ -23,6 +23,15 @@ public sealed class RejectionTally
         sum.MostFree = Math.Max(sum.MostFree, rejection.MostFree);
     }
 
+    /// <summary>One host that said no.</summary>
+    public void Add(in Refusal refusal)
+    {
+        if (!_byReason.TryGetValue(refusal.Reason, out var sum))
+            _byReason.Add(refusal.Reason, sum = new Rejection { Reason = refusal.Reason, Wanted = refusal.Wanted });
+        sum.Hosts++;
+        sum.MostFree = Math.Max(sum.MostFree, refusal.Free);
+    }
+
     public IReadOnlyList<Rejection> ToList() => [.. _byReason.Values];
 
     /// <summary>Why the microVM is unplaced: a code of docs/api.md, "Reasons", and a sentence with the numbers.</summary>
@@ -98,6 +107,13 @@ public sealed class RejectionTally
             RejectionReason.Cpus => $"{hosts} short of vCPUs (wanted {rejection.Wanted}, most free {rejection.MostFree})",
             RejectionReason.CpuPeak => $"{hosts} whose microVMs are predicted to use the CPUs (wanted {rejection.Wanted}, most free {rejection.MostFree})",
             RejectionReason.MemoryPeak => $"{hosts} whose microVMs are predicted to use the memory (wanted {rejection.Wanted} MiB, most free {rejection.MostFree} MiB)",
+            RejectionReason.Disk => $"{hosts} short of disk (wanted {rejection.Wanted} MiB, most free {rejection.MostFree} MiB)",
+            RejectionReason.Network => $"{hosts} short of network (wanted {rejection.Wanted} Mbit/s, most free {rejection.MostFree} Mbit/s)",
+            RejectionReason.Iops => $"{hosts} short of disk operations (wanted {rejection.Wanted}/s, most free {rejection.MostFree}/s)",
+            RejectionReason.Labels => $"{hosts} without the labels",
+            RejectionReason.Zone => $"{hosts} in other zones",
+            RejectionReason.Spread => $"{hosts} in zones that have enough of its group",
+            RejectionReason.Group => $"{hosts} kept from it by its rules about groups",
             RejectionReason.Driver => $"{hosts} without the driver",
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",

@@ -70,7 +70,7 @@ internal sealed class PlacementSearch
     public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
 
     /// <summary>Every host said no for good. Of what <see cref="Explain"/> has added up.</summary>
-    public bool IsLasting => _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver);
+    public bool IsLasting => _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Labels or RejectionReason.Zone);
 
     public Reason Explain()
     {

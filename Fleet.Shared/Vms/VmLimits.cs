@@ -45,6 +45,12 @@ public static class VmLimits
     /// <summary>Labels of one microVM.</summary>
     public const int MaxLabels = 64;
 
+    /// <summary>Zones that one microVM may name.</summary>
+    public const int MaxZones = 16;
+
+    /// <summary>The label by which a host tells its zone.</summary>
+    public const string ZoneLabel = "zone";
+
     /// <summary>Length of a label's key.</summary>
     public const int MaxLabelKeyLength = 63;
 

@@ -32,7 +32,9 @@ public static class VmSpecRules
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
             ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
             ?? OneOf("fencing", spec.Fencing.Length == 0 ? FencingPolicy.Strict : spec.Fencing, FencingPolicy.All)
-            ?? Labels(spec.Labels)
+            ?? Labels("labels", spec.Labels)
+            ?? Labels("host_labels", spec.HostLabels)
+            ?? Zones(spec.Zones)
             ?? Host(spec.Host)
             ?? Simulated(spec)
             ?? RateLimits(spec);
@@ -129,16 +131,28 @@ public static class VmSpecRules
             : new(field, $"{field} is longer than {VmLimits.MaxPathBytes} bytes.");
     }
 
-    private static SpecProblem? Labels(MapField<string, string> labels)
+    private static SpecProblem? Labels(string field, MapField<string, string> labels)
     {
         if (labels.Count > VmLimits.MaxLabels)
-            return new("labels", $"labels has {labels.Count} entries; at most {VmLimits.MaxLabels} are allowed.");
+            return new(field, $"{field} has {labels.Count} entries; at most {VmLimits.MaxLabels} are allowed.");
         foreach (var (key, value) in labels)
         {
             if (!IsLabelKey(key))
-                return new(Member("labels", key), $"A label's key must be 1 to {VmLimits.MaxLabelKeyLength} of the characters a-z, 0-9, '.', '_', '/' and '-', and begin and end with a letter or a digit.");
+                return new(Member(field, key), $"A label's key must be 1 to {VmLimits.MaxLabelKeyLength} of the characters a-z, 0-9, '.', '_', '/' and '-', and begin and end with a letter or a digit.");
             if (!IsLabelValue(value))
-                return new(Member("labels", key), $"The label {key} must have a value of at most {VmLimits.MaxLabelValueLength} characters without control characters.");
+                return new(Member(field, key), $"The label {key} must have a value of at most {VmLimits.MaxLabelValueLength} characters without control characters.");
+        }
+        return null;
+    }
+
+    private static SpecProblem? Zones(RepeatedField<string> zones)
+    {
+        if (zones.Count > VmLimits.MaxZones)
+            return new("zones", $"zones has {zones.Count} entries; at most {VmLimits.MaxZones} are allowed.");
+        for (var i = 0; i < zones.Count; i++)
+        {
+            if (zones[i].Length == 0 || !IsLabelValue(zones[i]))
+                return new($"zones[{i}]", $"A zone's name must be 1 to {VmLimits.MaxLabelValueLength} characters without control characters.");
         }
         return null;
     }

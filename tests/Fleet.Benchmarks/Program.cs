@@ -6,6 +6,7 @@ using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
 using Fleet.Benchmarks.Memory;
 using Fleet.Benchmarks.Overcommit;
+using Fleet.Benchmarks.Placement;
 using Fleet.Benchmarks.RateLimit;
 using Fleet.Benchmarks.Snapshot;
 using Fleet.Benchmarks.Start;
@@ -28,6 +29,8 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["restart"] = ("the control plane is killed with 10,000 microVMs in its journal: until all is back; --vms N", RestartBenchmark.Run),
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),
     ["overcommit"] = ("what predictors save of the sum of limits, and how often the peak is above what they say; --traces FOLDER, --choosing 1: on the part that the settings were chosen by", OvercommitBenchmark.Run),
+    ["placement"] = ("decisions of the placement engine a second, up to 10,000 hosts with 1,000,000 microVMs; --seed N", PlacementBenchmark.Run),
+    ["packing"] = ("microVMs that fit, by the engine and by the rules of others; --traces FOLDER (Protean samples), else generated; --microvms N (20,000), --seed N", PackingBenchmark.Run),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };
 

@@ -55,7 +55,7 @@ internal sealed class PlacementPalette : Palette
         var advice = (await call.Node.AskAsync<HostsFound>(call.Node.Placement, new FindHosts(demand, new HashSet<string>(), 0), call.Cancellation)).Advice;
         var rows = judged
             .OrderBy(host => host.Rejection is not null)
-            .ThenBy(host => host.LeftAfter)
+            .ThenBy(host => host.Cost.Sum(part => part.Value))
             .ThenBy(host => host.View.HostId, StringComparer.Ordinal)
             .Take(call.Number("most"))
             .Select(host => new object?[]

@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
 using Xunit;
 
@@ -342,6 +343,23 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         Assert.Null(answer.Rejection);
         Assert.Equal(1U, (await Cell.HostAsync(agent.HostId)).Vms);
         await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).Vms == 0);
+    }
+
+    [Fact]
+    public async Task Should_refuse_room_on_a_host_without_the_labels_or_zone_whatever_placement_thought()
+    {
+        await using var agent = await shared.JoinAsync();
+        var hosts = Akka.Cluster.Sharding.ClusterSharding.Get(Cell.System.ActorSystem).ShardRegion(ShardRegions.Hosts);
+        var labelled = SharedCell.On(agent);
+        labelled.HostLabels.Add("disk", "ssd");
+        var zoned = SharedCell.On(agent);
+        zoned.Zones.Add("west");
+        foreach (var (spec, reason) in new[] { (labelled, RejectionReason.Labels), (zoned, RejectionReason.Zone) })
+        {
+            var answer = await Akka.Actor.Futures.Ask<RoomAnswer>(
+                hosts, new ReserveRoom { HostId = agent.HostId, VmId = TestCell.NewVmId(), Epoch = 1, Spec = spec }, Eventually.Bound);
+            Assert.Equal(reason, answer.Rejection?.Reason);
+        }
     }
 
     [Fact]

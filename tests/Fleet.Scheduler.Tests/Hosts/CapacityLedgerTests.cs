@@ -59,7 +59,7 @@ public sealed class CapacityLedgerTests
                 {
                     var demand = Wanting(wanted[at].Item1, wanted[at].Item2);
                     var one = ledger.Check(demand, Host, Caps);
-                    Assert.Equal(one, empty.Check(demand, Host, Caps, promised));
+                    Assert.Equal(one, empty.Check(demand, Host, Caps, also: promised));
                     if (one is not null)
                         continue;
                     ledger.Apply(new HostReserved { VmId = $"vm-{at}", Epoch = 1, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib });

@@ -89,6 +89,30 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_send_a_spec_where_its_labels_and_zones_say()
+    {
+        var views = new[] { View("a"), View("b"), View("c") };
+        views[0].Inventory.Labels.Add("disk", "ssd");
+        views[1].Inventory.Labels.Add("zone", "west");
+        views[2].Inventory.Labels.Add("zone", "west");
+        views[2].Inventory.Labels.Add("disk", "ssd");
+        var index = Of(views);
+        var spec = new VmSpec { Cpus = 1, MemoryMib = 128, Zones = { "east", "west" }, HostLabels = { ["disk"] = "ssd" } };
+        Assert.Equal(["c"], index.Find(Demand.Of(spec), Nobody).Hosts);
+        spec.Zones.Clear();
+        Assert.Equal(["a", "c"], index.Find(Demand.Of(spec), Nobody).Hosts);
+        spec.HostLabels["disk"] = "tape";
+        var reason = Explain(index, Demand.Of(spec));
+        Assert.Equal("no_capacity", reason.Code);
+        Assert.Contains("3 hosts without the labels", reason.Message, StringComparison.Ordinal);
+        // A host that comes back with other labels is another one.
+        var relabelled = View("a", version: 2);
+        relabelled.Inventory.Labels.Add("disk", "tape");
+        Assert.True(index.Update(relabelled, Now));
+        Assert.Equal(["a"], index.Find(Demand.Of(spec), Nobody).Hosts);
+    }
+
+    [Fact]
     public void Should_leave_out_those_that_said_no()
     {
         var index = Of(View("a"), View("b"));

@@ -1,0 +1,259 @@
+using System.Runtime.InteropServices;
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Scheduler.Placement;
+
+/// <summary>Why a host won't do.</summary>
+/// <param name="Reason">See <see cref="RejectionReason"/>.</param>
+/// <param name="Wanted">vCPUs, MiB and so on that were wanted, where it is about them.</param>
+/// <param name="Free">... and what there is.</param>
+public readonly record struct Refusal(string Reason, ulong Wanted = 0, ulong Free = 0);
+
+/// <summary>
+/// Chooses hosts, by filters and scores. The cost of a choice follows the number of classes of hosts, not of hosts: of each
+/// class the fullest few that have room are scored. Not safe for several threads.
+/// </summary>
+/// <param name="sample">Hosts that are scored for one choice, over all classes, and at least <see cref="Candidates"/> of each; <see cref="int.MaxValue"/>: every host that has room.</param>
+public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
+{
+    /// <summary>A few, so that a stale view costs a second question and not a second search.</summary>
+    public const int Candidates = 3;
+
+    /// <summary>More finds hardly better places (docs/benchmarks.md, "packing") and costs more than the search itself.</summary>
+    public const int Sample = 32;
+
+    private readonly Dictionary<string, PlacedHost> _hosts = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, HostClass> _classByKey = new(StringComparer.Ordinal);
+    private readonly List<HostClass> _classes = [];
+    private readonly Dictionary<string, PlacedGroup> _groups = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, int> _openByZone = new(StringComparer.Ordinal);
+    private PlacementSurvey? _survey;
+
+    public int Hosts => _hosts.Count;
+
+    internal IReadOnlyDictionary<string, int> OpenByZone => _openByZone;
+
+    internal PlacedGroup? Group(string name) => _groups.GetValueOrDefault(name);
+
+    public PlacedHost? Find(string host) => _hosts.GetValueOrDefault(host);
+
+    /// <summary>Takes a host as it now is, known or not.</summary>
+    /// <param name="id">Its name.</param>
+    /// <param name="inventory">Its drivers and labels; not to be changed.</param>
+    /// <param name="capacity">All that it may promise.</param>
+    /// <param name="free">What of it is not promised.</param>
+    /// <param name="closed">Why it takes nothing; null: it does.</param>
+    public PlacedHost Put(string id, Inventory inventory, in Resources capacity, in Resources free, string? closed)
+    {
+        ArgumentNullException.ThrowIfNull(inventory);
+        ref var known = ref CollectionsMarshal.GetValueRefOrAddDefault(_hosts, id, out _);
+        if (known is null)
+        {
+            known = new PlacedHost(id);
+            Join(known, inventory, capacity);
+        }
+        else
+        {
+            Shut(known);
+            // Its actor tells of each reservation: the same inventory is the common case.
+            if (capacity != known.Capacity || !inventory.Equals(known.Class.Inventory))
+            {
+                // Its zone may be another one then.
+                KeyValuePair<PlacedGroup, int>[] groups = [.. known.Groups];
+                foreach (var (group, count) in groups)
+                    Count(known, group, -count);
+                Leave(known);
+                Join(known, inventory, capacity);
+                foreach (var (group, count) in groups)
+                    Count(known, group.Name, count);
+            }
+        }
+        known.Capacity = capacity;
+        known.Free = free;
+        known.Closed = closed;
+        Open(known);
+        return known;
+    }
+
+    /// <summary>Its room has changed, and nothing else.</summary>
+    public void SetFree(PlacedHost host, in Resources free)
+    {
+        ArgumentNullException.ThrowIfNull(host);
+        Shut(host);
+        host.Free = free;
+        Open(host);
+    }
+
+    public void Remove(string id)
+    {
+        if (!_hosts.Remove(id, out var host))
+            return;
+        Shut(host);
+        foreach (var (group, count) in host.Groups.ToList())
+            Count(host, group, -count);
+        Leave(host);
+    }
+
+    /// <summary>A host has more or fewer microVMs of a group than before.</summary>
+    public void Count(PlacedHost host, string group, int by)
+    {
+        ArgumentNullException.ThrowIfNull(host);
+        ref var placed = ref CollectionsMarshal.GetValueRefOrAddDefault(_groups, group, out _);
+        placed ??= new PlacedGroup(group);
+        Count(host, placed, by);
+    }
+
+    /// <summary>The best hosts for a demand, best first; valid until the next question.</summary>
+    /// <param name="demand">What is wanted.</param>
+    /// <param name="excluded">Hosts that are out of question.</param>
+    public ReadOnlySpan<Candidate> Choose(Demand demand, IReadOnlySet<string> excluded)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        ArgumentNullException.ThrowIfNull(excluded);
+        var survey = _survey ??= new PlacementSurvey(this);
+        survey.Begin(demand, excluded);
+        if (demand.Host.Length > 0)
+        {
+            if (_hosts.GetValueOrDefault(demand.Host) is { Closed: null } only && demand.Needs.FitsIn(only.Free) && survey.Allows(only.Class))
+                Offer(survey, only);
+            return survey.Best;
+        }
+        var each = Math.Max(Candidates, sample / Math.Max(1, _classes.Count));
+        if (OfferShared(demand, survey))
+            return survey.Best;
+        foreach (var hosts in _classes)
+        {
+            if (hosts.Open.Count == 0 || !demand.Needs.FitsIn(hosts.Open.MostFree) || !survey.Allows(hosts))
+                continue;
+            survey.Next(each, null);
+            hosts.Open.Walk(demand.Needs, survey);
+            // The fullest may all have what it would rather be apart from.
+            if (demand.Rules is null)
+                continue;
+            foreach (var rule in demand.Rules.Groups)
+            {
+                if (rule is { Hard: false, Apart: true, Scope: RuleScope.Host } && Group(rule.Group) is { } group)
+                {
+                    survey.Next(each, group);
+                    hosts.Open.Walk(demand.Needs, survey);
+                }
+            }
+        }
+        return survey.Best;
+    }
+
+    /// <summary>Why a host won't do for a demand; null: it would.</summary>
+    public Refusal? Refuse(Demand demand, PlacedHost host)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        ArgumentNullException.ThrowIfNull(host);
+        if (demand.Host.Length > 0 && demand.Host != host.Id)
+            return new(RejectionReason.OtherHost);
+        if (host.Closed is not null)
+            return new(host.Closed);
+        foreach (var filter in HostFilter.All)
+        {
+            if (filter.Concerns(demand) && !(filter.Allows(host.Class, demand, this) && filter.Allows(host, demand, this)))
+                return new(filter.Reason);
+        }
+        return Short(RejectionReason.Cpus, demand.Needs.Cpus, host.Free.Cpus)
+            ?? Short(RejectionReason.Memory, demand.Needs.MemoryMib, host.Free.MemoryMib)
+            ?? Short(RejectionReason.Disk, demand.Needs.DiskMib, host.Free.DiskMib)
+            ?? Short(RejectionReason.Network, demand.Needs.NetworkMbps, host.Free.NetworkMbps)
+            ?? Short(RejectionReason.Iops, demand.Needs.Iops, host.Free.Iops);
+    }
+
+    /// <summary>What speaks against a host that would do, by part, weighed; their sum is <see cref="Candidate.Cost"/>.</summary>
+    public IReadOnlyList<KeyValuePair<string, double>> Parts(Demand demand, PlacedHost host) =>
+        [.. HostScore.All.Where(score => score.Concerns(demand)).Select(score => KeyValuePair.Create(score.Name, score.Weight * score.Of(host, demand, this)))];
+
+    private static Refusal? Short(string reason, long wanted, long free) =>
+        wanted > free ? new Refusal(reason, (ulong)wanted, (ulong)Math.Max(0, free)) : null;
+
+    // Where it is to be with a group, hosts that have members are looked at, however empty they are. True: no others will do.
+    private bool OfferShared(Demand demand, PlacementSurvey survey)
+    {
+        if (demand.Rules is null)
+            return false;
+        foreach (var rule in demand.Rules.Groups)
+        {
+            if (rule.Apart || rule.Scope != RuleScope.Host || Group(rule.Group) is not { } group)
+                continue;
+            var left = rule.Hard ? int.MaxValue : sample;
+            foreach (var host in group.Hosts)
+            {
+                if (left-- == 0)
+                    break;
+                if (host.Closed is null && demand.Needs.FitsIn(host.Free) && survey.Allows(host.Class))
+                    Offer(survey, host);
+            }
+            if (rule.Hard)
+                return true;
+        }
+        return false;
+    }
+
+    private static void Offer(PlacementSurvey survey, PlacedHost host)
+    {
+        survey.Next(1, null);
+        survey.Offer(host);
+    }
+
+    private void Join(PlacedHost host, Inventory inventory, in Resources capacity)
+    {
+        var key = HostClass.KeyOf(inventory, capacity);
+        if (!_classByKey.TryGetValue(key, out var hosts))
+        {
+            hosts = new HostClass(key, inventory);
+            _classByKey.Add(key, hosts);
+            _classes.Add(hosts);
+        }
+        hosts.Hosts++;
+        host.Class = hosts;
+    }
+
+    private void Leave(PlacedHost host)
+    {
+        if (--host.Class.Hosts > 0)
+            return;
+        _classByKey.Remove(host.Class.Key);
+        _classes.Remove(host.Class);
+    }
+
+    private void Open(PlacedHost host)
+    {
+        if (host.Closed is not null)
+            return;
+        host.Class.Open.Add(host);
+        if (host.Class.Zone.Length > 0)
+            CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _)++;
+    }
+
+    private void Shut(PlacedHost host)
+    {
+        if (host.Closed is not null)
+            return;
+        host.Class.Open.Remove(host);
+        if (host.Class.Zone.Length > 0 && --CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _) <= 0)
+            _openByZone.Remove(host.Class.Zone);
+    }
+
+    private void Count(PlacedHost host, PlacedGroup group, int by)
+    {
+        var before = host.Of(group);
+        var after = host.Add(group, by);
+        if (after > 0)
+            group.Hosts.Add(host);
+        else
+            group.Hosts.Remove(host);
+        if (host.Class.Zone.Length > 0)
+        {
+            ref var there = ref CollectionsMarshal.GetValueRefOrAddDefault(group.Zones, host.Class.Zone, out _);
+            there += after - before;
+            if (there <= 0)
+                group.Zones.Remove(host.Class.Zone);
+        }
+        if (group.Hosts.Count == 0)
+            _groups.Remove(group.Name);
+    }
+}

@@ -1,0 +1,192 @@
+using CsCheck;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Placement;
+
+public sealed class PlacementEngineTests
+{
+    private static readonly HashSet<string> Nobody = [];
+    private static readonly string[] Zones = ["", "a", "b", "c"];
+    private static readonly string[] Teams = ["red", "blue", "green"];
+
+    private static Inventory Machine(string zone = "", string disk = "", bool kvm = true)
+    {
+        var inventory = new Inventory { AutoDriver = kvm ? "kvm" : "", Drivers = { new DriverStatus { Name = "kvm", Usable = kvm, StockKernels = true } } };
+        if (zone.Length > 0)
+            inventory.Labels.Add("zone", zone);
+        if (disk.Length > 0)
+            inventory.Labels.Add("disk", disk);
+        return inventory;
+    }
+
+    private static Demand Wanting(uint cpus = 1, ulong memoryMib = 128, PlacementRules? rules = null) => new(cpus, memoryMib, "auto", false, "") { Rules = rules };
+
+    private static PlacedHost Add(PlacementEngine engine, string id, string zone = "", string disk = "", long cpus = 8, long memoryMib = 8192) =>
+        engine.Put(id, Machine(zone, disk), new(cpus, memoryMib), new(cpus, memoryMib), null);
+
+    private static string[] Choose(PlacementEngine engine, Demand demand)
+    {
+        var best = engine.Choose(demand, Nobody);
+        var ids = new string[best.Length];
+        for (var i = 0; i < ids.Length; i++)
+            ids[i] = best[i].Host.Id;
+        return ids;
+    }
+
+    [Fact]
+    public void Should_keep_to_labels_and_zones()
+    {
+        var engine = new PlacementEngine();
+        Add(engine, "h1", "a", "ssd");
+        Add(engine, "h2", "b", "ssd");
+        Add(engine, "h3", "b", "hdd");
+        Assert.Equal(["h1", "h2"], Choose(engine, Wanting(rules: new() { Labels = [new("disk", "ssd")] })));
+        Assert.Equal(["h2", "h3"], Choose(engine, Wanting(rules: new() { Zones = ["b", "c"] })));
+        Assert.Equal(["h3"], Choose(engine, Wanting(rules: new() { Zones = ["b"], Labels = [new("disk", "hdd")] })));
+        Assert.Equal(RejectionReason.Labels, engine.Refuse(Wanting(rules: new() { Labels = [new("disk", "hdd")] }), engine.Find("h1")!)?.Reason);
+    }
+
+    [Theory]
+    [InlineData(RuleScope.Host, true, true, "h2,h3")]
+    [InlineData(RuleScope.Host, false, true, "h1")]
+    [InlineData(RuleScope.Zone, true, true, "h3")]
+    [InlineData(RuleScope.Zone, false, true, "h1,h2")]
+    [InlineData(RuleScope.Host, true, false, "h2,h3,h1")]
+    [InlineData(RuleScope.Host, false, false, "h1,h2,h3")]
+    [InlineData(RuleScope.Zone, true, false, "h3,h1,h2")]
+    [InlineData(RuleScope.Zone, false, false, "h1,h2,h3")]
+    public void Should_keep_rules_about_groups_and_follow_wishes(RuleScope scope, bool apart, bool hard, string expected)
+    {
+        var engine = new PlacementEngine();
+        var first = Add(engine, "h1", "a");
+        Add(engine, "h2", "a");
+        Add(engine, "h3", "b");
+        engine.Count(first, "red", 1);
+        var demand = Wanting(rules: new() { Groups = [new("red", scope, apart, hard)] });
+        Assert.Equal(expected.Split(','), Choose(engine, demand));
+        // Of a group that is gone, anywhere.
+        engine.Count(first, "red", -1);
+        Assert.Equal(3, Choose(engine, demand).Length);
+    }
+
+    [Fact]
+    public void Should_find_the_host_without_the_group_behind_many_fuller_ones_that_have_it()
+    {
+        var engine = new PlacementEngine();
+        for (var i = 0; i < 200; i++)
+        {
+            var full = Add(engine, $"full{i}");
+            engine.SetFree(full, new(2, 2048));
+            engine.Count(full, "red", 1);
+        }
+        Add(engine, "empty");
+        Assert.Equal("empty", Choose(engine, Wanting(rules: new() { Groups = [new("red", RuleScope.Host, Apart: true, Hard: false)] }))[0]);
+        Assert.Equal(["empty"], Choose(engine, Wanting(rules: new() { Groups = [new("red", RuleScope.Host, Apart: true, Hard: true)] })));
+    }
+
+    [Fact]
+    public void Should_fill_zones_evenly_and_not_wait_for_one_that_is_closed()
+    {
+        var engine = new PlacementEngine();
+        foreach (var zone in (string[])["a", "b", "c"])
+            Add(engine, zone, zone, cpus: 30);
+        Add(engine, "nowhere");
+        var demand = Wanting(rules: new() { Spread = new("web", 1) });
+        for (var i = 0; i < 30; i++)
+        {
+            var chosen = engine.Find(Choose(engine, demand)[0])!;
+            engine.SetFree(chosen, chosen.Free - demand.Needs);
+            engine.Count(chosen, "web", 1);
+        }
+        Assert.All((string[])["a", "b", "c"], id => Assert.Equal(20, engine.Find(id)!.Free.Cpus));
+        engine.Count(engine.Find("a")!, "web", 1);
+        Assert.Equal(["b", "c"], Choose(engine, demand).Order(StringComparer.Ordinal));
+        engine.Put("b", Machine("b"), new(30, 8192), new(20, 8192), RejectionReason.Cordoned);
+        engine.Count(engine.Find("c")!, "web", 1);
+        Assert.Equal(["a", "c"], Choose(engine, demand).Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public void Should_count_every_resource()
+    {
+        var engine = new PlacementEngine();
+        engine.Put("h", Machine(), new(8, 8192, 1000, 100, 10), new(8, 8192, 500, 50, 5), null);
+        Assert.Single(Choose(engine, Wanting() with { Needs = new(1, 1, 500, 50, 5) }));
+        Demand[] tooMuch = [Wanting() with { Needs = new(1, 1, 501) }, Wanting() with { Needs = new(1, 1, 0, 51) }, Wanting() with { Needs = new(1, 1, 0, 0, 6) }];
+        Assert.All(tooMuch, demand => Assert.Empty(Choose(engine, demand)));
+        Assert.Equal([RejectionReason.Disk, RejectionReason.Network, RejectionReason.Iops], tooMuch.Select(demand => engine.Refuse(demand, engine.Find("h")!)!.Value.Reason));
+    }
+
+    /// <summary>
+    /// Long random histories of hosts that come, go, change size, zone and room, and of groups: the engine says what asking every host says, when it may
+    /// look at all of them; when it may not, it still finds a host exactly when there is one, and only such that keep the rules.
+    /// </summary>
+    [Fact]
+    public void Should_say_what_asking_every_host_says()
+    {
+        Gen.UInt.Array[50, 400].Sample(dice =>
+        {
+            var whole = new PlacementEngine(int.MaxValue);
+            var sampled = new PlacementEngine(6);
+            var naive = new NaivePlacement();
+            foreach (var die in dice)
+            {
+                var id = $"h{die % 37:d2}";
+                var known = naive.Hosts.GetValueOrDefault(id);
+                switch (die / 37 % 8)
+                {
+                    case 0 or 1 or 2 when known is not null:
+                        var team = Teams[die / 300 % 3];
+                        var by = die / 900 % 3 == 0 ? -1 : 1;
+                        naive.Count(known, team, by);
+                        whole.Count(whole.Find(id)!, team, by);
+                        sampled.Count(sampled.Find(id)!, team, by);
+                        break;
+                    case 3 when known is not null:
+                        naive.Hosts.Remove(id);
+                        whole.Remove(id);
+                        sampled.Remove(id);
+                        break;
+                    case 4 when known is not null:
+                        known.Free = new(die / 300 % (known.Capacity.Cpus + 1), die / 3000 % (known.Capacity.MemoryMib + 1));
+                        whole.SetFree(whole.Find(id)!, known.Free);
+                        sampled.SetFree(sampled.Find(id)!, known.Free);
+                        break;
+                    default:
+                        known ??= naive.Hosts[id] = new NaiveHost(id);
+                        known.Inventory = Machine(Zones[die / 300 % 4], die / 1200 % 2 == 0 ? "" : "ssd", die / 2400 % 8 != 0);
+                        known.Capacity = new(8 << (int)(die / 20000 % 3), 8192 + (die / 60000 % 1000));
+                        known.Free = new(die / 6000 % (known.Capacity.Cpus + 1), die / 9000 % (known.Capacity.MemoryMib + 1));
+                        known.Closed = die / 12000 % 9 == 0 ? RejectionReason.Cordoned : null;
+                        whole.Put(id, known.Inventory, known.Capacity, known.Free, known.Closed);
+                        sampled.Put(id, known.Inventory, known.Capacity, known.Free, known.Closed);
+                        break;
+                }
+                var demand = Random(die);
+                var expected = naive.Choose(demand);
+                Assert.Equal(expected.Take(PlacementEngine.Candidates), Choose(whole, demand));
+                var some = Choose(sampled, demand);
+                Assert.Equal(Math.Min(expected.Count, PlacementEngine.Candidates), some.Length);
+                Assert.Subset(expected.ToHashSet(), some.ToHashSet());
+                foreach (var host in naive.Hosts.Keys)
+                    Assert.Equal(expected.Contains(host), whole.Refuse(demand, whole.Find(host)!) is null);
+            }
+        }, iter: 60);
+    }
+
+    private static Demand Random(uint die)
+    {
+        die *= 2654435761;
+        var groups = Enumerable.Range(0, (int)(die >> 4) % 3).Select(i => new GroupRule(
+            Teams[(die >> (5 + i)) % 3], (die >> (8 + i)) % 2 == 0 ? RuleScope.Host : RuleScope.Zone, (die >> (11 + i)) % 3 != 0, (die >> (14 + i)) % 2 == 0));
+        return Wanting(die % 5, die % 2048, (die >> 20) % 4 == 0 ? null : new PlacementRules
+        {
+            Labels = (die >> 22) % 4 == 0 ? [new("disk", "ssd")] : [],
+            Zones = (die >> 24) % 3 == 0 ? ["a", "c"] : [],
+            Spread = (die >> 26) % 4 == 0 ? new(Teams[(die >> 28) % 3], 1 + (int)((die >> 30) % 2)) : null,
+            Groups = [.. groups],
+        });
+    }
+}
