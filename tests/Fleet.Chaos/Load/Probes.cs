@@ -34,8 +34,8 @@ internal sealed class Probes(ApiClient api, IReadOnlyList<string> vms)
         foreach (var ofOne in _results.Where(result => result.Succeeded).GroupBy(result => result.Vm))
         {
             var answers = ofOne.Select(result => result.AnsweredMs).Order().ToList();
-            pauses[ofOne.Key] = answers.Zip(answers.Skip(1)).Where(pair => pair.Second >= fromMs && pair.First <= toMs)
-                .Select(pair => pair.Second - pair.First - (long)Pause.TotalMilliseconds).DefaultIfEmpty(0).Max();
+            pauses[ofOne.Key] = answers.Zip(answers.Skip(1), (before, after) => (Before: before, After: after)).Where(pair => pair.After >= fromMs && pair.Before <= toMs)
+                .Select(pair => pair.After - pair.Before - (long)Pause.TotalMilliseconds).DefaultIfEmpty(0).Max();
         }
         return pauses;
     }
