@@ -68,16 +68,68 @@ public sealed class CheckerTests
         FindsNothing(story);
     }
 
+    /// <summary>"one" was lost with its host and runs on "b"; what its first VMM wrote is the test's to say.</summary>
+    private static Story Again(string[] lines, params Strike[] strikes)
+    {
+        var story = new Story().Host("a").Host("b").Create("one").Place("one", "a").After(3_000).Lose("a", dead: false).Place("one", "b").After(60_000);
+        story.Runs.RemoveAt(0);
+        story.Runs.AddRange(RunLog.Parse("one.1.1", string.Concat(lines)));
+        story.Strikes.AddRange(strikes);
+        return story;
+    }
+
+    /// <summary>In <see cref="Again"/> the first copy began at about 1,000,013 ms, its host fell silent 3 s later and the second began at 1,025,020 ms.</summary>
+    private static string[] Log(params (long Ms, string What)[] lines) =>
+        [.. lines.Select(line => $$"""{"boot_ms":{{1_000_000 + line.Ms}},"vm":"one","epoch":1,"policy":"strict","host":"a","event":"{{line.What}}"}""" + "\n")];
+
+    [Theory]
+    [InlineData(28_000)]
+    [InlineData(55_000)]
+    public void Should_find_a_guest_whose_vcpus_stop_late_though_its_vmm_is_silent_meanwhile(long stands)
+    {
+        // No line comes once the lease has lapsed, until every vCPU is out of the guest.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (22_800, "alive"), (stands, "stand"))));
+        FindsNothing(Again(Log((14, "run"), (22_800, "alive"), (23_000, "stand"))));
+    }
+
     [Fact]
-    public void Should_tell_apart_what_only_may_have_run_twice()
+    public void Should_find_a_guest_of_which_nobody_knows_that_it_ended()
+    {
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"))));
+        FindsNothing(Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "a", 1_003_100, 1_003_100)));
+        FindsNothing(Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.KillVmm, "a", 1_003_100, 1_003_100) { Vm = "one", Epoch = 1 }));
+        // Another host, another microVM, another launch, only the agent; and long before it said that it lives.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "b", 1_003_100, 1_003_100)));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.KillVmm, "a", 1_003_100, 1_003_100) { Vm = "two", Epoch = 1 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.KillVmm, "a", 1_003_100, 1_003_100) { Vm = "one", Epoch = 2 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.AgentEnd, "a", 1_003_100, 1_003_100)));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "a", 1_002_000, 1_002_000)));
+        // Killed too late.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "a", 1_026_000, 1_026_000)));
+    }
+
+    [Fact]
+    public void Should_know_that_a_stopped_machine_runs_nothing()
+    {
+        var hang = new Strike(StrikeKind.Hang, "a", 1_003_100, 1_040_000);
+        var verdict = Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang).Check();
+        Assert.Empty(verdict.Violations);
+        Assert.Equal("one", Assert.Single(verdict.Possible).Subject);
+        // It went on too soon, on another host, for too long, or said that it lives.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang with { ToMs = 1_030_000 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang with { Host = "b" }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (41_100, "stand")), hang));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "alive"), (40_030, "stand")), hang));
+    }
+
+    [Fact]
+    public void Should_find_a_copy_that_begins_while_one_is_silent()
     {
         var story = Two().Lose("a", dead: true).Place("one", "b").After(1_000);
         var first = story.Runs.FindIndex(run => run.Vm == "one");
         var second = story.Runs.Single(run => run is { Vm: "one", Epoch: 2 });
         story.Runs[first] = story.Runs[first] with { SureToMs = second.FromMs - 100, PossibleToMs = second.FromMs + 400 };
-        var verdict = story.Check();
-        Assert.Empty(verdict.Violations);
-        Assert.Equal("one", Assert.Single(verdict.Possible).Subject);
+        Finds(Copies.Rule, "one", story);
     }
 
     // --- what was acknowledged ---

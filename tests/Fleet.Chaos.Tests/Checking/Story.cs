@@ -14,6 +14,7 @@ internal sealed class Story
     private readonly List<StoredEvent> _journal = [];
     private readonly List<ClientRequest> _requests = [];
     private readonly List<Silence> _silences = [];
+    private readonly List<Strike> _strikes = [];
     private readonly List<Outage> _outages = [];
     private readonly HashSet<string> _broken = [];
     private readonly Dictionary<string, HostCaps> _caps = [];
@@ -34,6 +35,8 @@ internal sealed class Story
 
     /// <summary>May be changed by a test before <see cref="Tell"/>.</summary>
     public List<RunInterval> Runs { get; } = [];
+
+    public List<Strike> Strikes => _strikes;
 
     public List<StoredEvent> Journal => _journal;
 
@@ -125,7 +128,10 @@ internal sealed class Story
         _silent.Add(host);
         var lost = _vms.Where(vm => vm.Value is { State: VmState.Running } && vm.Value.Host == host).ToList();
         if (dead)
+        {
             lost.ForEach(vm => EndRun(vm.Key, stood: false));
+            _strikes.Add(new(StrikeKind.PowerOff, host, Now, Now));
+        }
         After(LeaseMs);
         if (!dead)
             lost.ForEach(vm => EndRun(vm.Key, stood: true));
@@ -153,6 +159,7 @@ internal sealed class Story
         var vm = _vms[id];
         _broken.Add(id);
         EndRun(id, stood: false);
+        _strikes.Add(new(StrikeKind.KillVmm, vm.Host!, Now, Now) { Vm = id, Epoch = vm.Epoch });
         (vm.State, vm.Reason) = (VmState.Failed, "vmm_killed");
         Store($"vm/{id}", new VmFailed { Epoch = vm.Epoch, Reason = new Reason { Code = "vmm_killed" } });
         return Store($"host/{vm.Host}", new HostVacated { VmId = id, Epoch = vm.Epoch, Cpus = vm.Cpus, MemoryMib = 32 });
@@ -182,19 +189,20 @@ internal sealed class Story
     {
         var at = Runs.FindIndex(run => run.Vm == id && run.PossibleToMs == long.MaxValue);
         if (at >= 0)
-            Runs[at] = Runs[at] with { SureToMs = Now, PossibleToMs = stood ? Now : Now + RunLog.AliveEveryMs, Stood = stood };
+            Runs[at] = Runs[at] with { SureToMs = Now, PossibleToMs = stood ? Now : Now + RunLog.AliveEveryMs, Stood = stood, Open = !stood };
         return this;
     }
 
     /// <summary>What the checker gets; the fleet comes to rest now.</summary>
     public History Tell() => new()
     {
-        Runs = [.. Runs.Select(run => run.PossibleToMs == long.MaxValue ? run with { SureToMs = Now, PossibleToMs = Now + RunLog.AliveEveryMs } : run)],
+        Runs = [.. Runs.Select(run => run.PossibleToMs == long.MaxValue ? run with { SureToMs = Now, PossibleToMs = Now + RunLog.AliveEveryMs, Open = true } : run)],
         Requests = _requests,
         Journal = _journal,
         Final = [.. _vms.Where(vm => Final.All(said => said.Id != vm.Key)).Select(vm => new FinalVm(vm.Key, vm.Value.State, vm.Value.Reason, vm.Value.Host, vm.Value.Epoch)), .. Final],
         Caps = _caps,
         Silences = _silences,
+        Strikes = _strikes,
         Outages = _outages,
         Broken = _broken,
         Lease = TimeSpan.FromMilliseconds(LeaseMs),

@@ -193,6 +193,7 @@ internal static class ChaosRun
                 vm.GetProperty("epoch").GetUInt64()))],
             Caps = Enumerable.Range(0, fleet.Options.Hosts).ToDictionary(ChaosFleet.HostId, _ => fleet.Caps),
             Silences = injector.Silences,
+            Strikes = injector.Strikes,
             Outages = injector.Outages,
             Broken = injector.Broken,
             Lease = lease,

@@ -5,8 +5,8 @@ using Fleet.Chaos.Network;
 namespace Fleet.Chaos.Harness;
 
 /// <summary>
-/// Does to a fleet what a schedule says, undoes it, and writes down for the checker what that means: who was silent, when the control plane was
-/// away, which microVMs were broken.
+/// Does to a fleet what a schedule says, undoes it, and writes down for the checker what that means: who was silent or struck, when the control plane
+/// was away, which microVMs were broken.
 /// </summary>
 internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 {
@@ -15,11 +15,14 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
     private readonly Lock _gate = new();
     private readonly List<Silence> _silences = [];
+    private readonly List<Strike> _strikes = [];
     private readonly List<Outage> _outages = [];
     private readonly HashSet<string> _broken = [];
     private readonly Dictionary<FaultKind, int> _done = [];
 
     public IReadOnlyList<Silence> Silences => _silences;
+
+    public IReadOnlyList<Strike> Strikes => _strikes;
 
     public IReadOnlyList<Outage> Outages => _outages;
 
@@ -53,8 +56,8 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         {
             FaultKind.Kill => KillAsync(fault),
             FaultKind.Restart => RestartAsync(fault),
-            FaultKind.Pause => PauseAsync(fault, []),
-            FaultKind.Hang => PauseAsync(fault, fleet.Vmms(fault.Index).Select(vmm => vmm.Pid)),
+            FaultKind.Pause => PauseAsync(fault),
+            FaultKind.Hang => HangAsync(fault),
             FaultKind.Slow => SlowAsync(fault),
             FaultKind.PowerOff => PowerOffAsync(fault),
             FaultKind.KillVmm => KillVmmAsync(fault),
@@ -92,6 +95,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             return;
         }
 
+        Strike(StrikeKind.AgentEnd, index, from);
         lock (_gate)
             _silences.Add(new(ChaosFleet.HostId(index), from, Kernel.BootMs));
     }
@@ -109,6 +113,8 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         var target = fleet.TargetOf(fault.Role, fault.Index);
         await target.KillAsync();
+        if (fault.Role == Role.Host)
+            Strike(StrikeKind.AgentEnd, fault.Index, Kernel.BootMs);
         await Task.Delay(fault.Lasts);
         await target.StartAsync();
     }
@@ -118,16 +124,33 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var target = fleet.TargetOf(fault.Role, fault.Index);
         if (!await target.EndAsync())
             tell($"{target.Name} did not end in order within its time and was killed");
+        if (fault.Role == Role.Host)
+            Strike(StrikeKind.AgentEnd, fault.Index, Kernel.BootMs);
         await target.StartAsync();
     }
 
-    private async Task PauseAsync(Fault fault, IEnumerable<int> also)
+    private async Task PauseAsync(Fault fault)
     {
-        var pids = also.Concat(fleet.TargetOf(fault.Role, fault.Index).Pids).ToList();
+        var pids = fleet.TargetOf(fault.Role, fault.Index).Pids.ToList();
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
         await Task.Delay(fault.Lasts);
-        // As on a machine that goes on: in no certain order, and the agent not first.
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Continue));
+    }
+
+    private async Task HangAsync(Fault fault)
+    {
+        // First the agent: it must not start one more VMM meanwhile.
+        var agent = fleet.TargetOf(fault.Role, fault.Index).Pids;
+        foreach (var pid in agent)
+            Kernel.Signal(pid, Kernel.Stop);
+        var vmms = fleet.Vmms(fault.Index).Select(vmm => vmm.Pid).ToList();
+        vmms.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
+        var from = Kernel.BootMs;
+        await Task.Delay(fault.Lasts);
+        Strike(StrikeKind.Hang, fault.Index, from, Kernel.BootMs);
+        // As on a machine that goes on: in no certain order, and the agent not first.
+        foreach (var pid in vmms.Concat(agent))
+            Kernel.Signal(pid, Kernel.Continue);
     }
 
     private async Task SlowAsync(Fault fault)
@@ -147,11 +170,13 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var process = fleet.Hosts[fault.Index];
         // First the agent: it must not tell anybody how its VMMs ended.
         process.Kill();
-        foreach (var (vm, pid) in fleet.Vmms(fault.Index))
+        foreach (var (vm, _, pid) in fleet.Vmms(fault.Index))
         {
             Kernel.Signal(pid, Kernel.KillNow);
             Break(vm);
         }
+
+        Strike(StrikeKind.PowerOff, fault.Index, Kernel.BootMs);
 
         await Task.Delay(fault.Lasts);
         process.Start();
@@ -162,9 +187,12 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var vmms = fleet.Vmms(fault.Index);
         if (vmms.Count > 0)
         {
-            var (vm, pid) = vmms[(int)(fault.Salt % vmms.Count)];
+            var (vm, epoch, pid) = vmms[(int)(fault.Salt % vmms.Count)];
             Break(vm);
             Kernel.Signal(pid, Kernel.KillNow);
+            var now = Kernel.BootMs;
+            lock (_gate)
+                _strikes.Add(new(StrikeKind.KillVmm, ChaosFleet.HostId(fault.Index), now, now) { Vm = vm, Epoch = epoch });
         }
 
         return Task.CompletedTask;
@@ -242,6 +270,12 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
         await Task.Delay(fault.Lasts);
         File.Delete(path);
+    }
+
+    private void Strike(StrikeKind kind, int host, long from, long? to = null)
+    {
+        lock (_gate)
+            _strikes.Add(new(kind, ChaosFleet.HostId(host), from, to ?? from));
     }
 
     private void Break(string vm)
