@@ -308,6 +308,41 @@ public sealed class CheckerTests
     }
 
     [Fact]
+    public void Should_find_a_lost_one_that_ends_failed()
+    {
+        var story = Two().Lose("a", dead: true).Fail("one").After(10_000);
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Recovery.Never, Subject: "one" });
+        // Killed again, on its way on the next host.
+        FindsNothing(Two().Lose("a", dead: true).Place("one", "b").After(600).Kill("one").After(10_000));
+    }
+
+    [Fact]
+    public void Should_find_a_host_that_is_never_given_up()
+    {
+        Finds(Recovery.Never, "one", Two().Hush("a", 23_600).After(5_000));
+        // Given up by nobody, it need not be: it came back, or the control plane was away.
+        FindsNothing(Two().Hush("a", 23_400).After(5_000));
+        var away = Two();
+        away.Outages.Add(new(away.Now + 1_000, away.Now + 5_000));
+        FindsNothing(away.Hush("a", 23_600).After(5_000));
+        // What did not run there then has no claim.
+        FindsNothing(Two().Stop("one").After(2_000).Hush("a", 30_000).After(1_000));
+        FindsNothing(Two().Kill("one").After(100).Hush("a", 30_000).After(1_000));
+    }
+
+    [Theory]
+    [InlineData(1_000, true)]
+    [InlineData(4_000, false)]
+    public void Should_let_nobody_end_a_claim_when_it_is_too_late(long after, bool inTime)
+    {
+        var story = Two().Lose("a", dead: true).After(after).Delete("one").After(10_000);
+        if (inTime)
+            FindsNothing(story);
+        else
+            Finds(Recovery.Never, "one", story);
+    }
+
+    [Fact]
     public void Should_not_mind_one_that_has_no_room()
     {
         var story = new Story().Host("a", cpus: 2).Host("b", cpus: 2).Create("one", 2).Create("two", 2).Place("one", "a").Place("two", "b").After(1_000)

@@ -16,7 +16,7 @@ internal sealed class Story
     private readonly List<Silence> _silences = [];
     private readonly List<Strike> _strikes = [];
     private readonly List<Outage> _outages = [];
-    private readonly HashSet<string> _broken = [];
+    private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
     private readonly Dictionary<string, HostCaps> _caps = [];
     private readonly Dictionary<string, Vm> _vms = [];
     private readonly HashSet<string> _silent = [];
@@ -37,6 +37,8 @@ internal sealed class Story
     public List<RunInterval> Runs { get; } = [];
 
     public List<Strike> Strikes => _strikes;
+
+    public List<Outage> Outages => _outages;
 
     public List<StoredEvent> Journal => _journal;
 
@@ -130,6 +132,7 @@ internal sealed class Story
         if (dead)
         {
             lost.ForEach(vm => EndRun(vm.Key, stood: false));
+            _broken.UnionWith(lost.Select(vm => (vm.Key, vm.Value.Epoch)));
             _strikes.Add(new(StrikeKind.PowerOff, host, Now, Now));
         }
         After(LeaseMs);
@@ -157,12 +160,28 @@ internal sealed class Story
     public Story Kill(string id)
     {
         var vm = _vms[id];
-        _broken.Add(id);
+        _broken.Add((id, vm.Epoch));
         EndRun(id, stood: false);
         _strikes.Add(new(StrikeKind.KillVmm, vm.Host!, Now, Now) { Vm = id, Epoch = vm.Epoch });
         (vm.State, vm.Reason) = (VmState.Failed, "vmm_killed");
         Store($"vm/{id}", new VmFailed { Epoch = vm.Epoch, Reason = new Reason { Code = "vmm_killed" } });
         return Store($"host/{vm.Host}", new HostVacated { VmId = id, Epoch = vm.Epoch, Cpus = vm.Cpus, MemoryMib = 32 });
+    }
+
+    /// <summary>The agent says that it failed, whatever the truth.</summary>
+    public Story Fail(string id)
+    {
+        var vm = _vms[id];
+        (vm.State, vm.Reason) = (VmState.Failed, "vmm_failed");
+        Store($"vm/{id}", new VmFailed { Epoch = vm.Epoch, Reason = new Reason { Code = "vmm_failed" } });
+        return vm.Host is null ? this : Store($"host/{vm.Host}", new HostVacated { VmId = id, Epoch = vm.Epoch, Cpus = vm.Cpus, MemoryMib = 32 });
+    }
+
+    /// <summary>The host does not speak for a while, and nobody gives it up.</summary>
+    public Story Hush(string host, long ms)
+    {
+        _silences.Add(new(host, Now, Now + ms));
+        return After(ms);
     }
 
     public Story Outage(long ms)

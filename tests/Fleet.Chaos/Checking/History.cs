@@ -30,8 +30,8 @@ internal sealed record History
     /// <summary>When the control plane could not work, by whoever broke it, until it answered again.</summary>
     public IReadOnlyList<Outage> Outages { get; init; } = [];
 
-    /// <summary>microVMs whose VMM was killed on purpose, or whose launch was made to fail: these may say <c>failed</c>.</summary>
-    public IReadOnlySet<string> Broken { get; init; } = new HashSet<string>();
+    /// <summary>Launches whose VMM was killed on purpose: these may say <c>failed</c>, under that epoch and no other.</summary>
+    public IReadOnlySet<(string Vm, ulong Epoch)> Broken { get; init; } = new HashSet<(string, ulong)>();
 
     /// <summary>Lease lifetime of the hosts.</summary>
     public TimeSpan Lease { get; init; } = TimeSpan.FromSeconds(20);
@@ -98,7 +98,7 @@ internal sealed record FinalVm(string Id, VmState State, string? ReasonCode, str
 /// <summary>What a host may promise: its inventory times the ratios.</summary>
 internal readonly record struct HostCaps(ulong Cpus, ulong MemoryMib);
 
-/// <summary>A host could not renew its lease.</summary>
+/// <summary>A host could not renew its lease at any moment of it.</summary>
 internal sealed record Silence(string Host, long FromMs, long ToMs);
 
 internal enum StrikeKind

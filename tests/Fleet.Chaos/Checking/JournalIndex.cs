@@ -20,8 +20,8 @@ internal sealed class JournalIndex
             foreach (var stored in events.TakeWhile(stored => record is not null || stored.Event is VmCreated))
             {
                 record = VmFold.Apply(record, stored.Event);
-                if (stored.Event is VmPlaced placed)
-                    Placements[(id, placed.Epoch)] = placed.Host;
+                if (PlaceOf(stored.Event) is var (host, epoch))
+                    Placements[(id, epoch)] = host;
                 if (stored.Event is VmLost lost)
                     given.Add(lost.Epoch);
                 // What was lost before may be called ended by somebody who never saw it end.
@@ -54,6 +54,14 @@ internal sealed class JournalIndex
     public static bool IsVm(StoredEvent stored) => stored.PersistenceId.StartsWith(VmPrefix, StringComparison.Ordinal);
 
     public static string IdOf(StoredEvent stored) => stored.PersistenceId[(stored.PersistenceId.IndexOf('/', StringComparison.Ordinal) + 1)..];
+
+    /// <summary>Where an event places its microVM; null: nowhere.</summary>
+    public static (string Host, ulong Epoch)? PlaceOf(object stored) => stored switch
+    {
+        VmPlaced placed => (placed.Host, placed.Epoch),
+        VmMoved { Host.Length: > 0 } moved => (moved.Host, moved.Epoch),
+        _ => null,
+    };
 
     private static ulong? EndedEpoch(object stored) => stored switch
     {

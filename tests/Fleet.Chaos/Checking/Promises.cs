@@ -25,7 +25,7 @@ internal static class Promises
     {
         var final = history.Final.ToDictionary(vm => vm.Id, StringComparer.Ordinal);
         var asked = history.Requests.Where(request => request.Vm is not null).ToLookup(request => request.Vm!, StringComparer.Ordinal);
-        var lastRuns = history.Runs.GroupBy(run => (run.Vm, run.Epoch)).ToDictionary(group => group.Key, group => group.Max(run => run.PossibleToMs));
+        var lastRuns = history.Runs.GroupBy(run => (run.Vm, run.Epoch)).ToDictionary(group => group.Key, group => group.Max(run => run.SureToMs));
 
         foreach (var violation in Twice(history, journal))
             yield return violation;
@@ -74,7 +74,7 @@ internal static class Promises
             case VmState.Stopped or VmState.Failed:
                 if (vm.ReasonCode is null)
                     return new(NoReason, vm.Id, $"it is {vm.State}, and nobody says why");
-                return mayEnd || (vm.State == VmState.Failed && history.Broken.Contains(vm.Id))
+                return mayEnd || (vm.State == VmState.Failed && history.Broken.Contains((vm.Id, vm.Epoch)))
                     ? null
                     : new(EndedUnasked, vm.Id, $"it is {vm.State} ({vm.ReasonCode}) under epoch {vm.Epoch} on {vm.Host}, and nobody asked for that");
             default:

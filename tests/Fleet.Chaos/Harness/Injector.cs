@@ -17,7 +17,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     private readonly List<Silence> _silences = [];
     private readonly List<Strike> _strikes = [];
     private readonly List<Outage> _outages = [];
-    private readonly HashSet<string> _broken = [];
+    private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
     private readonly Dictionary<FaultKind, int> _done = [];
 
     public IReadOnlyList<Silence> Silences => _silences;
@@ -26,7 +26,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
     public IReadOnlyList<Outage> Outages => _outages;
 
-    public IReadOnlySet<string> Broken => _broken;
+    public IReadOnlySet<(string Vm, ulong Epoch)> Broken => _broken;
 
     public IReadOnlyDictionary<FaultKind, int> Done => _done;
 
@@ -66,19 +66,16 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             FaultKind.DiskFull => FillAsync(fault),
             _ => throw new InvalidOperationException($"{fault.Kind} is not known."),
         });
-        await NoteAsync(fault, from);
+        await NoteAsync(fault, from, Kernel.BootMs);
     }
 
-    private async Task NoteAsync(Fault fault, long from)
+    private async Task NoteAsync(Fault fault, long from, long until)
     {
         if (fault.Role == Role.Host)
         {
             // Disturbed, slow or half deaf it may or may not have got its lease; its VMMs' word counts then.
-            if (fault.Kind is FaultKind.Kill or FaultKind.Restart or FaultKind.Pause or FaultKind.Hang or FaultKind.PowerOff or FaultKind.Cut or FaultKind.CutSending)
-            {
-                lock (_gate)
-                    _silences.Add(new(ChaosFleet.HostId(fault.Index), from, Kernel.BootMs));
-            }
+            if (fault.Kind is FaultKind.Kill or FaultKind.Pause or FaultKind.Hang or FaultKind.PowerOff or FaultKind.Cut or FaultKind.CutSending)
+                Silence(fault.Index, from, until);
 
             return;
         }
@@ -96,8 +93,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         }
 
         Strike(StrikeKind.AgentEnd, index, from);
-        lock (_gate)
-            _silences.Add(new(ChaosFleet.HostId(index), from, Kernel.BootMs));
+        Silence(index, from, Kernel.BootMs);
     }
 
     /// <summary>Lasts until every node answers again; a run that ends before that has found something else.</summary>
@@ -124,9 +120,14 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var target = fleet.TargetOf(fault.Role, fault.Index);
         if (!await target.EndAsync())
             tell($"{target.Name} did not end in order within its time and was killed");
-        if (fault.Role == Role.Host)
-            Strike(StrikeKind.AgentEnd, fault.Index, Kernel.BootMs);
+        // It renews until it has ended.
+        var ended = Kernel.BootMs;
         await target.StartAsync();
+        if (fault.Role == Role.Host)
+        {
+            Strike(StrikeKind.AgentEnd, fault.Index, ended);
+            Silence(fault.Index, ended, Kernel.BootMs);
+        }
     }
 
     private async Task PauseAsync(Fault fault)
@@ -170,10 +171,10 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var process = fleet.Hosts[fault.Index];
         // First the agent: it must not tell anybody how its VMMs ended.
         process.Kill();
-        foreach (var (vm, _, pid) in fleet.Vmms(fault.Index))
+        foreach (var (vm, epoch, pid) in fleet.Vmms(fault.Index))
         {
             Kernel.Signal(pid, Kernel.KillNow);
-            Break(vm);
+            Break(vm, epoch);
         }
 
         Strike(StrikeKind.PowerOff, fault.Index, Kernel.BootMs);
@@ -188,7 +189,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         if (vmms.Count > 0)
         {
             var (vm, epoch, pid) = vmms[(int)(fault.Salt % vmms.Count)];
-            Break(vm);
+            Break(vm, epoch);
             Kernel.Signal(pid, Kernel.KillNow);
             var now = Kernel.BootMs;
             lock (_gate)
@@ -272,15 +273,21 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         File.Delete(path);
     }
 
+    private void Silence(int host, long from, long to)
+    {
+        lock (_gate)
+            _silences.Add(new(ChaosFleet.HostId(host), from, to));
+    }
+
     private void Strike(StrikeKind kind, int host, long from, long? to = null)
     {
         lock (_gate)
             _strikes.Add(new(kind, ChaosFleet.HostId(host), from, to ?? from));
     }
 
-    private void Break(string vm)
+    private void Break(string vm, ulong epoch)
     {
         lock (_gate)
-            _broken.Add(vm);
+            _broken.Add((vm, epoch));
     }
 }
