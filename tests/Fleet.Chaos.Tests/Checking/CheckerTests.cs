@@ -203,6 +203,32 @@ public sealed class CheckerTests
     }
 
     [Fact]
+    public void Should_find_what_failed_by_itself_whatever_was_asked_afterwards()
+    {
+        Finds(Promises.EndedUnasked, "one", Two().EndRun("one", stood: true).Fail("one").Delete("one"));
+        // Only once its end was asked for, or its VMM struck under that epoch.
+        Finds(Promises.EndedUnasked, "one", Two().EndRun("one", stood: true).Fail("one").Ask(Verb.Stop, "one", 202));
+        FindsNothing(Two().Ask(Verb.Stop, "one", 202).Store("vm/one", new VmStopRequested()).EndRun("one", stood: true).Fail("one"));
+        FindsNothing(Two().Kill("one").Delete("one"));
+        Finds(Promises.EndedUnasked, "one", Two().Lose("a", dead: true).Place("one", "b").After(600).EndRun("one", stood: true).Fail("one").Delete("one"));
+    }
+
+    [Fact]
+    public void Should_find_an_end_that_the_control_plane_wanted_by_itself()
+    {
+        Finds(Promises.EndedUnasked, "one", Two().EndRun("one", stood: true).Store("vm/one", new VmEnded { Epoch = 1, Reason = new Reason { Code = "guest_shutdown" } }).Delete("one"));
+        var stopped = Two().Stop("one").Delete("one");
+        stopped.Requests.RemoveAll(request => request.Verb == Verb.Stop);
+        Finds(Promises.EndedUnasked, "one", stopped);
+        // Deleted without a word.
+        var story = Two().Delete("one");
+        story.Journal.RemoveAll(stored => stored.Event is VmDeleteRequested);
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Promises.EndedUnasked, Subject: "one" });
+        // Never placed, and stopped at once.
+        FindsNothing(Two().Create("three").Wait("three").Ask(Verb.Stop, "three", 202).Store("vm/three", new VmEnded { Reason = new Reason { Code = "stop_requested" } }).Delete("three"));
+    }
+
+    [Fact]
     public void Should_not_mind_what_was_killed_on_purpose()
     {
         FindsNothing(Two().Kill("one"));
