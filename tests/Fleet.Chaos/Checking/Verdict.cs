@@ -26,6 +26,7 @@ internal static class Checker
         var possible = new List<Violation>();
         violations.AddRange(Copies.Check(history, journal, possible));
         violations.AddRange(Promises.Check(history, journal));
+        violations.AddRange(Answers.Check(history));
         violations.AddRange(Order.Check(history, journal));
         violations.AddRange(Room.Check(history, journal));
         var recovery = Recovery.Check(history, journal);
