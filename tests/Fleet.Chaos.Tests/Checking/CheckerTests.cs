@@ -302,6 +302,55 @@ public sealed class CheckerTests
         Finds(Room.NoReservation, "one", Two().Store("host/a", new HostReleased { VmId = "one", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 32 }));
     }
 
+    [Fact]
+    public void Should_follow_a_move_like_a_placement()
+    {
+        var began = new VmMoveBegan { Host = "b", Epoch = 2 };
+        static Story Room(Story story) => story.Store("host/b", new HostReserved { VmId = "one", Epoch = 2, Cpus = 1, MemoryMib = 32 });
+        static Story Moved(Story story, ulong epoch)
+        {
+            story.EndRun("one", stood: true).Store("vm/one", new VmMoved { Host = "b", Epoch = epoch }).Store("host/a", new HostReleased { VmId = "one", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 32 });
+            story.Runs.Add(new("one", epoch, "one.2.1", "b", true, story.Now, long.MaxValue, long.MaxValue));
+            story.Store("vm/one", new VmRunning { Epoch = epoch }).After(1_000).Final.Add(new("one", VmState.Running, null, "b", epoch));
+            return story;
+        }
+
+        FindsNothing(Moved(Room(Two().Store("vm/one", began)), 2));
+        Assert.Contains(Moved(Two().Store("vm/one", began), 2).Check().Violations, violation => violation is { Rule: Order.PlacedWithoutRoom, Subject: "one" });
+        Assert.Contains(Moved(Room(Two().Store("vm/one", began)), 1).Check().Violations, violation => violation is { Rule: Order.EpochReused, Subject: "one" });
+    }
+
+    [Fact]
+    public void Should_find_what_is_left_of_one_that_was_deleted()
+    {
+        FindsNothing(Two().Stop("one"));
+        var story = Two().Stop("one").Delete("one");
+        story.Journal.RemoveAll(stored => stored.Event is HostReleased { VmId: "one" });
+        Finds(Room.ReservedForNobody, "a", story);
+    }
+
+    // --- answers ---
+
+    [Theory]
+    [InlineData(Verb.Read, 404)]
+    [InlineData(Verb.Stop, 404)]
+    [InlineData(Verb.Read, 500)]
+    [InlineData(Verb.Delete, 500)]
+    [InlineData(Verb.Create, 409)]
+    [InlineData(Verb.Create, 422)]
+    [InlineData(Verb.Create, 404)]
+    [InlineData(Verb.Read, 401)]
+    public void Should_find_an_answer_that_must_not_be(Verb verb, int status)
+    {
+        Finds(Answers.Rule, "one", Two().Ask(verb, "one", status, verb == Verb.Create ? "key-one" : ""));
+    }
+
+    [Fact]
+    public void Should_let_the_api_put_off_and_forget_what_was_deleted()
+    {
+        FindsNothing(Two().Ask(Verb.Read, "one", 503).Ask(Verb.Create, null, 503, "key-x").Ask(Verb.Stop, "two", 0).Delete("one").Ask(Verb.Read, "one", 404).Ask(Verb.Stop, "one", 409));
+    }
+
     // --- recovery ---
 
     [Fact]

@@ -20,6 +20,7 @@ internal sealed class Story
     private readonly Dictionary<string, HostCaps> _caps = [];
     private readonly Dictionary<string, Vm> _vms = [];
     private readonly HashSet<string> _silent = [];
+    private readonly List<(string Host, string Vm, ulong Epoch)> _left = [];
 
     private sealed class Vm
     {
@@ -142,6 +143,7 @@ internal sealed class Story
         Store($"host/{host}", new HostLost());
         foreach (var (id, vm) in lost)
         {
+            _left.Add((host, id, vm.Epoch));
             (vm.Host, vm.State) = (null, VmState.Pending);
             Store($"vm/{id}", new VmLost { Epoch = vm.Epoch, Reason = new Reason { Code = "host_lost" } });
         }
@@ -153,7 +155,11 @@ internal sealed class Story
     public Story Return(string host)
     {
         _silent.Remove(host);
-        return Store($"host/{host}", new HostConnected { Id = host });
+        Store($"host/{host}", new HostConnected { Id = host });
+        foreach (var (_, vm, epoch) in _left.Where(left => left.Host == host))
+            Store($"host/{host}", new HostReleased { VmId = vm, Epoch = epoch });
+        _left.RemoveAll(left => left.Host == host);
+        return this;
     }
 
     /// <summary>Its VMM is killed on purpose.</summary>
