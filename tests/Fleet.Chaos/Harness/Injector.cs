@@ -49,8 +49,6 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     public async Task CarryOutAsync(Fault fault)
     {
         tell($"{fault}");
-        lock (_gate)
-            _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
         var from = Kernel.BootMs;
         await (fault.Kind switch
         {
@@ -66,6 +64,13 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             FaultKind.DiskFull => FillAsync(fault),
             _ => throw new InvalidOperationException($"{fault.Kind} is not known."),
         });
+        lock (_gate)
+        {
+            // Where no VMM was none was killed.
+            if (fault.Kind != FaultKind.KillVmm || _strikes.Any(strike => strike.Kind == StrikeKind.KillVmm && strike.Host == ChaosFleet.HostId(fault.Index) && strike.FromMs >= from))
+                _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
+        }
+
         await NoteAsync(fault, from, Kernel.BootMs);
     }
 
