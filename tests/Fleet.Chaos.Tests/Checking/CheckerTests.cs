@@ -332,16 +332,17 @@ public sealed class CheckerTests
     // --- answers ---
 
     [Theory]
-    [InlineData(Verb.Read, 404)]
-    [InlineData(Verb.Stop, 404)]
-    [InlineData(Verb.Read, 500)]
-    [InlineData(Verb.Delete, 500)]
-    [InlineData(Verb.Create, 409)]
-    [InlineData(Verb.Create, 422)]
-    [InlineData(Verb.Create, 404)]
-    [InlineData(Verb.Read, 401)]
-    public void Should_find_an_answer_that_must_not_be(Verb verb, int status)
+    [InlineData(nameof(Verb.Read), 404)]
+    [InlineData(nameof(Verb.Stop), 404)]
+    [InlineData(nameof(Verb.Read), 500)]
+    [InlineData(nameof(Verb.Delete), 500)]
+    [InlineData(nameof(Verb.Create), 409)]
+    [InlineData(nameof(Verb.Create), 422)]
+    [InlineData(nameof(Verb.Create), 404)]
+    [InlineData(nameof(Verb.Read), 401)]
+    public void Should_find_an_answer_that_must_not_be(string name, int status)
     {
+        var verb = Enum.Parse<Verb>(name);
         Finds(Answers.Rule, "one", Two().Ask(verb, "one", status, verb == Verb.Create ? "key-one" : ""));
     }
 
@@ -349,6 +350,32 @@ public sealed class CheckerTests
     public void Should_let_the_api_put_off_and_forget_what_was_deleted()
     {
         FindsNothing(Two().Ask(Verb.Read, "one", 503).Ask(Verb.Create, null, 503, "key-x").Ask(Verb.Stop, "two", 0).Delete("one").Ask(Verb.Read, "one", 404).Ask(Verb.Stop, "one", 409));
+    }
+
+    // --- how it ends ---
+
+    [Fact]
+    public void Should_find_a_fleet_that_does_not_come_to_rest()
+    {
+        Assert.Equal((Ends.NotAtRest, "fleet"), Only(Two().Tell() with { Unrest = "not every host is connected" }));
+    }
+
+    [Theory]
+    [InlineData("scheduler-1", true, true, "x\nSBR took decision DownReachable and is downing [a, b] including myself", true)]
+    [InlineData("scheduler-1", true, true, "This node stood still for 4.5 s and", true)]
+    [InlineData("scheduler-2", true, true, "This node stood still for 4.5 s and", false)]
+    [InlineData("scheduler-1", true, false, "This node stood still for 4.5 s and", false)]
+    [InlineData("scheduler-1", true, true, "Unhandled exception.", false)]
+    [InlineData("host-1", false, true, "including myself", false)]
+    public void Should_find_what_ended_by_itself_and_know_how_a_node_may(string process, bool scheduler, bool several, string log, bool known)
+    {
+        var history = Two().Tell() with { OfSeveral = several, Crashes = [new(process, scheduler, 1_010_000, log)], Stalls = [new("scheduler-1", 1_002_000, 1_009_000)] };
+        if (known)
+            Assert.Empty(Checker.Check(history).Violations);
+        else
+            Assert.Equal((Ends.Crashed, process), Only(history));
+        if (log.StartsWith("This", StringComparison.Ordinal))
+            Assert.Equal((Ends.Crashed, process), Only(history with { Stalls = [] }));
     }
 
     // --- recovery ---

@@ -8,9 +8,9 @@ internal static class Copies
 {
     public const string Rule = "two_copies";
 
-    public static IEnumerable<Violation> Check(History history, JournalIndex journal, List<Violation> possible)
+    public static IEnumerable<Violation> Check(History history, List<Violation> possible)
     {
-        var executions = new Executions(history, journal);
+        var executions = new Executions(history, JournalIndex.Of(history.Journal));
         foreach (var runs in history.Runs.GroupBy(run => run.Vm, StringComparer.Ordinal))
         {
             // By its beginning each is held against the one before it that lasts longest, of another launch.

@@ -30,6 +30,18 @@ internal sealed record History
     /// <summary>When the control plane could not work, by whoever broke it, until it answered again.</summary>
     public IReadOnlyList<Outage> Outages { get; init; } = [];
 
+    /// <summary>What was not at rest long after everything was healed; null: all was.</summary>
+    public string? Unrest { get; init; }
+
+    /// <summary>Processes that ended by themselves.</summary>
+    public IReadOnlyList<Crash> Crashes { get; init; } = [];
+
+    /// <summary>When nodes of the control plane were stopped and let go.</summary>
+    public IReadOnlyList<Stall> Stalls { get; init; } = [];
+
+    /// <summary>The control plane is of several nodes.</summary>
+    public bool OfSeveral { get; init; }
+
     /// <summary>Launches whose VMM was killed on purpose: these may say <c>failed</c>, under that epoch and no other.</summary>
     public IReadOnlySet<(string Vm, ulong Epoch)> Broken { get; init; } = new HashSet<(string, ulong)>();
 
@@ -132,6 +144,16 @@ internal sealed record Strike(StrikeKind Kind, string Host, long FromMs, long To
 
 /// <summary>The control plane, or what it needs, was away or slow.</summary>
 internal sealed record Outage(long FromMs, long ToMs);
+
+/// <summary>A process ended though nobody ended it.</summary>
+/// <param name="Process">Its name.</param>
+/// <param name="IsScheduler">It is a node of the control plane.</param>
+/// <param name="SeenMs">When that was seen.</param>
+/// <param name="Log">The last it said, of this life of it.</param>
+internal sealed record Crash(string Process, bool IsScheduler, long SeenMs, string Log);
+
+/// <summary>A process was stopped, and went on at the end.</summary>
+internal sealed record Stall(string Process, long FromMs, long ToMs);
 
 /// <summary>A promise that was broken.</summary>
 /// <param name="Rule">Stable code of the rule; see docs/reliability.md.</param>

@@ -24,9 +24,10 @@ internal static class Checker
         var journal = JournalIndex.Of(history.Journal);
         var violations = new List<Violation>();
         var possible = new List<Violation>();
-        violations.AddRange(Copies.Check(history, journal, possible));
+        violations.AddRange(Copies.Check(history, possible));
         violations.AddRange(Promises.Check(history, journal));
         violations.AddRange(Answers.Check(history));
+        violations.AddRange(Ends.Check(history));
         violations.AddRange(Order.Check(history, journal));
         violations.AddRange(Room.Check(history, journal));
         var recovery = Recovery.Check(history, journal);

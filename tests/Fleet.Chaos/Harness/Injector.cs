@@ -16,6 +16,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     private readonly Lock _gate = new();
     private readonly List<Silence> _silences = [];
     private readonly List<Strike> _strikes = [];
+    private readonly List<Stall> _stalls = [];
     private readonly List<Outage> _outages = [];
     private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
     private readonly Dictionary<FaultKind, int> _done = [];
@@ -23,6 +24,8 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     public IReadOnlyList<Silence> Silences => _silences;
 
     public IReadOnlyList<Strike> Strikes => _strikes;
+
+    public IReadOnlyList<Stall> Stalls => _stalls;
 
     public IReadOnlyList<Outage> Outages => _outages;
 
@@ -137,9 +140,13 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
     private async Task PauseAsync(Fault fault)
     {
-        var pids = fleet.TargetOf(fault.Role, fault.Index).Pids.ToList();
+        var target = fleet.TargetOf(fault.Role, fault.Index);
+        var pids = target.Pids.ToList();
+        var from = Kernel.BootMs;
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
         await Task.Delay(fault.Lasts);
+        lock (_gate)
+            _stalls.Add(new(target.Name, from, Kernel.BootMs));
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Continue));
     }
 
