@@ -68,16 +68,68 @@ public sealed class CheckerTests
         FindsNothing(story);
     }
 
+    /// <summary>"one" was lost with its host and runs on "b"; what its first VMM wrote is the test's to say.</summary>
+    private static Story Again(string[] lines, params Strike[] strikes)
+    {
+        var story = new Story().Host("a").Host("b").Create("one").Place("one", "a").After(3_000).Lose("a", dead: false).Place("one", "b").After(60_000);
+        story.Runs.RemoveAt(0);
+        story.Runs.AddRange(RunLog.Parse("one.1.1", string.Concat(lines)));
+        story.Strikes.AddRange(strikes);
+        return story;
+    }
+
+    /// <summary>In <see cref="Again"/> the first copy began at about 1,000,013 ms, its host fell silent 3 s later and the second began at 1,025,020 ms.</summary>
+    private static string[] Log(params (long Ms, string What)[] lines) =>
+        [.. lines.Select(line => $$"""{"boot_ms":{{1_000_000 + line.Ms}},"vm":"one","epoch":1,"policy":"strict","host":"a","event":"{{line.What}}"}""" + "\n")];
+
+    [Theory]
+    [InlineData(28_000)]
+    [InlineData(55_000)]
+    public void Should_find_a_guest_whose_vcpus_stop_late_though_its_vmm_is_silent_meanwhile(long stands)
+    {
+        // No line comes once the lease has lapsed, until every vCPU is out of the guest.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (22_800, "alive"), (stands, "stand"))));
+        FindsNothing(Again(Log((14, "run"), (22_800, "alive"), (23_000, "stand"))));
+    }
+
     [Fact]
-    public void Should_tell_apart_what_only_may_have_run_twice()
+    public void Should_find_a_guest_of_which_nobody_knows_that_it_ended()
+    {
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"))));
+        FindsNothing(Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "a", 1_003_100, 1_003_100)));
+        FindsNothing(Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.KillVmm, "a", 1_003_100, 1_003_100) { Vm = "one", Epoch = 1 }));
+        // Another host, another microVM, another launch, only the agent; and long before it said that it lives.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "b", 1_003_100, 1_003_100)));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.KillVmm, "a", 1_003_100, 1_003_100) { Vm = "two", Epoch = 1 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.KillVmm, "a", 1_003_100, 1_003_100) { Vm = "one", Epoch = 2 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.AgentEnd, "a", 1_003_100, 1_003_100)));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "a", 1_002_000, 1_002_000)));
+        // Killed too late.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive")), new Strike(StrikeKind.PowerOff, "a", 1_026_000, 1_026_000)));
+    }
+
+    [Fact]
+    public void Should_know_that_a_stopped_machine_runs_nothing()
+    {
+        var hang = new Strike(StrikeKind.Hang, "a", 1_003_100, 1_040_000);
+        var verdict = Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang).Check();
+        Assert.Empty(verdict.Violations);
+        Assert.Equal("one", Assert.Single(verdict.Possible).Subject);
+        // It went on too soon, on another host, for too long, or said that it lives.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang with { ToMs = 1_030_000 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang with { Host = "b" }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (41_100, "stand")), hang));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "alive"), (40_030, "stand")), hang));
+    }
+
+    [Fact]
+    public void Should_find_a_copy_that_begins_while_one_is_silent()
     {
         var story = Two().Lose("a", dead: true).Place("one", "b").After(1_000);
         var first = story.Runs.FindIndex(run => run.Vm == "one");
         var second = story.Runs.Single(run => run is { Vm: "one", Epoch: 2 });
         story.Runs[first] = story.Runs[first] with { SureToMs = second.FromMs - 100, PossibleToMs = second.FromMs + 400 };
-        var verdict = story.Check();
-        Assert.Empty(verdict.Violations);
-        Assert.Equal("one", Assert.Single(verdict.Possible).Subject);
+        Finds(Copies.Rule, "one", story);
     }
 
     // --- what was acknowledged ---
@@ -148,6 +200,32 @@ public sealed class CheckerTests
         var deleted = Two().Delete("one");
         deleted.Requests.RemoveAll(request => request.Verb == Verb.Delete);
         Finds(Promises.EndedUnasked, "one", deleted);
+    }
+
+    [Fact]
+    public void Should_find_what_failed_by_itself_whatever_was_asked_afterwards()
+    {
+        Finds(Promises.EndedUnasked, "one", Two().EndRun("one", stood: true).Fail("one").Delete("one"));
+        // Only once its end was asked for, or its VMM struck under that epoch.
+        Finds(Promises.EndedUnasked, "one", Two().EndRun("one", stood: true).Fail("one").Ask(Verb.Stop, "one", 202));
+        FindsNothing(Two().Ask(Verb.Stop, "one", 202).Store("vm/one", new VmStopRequested()).EndRun("one", stood: true).Fail("one"));
+        FindsNothing(Two().Kill("one").Delete("one"));
+        Finds(Promises.EndedUnasked, "one", Two().Lose("a", dead: true).Place("one", "b").After(600).EndRun("one", stood: true).Fail("one").Delete("one"));
+    }
+
+    [Fact]
+    public void Should_find_an_end_that_the_control_plane_wanted_by_itself()
+    {
+        Finds(Promises.EndedUnasked, "one", Two().EndRun("one", stood: true).Store("vm/one", new VmEnded { Epoch = 1, Reason = new Reason { Code = "guest_shutdown" } }).Delete("one"));
+        var stopped = Two().Stop("one").Delete("one");
+        stopped.Requests.RemoveAll(request => request.Verb == Verb.Stop);
+        Finds(Promises.EndedUnasked, "one", stopped);
+        // Deleted without a word.
+        var story = Two().Delete("one");
+        story.Journal.RemoveAll(stored => stored.Event is VmDeleteRequested);
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Promises.EndedUnasked, Subject: "one" });
+        // Never placed, and stopped at once.
+        FindsNothing(Two().Create("three").Wait("three").Ask(Verb.Stop, "three", 202).Store("vm/three", new VmEnded { Reason = new Reason { Code = "stop_requested" } }).Delete("three"));
     }
 
     [Fact]
@@ -224,6 +302,82 @@ public sealed class CheckerTests
         Finds(Room.NoReservation, "one", Two().Store("host/a", new HostReleased { VmId = "one", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 32 }));
     }
 
+    [Fact]
+    public void Should_follow_a_move_like_a_placement()
+    {
+        var began = new VmMoveBegan { Host = "b", Epoch = 2 };
+        static Story Room(Story story) => story.Store("host/b", new HostReserved { VmId = "one", Epoch = 2, Cpus = 1, MemoryMib = 32 });
+        static Story Moved(Story story, ulong epoch)
+        {
+            story.EndRun("one", stood: true).Store("vm/one", new VmMoved { Host = "b", Epoch = epoch }).Store("host/a", new HostReleased { VmId = "one", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 32 });
+            story.Runs.Add(new("one", epoch, "one.2.1", "b", true, story.Now, long.MaxValue, long.MaxValue));
+            story.Store("vm/one", new VmRunning { Epoch = epoch }).After(1_000).Final.Add(new("one", VmState.Running, null, "b", epoch));
+            return story;
+        }
+
+        FindsNothing(Moved(Room(Two().Store("vm/one", began)), 2));
+        Assert.Contains(Moved(Two().Store("vm/one", began), 2).Check().Violations, violation => violation is { Rule: Order.PlacedWithoutRoom, Subject: "one" });
+        Assert.Contains(Moved(Room(Two().Store("vm/one", began)), 1).Check().Violations, violation => violation is { Rule: Order.EpochReused, Subject: "one" });
+    }
+
+    [Fact]
+    public void Should_find_what_is_left_of_one_that_was_deleted()
+    {
+        FindsNothing(Two().Stop("one"));
+        var story = Two().Stop("one").Delete("one");
+        story.Journal.RemoveAll(stored => stored.Event is HostReleased { VmId: "one" });
+        Finds(Room.ReservedForNobody, "a", story);
+    }
+
+    // --- answers ---
+
+    [Theory]
+    [InlineData(nameof(Verb.Read), 404)]
+    [InlineData(nameof(Verb.Stop), 404)]
+    [InlineData(nameof(Verb.Read), 500)]
+    [InlineData(nameof(Verb.Delete), 500)]
+    [InlineData(nameof(Verb.Create), 409)]
+    [InlineData(nameof(Verb.Create), 422)]
+    [InlineData(nameof(Verb.Create), 404)]
+    [InlineData(nameof(Verb.Read), 401)]
+    public void Should_find_an_answer_that_must_not_be(string name, int status)
+    {
+        var verb = Enum.Parse<Verb>(name);
+        Finds(Answers.Rule, "one", Two().Ask(verb, "one", status, verb == Verb.Create ? "key-one" : ""));
+    }
+
+    [Fact]
+    public void Should_let_the_api_put_off_and_forget_what_was_deleted()
+    {
+        FindsNothing(Two().Ask(Verb.Read, "one", 503).Ask(Verb.Create, null, 503, "key-x").Ask(Verb.Stop, "two", 0).Delete("one").Ask(Verb.Read, "one", 404).Ask(Verb.Stop, "one", 409));
+    }
+
+    // --- how it ends ---
+
+    [Fact]
+    public void Should_find_a_fleet_that_does_not_come_to_rest()
+    {
+        Assert.Equal((Ends.NotAtRest, "fleet"), Only(Two().Tell() with { Unrest = "not every host is connected" }));
+    }
+
+    [Theory]
+    [InlineData("scheduler-1", true, true, "x\nSBR took decision DownReachable and is downing [a, b] including myself", true)]
+    [InlineData("scheduler-1", true, true, "This node stood still for 4.5 s and", true)]
+    [InlineData("scheduler-2", true, true, "This node stood still for 4.5 s and", false)]
+    [InlineData("scheduler-1", true, false, "This node stood still for 4.5 s and", false)]
+    [InlineData("scheduler-1", true, true, "Unhandled exception.", false)]
+    [InlineData("host-1", false, true, "including myself", false)]
+    public void Should_find_what_ended_by_itself_and_know_how_a_node_may(string process, bool scheduler, bool several, string log, bool known)
+    {
+        var history = Two().Tell() with { OfSeveral = several, Crashes = [new(process, scheduler, 1_010_000, log)], Stalls = [new("scheduler-1", 1_002_000, 1_009_000)] };
+        if (known)
+            Assert.Empty(Checker.Check(history).Violations);
+        else
+            Assert.Equal((Ends.Crashed, process), Only(history));
+        if (log.StartsWith("This", StringComparison.Ordinal))
+            Assert.Equal((Ends.Crashed, process), Only(history with { Stalls = [] }));
+    }
+
     // --- recovery ---
 
     [Fact]
@@ -253,6 +407,41 @@ public sealed class CheckerTests
         Finds(Recovery.Never, "one", Settled(Two().Lose("a", dead: true).After(10_000), "one"));
         // It says that it waits for room, and there is room.
         Finds(Recovery.Never, "one", Two().Lose("a", dead: true).Wait("one").After(10_000));
+    }
+
+    [Fact]
+    public void Should_find_a_lost_one_that_ends_failed()
+    {
+        var story = Two().Lose("a", dead: true).Fail("one").After(10_000);
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Recovery.Never, Subject: "one" });
+        // Killed again, on its way on the next host.
+        FindsNothing(Two().Lose("a", dead: true).Place("one", "b").After(600).Kill("one").After(10_000));
+    }
+
+    [Fact]
+    public void Should_find_a_host_that_is_never_given_up()
+    {
+        Finds(Recovery.Never, "one", Two().Hush("a", 23_600).After(5_000));
+        // Given up by nobody, it need not be: it came back, or the control plane was away.
+        FindsNothing(Two().Hush("a", 23_400).After(5_000));
+        var away = Two();
+        away.Outages.Add(new(away.Now + 1_000, away.Now + 5_000));
+        FindsNothing(away.Hush("a", 23_600).After(5_000));
+        // What did not run there then has no claim.
+        FindsNothing(Two().Stop("one").After(2_000).Hush("a", 30_000).After(1_000));
+        FindsNothing(Two().Kill("one").After(100).Hush("a", 30_000).After(1_000));
+    }
+
+    [Theory]
+    [InlineData(1_000, true)]
+    [InlineData(4_000, false)]
+    public void Should_let_nobody_end_a_claim_when_it_is_too_late(long after, bool inTime)
+    {
+        var story = Two().Lose("a", dead: true).After(after).Delete("one").After(10_000);
+        if (inTime)
+            FindsNothing(story);
+        else
+            Finds(Recovery.Never, "one", story);
     }
 
     [Fact]

@@ -26,7 +26,7 @@ public sealed class RunLogTests
     public void Should_know_only_the_last_sign_of_what_was_killed()
     {
         var run = Assert.Single(Read(Line(100, "run"), Line(600, "alive")));
-        Assert.Equal((100, 600, 1_100, false), (run.FromMs, run.SureToMs, run.PossibleToMs, run.Stood));
+        Assert.Equal((100, 600, 1_100, false, true), (run.FromMs, run.SureToMs, run.PossibleToMs, run.Stood, run.Open));
     }
 
     [Fact]

@@ -14,11 +14,13 @@ internal sealed class Story
     private readonly List<StoredEvent> _journal = [];
     private readonly List<ClientRequest> _requests = [];
     private readonly List<Silence> _silences = [];
+    private readonly List<Strike> _strikes = [];
     private readonly List<Outage> _outages = [];
-    private readonly HashSet<string> _broken = [];
+    private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
     private readonly Dictionary<string, HostCaps> _caps = [];
     private readonly Dictionary<string, Vm> _vms = [];
     private readonly HashSet<string> _silent = [];
+    private readonly List<(string Host, string Vm, ulong Epoch)> _left = [];
 
     private sealed class Vm
     {
@@ -34,6 +36,10 @@ internal sealed class Story
 
     /// <summary>May be changed by a test before <see cref="Tell"/>.</summary>
     public List<RunInterval> Runs { get; } = [];
+
+    public List<Strike> Strikes => _strikes;
+
+    public List<Outage> Outages => _outages;
 
     public List<StoredEvent> Journal => _journal;
 
@@ -125,7 +131,11 @@ internal sealed class Story
         _silent.Add(host);
         var lost = _vms.Where(vm => vm.Value is { State: VmState.Running } && vm.Value.Host == host).ToList();
         if (dead)
+        {
             lost.ForEach(vm => EndRun(vm.Key, stood: false));
+            _broken.UnionWith(lost.Select(vm => (vm.Key, vm.Value.Epoch)));
+            _strikes.Add(new(StrikeKind.PowerOff, host, Now, Now));
+        }
         After(LeaseMs);
         if (!dead)
             lost.ForEach(vm => EndRun(vm.Key, stood: true));
@@ -133,6 +143,7 @@ internal sealed class Story
         Store($"host/{host}", new HostLost());
         foreach (var (id, vm) in lost)
         {
+            _left.Add((host, id, vm.Epoch));
             (vm.Host, vm.State) = (null, VmState.Pending);
             Store($"vm/{id}", new VmLost { Epoch = vm.Epoch, Reason = new Reason { Code = "host_lost" } });
         }
@@ -144,18 +155,39 @@ internal sealed class Story
     public Story Return(string host)
     {
         _silent.Remove(host);
-        return Store($"host/{host}", new HostConnected { Id = host });
+        Store($"host/{host}", new HostConnected { Id = host });
+        foreach (var (_, vm, epoch) in _left.Where(left => left.Host == host))
+            Store($"host/{host}", new HostReleased { VmId = vm, Epoch = epoch });
+        _left.RemoveAll(left => left.Host == host);
+        return this;
     }
 
     /// <summary>Its VMM is killed on purpose.</summary>
     public Story Kill(string id)
     {
         var vm = _vms[id];
-        _broken.Add(id);
+        _broken.Add((id, vm.Epoch));
         EndRun(id, stood: false);
+        _strikes.Add(new(StrikeKind.KillVmm, vm.Host!, Now, Now) { Vm = id, Epoch = vm.Epoch });
         (vm.State, vm.Reason) = (VmState.Failed, "vmm_killed");
         Store($"vm/{id}", new VmFailed { Epoch = vm.Epoch, Reason = new Reason { Code = "vmm_killed" } });
         return Store($"host/{vm.Host}", new HostVacated { VmId = id, Epoch = vm.Epoch, Cpus = vm.Cpus, MemoryMib = 32 });
+    }
+
+    /// <summary>The agent says that it failed, whatever the truth.</summary>
+    public Story Fail(string id)
+    {
+        var vm = _vms[id];
+        (vm.State, vm.Reason) = (VmState.Failed, "vmm_failed");
+        Store($"vm/{id}", new VmFailed { Epoch = vm.Epoch, Reason = new Reason { Code = "vmm_failed" } });
+        return vm.Host is null ? this : Store($"host/{vm.Host}", new HostVacated { VmId = id, Epoch = vm.Epoch, Cpus = vm.Cpus, MemoryMib = 32 });
+    }
+
+    /// <summary>The host does not speak for a while, and nobody gives it up.</summary>
+    public Story Hush(string host, long ms)
+    {
+        _silences.Add(new(host, Now, Now + ms));
+        return After(ms);
     }
 
     public Story Outage(long ms)
@@ -182,19 +214,20 @@ internal sealed class Story
     {
         var at = Runs.FindIndex(run => run.Vm == id && run.PossibleToMs == long.MaxValue);
         if (at >= 0)
-            Runs[at] = Runs[at] with { SureToMs = Now, PossibleToMs = stood ? Now : Now + RunLog.AliveEveryMs, Stood = stood };
+            Runs[at] = Runs[at] with { SureToMs = Now, PossibleToMs = stood ? Now : Now + RunLog.AliveEveryMs, Stood = stood, Open = !stood };
         return this;
     }
 
     /// <summary>What the checker gets; the fleet comes to rest now.</summary>
     public History Tell() => new()
     {
-        Runs = [.. Runs.Select(run => run.PossibleToMs == long.MaxValue ? run with { SureToMs = Now, PossibleToMs = Now + RunLog.AliveEveryMs } : run)],
+        Runs = [.. Runs.Select(run => run.PossibleToMs == long.MaxValue ? run with { SureToMs = Now, PossibleToMs = Now + RunLog.AliveEveryMs, Open = true } : run)],
         Requests = _requests,
         Journal = _journal,
         Final = [.. _vms.Where(vm => Final.All(said => said.Id != vm.Key)).Select(vm => new FinalVm(vm.Key, vm.Value.State, vm.Value.Reason, vm.Value.Host, vm.Value.Epoch)), .. Final],
         Caps = _caps,
         Silences = _silences,
+        Strikes = _strikes,
         Outages = _outages,
         Broken = _broken,
         Lease = TimeSpan.FromMilliseconds(LeaseMs),

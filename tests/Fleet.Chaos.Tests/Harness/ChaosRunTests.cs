@@ -24,16 +24,18 @@ public sealed class ChaosRunTests(ITestOutputHelper output)
         };
         // Always the same one, since a test that fails by chance tells nobody what was changed: the first that has a host lost in time and a scheduler killed.
         options = Enumerable.Range(1, 10_000).Select(seed => options with { Seed = (ulong)seed }).First(seeded =>
-            ChaosRun.FaultsOf(seeded) is var faults
-            && faults.Any(fault => fault is { Role: Role.Host, Kind: FaultKind.PowerOff or FaultKind.Hang } && fault.At.TotalSeconds is > 8 and < 20 && fault.Lasts.TotalSeconds > 10
+            ChaosRun.FaultsOf(seeded) is var planned
+            && planned.Any(fault => fault is { Role: Role.Host, Kind: FaultKind.PowerOff or FaultKind.Hang } && fault.At.TotalSeconds is > 8 and < 20 && fault.Lasts.TotalSeconds > 10
                 // While the control plane is away nobody is given up.
-                && faults.All(other => other.Role == Role.Host || other.Ends < fault.At - TimeSpan.FromSeconds(5) || other.At > fault.At + TimeSpan.FromSeconds(10)))
-            && faults.Any(fault => fault is { Role: Role.Scheduler, Kind: FaultKind.Kill }));
+                && planned.All(other => other.Role == Role.Host || other.Ends < fault.At - TimeSpan.FromSeconds(5) || other.At > fault.At + TimeSpan.FromSeconds(10)))
+            && planned.Any(fault => fault is { Role: Role.Scheduler, Kind: FaultKind.Kill }));
+        var faults = ChaosRun.FaultsOf(options);
         var report = await ChaosRun.RunAsync(options, output.WriteLine);
         Assert.Empty(report.Verdict.Violations);
         Assert.NotEmpty(report.Verdict.Recoveries);
         Assert.InRange(report.MicroVms, 20, 1_000);
-        Assert.Equal(ChaosRun.FaultsOf(options).Count, report.FaultCount);
+        // A host without a VMM has none that could be killed.
+        Assert.InRange(report.FaultCount, faults.Count(fault => fault.Kind != FaultKind.KillVmm), faults.Count);
         Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/run/netns"), left => left.Contains($"-{Environment.ProcessId}-", StringComparison.Ordinal));
     }
 }

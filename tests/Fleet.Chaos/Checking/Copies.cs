@@ -1,8 +1,8 @@
 namespace Fleet.Chaos.Checking;
 
 /// <summary>
-/// No two launches of a strict microVM run at the same time. An overlap counts only as far as both are known to have run; one that hangs
-/// on when exactly a killed VMM died is told apart.
+/// No two launches of a strict microVM run at the same time. A silence counts as run unless somebody was seen to strike; the one thing told
+/// apart is the moment in which a machine that had been stopped goes on.
 /// </summary>
 internal static class Copies
 {
@@ -10,26 +10,29 @@ internal static class Copies
 
     public static IEnumerable<Violation> Check(History history, List<Violation> possible)
     {
+        var executions = new Executions(history, JournalIndex.Of(history.Journal));
         foreach (var runs in history.Runs.GroupBy(run => run.Vm, StringComparer.Ordinal))
         {
-            // By its beginning each run is held against the one before it that lasts longest, of another launch.
-            var ordered = runs.OrderBy(run => run.FromMs).ToList();
+            // By its beginning each is held against the one before it that lasts longest, of another launch.
+            var ordered = runs.SelectMany(executions.Of).OrderBy(execution => execution.FromMs).ToList();
             for (var i = 1; i < ordered.Count; i++)
             {
-                var run = ordered[i];
-                var earlier = ordered.Take(i).Where(other => other.Launch != run.Launch && (other.Strict || run.Strict)).ToList();
+                var later = ordered[i];
+                var earlier = ordered.Take(i)
+                    .Where(other => other.Run.Launch != later.Run.Launch && (other.Run.Strict || later.Run.Strict) && other.ToMs > later.FromMs)
+                    .OrderByDescending(other => other.Sure).ThenByDescending(other => other.ToMs).ToList();
                 if (earlier.Count == 0)
                     continue;
-                if (earlier.MaxBy(other => other.SureToMs) is { } sure && sure.SureToMs > run.FromMs)
-                    yield return Told(sure, run, sure.SureToMs);
-                else if (earlier.MaxBy(other => other.PossibleToMs) is { } maybe && maybe.PossibleToMs > run.FromMs)
-                    possible.Add(Told(maybe, run, maybe.PossibleToMs));
+                if (later.Sure && earlier[0].Sure)
+                    yield return Told(earlier[0], later);
+                else
+                    possible.Add(Told(earlier[0], later));
             }
         }
     }
 
-    private static Violation Told(RunInterval first, RunInterval second, long until) => new(
+    private static Violation Told(Execution first, Execution second) => new(
         Rule,
-        second.Vm,
-        $"epoch {second.Epoch} ran on {second.Host} from {second.FromMs} ms while epoch {first.Epoch} ran on {first.Host} until {until} ms: {Math.Min(until, second.PossibleToMs) - second.FromMs} ms together");
+        second.Run.Vm,
+        $"epoch {second.Run.Epoch} ran on {second.Run.Host} from {second.FromMs} ms while epoch {first.Run.Epoch} ran on {first.Run.Host} until {first.ToMs} ms{(first.ToMs > first.Run.SureToMs ? $", its last sign at {first.Run.SureToMs} ms" : "")}: {Math.Min(first.ToMs, second.ToMs) - second.FromMs} ms together");
 }

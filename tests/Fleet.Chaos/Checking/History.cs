@@ -24,11 +24,26 @@ internal sealed record History
     /// <summary>When hosts could not speak with the control plane, by whoever cut them off.</summary>
     public IReadOnlyList<Silence> Silences { get; init; } = [];
 
+    /// <summary>What was done to the processes of hosts.</summary>
+    public IReadOnlyList<Strike> Strikes { get; init; } = [];
+
     /// <summary>When the control plane could not work, by whoever broke it, until it answered again.</summary>
     public IReadOnlyList<Outage> Outages { get; init; } = [];
 
-    /// <summary>microVMs whose VMM was killed on purpose, or whose launch was made to fail: these may say <c>failed</c>.</summary>
-    public IReadOnlySet<string> Broken { get; init; } = new HashSet<string>();
+    /// <summary>What was not at rest long after everything was healed; null: all was.</summary>
+    public string? Unrest { get; init; }
+
+    /// <summary>Processes that ended by themselves.</summary>
+    public IReadOnlyList<Crash> Crashes { get; init; } = [];
+
+    /// <summary>When nodes of the control plane were stopped and let go.</summary>
+    public IReadOnlyList<Stall> Stalls { get; init; } = [];
+
+    /// <summary>The control plane is of several nodes.</summary>
+    public bool OfSeveral { get; init; }
+
+    /// <summary>Launches whose VMM was killed on purpose: these may say <c>failed</c>, under that epoch and no other.</summary>
+    public IReadOnlySet<(string Vm, ulong Epoch)> Broken { get; init; } = new HashSet<(string, ulong)>();
 
     /// <summary>Lease lifetime of the hosts.</summary>
     public TimeSpan Lease { get; init; } = TimeSpan.FromSeconds(20);
@@ -47,12 +62,15 @@ internal sealed record History
 /// <param name="Host">Where.</param>
 /// <param name="Strict">False: it may run twice by its user's wish.</param>
 /// <param name="FromMs">From here on it may have run.</param>
-/// <param name="SureToMs">It is known to have run until here.</param>
-/// <param name="PossibleToMs">It has not run after this.</param>
+/// <param name="SureToMs">The last sign that it ran, or its word that it did not any more when that came on time.</param>
+/// <param name="PossibleToMs">The launch's next line, or when that was due. What happened in between <see cref="Executions"/> says.</param>
 internal sealed record RunInterval(string Vm, ulong Epoch, string Launch, string Host, bool Strict, long FromMs, long SureToMs, long PossibleToMs)
 {
     /// <summary>The interval ended with its guest standing still, not with the death of its VMM.</summary>
     public bool Stood { get; init; }
+
+    /// <summary>The launch wrote nothing more after it.</summary>
+    public bool Open { get; init; }
 }
 
 internal enum Verb
@@ -92,11 +110,50 @@ internal sealed record FinalVm(string Id, VmState State, string? ReasonCode, str
 /// <summary>What a host may promise: its inventory times the ratios.</summary>
 internal readonly record struct HostCaps(ulong Cpus, ulong MemoryMib);
 
-/// <summary>A host could not renew its lease.</summary>
+/// <summary>A host could not renew its lease at any moment of it.</summary>
 internal sealed record Silence(string Host, long FromMs, long ToMs);
+
+internal enum StrikeKind
+{
+    /// <summary>The agent and every VMM were stopped; nothing of them ran from the first moment to the last.</summary>
+    Hang,
+
+    /// <summary>The agent and every VMM were dead by the first moment.</summary>
+    PowerOff,
+
+    /// <summary>One VMM was dead by the first moment.</summary>
+    KillVmm,
+
+    /// <summary>The agent, by whatever cause, was dead by the first moment; VMMs went on.</summary>
+    AgentEnd,
+}
+
+/// <summary>What was done to the processes of a host.</summary>
+/// <param name="Kind">What.</param>
+/// <param name="Host">To whom.</param>
+/// <param name="FromMs">When it had been done.</param>
+/// <param name="ToMs">Of <see cref="StrikeKind.Hang"/>: just before the first process went on. Of the others: the same moment.</param>
+internal sealed record Strike(StrikeKind Kind, string Host, long FromMs, long ToMs)
+{
+    /// <summary>Of <see cref="StrikeKind.KillVmm"/>.</summary>
+    public string? Vm { get; init; }
+
+    /// <summary>Of <see cref="StrikeKind.KillVmm"/>.</summary>
+    public ulong Epoch { get; init; }
+}
 
 /// <summary>The control plane, or what it needs, was away or slow.</summary>
 internal sealed record Outage(long FromMs, long ToMs);
+
+/// <summary>A process ended though nobody ended it.</summary>
+/// <param name="Process">Its name.</param>
+/// <param name="IsScheduler">It is a node of the control plane.</param>
+/// <param name="SeenMs">When that was seen.</param>
+/// <param name="Log">The last it said, of this life of it.</param>
+internal sealed record Crash(string Process, bool IsScheduler, long SeenMs, string Log);
+
+/// <summary>A process was stopped, and went on at the end.</summary>
+internal sealed record Stall(string Process, long FromMs, long ToMs);
 
 /// <summary>A promise that was broken.</summary>
 /// <param name="Rule">Stable code of the rule; see docs/reliability.md.</param>

@@ -29,11 +29,11 @@ internal static class Order
         foreach (var (id, events) in journal.Vms)
         {
             var last = 0UL;
-            foreach (var placed in events.Select(stored => stored.Event).OfType<VmPlaced>())
+            foreach (var (host, epoch) in events.Select(stored => JournalIndex.PlaceOf(stored.Event)).OfType<(string, ulong)>())
             {
-                if (placed.Epoch <= last)
-                    yield return new(EpochReused, id, $"placed on {placed.Host} under epoch {placed.Epoch} after epoch {last}");
-                last = Math.Max(last, placed.Epoch);
+                if (epoch <= last)
+                    yield return new(EpochReused, id, $"placed on {host} under epoch {epoch} after epoch {last}");
+                last = Math.Max(last, epoch);
             }
         }
 
@@ -45,8 +45,8 @@ internal static class Order
                 case HostReserved room:
                     reserved.Add((JournalIndex.IdOf(stored), room.VmId, room.Epoch));
                     break;
-                case VmPlaced placed when !reserved.Contains((placed.Host, JournalIndex.IdOf(stored), placed.Epoch)):
-                    yield return new(PlacedWithoutRoom, JournalIndex.IdOf(stored), $"placed on {placed.Host} under epoch {placed.Epoch}, which had not reserved room for it");
+                case var placed when JournalIndex.PlaceOf(placed) is var (host, epoch) && !reserved.Contains((host, JournalIndex.IdOf(stored), epoch)):
+                    yield return new(PlacedWithoutRoom, JournalIndex.IdOf(stored), $"placed on {host} under epoch {epoch}, which had not reserved room for it");
                     break;
             }
         }

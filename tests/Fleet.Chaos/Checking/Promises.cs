@@ -25,21 +25,24 @@ internal static class Promises
     {
         var final = history.Final.ToDictionary(vm => vm.Id, StringComparer.Ordinal);
         var asked = history.Requests.Where(request => request.Vm is not null).ToLookup(request => request.Vm!, StringComparer.Ordinal);
-        var lastRuns = history.Runs.GroupBy(run => (run.Vm, run.Epoch)).ToDictionary(group => group.Key, group => group.Max(run => run.PossibleToMs));
+        var lastRuns = history.Runs.GroupBy(run => (run.Vm, run.Epoch)).ToDictionary(group => group.Key, group => group.Max(run => run.SureToMs));
 
         foreach (var violation in Twice(history, journal))
             yield return violation;
+        foreach (var (vm, events) in journal.Vms)
+        {
+            foreach (var violation in Unasked(history, vm, events, asked[vm].Select(request => request.Verb).ToHashSet()))
+                yield return violation;
+        }
+
         foreach (var create in history.Requests.Where(request => request is { Verb: Verb.Create, Acknowledged: true, Vm: not null }).DistinctBy(request => request.Vm))
         {
             var id = create.Vm!;
             var mayEnd = asked[id].Any(request => request.Verb is Verb.Stop or Verb.Delete);
-            var mayGo = asked[id].Any(request => request.Verb == Verb.Delete);
             if (!journal.Records.TryGetValue(id, out var record))
                 yield return new(Lost, id, $"its create was acknowledged at {create.AnsweredMs} ms, and the journal does not know it");
             else if (record.State == VmState.Deleted)
             {
-                if (!mayGo)
-                    yield return new(EndedUnasked, id, "it was deleted, and nobody asked for that");
                 if (final.ContainsKey(id))
                     yield return new(DeleteForgotten, id, "the journal says that it was deleted, and the API still shows it");
             }
@@ -74,11 +77,54 @@ internal static class Promises
             case VmState.Stopped or VmState.Failed:
                 if (vm.ReasonCode is null)
                     return new(NoReason, vm.Id, $"it is {vm.State}, and nobody says why");
-                return mayEnd || (vm.State == VmState.Failed && history.Broken.Contains(vm.Id))
+                return mayEnd || (vm.State == VmState.Failed && history.Broken.Contains((vm.Id, vm.Epoch)))
                     ? null
                     : new(EndedUnasked, vm.Id, $"it is {vm.State} ({vm.ReasonCode}) under epoch {vm.Epoch} on {vm.Host}, and nobody asked for that");
             default:
                 return new(Stuck, vm.Id, $"it is still {vm.State} ({vm.ReasonCode}) under epoch {vm.Epoch} on {vm.Host}, long after the last fault");
+        }
+    }
+
+    /// <summary>Every end that the journal tells of, not only the last: each was asked for since the microVM was placed, or its VMM was struck under that epoch.</summary>
+    private static IEnumerable<Violation> Unasked(History history, string vm, List<StoredEvent> events, HashSet<Verb> asked)
+    {
+        bool placed = false, stopping = false, deleting = false;
+        foreach (var stored in events)
+        {
+            switch (stored.Event)
+            {
+                case var place when JournalIndex.PlaceOf(place) is not null:
+                    (placed, stopping) = (true, false);
+                    break;
+                case VmLost or VmLaunchFailed or VmMoved or VmRestarted or VmStartRequested:
+                    placed = false;
+                    break;
+                case VmStopRequested:
+                    stopping = true;
+                    if (!asked.Contains(Verb.Stop))
+                        yield return new(EndedUnasked, vm, "it was told to stop, and nobody asked for that");
+                    break;
+                case VmDeleteRequested:
+                    deleting = true;
+                    if (!asked.Contains(Verb.Delete))
+                        yield return new(EndedUnasked, vm, "it was told to go, and nobody asked for that");
+                    break;
+                // What is nowhere is stopped at once.
+                case VmEnded { Reason.Code: "stop_requested" } when !placed && asked.Contains(Verb.Stop):
+                    break;
+                case VmEnded ended when !stopping && !deleting && !history.Broken.Contains((vm, ended.Epoch)):
+                    yield return new(EndedUnasked, vm, $"it ended ({ended.Reason?.Code}) under epoch {ended.Epoch}, and nobody had asked for that");
+                    break;
+                case VmFailed failed when !stopping && !deleting && !history.Broken.Contains((vm, failed.Epoch)):
+                    yield return new(EndedUnasked, vm, $"it failed ({failed.Reason?.Code}) under epoch {failed.Epoch}, and nobody had asked for its end or struck it");
+                    break;
+                case VmEnded or VmFailed:
+                    placed = false;
+                    break;
+                case VmDeleted when !deleting:
+                    yield return new(EndedUnasked, vm, "it was deleted, and nobody asked for that");
+                    break;
+            }
         }
     }
 

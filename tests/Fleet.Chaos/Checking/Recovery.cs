@@ -3,7 +3,8 @@ using Fleet.Scheduler.Cell;
 namespace Fleet.Chaos.Checking;
 
 /// <summary>
-/// Each microVM that was lost with its host runs elsewhere within lease lifetime + 5 s of the host's last sign, where there was room. While the
+/// Each microVM whose host was given up, or was silent for so long that it had to be, runs elsewhere within lease lifetime + 5 s of the host's last
+/// sign, where there was room; only who asks for its end in that time ends that claim. While the
 /// control plane itself is away nobody counts: the time begins anew when it answers again, since a host's actor that was just recovered
 /// waits a whole lease.
 /// </summary>
@@ -14,6 +15,9 @@ internal static class Recovery
 
     /// <summary>What a fail-over may take beyond the lease.</summary>
     public static readonly TimeSpan Allowance = TimeSpan.FromSeconds(5);
+
+    /// <summary>The margin that the control plane waits beyond the lease (2 s), and some more: what was sent before may arrive late.</summary>
+    private static readonly TimeSpan GivenUpAfter = TimeSpan.FromSeconds(3.5);
 
     /// <summary>How far from the host's being struck, or coming back, a VMM's last line may be.</summary>
     private const long SameMomentMs = 2_000;
@@ -29,53 +33,88 @@ internal static class Recovery
         var noRoom = new Lazy<HashSet<long>>(() => WithoutRoom(history, journal));
         foreach (var (vm, events) in journal.Vms)
         {
-            for (var i = 0; i < events.Count; i++)
+            foreach (var claim in Claims(history, journal, vm, events, runs))
             {
-                if (events[i].Event is not VmLost lost)
-                    continue;
-                var next = WhatFollowed(vm, events, i, runs);
+                var deadline = Deadline(history, claim.FromMs, history.Lease + Allowance);
+                // Who asks for its end when it is too late excuses nothing.
+                var excuses = history.Requests.All(request => request.Vm != vm || request.Verb is not (Verb.Stop or Verb.Delete))
+                    || history.Requests.Any(request => request.Vm == vm && request.Verb is Verb.Stop or Verb.Delete && request.SentMs <= deadline);
+                var next = WhatFollowed(history, vm, events, claim, runs, excuses);
                 if (next.Over)
                     continue;
-                var from = LastSign(history, vm, lost.Epoch, journal.Placements.GetValueOrDefault((vm, lost.Epoch)), events[i].AtMs, runs);
-                var deadline = Deadline(history, from);
                 if (next.RunsAtMs is { } at)
-                    times.Add(TimeSpan.FromMilliseconds(at - from));
+                    times.Add(TimeSpan.FromMilliseconds(at - claim.FromMs));
                 if ((next.RunsAtMs ?? history.EndMs) <= deadline)
                     continue;
+                var told = $"lost under epoch {claim.Epoch}{(claim.Stored ? "" : ", which nobody stored")}, the last sign of its host at {claim.FromMs} ms";
                 if (next.Unplaced.Count > 0 && next.Unplaced.All(noRoom.Value.Contains))
                     waited++;
                 else if (next.RunsAtMs is { } late)
-                    violations.Add(new(Late, vm, $"lost under epoch {lost.Epoch}, the last sign of its host at {from} ms; it ran again at {late} ms, {late - deadline} ms too late"));
+                    violations.Add(new(Late, vm, $"{told}; it ran again at {late} ms, {late - deadline} ms too late"));
                 else
-                    violations.Add(new(Never, vm, $"lost under epoch {lost.Epoch}, the last sign of its host at {from} ms; it did not run again by {history.EndMs} ms"));
+                    violations.Add(new(Never, vm, $"{told}; it did not run again by {history.EndMs} ms"));
             }
         }
 
         return new(violations, times, waited);
     }
 
-    /// <param name="Over">Somebody stopped or deleted it, it failed by itself, or it was lost again: then that counts.</param>
+    /// <summary>A microVM that must run again.</summary>
+    /// <param name="Epoch">Under which it was lost.</param>
+    /// <param name="FromMs">Its host's last sign.</param>
+    /// <param name="At">The place in its events after which it shall.</param>
+    /// <param name="Stored">Its host was given up. False: it had to be.</param>
+    private readonly record struct Claim(ulong Epoch, long FromMs, int At, bool Stored);
+
+    private static IEnumerable<Claim> Claims(History history, JournalIndex journal, string vm, List<StoredEvent> events, Dictionary<(string, ulong), List<RunInterval>> runs)
+    {
+        var lost = new HashSet<ulong>();
+        for (var i = 0; i < events.Count; i++)
+        {
+            if (events[i].Event is VmLost given && lost.Add(given.Epoch))
+                yield return new(given.Epoch, LastSign(history, vm, given.Epoch, journal.Placements.GetValueOrDefault((vm, given.Epoch)), events[i].AtMs, runs), i, Stored: true);
+        }
+
+        for (var i = 0; i < events.Count; i++)
+        {
+            if (JournalIndex.PlaceOf(events[i].Event) is not var (host, epoch) || lost.Contains(epoch) || !runs.TryGetValue((vm, epoch), out var ran))
+                continue;
+            // One whose VMM was killed, and whose agent could still say so, has failed and is not lost.
+            var failed = journal.Ended.Contains((vm, epoch)) && history.Strikes.Any(strike => strike.Kind == StrikeKind.KillVmm && (strike.Vm, strike.Epoch) == (vm, epoch));
+            if (!failed && history.Silences.Where(silence => silence.Host == host && IsGivenUp(history, silence) && ran.Any(run => Runs(run, silence.FromMs))).MinBy(silence => silence.FromMs) is { } silence)
+                yield return new(epoch, silence.FromMs, i, Stored: false);
+        }
+    }
+
+    /// <summary>Nobody who is silent for so long keeps its microVMs.</summary>
+    private static bool IsGivenUp(History history, Silence silence) => Deadline(history, silence.FromMs, history.Lease + GivenUpAfter) <= silence.ToMs;
+
+    private static bool Runs(RunInterval run, long atMs) => run.FromMs <= atMs && atMs <= (run.Open ? run.SureToMs + RunLog.OnTimeMs : run.PossibleToMs);
+
+    /// <param name="Over">Somebody stopped or deleted it in time, its VMM was killed on purpose before it ran, or it was lost again: then that counts.</param>
     /// <param name="RunsAtMs">Null: it does not run again.</param>
     /// <param name="Unplaced">Where in the journal it is said that it waits.</param>
     private readonly record struct Followed(bool Over, long? RunsAtMs, List<long> Unplaced);
 
-    private static Followed WhatFollowed(string vm, List<StoredEvent> events, int lostAt, Dictionary<(string, ulong), List<RunInterval>> runs)
+    private static Followed WhatFollowed(History history, string vm, List<StoredEvent> events, Claim claim, Dictionary<(string, ulong), List<RunInterval>> runs, bool excuses)
     {
         var unplaced = new List<long>();
-        foreach (var stored in events.Skip(lostAt + 1))
+        foreach (var stored in events.Skip(claim.At + 1))
         {
             switch (stored.Event)
             {
                 case VmUnplaced:
                     unplaced.Add(stored.Order);
                     break;
-                case VmPlaced placed when runs.TryGetValue((vm, placed.Epoch), out var ran):
+                case var placed when JournalIndex.PlaceOf(placed) is var (_, epoch) && runs.TryGetValue((vm, epoch), out var ran):
                     return new(false, ran[0].FromMs, unplaced);
+                case VmStopRequested or VmDeleteRequested or VmEnded { Reason.Code: "stop_requested" } when excuses:
                 // Placed, and then something happened to it before it could run.
-                case VmLost or VmFailed or VmEnded or VmStopRequested or VmDeleteRequested:
+                case VmLost:
+                case VmFailed failed when failed.Epoch > claim.Epoch && history.Broken.Contains((vm, failed.Epoch)):
                     return new(true, null, unplaced);
                 // Nobody kept a run log there.
-                case VmRunning:
+                case VmRunning running when running.Epoch > claim.Epoch:
                     return new(false, stored.AtMs, unplaced);
             }
         }
@@ -99,9 +138,10 @@ internal static class Recovery
             ?? (last is null ? lostAtMs - lease : last.Stood ? last.PossibleToMs - lease : last.PossibleToMs);
     }
 
-    private static long Deadline(History history, long from)
+    /// <summary>So long after that moment, counted anew from when the control plane was there again.</summary>
+    private static long Deadline(History history, long from, TimeSpan after)
     {
-        var allowed = (long)(history.Lease + Allowance).TotalMilliseconds;
+        var allowed = (long)after.TotalMilliseconds;
         var deadline = from + allowed;
         foreach (var outage in history.Outages.OrderBy(outage => outage.FromMs))
         {

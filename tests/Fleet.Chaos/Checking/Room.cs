@@ -5,7 +5,7 @@ namespace Fleet.Chaos.Checking;
 
 /// <summary>
 /// Hosts never promise more than their caps, nor run more than that; and at the end every reservation has its microVM and every microVM
-/// that is placed its reservation. The sums are the checker's own: the ledger is what is being checked.
+/// that is placed its reservation; what is left of a microVM that ended goes with it. The sums are the checker's own: the ledger is what is being checked.
 /// </summary>
 internal static class Room
 {
@@ -31,6 +31,16 @@ internal static class Room
             {
                 if (journal.Records.GetValueOrDefault(vm) is not { } record || record.Host != host || record.Epoch != epoch || !HoldsRoom(record.State))
                     yield return new(ReservedForNobody, host, $"it holds room for {vm} under epoch {epoch}, which is {Told(journal.Records.GetValueOrDefault(vm))}");
+            }
+        }
+
+        // A host that is away can't say that it has cleaned up.
+        foreach (var (host, ledger) in ledgers.Where(of => of.Value.Connected))
+        {
+            foreach (var (vm, epoch) in ledger.Remains)
+            {
+                if (journal.Records.GetValueOrDefault(vm) is not { } record || record.Host != host || record.Epoch != epoch || record.State == VmState.Deleted)
+                    yield return new(ReservedForNobody, host, $"it keeps what is left of {vm} under epoch {epoch}, which is {Told(journal.Records.GetValueOrDefault(vm))}");
             }
         }
 
@@ -81,6 +91,8 @@ internal sealed class Ledger
 {
     private readonly Dictionary<(string Vm, ulong Epoch), (uint Cpus, ulong MemoryMib)> _held = [];
 
+    private readonly HashSet<(string Vm, ulong Epoch)> _remains = [];
+
     public ulong Cpus { get; private set; }
 
     public ulong MemoryMib { get; private set; }
@@ -90,6 +102,9 @@ internal sealed class Ledger
     public bool Cordoned { get; private set; }
 
     public IReadOnlyCollection<(string Vm, ulong Epoch)> Held => _held.Keys;
+
+    /// <summary>Vacated, and not released since.</summary>
+    public IReadOnlyCollection<(string Vm, ulong Epoch)> Remains => _remains;
 
     public void Take(object stored)
     {
@@ -113,12 +128,16 @@ internal sealed class Ledger
                 break;
             case HostVacated vacated:
                 GiveBack(vacated.VmId, vacated.Epoch);
+                _remains.Add((vacated.VmId, vacated.Epoch));
                 break;
             case HostReleased released:
                 GiveBack(released.VmId, released.Epoch);
+                _remains.Remove((released.VmId, released.Epoch));
                 break;
             case HostLost:
                 Connected = false;
+                // Its agent has to come back before anything of them can go.
+                _remains.UnionWith(_held.Keys);
                 _held.Clear();
                 (Cpus, MemoryMib) = (0, 0);
                 break;

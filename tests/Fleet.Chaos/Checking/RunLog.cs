@@ -12,8 +12,8 @@ internal static class RunLog
     /// <summary>How often a VMM says that its guest runs.</summary>
     public const long AliveEveryMs = 500;
 
-    /// <summary>A guest that stood still later than this after the line before was stalled in between: nobody knows for how long it ran.</summary>
-    private const long OnTimeMs = 2 * AliveEveryMs;
+    /// <summary>A line later than this after the one before tells of a silence, and <see cref="Executions"/> what that means.</summary>
+    public const long OnTimeMs = 2 * AliveEveryMs;
 
     /// <summary>All launches below a folder.</summary>
     /// <exception cref="InvalidDataException">A line that is not the last of its file can't be understood.</exception>
@@ -35,7 +35,6 @@ internal static class RunLog
             }
             else if (line.Event is "run" or "alive")
             {
-                // Nobody knows for how much of a silence it ran: a machine that hangs runs nothing.
                 if (open is { } before && line.BootMs - last > OnTimeMs)
                 {
                     yield return Interval(launch, before, last, line.BootMs);
@@ -49,7 +48,7 @@ internal static class RunLog
         }
 
         if (open is { } unfinished)
-            yield return Interval(launch, unfinished, last, last + AliveEveryMs);
+            yield return Interval(launch, unfinished, last, last + AliveEveryMs) with { Open = true };
     }
 
     private static RunInterval Interval(string launch, Line from, long sureTo, long possibleTo) =>

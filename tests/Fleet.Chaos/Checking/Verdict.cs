@@ -6,7 +6,7 @@ internal sealed record Verdict
     /// <summary>Broken promises; must be none.</summary>
     public required IReadOnlyList<Violation> Violations { get; init; }
 
-    /// <summary>Pairs of runs that overlap only if a killed or stalled VMM ran until the last moment it could have: no proof of anything.</summary>
+    /// <summary>Pairs of runs that overlap only if a guest ran on with its machine that had been stopped, in the moment before its VMM said that it stands: no proof of anything.</summary>
     public required IReadOnlyList<Violation> Possible { get; init; }
 
     /// <summary>For each microVM that was lost and runs again, how long that took from its host's last sign.</summary>
@@ -26,6 +26,8 @@ internal static class Checker
         var possible = new List<Violation>();
         violations.AddRange(Copies.Check(history, possible));
         violations.AddRange(Promises.Check(history, journal));
+        violations.AddRange(Answers.Check(history));
+        violations.AddRange(Ends.Check(history));
         violations.AddRange(Order.Check(history, journal));
         violations.AddRange(Room.Check(history, journal));
         var recovery = Recovery.Check(history, journal);

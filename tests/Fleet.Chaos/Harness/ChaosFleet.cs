@@ -7,7 +7,9 @@ using System.Text.Json.Nodes;
 using Fleet.Chaos.Checking;
 using Fleet.Chaos.Faults;
 using Fleet.Chaos.Network;
+using Fleet.Shared.Contracts;
 using Fleet.Tests;
+using Google.Protobuf;
 using Microsoft.Data.Sqlite;
 using Npgsql;
 
@@ -205,11 +207,11 @@ internal sealed class ChaosFleet : IAsyncDisposable
     public async Task<bool> AreConnectedAsync(int count) =>
         await Api.ListAsync(0, "/v1/hosts") is { } hosts && hosts.Count(host => host.GetProperty("state").GetString() == "connected") == count;
 
-    /// <summary>microVMs of a host that have a VMM, with its process id.</summary>
-    public IReadOnlyList<(string Vm, int Pid)> Vmms(int host)
+    /// <summary>microVMs of a host that have a VMM, with its epoch and process id.</summary>
+    public IReadOnlyList<(string Vm, ulong Epoch, int Pid)> Vmms(int host)
     {
         var folder = Path.Combine(HostData(host), "host", "vms");
-        var found = new List<(string, int)>();
+        var found = new List<(string, ulong, int)>();
         if (!Directory.Exists(folder))
             return found;
         foreach (var vm in Directory.EnumerateDirectories(folder))
@@ -221,10 +223,10 @@ internal sealed class ChaosFleet : IAsyncDisposable
                 if (lines.Length > 1 && int.TryParse(lines[1].Split(' ')[0], NumberStyles.None, CultureInfo.InvariantCulture, out var pid)
                     && File.Exists($"/proc/{pid}/stat") && StartOf(File.ReadAllText($"/proc/{pid}/stat")) == StartOf(lines[1]))
                 {
-                    found.Add((Path.GetFileName(vm), pid));
+                    found.Add((Path.GetFileName(vm), EpochOf(Path.Combine(vm, "launch.pb")), pid));
                 }
             }
-            catch (IOException)
+            catch (Exception gone) when (gone is IOException or InvalidProtocolBufferException)
             {
                 // Not started yet, or gone meanwhile.
             }
@@ -350,6 +352,15 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
     private FleetProcess Process(string name, NetworkNamespace network, WallClock clock, string[] arguments, string[]? before = null) => new(
         name, [.. network.Enter, .. before ?? [], "env", .. clock.Environment, "dotnet", Program, .. arguments], Path.Combine(_folder, $"{name}.out"));
+
+    /// <summary>Of the agent's record of a launch, whose first field is what it was told to launch.</summary>
+    private static ulong EpochOf(string record)
+    {
+        using var input = new CodedInputStream(File.ReadAllBytes(record));
+        return WireFormat.GetTagFieldNumber(input.ReadTag()) == 1
+            ? LaunchVm.Parser.ParseFrom(input.ReadBytes()).Epoch
+            : throw new InvalidDataException($"{record} does not begin with a launch.");
+    }
 
     private static string? StartOf(string stat) => stat.LastIndexOf(')') is var end and >= 0 ? stat[(end + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries).ElementAtOrDefault(19) : null;
 

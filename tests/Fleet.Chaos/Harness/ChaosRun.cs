@@ -44,8 +44,8 @@ internal sealed record ChaosReport
     /// <summary>Tries that a node answered, by HTTP status.</summary>
     public required IReadOnlyDictionary<int, int> Answers { get; init; }
 
-    /// <summary>Processes that ended by themselves, with the last lines of their logs.</summary>
-    public required IReadOnlyList<string> Crashes { get; init; }
+    /// <summary>Processes that ended by themselves, with the last lines of their logs; those that are no known end are violations.</summary>
+    public required IReadOnlyList<Crash> Crashes { get; init; }
 
     public int FaultCount => Faults.Values.Sum();
 
@@ -75,7 +75,7 @@ internal static class ChaosRun
         await using var fleet = await ChaosFleet.StartAsync(options.Fleet);
         var injector = new Injector(fleet, tell);
         var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.IdleGuest : null), options.Seed);
-        var crashes = new List<string>();
+        var crashes = new List<Crash>();
         using var over = new CancellationTokenSource();
         using var watched = new CancellationTokenSource();
         var watching = WatchAsync(fleet, injector, crashes, tell, watched.Token);
@@ -86,11 +86,11 @@ internal static class ChaosRun
         await Task.WhenAll(loading, breaking);
         tell("all is healed");
         await load.FinishAsync(TimeSpan.FromMinutes(1));
-        var rested = await RestAsync(fleet);
-        tell(rested ? "all is at rest" : $"not at rest after {RestBound.TotalSeconds:0} s");
+        var unrest = await RestAsync(fleet);
+        tell(unrest ?? "all is at rest");
         await watched.CancelAsync();
         await watching;
-        var history = await CollectAsync(fleet, injector, load, options.Fleet.Lease);
+        var history = (await CollectAsync(fleet, injector, load, options.Fleet)) with { Unrest = unrest, Crashes = crashes };
         var verdict = Checker.Check(history);
         if (verdict.Violations.Count > 0)
             tell($"what was collected is kept in {Keep(fleet, options.Seed)}");
@@ -121,7 +121,7 @@ internal static class ChaosRun
     ];
 
     /// <summary>Starts again what ended by itself, as a supervisor would.</summary>
-    private static async Task WatchAsync(ChaosFleet fleet, Injector injector, List<string> crashes, Action<string> tell, CancellationToken cancellation)
+    private static async Task WatchAsync(ChaosFleet fleet, Injector injector, List<Crash> crashes, Action<string> tell, CancellationToken cancellation)
     {
         while (!cancellation.IsCancellationRequested)
         {
@@ -129,7 +129,7 @@ internal static class ChaosRun
             {
                 var from = Kernel.BootMs;
                 tell($"{target.Name} ended by itself:\n{target.LogTail(5)}");
-                crashes.Add($"{target.Name}:\n{target.LogTail()}");
+                crashes.Add(new(target.Name, role == Role.Scheduler, from, target.LogTail(200)));
                 await Task.Delay(1_000, CancellationToken.None);
                 await target.StartAsync();
                 _ = injector.NoteCrashAsync(role, index, from);
@@ -146,30 +146,43 @@ internal static class ChaosRun
         }
     }
 
-    /// <summary>Everybody is there, no microVM is on its way anywhere, and that has been so for a while.</summary>
-    private static async Task<bool> RestAsync(ChaosFleet fleet)
+    /// <summary>Null: everybody is there, no microVM is on its way anywhere, and that has been so for a while. Else: what is not so.</summary>
+    private static async Task<string?> RestAsync(ChaosFleet fleet)
     {
         var until = Kernel.BootMs + (long)RestBound.TotalMilliseconds;
         string? before = null;
+        var unrest = "";
         for (var since = Kernel.BootMs; Kernel.BootMs < until; await Task.Delay(500))
         {
-            var now = await fleet.AllHealthyAsync() && await fleet.AreConnectedAsync(fleet.Options.Hosts) && await fleet.Api.ListAsync(0, "/v1/vms") is { } vms && vms.All(IsAtRest)
-                ? string.Join(' ', vms.Select(vm => $"{vm.GetProperty("id")}.{vm.GetProperty("version")}"))
-                : null;
+            string? now = null;
+            if (!await fleet.AllHealthyAsync())
+                unrest = "not every node is healthy";
+            else if (!await fleet.AreConnectedAsync(fleet.Options.Hosts))
+                unrest = "not every host is connected";
+            else if (await fleet.Api.ListAsync(0, "/v1/vms") is not { } vms)
+                unrest = "microVMs can't be listed";
+            else if (vms.Where(vm => !IsAtRest(vm)).ToList() is { Count: > 0 } restless)
+                unrest = $"on their way: {string.Join(", ", restless.Take(5).Select(vm => $"{vm.GetProperty("id")} {vm.GetProperty("state")}"))}";
+            else
+            {
+                now = string.Join(' ', vms.Select(vm => $"{vm.GetProperty("id")}.{vm.GetProperty("version")}"));
+                unrest = "microVMs change";
+            }
+
             if (now is null || now != before)
                 (before, since) = (now, Kernel.BootMs);
             else if (Kernel.BootMs - since >= Calm.TotalMilliseconds)
-                return true;
+                return null;
         }
 
-        return false;
+        return string.Create(CultureInfo.InvariantCulture, $"not at rest {RestBound.TotalSeconds:0} s after the last fault: {unrest}");
     }
 
     private static bool IsAtRest(JsonElement vm) =>
         vm.GetProperty("state").GetString() is "running" or "unplaced" or "stopped" or "failed"
         && vm.GetProperty("restart_at").ValueKind == JsonValueKind.Null;
 
-    private static async Task<History> CollectAsync(ChaosFleet fleet, Injector injector, ClientLoad load, TimeSpan lease)
+    private static async Task<History> CollectAsync(ChaosFleet fleet, Injector injector, ClientLoad load, FleetOptions options)
     {
         var vms = await fleet.Api.ListAsync(0, "/v1/vms") ?? throw new InvalidOperationException("The control plane does not list its microVMs after everything was healed.");
         var end = Kernel.BootMs;
@@ -193,9 +206,12 @@ internal static class ChaosRun
                 vm.GetProperty("epoch").GetUInt64()))],
             Caps = Enumerable.Range(0, fleet.Options.Hosts).ToDictionary(ChaosFleet.HostId, _ => fleet.Caps),
             Silences = injector.Silences,
+            Strikes = injector.Strikes,
             Outages = injector.Outages,
             Broken = injector.Broken,
-            Lease = lease,
+            Stalls = injector.Stalls,
+            OfSeveral = options.Schedulers > 1,
+            Lease = options.Lease,
             EndMs = end,
         };
     }

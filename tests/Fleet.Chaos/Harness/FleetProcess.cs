@@ -11,6 +11,7 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
     private readonly Lock _gate = new();
     private Process? _process;
     private bool _wanted;
+    private long _begins;
 
     public string Name => name;
 
@@ -43,6 +44,7 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
             if (_process is { HasExited: false })
                 return;
             _process?.Dispose();
+            _begins = File.Exists(log) ? new FileInfo(log).Length : 0;
             _process = Process.Start(new ProcessStartInfo("sh", ["-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1 </dev/null", "sh", log, .. command]))!;
         }
     }
@@ -97,7 +99,15 @@ internal sealed class FleetProcess(string name, string[] command, string log) : 
         }
     }
 
-    public string LogTail(int lines = 20) => File.Exists(log) ? string.Join('\n', File.ReadLines(log).TakeLast(lines)) : "";
+    public string LogTail(int lines = 20)
+    {
+        if (!File.Exists(log))
+            return "";
+        using var file = new FileStream(log, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+        file.Position = Volatile.Read(ref _begins);
+        using var reader = new StreamReader(file);
+        return string.Join('\n', reader.ReadToEnd().Split('\n', StringSplitOptions.RemoveEmptyEntries).TakeLast(lines));
+    }
 
     public void Dispose()
     {

@@ -20,7 +20,7 @@ internal interface ITarget
     /// <summary>Asks it to end in order. One that does not is killed, and that is told by false.</summary>
     Task<bool> EndAsync();
 
-    /// <summary>The last lines of what it printed.</summary>
+    /// <summary>The last lines of what it printed since it was started last.</summary>
     string LogTail(int lines = 20);
 }
 

@@ -5,8 +5,8 @@ using Fleet.Chaos.Network;
 namespace Fleet.Chaos.Harness;
 
 /// <summary>
-/// Does to a fleet what a schedule says, undoes it, and writes down for the checker what that means: who was silent, when the control plane was
-/// away, which microVMs were broken.
+/// Does to a fleet what a schedule says, undoes it, and writes down for the checker what that means: who was silent or struck, when the control plane
+/// was away, which microVMs were broken.
 /// </summary>
 internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 {
@@ -15,15 +15,21 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
 
     private readonly Lock _gate = new();
     private readonly List<Silence> _silences = [];
+    private readonly List<Strike> _strikes = [];
+    private readonly List<Stall> _stalls = [];
     private readonly List<Outage> _outages = [];
-    private readonly HashSet<string> _broken = [];
+    private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
     private readonly Dictionary<FaultKind, int> _done = [];
 
     public IReadOnlyList<Silence> Silences => _silences;
 
+    public IReadOnlyList<Strike> Strikes => _strikes;
+
+    public IReadOnlyList<Stall> Stalls => _stalls;
+
     public IReadOnlyList<Outage> Outages => _outages;
 
-    public IReadOnlySet<string> Broken => _broken;
+    public IReadOnlySet<(string Vm, ulong Epoch)> Broken => _broken;
 
     public IReadOnlyDictionary<FaultKind, int> Done => _done;
 
@@ -46,15 +52,13 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     public async Task CarryOutAsync(Fault fault)
     {
         tell($"{fault}");
-        lock (_gate)
-            _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
         var from = Kernel.BootMs;
         await (fault.Kind switch
         {
             FaultKind.Kill => KillAsync(fault),
             FaultKind.Restart => RestartAsync(fault),
-            FaultKind.Pause => PauseAsync(fault, []),
-            FaultKind.Hang => PauseAsync(fault, fleet.Vmms(fault.Index).Select(vmm => vmm.Pid)),
+            FaultKind.Pause => PauseAsync(fault),
+            FaultKind.Hang => HangAsync(fault),
             FaultKind.Slow => SlowAsync(fault),
             FaultKind.PowerOff => PowerOffAsync(fault),
             FaultKind.KillVmm => KillVmmAsync(fault),
@@ -63,19 +67,23 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             FaultKind.DiskFull => FillAsync(fault),
             _ => throw new InvalidOperationException($"{fault.Kind} is not known."),
         });
-        await NoteAsync(fault, from);
+        lock (_gate)
+        {
+            // Where no VMM was none was killed.
+            if (fault.Kind != FaultKind.KillVmm || _strikes.Any(strike => strike.Kind == StrikeKind.KillVmm && strike.Host == ChaosFleet.HostId(fault.Index) && strike.FromMs >= from))
+                _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
+        }
+
+        await NoteAsync(fault, from, Kernel.BootMs);
     }
 
-    private async Task NoteAsync(Fault fault, long from)
+    private async Task NoteAsync(Fault fault, long from, long until)
     {
         if (fault.Role == Role.Host)
         {
             // Disturbed, slow or half deaf it may or may not have got its lease; its VMMs' word counts then.
-            if (fault.Kind is FaultKind.Kill or FaultKind.Restart or FaultKind.Pause or FaultKind.Hang or FaultKind.PowerOff or FaultKind.Cut or FaultKind.CutSending)
-            {
-                lock (_gate)
-                    _silences.Add(new(ChaosFleet.HostId(fault.Index), from, Kernel.BootMs));
-            }
+            if (fault.Kind is FaultKind.Kill or FaultKind.Pause or FaultKind.Hang or FaultKind.PowerOff or FaultKind.Cut or FaultKind.CutSending)
+                Silence(fault.Index, from, until);
 
             return;
         }
@@ -92,8 +100,8 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             return;
         }
 
-        lock (_gate)
-            _silences.Add(new(ChaosFleet.HostId(index), from, Kernel.BootMs));
+        Strike(StrikeKind.AgentEnd, index, from);
+        Silence(index, from, Kernel.BootMs);
     }
 
     /// <summary>Lasts until every node answers again; a run that ends before that has found something else.</summary>
@@ -109,6 +117,8 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         var target = fleet.TargetOf(fault.Role, fault.Index);
         await target.KillAsync();
+        if (fault.Role == Role.Host)
+            Strike(StrikeKind.AgentEnd, fault.Index, Kernel.BootMs);
         await Task.Delay(fault.Lasts);
         await target.StartAsync();
     }
@@ -118,16 +128,42 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var target = fleet.TargetOf(fault.Role, fault.Index);
         if (!await target.EndAsync())
             tell($"{target.Name} did not end in order within its time and was killed");
+        // It renews until it has ended.
+        var ended = Kernel.BootMs;
         await target.StartAsync();
+        if (fault.Role == Role.Host)
+        {
+            Strike(StrikeKind.AgentEnd, fault.Index, ended);
+            Silence(fault.Index, ended, Kernel.BootMs);
+        }
     }
 
-    private async Task PauseAsync(Fault fault, IEnumerable<int> also)
+    private async Task PauseAsync(Fault fault)
     {
-        var pids = also.Concat(fleet.TargetOf(fault.Role, fault.Index).Pids).ToList();
+        var target = fleet.TargetOf(fault.Role, fault.Index);
+        var pids = target.Pids.ToList();
+        var from = Kernel.BootMs;
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
         await Task.Delay(fault.Lasts);
-        // As on a machine that goes on: in no certain order, and the agent not first.
+        lock (_gate)
+            _stalls.Add(new(target.Name, from, Kernel.BootMs));
         pids.ForEach(pid => Kernel.Signal(pid, Kernel.Continue));
+    }
+
+    private async Task HangAsync(Fault fault)
+    {
+        // First the agent: it must not start one more VMM meanwhile.
+        var agent = fleet.TargetOf(fault.Role, fault.Index).Pids;
+        foreach (var pid in agent)
+            Kernel.Signal(pid, Kernel.Stop);
+        var vmms = fleet.Vmms(fault.Index).Select(vmm => vmm.Pid).ToList();
+        vmms.ForEach(pid => Kernel.Signal(pid, Kernel.Stop));
+        var from = Kernel.BootMs;
+        await Task.Delay(fault.Lasts);
+        Strike(StrikeKind.Hang, fault.Index, from, Kernel.BootMs);
+        // As on a machine that goes on: in no certain order, and the agent not first.
+        foreach (var pid in vmms.Concat(agent))
+            Kernel.Signal(pid, Kernel.Continue);
     }
 
     private async Task SlowAsync(Fault fault)
@@ -147,11 +183,13 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var process = fleet.Hosts[fault.Index];
         // First the agent: it must not tell anybody how its VMMs ended.
         process.Kill();
-        foreach (var (vm, pid) in fleet.Vmms(fault.Index))
+        foreach (var (vm, epoch, pid) in fleet.Vmms(fault.Index))
         {
             Kernel.Signal(pid, Kernel.KillNow);
-            Break(vm);
+            Break(vm, epoch);
         }
+
+        Strike(StrikeKind.PowerOff, fault.Index, Kernel.BootMs);
 
         await Task.Delay(fault.Lasts);
         process.Start();
@@ -162,9 +200,12 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         var vmms = fleet.Vmms(fault.Index);
         if (vmms.Count > 0)
         {
-            var (vm, pid) = vmms[(int)(fault.Salt % vmms.Count)];
-            Break(vm);
+            var (vm, epoch, pid) = vmms[(int)(fault.Salt % vmms.Count)];
+            Break(vm, epoch);
             Kernel.Signal(pid, Kernel.KillNow);
+            var now = Kernel.BootMs;
+            lock (_gate)
+                _strikes.Add(new(StrikeKind.KillVmm, ChaosFleet.HostId(fault.Index), now, now) { Vm = vm, Epoch = epoch });
         }
 
         return Task.CompletedTask;
@@ -244,9 +285,21 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         File.Delete(path);
     }
 
-    private void Break(string vm)
+    private void Silence(int host, long from, long to)
     {
         lock (_gate)
-            _broken.Add(vm);
+            _silences.Add(new(ChaosFleet.HostId(host), from, to));
+    }
+
+    private void Strike(StrikeKind kind, int host, long from, long? to = null)
+    {
+        lock (_gate)
+            _strikes.Add(new(kind, ChaosFleet.HostId(host), from, to ?? from));
+    }
+
+    private void Break(string vm, ulong epoch)
+    {
+        lock (_gate)
+            _broken.Add((vm, epoch));
     }
 }

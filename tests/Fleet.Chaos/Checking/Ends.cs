@@ -1,0 +1,37 @@
+namespace Fleet.Chaos.Checking;
+
+/// <summary>
+/// Everything comes to rest once all is healed, with every host there; and nothing ends by itself, but a node of several that was downed by the
+/// split-brain resolver, or that was stopped for so long that it gave way.
+/// </summary>
+internal static class Ends
+{
+    public const string NotAtRest = "not_at_rest";
+    public const string Crashed = "crashed";
+
+    /// <summary>As the program says it, of a node that stood still.</summary>
+    private const string StoodStill = "This node stood still for";
+
+    /// <summary>As Akka says it, of a node that the resolver takes out or that was told so by another.</summary>
+    private static readonly string[] Downed = ["including myself", "marked as DOWN"];
+
+    /// <summary>How soon after it goes on a stopped node ends, and that is seen.</summary>
+    private const long SoonMs = 5_000;
+
+    public static IEnumerable<Violation> Check(History history)
+    {
+        if (history.Unrest is { } unrest)
+            yield return new(NotAtRest, "fleet", unrest);
+        foreach (var crash in history.Crashes.Where(crash => !IsKnown(history, crash)))
+            yield return new(Crashed, crash.Process, $"it ended by itself, as was seen at {crash.SeenMs} ms; the last it said: {crash.Log.Split('\n', StringSplitOptions.RemoveEmptyEntries).LastOrDefault() ?? "nothing"}");
+    }
+
+    private static bool IsKnown(History history, Crash crash)
+    {
+        if (!history.OfSeveral || !crash.IsScheduler)
+            return false;
+        return Downed.Any(word => crash.Log.Contains(word, StringComparison.Ordinal))
+            || (crash.Log.Contains(StoodStill, StringComparison.Ordinal)
+                && history.Stalls.Any(stall => stall.Process == crash.Process && stall.ToMs <= crash.SeenMs && crash.SeenMs <= stall.ToMs + SoonMs));
+    }
+}
