@@ -35,7 +35,7 @@ internal static class FailoverBenchmark
         var runs = RunLog.ReadFolder(fleet.RunLogs);
         await off;
         var took = runs.Where(run => run.Epoch == 2).GroupBy(run => run.Vm).Select(run => run.Min(one => one.FromMs) - died).Order().ToList();
-        var overlaps = Copies.Check(new History { Runs = runs }, []).Count();
+        var overlaps = Copies.Check(new History { Runs = runs, Strikes = injector.Strikes }, []).Count();
         var name = $"lease_{lease.TotalSeconds:0}_s";
         var bound = (lease + Recovery.Allowance).TotalSeconds;
         return

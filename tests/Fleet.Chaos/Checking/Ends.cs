@@ -2,7 +2,7 @@ namespace Fleet.Chaos.Checking;
 
 /// <summary>
 /// Everything comes to rest once all is healed, with every host there; and nothing ends by itself, but a node of several that was downed by the
-/// split-brain resolver, or that was stopped for so long that it gave way.
+/// split-brain resolver, that was stopped for so long that it gave way, or that was started while its database was away.
 /// </summary>
 internal static class Ends
 {
@@ -14,6 +14,9 @@ internal static class Ends
 
     /// <summary>As Akka says it, of a node that the resolver takes out or that was told so by another.</summary>
     private static readonly string[] Downed = ["including myself", "marked as DOWN"];
+
+    /// <summary>As the program says it, of a node that can't start: its supervisor tries again.</summary>
+    private static readonly string[] Unable = ["Fleet can't run: The database", "could not join the cell"];
 
     /// <summary>How soon after it goes on a stopped node ends, and that is seen.</summary>
     private const long SoonMs = 5_000;
@@ -30,7 +33,7 @@ internal static class Ends
     {
         if (!history.OfSeveral || !crash.IsScheduler)
             return false;
-        return Downed.Any(word => crash.Log.Contains(word, StringComparison.Ordinal))
+        return Downed.Concat(Unable).Any(word => crash.Log.Contains(word, StringComparison.Ordinal))
             || (crash.Log.Contains(StoodStill, StringComparison.Ordinal)
                 && history.Stalls.Any(stall => stall.Process == crash.Process && stall.ToMs <= crash.SeenMs && crash.SeenMs <= stall.ToMs + SoonMs));
     }
