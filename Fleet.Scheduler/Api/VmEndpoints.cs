@@ -188,6 +188,11 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, "A kernel is named by a path on the hosts, and tenants have no say there; leave boot out.", "boot");
         if (body.Host is not null)
             throw new RequestRefused(ErrorCodes.Forbidden, "Tenants don't choose hosts; leave host out.", "host");
+        if (body.Driver == "qemu")
+            throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed; leave driver out, and the host takes what it has.", "driver");
+        // A launch that is made to fail speaks against its host, and three of them have it left alone.
+        if (body.Simulated is not null)
+            throw new RequestRefused(ErrorCodes.Forbidden, "How a simulated guest behaves is for tests of the fleet; leave simulated out.", "simulated");
     }
 
     private static VmRecord Existing(VmRecord vm, string id) =>
