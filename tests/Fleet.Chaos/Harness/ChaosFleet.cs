@@ -255,6 +255,9 @@ internal sealed class ChaosFleet : IAsyncDisposable
         await Task.WhenAll(Schedulers.Select(scheduler => scheduler.EndAsync()));
         foreach (var process in Schedulers.Concat(Hosts))
             process.Dispose();
+        // A jailed VMM's command line does not name the folder any more.
+        foreach (var vmm in Enumerable.Range(0, Hosts.Count).SelectMany(Vmms))
+            Kernel.Signal(vmm.Pid, Kernel.KillNow);
         Api?.Dispose();
         _credentials?.Dispose();
         if (_postgres is not null)
