@@ -50,8 +50,9 @@ internal sealed class Probes(ApiClient api, IReadOnlyList<string> vms)
         {
             var asked = Network.Kernel.BootMs;
             var statuses = new List<int>();
+            var first = Interlocked.Increment(ref _next);
             do
-                statuses.Add((await api.SendAsync(Interlocked.Increment(ref _next) % api.Nodes, HttpMethod.Get, $"/v1/vms/{vm}", timeout: TimeSpan.FromSeconds(20))).Status);
+                statuses.Add((await api.SendAsync((first + statuses.Count) % api.Nodes, HttpMethod.Get, $"/v1/vms/{vm}", timeout: TimeSpan.FromSeconds(20))).Status);
             while (statuses.Count < 2 && statuses[^1] is 0 or >= 500);
             _results.Enqueue(new(vm, asked, Network.Kernel.BootMs, statuses));
             await Task.Delay(Pause, CancellationToken.None);
