@@ -46,6 +46,9 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
             case RevokeToken revoke:
                 OnRevoke(revoke);
                 break;
+            case HandOff:
+                Context.Stop(Self);
+                break;
             default:
                 Unhandled(message);
                 break;

@@ -139,19 +139,25 @@ public sealed class CellSystem : IAsyncDisposable
             ShardRegions.Hosts,
             id => Props.Create(() => new HostActor(id, options, vms, pulse)),
             settings,
-            new HostExtractor()).ConfigureAwait(false);
+            new HostExtractor(),
+            sharding.DefaultShardAllocationStrategy(settings),
+            HandOff.Instance).ConfigureAwait(false);
         var vmRegion = await sharding.StartAsync(
             ShardRegions.Vms,
             id => Props.Create(() => new VmActor(id, options, placement, hostRegion)),
             settings,
-            new VmExtractor()).ConfigureAwait(false);
+            new VmExtractor(),
+            sharding.DefaultShardAllocationStrategy(settings),
+            HandOff.Instance).ConfigureAwait(false);
         vms.Started(vmRegion);
         // One actor that is there when it is asked: nothing of it has to be woken.
         var tokens = await sharding.StartAsync(
             ShardRegions.Tokens,
             _ => Props.Create(() => new TokensActor(options)),
             settings.WithRememberEntities(false),
-            new TokensExtractor()).ConfigureAwait(false);
+            new TokensExtractor(),
+            sharding.DefaultShardAllocationStrategy(settings),
+            HandOff.Instance).ConfigureAwait(false);
 
         // Last: as soon as it is a member, the others write the state of shards to this node too, and wait for its answer.
         await JoinAsync(actors, register, options, cancellation).ConfigureAwait(false);

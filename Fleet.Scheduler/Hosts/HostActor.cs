@@ -229,6 +229,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case Left:
                 OnLeft();
                 break;
+            case HandOff:
+                OnHandOff();
+                break;
             case SaveSnapshotSuccess saved:
                 // Only the newest is ever read.
                 DeleteSnapshots(new SnapshotSelectionCriteria(saved.Metadata.SequenceNr - 1));
@@ -372,6 +375,15 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     {
         if (!Exists)
             Context.Parent.Tell(new Passivate(Left.Instance));
+    }
+
+    private void OnHandOff()
+    {
+        // Those who asked for room are answered first: their turn is in the mailbox.
+        if (_asking.Count > 0)
+            Self.Tell(HandOff.Instance);
+        else
+            Context.Stop(Self);
     }
 
     private void OnLeft()

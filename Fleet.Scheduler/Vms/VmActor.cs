@@ -171,6 +171,9 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             case Left:
                 OnLeft();
                 break;
+            case HandOff:
+                OnHandOff();
+                break;
             case SettleWaiters:
                 if (_life.Record is { } record)
                     Settle(record);
@@ -558,6 +561,13 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     {
         if (MayLeave)
             Context.Parent.Tell(new Passivate(Left.Instance));
+    }
+
+    private void OnHandOff()
+    {
+        if (_life.Record is { } record)
+            _waiters.GiveUp(record);
+        Context.Stop(Self);
     }
 
     private void OnLeft()

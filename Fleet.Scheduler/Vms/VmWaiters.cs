@@ -39,6 +39,14 @@ internal sealed class VmWaiters(int most)
         });
     }
 
+    /// <summary>The microVM's actor leaves: callers are told that nothing came yet, and ask the next one.</summary>
+    public void GiveUp(VmRecord record)
+    {
+        foreach (var waiter in _waiters)
+            waiter.Caller.Tell(new VmReply { Vm = record, Problem = Timeout(record) });
+        _waiters.Clear();
+    }
+
     public static Problem Timeout(VmRecord record) => new()
     {
         Code = "timeout",

@@ -1,0 +1,49 @@
+using Akka.Actor;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>An actor whose shard moves answers what was asked before: a caller would wait for its whole patience otherwise.</summary>
+public sealed class HandOffTests
+{
+    [Fact]
+    public async Task Should_answer_what_was_asked_before_a_microVM_moves()
+    {
+        await using var cell = await TestCell.StartAsync();
+        await using var agent = new FakeAgent("rack1-7");
+        await agent.ConnectAsync(cell.System.HostLink);
+        var id = await cell.CreateAsync();
+        await cell.WaitAsync(id, VmState.Running);
+        var waiting = cell.Cell.WaitVmAsync(id, new HashSet<VmState> { VmState.Deleted }, Eventually.Bound, CancellationToken.None);
+
+        var actor = await FindAsync(cell, ShardRegions.Vms, id);
+        var stop = actor.Ask<VmReply>(new RequestStop { VmId = id });
+        var read = actor.Ask<VmReply>(new ReadVm { VmId = id });
+        actor.Tell(HandOff.Instance);
+        Assert.Null((await stop.WaitAsync(Eventually.Bound)).Problem);
+        Assert.Null((await read.WaitAsync(Eventually.Bound)).Problem);
+
+        // Its successor goes on, and who waits is none the wiser.
+        await cell.WaitAsync(id, VmState.Stopped);
+        Assert.Null((await cell.Cell.DeleteVmAsync(id, CancellationToken.None)).Problem);
+        Assert.Null((await waiting).Problem);
+    }
+
+    [Fact]
+    public async Task Should_answer_who_asked_a_host_for_room_before_it_moves()
+    {
+        await using var cell = await TestCell.StartAsync();
+        await using var agent = new FakeAgent("rack1-7");
+        await agent.ConnectAsync(cell.System.HostLink);
+        await cell.HostAsync("rack1-7");
+        var actor = await FindAsync(cell, ShardRegions.Hosts, "rack1-7");
+        var asked = Enumerable.Range(0, 8).Select(_ => TestCell.NewVmId()).Select(id => actor.Ask<RoomAnswer>(new ReserveRoom { HostId = "rack1-7", VmId = id, Epoch = 1, Spec = TestCell.Spec() })).ToList();
+        actor.Tell(HandOff.Instance);
+        Assert.All(await Task.WhenAll(asked).WaitAsync(Eventually.Bound), answer => Assert.Null(answer.Rejection));
+    }
+
+    private static async Task<IActorRef> FindAsync(TestCell cell, string region, string entity) =>
+        await cell.System.ActorSystem.ActorSelection($"/system/sharding/{region}/*/{entity}").ResolveOne(Eventually.Bound);
+}
