@@ -2,6 +2,7 @@ using Fleet.Benchmarks;
 using Fleet.Benchmarks.Chaos;
 using Fleet.Benchmarks.Adopt;
 using Fleet.Benchmarks.Create;
+using Fleet.Benchmarks.Durable;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Lab;
 using Fleet.Benchmarks.Memory;
@@ -28,6 +29,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["nodes"] = ("a scheduler node is killed, then each of three stopped in order, under load: what callers and microVMs notice; --rate N (5)", NodesBenchmark.Run),
     ["restart"] = ("the control plane is killed with 10,000 microVMs in its journal: until all is back; --vms N", RestartBenchmark.Run),
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),
+    ["durable"] = ("creates a second through the HTTP API to a reservation on the disk, with 5,000 simulated hosts, on SQLite and on PostgreSQL; --hosts N, --seconds N (60), --window N", DurableBenchmark.Run),
     ["overcommit"] = ("what predictors save of the sum of limits, and how often the peak is above what they say; --traces FOLDER, --choosing 1: on the part that the settings were chosen by", OvercommitBenchmark.Run),
     ["placement"] = ("decisions of the placement engine a second, up to 10,000 hosts with 1,000,000 microVMs; --seed N", PlacementBenchmark.Run),
     ["packing"] = ("microVMs that fit, by the engine and by the rules of others; --traces FOLDER (Protean samples), else generated; --microvms N (20,000), --seed N", PackingBenchmark.Run),

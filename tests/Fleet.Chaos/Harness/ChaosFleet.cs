@@ -271,7 +271,8 @@ internal sealed class ChaosFleet : IAsyncDisposable
         Directory.Delete(_folder, recursive: true);
     }
 
-    private static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll");
+    /// <summary>Under test.</summary>
+    public static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll");
 
     private async Task BuildAsync()
     {
