@@ -63,7 +63,7 @@ public sealed class LinkCredentials
         }
         catch (Exception damaged) when (damaged is CryptographicException or ArgumentException or IOException or UnauthorizedAccessException)
         {
-            throw new LinkException("credentials_damaged", $"{file} can't be used: {damaged.Message} Join anew, with a token made for this host: fleet token create --role host --host ID");
+            throw new LinkException("credentials_damaged", $"{file} can't be used: {damaged.Message} Make a token for this host (fleet token create --role host --host ID) and start it with that in FLEET_TOKEN: it joins anew, and its microVMs go on.");
         }
     }
 
