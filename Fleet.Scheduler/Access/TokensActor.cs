@@ -68,7 +68,7 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
             Answer(null, new CellProblem("too_many_tokens", $"{TokenBook.MostTokens} tokens can be used at present, which is the most. Revoke some."));
             return;
         }
-        Store(new TokenCreated { At = At, Token = wanted }, wanted.Id);
+        Store(new TokenCreated { At = At, Token = wanted }, wanted.Id, wanted.CreatedBy);
     }
 
     private void OnRevoke(RevokeToken revoke)
@@ -78,13 +78,13 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
         else if (token.RevokedAt is not null)
             Answer(token, null);
         else
-            Store(new TokenRevoked { At = At, Id = revoke.Id, By = revoke.By }, revoke.Id);
+            Store(new TokenRevoked { At = At, Id = revoke.Id, By = revoke.By }, revoke.Id, revoke.By);
     }
 
-    private void Store<TEvent>(TEvent stored, string id) where TEvent : IMessage => Persist(stored, _ =>
+    private void Store<TEvent>(TEvent stored, string id, string by) where TEvent : IMessage => Persist(stored, _ =>
     {
         _book.Apply(stored);
-        _log.Info("{Event} of token {TokenId}", stored.Descriptor.Name, id);
+        _log.Info("{Event} of token {TokenId} by {By}", stored.Descriptor.Name, id, by.Length > 0 ? by : "the node");
         Answer(_book.Find(id), null);
     });
 

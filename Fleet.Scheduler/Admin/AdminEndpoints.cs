@@ -1,6 +1,7 @@
 using System.Buffers;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Api;
 using Fleet.Shared.Admin;
 using Microsoft.AspNetCore.Builder;
@@ -80,7 +81,7 @@ internal sealed class AdminEndpoints(ApiContext api)
         JsonObject end;
         try
         {
-            await console.RunAsync(parsed, output, gone);
+            await console.RunAsync(parsed, Principal.Of(http).TokenId, output, gone);
             end = new JsonObject { ["ok"] = true };
         }
         catch (CommandException failed)

@@ -185,7 +185,7 @@ public sealed class PaletteTests(AdminNode node) : IClassFixture<AdminNode>
         var messages = (await node.RowsAsync("log", "peek", "-n", "2000")).Select(row => (string)row["message"]!).ToList();
         Assert.Contains("but this", messages);
         Assert.DoesNotContain("not this", messages);
-        Assert.Contains(messages, message => message.StartsWith("Operator's command log set-level level=debug", StringComparison.Ordinal));
+        Assert.Contains(messages, message => message.StartsWith("Operator's command log set-level level=debug by token ", StringComparison.Ordinal));
     }
 
     [Fact]

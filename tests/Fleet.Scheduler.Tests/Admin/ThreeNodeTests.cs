@@ -111,7 +111,7 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
                 return ValueTask.CompletedTask;
             },
             forPrograms);
-        await console.RunAsync(console.Parse(words), output, CancellationToken.None);
+        await console.RunAsync(console.Parse(words), "test", output, CancellationToken.None);
         return frames;
     }
 
