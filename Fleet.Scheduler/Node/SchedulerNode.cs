@@ -144,7 +144,7 @@ public sealed class SchedulerNode : IAsyncDisposable
             Tokens = _tokens,
             Authority = authority.Certificate.RawData,
             Figures = cell.Figures,
-            Long = new LongRequests(options.LongRequests),
+            Long = new LongRequests(options.LongRequests, options.LongRequestsOfTenant),
         };
         var enrolment = new EnrolmentService(authority, _tokens, cell.Cell, new RefusalLimit(EnrolmentService.MostRefusals, options.Clock), log.CreateLogger<EnrolmentService>());
         var link = await ListenAsync(options.LinkEndpoint, "port for agents",
