@@ -59,6 +59,12 @@ public sealed class PaletteTests(AdminNode node) : IClassFixture<AdminNode>
         Assert.Contains(await node.RowsAsync("host", "list"), row => (string)row["host"]! == host && (bool)row["cordoned"]!);
         Assert.Contains("takes microVMs", await node.TextAsync("host", "uncordon", host), StringComparison.Ordinal);
         Assert.Contains(await node.RowsAsync("host", "list"), row => (string)row["host"]! == host && !(bool)row["cordoned"]!);
+        Assert.Equal((null, false), ((string?)shown["drain"], (bool)shown["quarantined"]!));
+        using (var drain = await node.Http.PostAsync($"/v1/hosts/{host}/drain", System.Net.Http.Json.JsonContent.Create(new { deadline_seconds = 600 })))
+            Assert.Equal(HttpStatusCode.Accepted, drain.StatusCode);
+        await AdminNode.UntilAsync(async () => (await node.RowsAsync("host", "list")).Any(row => (string)row["host"]! == host && (string?)row["drain"] is "draining" or "drained"));
+        Assert.NotNull((string?)Assert.Single(await node.RowsAsync("host", "show", host))["drain_deadline"]);
+        Assert.Contains("takes microVMs", await node.TextAsync("host", "uncordon", host), StringComparison.Ordinal);
         foreach (var verb in new[] { "show", "ledger", "cordon" })
             Assert.Equal("not_found", await node.FailureAsync("host", verb, "nobody"));
     }
