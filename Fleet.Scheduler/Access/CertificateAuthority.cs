@@ -3,6 +3,7 @@ using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using Fleet.Scheduler.Node;
 using Fleet.Shared.Access;
+using Fleet.Shared.Files;
 
 namespace Fleet.Scheduler.Access;
 
@@ -55,7 +56,7 @@ public sealed class CertificateAuthority : IDisposable
     public static CertificateAuthority OpenOrCreate(string folder, TimeProvider? clock = null) => Guarded(folder, file =>
     {
         if (!File.Exists(file))
-            Write(file, NewPem(clock ?? TimeProvider.System));
+            OwnFile.Write(file, NewPem(clock ?? TimeProvider.System), overwrite: false);
         return Load(File.ReadAllText(file), clock ?? TimeProvider.System);
     });
 
@@ -66,7 +67,7 @@ public sealed class CertificateAuthority : IDisposable
         var given = Load(pem, clock ?? TimeProvider.System);
         if (!File.Exists(file))
         {
-            Write(file, pem);
+            OwnFile.Write(file, pem, overwrite: false);
             return given;
         }
         var there = Load(File.ReadAllText(file), clock ?? TimeProvider.System);
@@ -171,27 +172,11 @@ public sealed class CertificateAuthority : IDisposable
         return $"{signer.ExportCertificatePem()}\n{key.ExportPkcs8PrivateKeyPem()}\n";
     }
 
-    private static void Write(string file, string pem)
-    {
-        var half = file + ".new";
-        File.Delete(half);
-        using (var stream = new FileStream(half, new FileStreamOptions
-        {
-            Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-        }))
-        {
-            stream.Write(System.Text.Encoding.ASCII.GetBytes(pem));
-            stream.Flush(flushToDisk: true);
-        }
-        File.Move(half, file);
-    }
-
     private static CertificateAuthority Guarded(string folder, Func<string, CertificateAuthority> open)
     {
         var file = Path.Combine(folder, FileName);
         try
         {
-            Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
             return open(file);
         }
         catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)
