@@ -83,7 +83,15 @@ public sealed class CertificateAuthority : IDisposable
     /// <summary>A certificate with a new key for a control-plane node: client and server.</summary>
     /// <param name="name">The node's name.</param>
     /// <param name="addresses">Names and IP addresses under which other programs than Fleet's own may look for it.</param>
-    public X509Certificate2 IssueNode(string name, IEnumerable<string> addresses)
+    public X509Certificate2 IssueNode(string name, IEnumerable<string> addresses) => IssueNode(name, addresses, NodeLife);
+
+    /// <summary>
+    /// A certificate with a new key by which the cell's nodes know each other. Their transport takes one for the whole life of the process, so it ends
+    /// with the authority: who could steal it from a node's memory could take the authority itself.
+    /// </summary>
+    public X509Certificate2 IssuePeer(string name, string address) => IssueNode(name, [address], AuthorityLife);
+
+    private X509Certificate2 IssueNode(string name, IEnumerable<string> addresses, TimeSpan life)
     {
         ArgumentNullException.ThrowIfNull(addresses);
         using var key = ECDsa.Create(ECCurve.NamedCurves.nistP256);
@@ -97,7 +105,7 @@ public sealed class CertificateAuthority : IDisposable
                 names.AddDnsName(address);
         }
         request.CertificateExtensions.Add(names.Build());
-        using var signed = Sign(request, NodeLife, "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2");
+        using var signed = Sign(request, life, "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2");
         return signed.CopyWithPrivateKey(key);
     }
 
