@@ -12,15 +12,20 @@ internal sealed class AdminSession
     /// <summary>Longest line of an answer, in bytes: above what a node's own bound on a line can become.</summary>
     private const int MaxLine = 1 << 20;
 
+    /// <summary>A node says something every 15 s, or ends its answer within 30: one that is silent for this long is gone, and its connection with it.</summary>
+    internal static readonly TimeSpan Silence = TimeSpan.FromSeconds(60);
+
     private static readonly JsonSerializerOptions Wire = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower };
     private static readonly JsonSerializerOptions Plain = new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     private readonly ApiClient _api;
     private readonly TextWriter _output;
     private readonly bool _json;
+    private readonly TimeProvider _clock;
 
-    private AdminSession(ApiClient api, IReadOnlyList<PaletteDefinition> palettes, TextWriter output, bool json)
+    private AdminSession(ApiClient api, IReadOnlyList<PaletteDefinition> palettes, TextWriter output, bool json, TimeProvider clock)
     {
+        _clock = clock;
         _api = api;
         Palettes = palettes;
         _output = output;
@@ -33,12 +38,12 @@ internal sealed class AdminSession
 
     /// <summary>Downloads the node's commands.</summary>
     /// <exception cref="ApiException">There is no node, or it refuses us.</exception>
-    public static async Task<AdminSession> OpenAsync(ApiClient api, TextWriter output, bool json, CancellationToken cancellation)
+    public static async Task<AdminSession> OpenAsync(ApiClient api, TextWriter output, bool json, CancellationToken cancellation, TimeProvider? clock = null)
     {
         var answer = await api.GetAsync("v1/admin/palettes", cancellation);
         try
         {
-            return new(api, answer.GetProperty("items").Deserialize<PaletteDefinition[]>(Wire) ?? [], output, json);
+            return new(api, answer.GetProperty("items").Deserialize<PaletteDefinition[]>(Wire) ?? [], output, json, clock ?? TimeProvider.System);
         }
         catch (Exception broken) when (broken is JsonException or KeyNotFoundException or InvalidOperationException)
         {
@@ -56,14 +61,21 @@ internal sealed class AdminSession
     {
         var body = new JsonObject { ["words"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]), ["format"] = _json ? "rows" : "text" };
         using var response = await _api.OpenLinesAsync("v1/admin/commands", body, cancellation);
+        using var silence = new CancellationTokenSource(Silence, _clock);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(silence.Token, cancellation);
         try
         {
             await using var stream = await response.Content.ReadAsStreamAsync(cancellation);
-            await foreach (var line in LineReader.ReadAsync(stream, MaxLine, cancellation))
+            await foreach (var line in LineReader.ReadAsync(stream, MaxLine, either.Token))
             {
-                if (Print(line))
+                silence.CancelAfter(Silence);
+                if (line is not "" && Print(line))
                     return;
             }
+        }
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
+        {
+            throw BrokenOff($"nothing was heard for {Silence.TotalSeconds:0} s");
         }
         catch (Exception broken) when (broken is IOException or HttpRequestException or JsonException)
         {

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Hosts;
@@ -117,7 +118,7 @@ internal static class HostCommands
                     output.WriteLine(progress);
                 told = Progress(host);
                 await Task.Delay(DrainLook, cancellation);
-                host = await api.GetAsync(path, cancellation);
+                host = await Persistence.AskAsync(answered: true, () => api.GetAsync(path, cancellation), cancellation);
             }
 
             if (quiet)

@@ -178,14 +178,15 @@ internal static class NodeProcess
         if (roles.Token is not { } token)
         {
             var known = LinkCredentials.Load(folder)
-                ?? throw new LinkException("not_joined", $"This host has not joined yet. Make a token (fleet token create --role host) and give it by --token or FLEET_TOKEN.");
+                ?? throw new LinkException("not_joined", $"This host has not joined yet. Make a token (fleet token create --role host) and start it with that in FLEET_TOKEN.");
             return known.ExpiresAt > TimeProvider.System.GetUtcNow()
                 ? known
-                : throw new LinkException("certificate_expired", $"The host's certificate expired at {known.ExpiresAt:u}. Join anew, with a token made for it: fleet token create --role host --host {host.Id}");
+                : throw new LinkException("certificate_expired", $"The host's certificate expired at {known.ExpiresAt:u}. Make a token for this host (fleet token create --role host --host {host.Id}) and start it with that in FLEET_TOKEN.");
         }
 
-        // Under a service manager the token stays on the command line for ever; it counts once.
-        if (LinkCredentials.Load(folder) is { } joined && joined.TokenId == AccessToken.Parse(token)?.Id && joined.ExpiresAt > TimeProvider.System.GetUtcNow())
+        // Under a service manager the token stays where it is for ever; it counts once.
+        var joined = Usable(folder, log);
+        if (joined is not null && joined.TokenId == AccessToken.Parse(token)?.Id)
             return joined;
         for (var tried = 0; ; tried++)
         {
@@ -202,6 +203,26 @@ internal static class NodeProcess
                     log.Warning("{Problem:l}. Trying again until it answers", away.Message.TrimEnd('.'));
                 await Task.Delay(TimeSpan.FromSeconds(1), cancellation);
             }
+            catch (LinkException refused) when (joined is not null && NodeTrust.PinOf(joined.Authority) == AccessToken.Parse(token)?.Pin)
+            {
+                // Of the same cell, but used up: a unit's file that was forgotten must not keep a host away that has joined.
+                log.Warning("The token does not let this host join anew: {Problem:l} ({Code:l}). It goes on with the certificate that it has, valid until {ExpiresAt:u}", refused.Message, refused.Code, joined.ExpiresAt);
+                return joined;
+            }
+        }
+    }
+
+    /// <summary>What the host can still show; null: nothing, and a token has to mend that.</summary>
+    private static LinkCredentials? Usable(string folder, ILogger log)
+    {
+        try
+        {
+            return LinkCredentials.Load(folder) is { } known && known.ExpiresAt > TimeProvider.System.GetUtcNow() ? known : null;
+        }
+        catch (LinkException damaged)
+        {
+            log.Warning("{Problem:l} ({Code:l})", damaged.Message, damaged.Code);
+            return null;
         }
     }
 

@@ -30,6 +30,7 @@ internal static class UpCommand
         var oversubscription = new OversubscriptionOptions();
         var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, label, zone, lease, name, runLog, detach, detached, noHost };
         oversubscription.AddTo(up);
+        up.Validators.Add(NodeOptions.ListensOn);
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
@@ -99,6 +100,7 @@ internal static class SchedulerCommand
         var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, InitCommand.Create() };
         var oversubscription = new OversubscriptionOptions();
         oversubscription.AddTo(scheduler);
+        scheduler.Validators.Add(NodeOptions.ListensOn);
         scheduler.Validators.Add(result =>
         {
             if (result.GetValue(database) is null != result.GetValue(cluster) is null)
@@ -314,8 +316,20 @@ internal static class NodeOptions
 
     public static Option<int?> Memory() => new("--memory") { Description = "MiB that microVMs may use (default: all but a reserve)" };
 
-    public static IPEndPoint EndPoint(Uri api) =>
-        new(IPAddress.TryParse(api.Host, out var address) ? address : IPAddress.Loopback, api.Port);
+    /// <summary>Where a node listens: on an address of its own. A name may have several, or those of another machine.</summary>
+    public static IPEndPoint EndPoint(Uri api) => TryEndPoint(api) ?? throw new ArgumentException($"{api} names no address.", nameof(api));
+
+    private static IPEndPoint? TryEndPoint(Uri api) =>
+        IPAddress.TryParse(api.DnsSafeHost, out var address) ? new(address, api.Port)
+        : api.Host == "localhost" ? new(IPAddress.Loopback, api.Port)
+        : null;
+
+    /// <summary>Of a command that runs a node: refuses a name where an address to listen on is wanted.</summary>
+    public static void ListensOn(System.CommandLine.Parsing.CommandResult result)
+    {
+        if (result.GetValue(CommandContext.Api) is { } api && TryEndPoint(api) is null)
+            result.AddError($"--api: a node listens on an address, not on a name. Write {api.Scheme}://ADDRESS:{api.Port} (0.0.0.0 for all), and --name {api.Host} for its certificate.");
+    }
 
     /// <summary>A machine's name in the alphabet of host ids.</summary>
     public static string IdFrom(string machineName)

@@ -13,10 +13,6 @@ internal static class RunCommand
 {
     private const string Ended = "stopped,failed";
 
-    // Together a minute: longer than a node needs to come back, shorter than somebody waits for a fleet that is gone.
-    private const int Attempts = 120;
-    private static readonly TimeSpan Pause = TimeSpan.FromMilliseconds(500);
-
     public static Command Create()
     {
         var name = new Option<string?>("--name") { Description = "Unique name; made up when absent" };
@@ -91,7 +87,7 @@ internal static class RunCommand
                 JsonElement vm;
                 try
                 {
-                    vm = await PersistAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation);
+                    vm = await Persistence.AskAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation);
                 }
                 catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
                 {
@@ -195,7 +191,7 @@ internal static class RunCommand
         {
             try
             {
-                vm = await PersistAsync(answered: true, () => VmCommands.WaitAsync(api, vm.Text("id"), states, TimeSpan.FromSeconds(60), cancellation), cancellation);
+                vm = await Persistence.AskAsync(answered: true, () => VmCommands.WaitAsync(api, vm.Text("id"), states, TimeSpan.FromSeconds(60), cancellation), cancellation);
                 if (vm.Text("state") != "unplaced")
                     return vm;
                 await parsed.InvocationConfiguration.Error.WriteLineAsync(
@@ -246,32 +242,11 @@ internal static class RunCommand
         {
             try
             {
-                return await PersistAsync(answered: true, () => VmCommands.WaitAsync(api, id, Ended, TimeSpan.FromSeconds(600), cancellation), cancellation);
+                return await Persistence.AskAsync(answered: true, () => VmCommands.WaitAsync(api, id, Ended, TimeSpan.FromSeconds(600), cancellation), cancellation);
             }
             catch (ApiException passing) when (passing.Code == "timeout")
             {
                 // Still at it; ask again.
-            }
-        }
-    }
-
-    /// <summary>Asks again while the control plane is away, as long as a restart of it may take.</summary>
-    /// <param name="answered">It was there before. If not, nobody at the address means that there is no Fleet.</param>
-    /// <param name="request">May be sent again.</param>
-    /// <param name="cancellation">Gives up.</param>
-    private static async Task<JsonElement> PersistAsync(bool answered, Func<Task<JsonElement>> request, CancellationToken cancellation)
-    {
-        for (var attempt = 1; ; attempt++)
-        {
-            try
-            {
-                return await request();
-            }
-            catch (ApiException away) when (attempt < Attempts
-                && (away.Code == "unavailable" || away.IsCut || (away.Code == ApiException.Unreachable && answered)))
-            {
-                answered = true;
-                await Task.Delay(Pause, cancellation);
             }
         }
     }

@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Files;
 using Google.Protobuf;
 using Grpc.Core;
 using Grpc.Net.Client;

@@ -1,7 +1,7 @@
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
-using System.Text;
 using Fleet.Shared.Access;
+using Fleet.Shared.Files;
 
 namespace Fleet.Host.Link;
 
@@ -63,7 +63,7 @@ public sealed class LinkCredentials
         }
         catch (Exception damaged) when (damaged is CryptographicException or ArgumentException or IOException or UnauthorizedAccessException)
         {
-            throw new LinkException("credentials_damaged", $"{file} can't be used: {damaged.Message} Join anew, with a token made for this host: fleet token create --role host --host ID");
+            throw new LinkException("credentials_damaged", $"{file} can't be used: {damaged.Message} Make a token for this host (fleet token create --role host --host ID) and start it with that in FLEET_TOKEN: it joins anew, and its microVMs go on.");
         }
     }
 
@@ -90,26 +90,6 @@ public sealed class LinkCredentials
         using var key = certificate.GetECDsaPrivateKey()!;
         var text = $"{TokenLine}{TokenId}\n{certificate.ExportCertificatePem()}\n{key.ExportPkcs8PrivateKeyPem()}\n{Authority.ExportCertificatePem()}\n";
         OwnFile.Write(Path.Combine(_folder, FileName), text);
-    }
-}
-
-/// <summary>A file that only its user can read, written whole or not at all.</summary>
-internal static class OwnFile
-{
-    public static void Write(string path, string text)
-    {
-        Directory.CreateDirectory(Path.GetDirectoryName(path)!, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-        var half = path + ".new";
-        File.Delete(half);
-        using (var stream = new FileStream(half, new FileStreamOptions
-        {
-            Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-        }))
-        {
-            stream.Write(Encoding.ASCII.GetBytes(text));
-            stream.Flush(flushToDisk: true);
-        }
-        File.Move(half, path, overwrite: true);
     }
 }
 

@@ -1,6 +1,7 @@
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Images;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Files;
 using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Serilog;

@@ -3,6 +3,7 @@ using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using Fleet.Scheduler.Node;
 using Fleet.Shared.Access;
+using Fleet.Shared.Files;
 
 namespace Fleet.Scheduler.Access;
 
@@ -55,7 +56,7 @@ public sealed class CertificateAuthority : IDisposable
     public static CertificateAuthority OpenOrCreate(string folder, TimeProvider? clock = null) => Guarded(folder, file =>
     {
         if (!File.Exists(file))
-            Write(file, NewPem(clock ?? TimeProvider.System));
+            OwnFile.Write(file, NewPem(clock ?? TimeProvider.System), overwrite: false);
         return Load(File.ReadAllText(file), clock ?? TimeProvider.System);
     });
 
@@ -66,7 +67,7 @@ public sealed class CertificateAuthority : IDisposable
         var given = Load(pem, clock ?? TimeProvider.System);
         if (!File.Exists(file))
         {
-            Write(file, pem);
+            OwnFile.Write(file, pem, overwrite: false);
             return given;
         }
         var there = Load(File.ReadAllText(file), clock ?? TimeProvider.System);
@@ -82,7 +83,15 @@ public sealed class CertificateAuthority : IDisposable
     /// <summary>A certificate with a new key for a control-plane node: client and server.</summary>
     /// <param name="name">The node's name.</param>
     /// <param name="addresses">Names and IP addresses under which other programs than Fleet's own may look for it.</param>
-    public X509Certificate2 IssueNode(string name, IEnumerable<string> addresses)
+    public X509Certificate2 IssueNode(string name, IEnumerable<string> addresses) => IssueNode(name, addresses, NodeLife);
+
+    /// <summary>
+    /// A certificate with a new key by which the cell's nodes know each other. Their transport takes one for the whole life of the process, so it ends
+    /// with the authority: who could steal it from a node's memory could take the authority itself.
+    /// </summary>
+    public X509Certificate2 IssuePeer(string name, string address) => IssueNode(name, [address], AuthorityLife);
+
+    private X509Certificate2 IssueNode(string name, IEnumerable<string> addresses, TimeSpan life)
     {
         ArgumentNullException.ThrowIfNull(addresses);
         using var key = ECDsa.Create(ECCurve.NamedCurves.nistP256);
@@ -96,7 +105,7 @@ public sealed class CertificateAuthority : IDisposable
                 names.AddDnsName(address);
         }
         request.CertificateExtensions.Add(names.Build());
-        using var signed = Sign(request, NodeLife, "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2");
+        using var signed = Sign(request, life, "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2");
         return signed.CopyWithPrivateKey(key);
     }
 
@@ -171,27 +180,11 @@ public sealed class CertificateAuthority : IDisposable
         return $"{signer.ExportCertificatePem()}\n{key.ExportPkcs8PrivateKeyPem()}\n";
     }
 
-    private static void Write(string file, string pem)
-    {
-        var half = file + ".new";
-        File.Delete(half);
-        using (var stream = new FileStream(half, new FileStreamOptions
-        {
-            Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
-        }))
-        {
-            stream.Write(System.Text.Encoding.ASCII.GetBytes(pem));
-            stream.Flush(flushToDisk: true);
-        }
-        File.Move(half, file);
-    }
-
     private static CertificateAuthority Guarded(string folder, Func<string, CertificateAuthority> open)
     {
         var file = Path.Combine(folder, FileName);
         try
         {
-            Directory.CreateDirectory(folder, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
             return open(file);
         }
         catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)

@@ -1,5 +1,6 @@
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
+using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -92,7 +93,10 @@ internal sealed partial class EnrolmentService(
 
     private Refusal Refuse(string code, string message, string peer)
     {
-        if (refusals.Note(Address(peer)))
+        // What the cell can't do at the moment says nothing against who asks, and he is to ask again.
+        if (code == ErrorCodes.Unavailable)
+            LogUnable(peer, message);
+        else if (refusals.Note(Address(peer)))
             LogRefused(peer, code, message);
         return Refuse(code, message);
     }
@@ -106,6 +110,9 @@ internal sealed partial class EnrolmentService(
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Peer} was not let in: {Code}, {Reason}")]
     private partial void LogRefused(string peer, string code, string reason);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "{Peer} could not be let in now: {Reason}")]
+    private partial void LogUnable(string peer, string reason);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Host {HostId} joined from {Peer} by token {TokenId}, enrolment {Enrolment}")]
     private partial void LogJoined(string hostId, string peer, string tokenId, uint enrolment);

@@ -1,7 +1,7 @@
-using System.Text;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Node;
 using Fleet.Shared.Access;
+using Fleet.Shared.Files;
 
 namespace Fleet.Scheduler.Access;
 
@@ -21,7 +21,7 @@ public static class LocalAdmin
         ArgumentNullException.ThrowIfNull(authority);
         return Guarded(folder, () =>
         {
-            Write(Path.Combine(folder, AuthorityFile), authority.Certificate.ExportCertificatePem() + "\n", UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
+            OwnFile.Write(Path.Combine(folder, AuthorityFile), authority.Certificate.ExportCertificatePem() + "\n", OwnFile.Private | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
             var file = Path.Combine(folder, TokenFile);
             return File.Exists(file) && AccessToken.Parse(File.ReadAllText(file).Trim()) is { } there && there.Pin == authority.Pin
                 ? there
@@ -53,20 +53,8 @@ public static class LocalAdmin
     private static AccessToken Replace(string folder, CertificateAuthority authority)
     {
         var token = AccessToken.New(authority.Pin);
-        Write(Path.Combine(folder, TokenFile), token.Text + "\n", UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        OwnFile.Write(Path.Combine(folder, TokenFile), token.Text + "\n");
         return token;
-    }
-
-    private static void Write(string file, string text, UnixFileMode mode)
-    {
-        var half = file + ".new";
-        File.Delete(half);
-        using (var stream = new FileStream(half, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = mode }))
-        {
-            stream.Write(Encoding.ASCII.GetBytes(text));
-            stream.Flush(flushToDisk: true);
-        }
-        File.Move(half, file, overwrite: true);
     }
 
     private static AccessToken Guarded(string folder, Func<AccessToken> work)

@@ -24,6 +24,8 @@ internal sealed class TokenBook
     public IReadOnlyList<TokenRecord> All =>
         [.. _entries.Values.Select(entry => entry.Token).OrderBy(token => token.CreatedAt?.ToDateTimeOffset()).ThenBy(token => token.Id, StringComparer.Ordinal)];
 
+    public int Count => _entries.Count;
+
     public TokenRecord? Find(string id) => _entries.TryGetValue(id, out var entry) ? entry.Token : null;
 
     /// <summary>How many can still be used.</summary>
@@ -43,7 +45,20 @@ internal sealed class TokenBook
                 next.RevokedAt ??= revoked.At;
                 Put(next);
                 break;
+            case TokensKept kept:
+                // Nothing is taken out for not being there: this node may know of a newer one already.
+                foreach (var one in kept.Tokens)
+                    Put(one);
+                Forget(kept.At.ToDateTimeOffset() - EndedKept);
+                break;
         }
+    }
+
+    /// <summary>All but those that ended so long ago that they are forgotten.</summary>
+    public IReadOnlyList<TokenRecord> Kept(DateTimeOffset now)
+    {
+        Forget(now - EndedKept);
+        return All;
     }
 
     /// <summary>A token as its actor has it now.</summary>

@@ -26,14 +26,19 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
     private readonly TokenBook _book = new();
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
+    /// <summary>Events since the last <see cref="TokensKept"/>.</summary>
+    private int _stored;
+
     public override string PersistenceId => PersistenceIds.Tokens;
 
     private Timestamp At => Timestamp.FromDateTimeOffset(options.Clock.GetUtcNow());
 
     protected override void OnRecover(object message)
     {
-        if (message is IMessage stored)
-            _book.Apply(stored);
+        if (message is not IMessage stored)
+            return;
+        _book.Apply(stored);
+        _stored = stored is TokensKept ? 0 : _stored + 1;
     }
 
     protected override void OnCommand(object message)
@@ -48,6 +53,11 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
                 break;
             case HandOff:
                 Context.Stop(Self);
+                break;
+            case DeleteMessagesSuccess:
+                break;
+            case DeleteMessagesFailure failed:
+                _log.Warning(failed.Cause, "Events of the tokens that are not needed any more could not be deleted; the next time these are too");
                 break;
             default:
                 Unhandled(message);
@@ -68,7 +78,7 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
             Answer(null, new CellProblem("too_many_tokens", $"{TokenBook.MostTokens} tokens can be used at present, which is the most. Revoke some."));
             return;
         }
-        Store(new TokenCreated { At = At, Token = wanted }, wanted.Id);
+        Store(new TokenCreated { At = At, Token = wanted }, wanted.Id, wanted.CreatedBy);
     }
 
     private void OnRevoke(RevokeToken revoke)
@@ -78,15 +88,30 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
         else if (token.RevokedAt is not null)
             Answer(token, null);
         else
-            Store(new TokenRevoked { At = At, Id = revoke.Id, By = revoke.By }, revoke.Id);
+            Store(new TokenRevoked { At = At, Id = revoke.Id, By = revoke.By }, revoke.Id, revoke.By);
     }
 
-    private void Store<TEvent>(TEvent stored, string id) where TEvent : IMessage => Persist(stored, _ =>
+    private void Store<TEvent>(TEvent stored, string id, string by) where TEvent : IMessage => Persist(stored, _ =>
     {
         _book.Apply(stored);
-        _log.Info("{Event} of token {TokenId}", stored.Descriptor.Name, id);
+        _log.Info("{Event} of token {TokenId} by {By}", stored.Descriptor.Name, id, by.Length > 0 ? by : "the node");
         Answer(_book.Find(id), null);
+        _stored++;
+        if (_stored >= options.TokenEventsKept && _stored > 2 * _book.Count)
+            Shorten();
     });
+
+    /// <summary>Stores what all events so far come to in one, and deletes them: else the journal would grow with each start of a node, for ever.</summary>
+    private void Shorten()
+    {
+        var kept = new TokensKept { At = At };
+        kept.Tokens.AddRange(_book.Kept(options.Clock.GetUtcNow()));
+        Persist(kept, _ =>
+        {
+            _stored = 0;
+            DeleteMessages(LastSequenceNr - 1);
+        });
+    }
 
     private void Answer(TokenRecord? token, CellProblem? problem) => Sender.Tell(new TokenReply
     {

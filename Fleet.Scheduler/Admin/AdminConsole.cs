@@ -38,15 +38,16 @@ internal sealed class AdminConsole(AdminContext node, ILogger log)
 
     /// <summary>Runs a command to its end.</summary>
     /// <param name="parsed">What <see cref="Parse"/> gave.</param>
+    /// <param name="by">Id of the token that asks, for the log.</param>
     /// <param name="output">Where it answers.</param>
     /// <param name="gone">Its client is gone or the node stops.</param>
     /// <exception cref="CommandException">It was refused or failed.</exception>
-    public async Task RunAsync(ParsedCommand parsed, CommandOutput output, CancellationToken gone)
+    public async Task RunAsync(ParsedCommand parsed, string by, CommandOutput output, CancellationToken gone)
     {
         using var time = new CancellationTokenSource(parsed.Command.Streams ? Timeout.InfiniteTimeSpan : Patience, node.Options.Clock);
         using var either = CancellationTokenSource.CreateLinkedTokenSource(time.Token, gone);
         // Values are ids, addresses and numbers; no command takes a secret.
-        log.LogCommand(parsed.Palette.Name, parsed.Command.Name, CommandWords.Join(parsed.Arguments.Select(argument => $"{argument.Key}={argument.Value}")));
+        log.LogCommand(parsed.Palette.Name, parsed.Command.Name, CommandWords.Join(parsed.Arguments.Select(argument => $"{argument.Key}={argument.Value}")), by);
         try
         {
             await _palettes[parsed.Palette.Name].RunAsync(new(parsed.Command, parsed.Arguments, node, output, either.Token));
@@ -85,8 +86,8 @@ internal sealed class AdminConsole(AdminContext node, ILogger log)
 
 internal static partial class AdminLog
 {
-    [LoggerMessage(Level = LogLevel.Information, Message = "Operator's command {Palette} {Command} {Arguments}")]
-    public static partial void LogCommand(this ILogger log, string palette, string command, string arguments);
+    [LoggerMessage(Level = LogLevel.Information, Message = "Operator's command {Palette} {Command} {Arguments} by token {TokenId}")]
+    public static partial void LogCommand(this ILogger log, string palette, string command, string arguments, string tokenId);
 
     [LoggerMessage(Level = LogLevel.Error, Message = "Operator's command {Palette} {Command} failed, request {RequestId}")]
     public static partial void LogCommandFault(this ILogger log, Exception fault, string palette, string command, string requestId);

@@ -1,6 +1,7 @@
 using System.Buffers;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Api;
 using Fleet.Shared.Admin;
 using Microsoft.AspNetCore.Builder;
@@ -76,11 +77,11 @@ internal sealed class AdminEndpoints(ApiContext api)
 
     private async Task StreamAsync(HttpContext http, AdminConsole console, ParsedCommand parsed, bool forPrograms, CancellationToken gone)
     {
-        var output = new CommandOutput(frame => WriteAsync(frame.Text is { } text ? new JsonObject { ["text"] = text } : new JsonObject { ["row"] = frame.Row }, parsed.Command.Streams), forPrograms, parsed.Command.Streams);
+        var output = new CommandOutput(frame => WriteAsync(ToLine(frame), parsed.Command.Streams), forPrograms, parsed.Command.Streams);
         JsonObject end;
         try
         {
-            await console.RunAsync(parsed, output, gone);
+            await console.RunAsync(parsed, Principal.Of(http).TokenId, output, gone);
             end = new JsonObject { ["ok"] = true };
         }
         catch (CommandException failed)
@@ -94,17 +95,26 @@ internal sealed class AdminEndpoints(ApiContext api)
         }
         await WriteAsync(end, flush: true);
 
-        async ValueTask WriteAsync(JsonObject line, bool flush)
+        async ValueTask WriteAsync(JsonObject? line, bool flush)
         {
             gone.ThrowIfCancellationRequested();
             var writer = http.Response.BodyWriter;
-            writer.Write(JsonSerializer.SerializeToUtf8Bytes(line, Plain));
+            if (line is not null)
+                writer.Write(JsonSerializer.SerializeToUtf8Bytes(line, Plain));
             writer.Write("\n"u8);
             // A reader that is slow holds the command here; one that does not read at all is cut by the server.
             if ((flush || writer.UnflushedBytes >= FlushBytes) && (await writer.FlushAsync(gone)).IsCompleted)
                 throw new OperationCanceledException("The client is gone.", gone);
         }
     }
+
+    // A sign of life is an empty line.
+    private static JsonObject? ToLine(CommandFrame frame) => frame switch
+    {
+        { Text: { } text } => new JsonObject { ["text"] = text },
+        { Row: { } row } => new JsonObject { ["row"] = row },
+        _ => null,
+    };
 
     private static JsonObject Failed(string code, string detail) => new() { ["ok"] = false, ["code"] = code, ["detail"] = detail };
 }

@@ -6,7 +6,7 @@ using Fleet.Shared.Admin;
 
 namespace Fleet.Scheduler.Admin;
 
-/// <summary>A piece of an answer: a line for people, or what it means for programs. One of them is set.</summary>
+/// <summary>A piece of an answer: a line for people, or what it means for programs. One of them is set; none in a mere sign of life.</summary>
 internal readonly record struct CommandFrame(string? Text, JsonObject? Row);
 
 /// <summary>
@@ -32,6 +32,9 @@ internal sealed class CommandOutput(Func<CommandFrame, ValueTask> write, bool fo
     /// <summary>One thing that is a line for people and an object for programs.</summary>
     public ValueTask EntryAsync(string text, params ReadOnlySpan<(string Name, object? Value)> fields) =>
         WriteAsync(forPrograms ? new(null, ToRow(fields)) : new(Cut(text), null));
+
+    /// <summary>Says nothing, but keeps middle boxes from closing a quiet stream, and finds out about a client that is gone.</summary>
+    public ValueTask KeepAliveAsync() => WriteAsync(default);
 
     /// <summary>One thing with its fields below each other.</summary>
     public async ValueTask SheetAsync(params (string Name, object? Value)[] fields)

@@ -36,7 +36,7 @@ internal sealed record ApiContext(
     public CancellationToken Stopping { get; init; }
 
     /// <summary>Bounds the long requests.</summary>
-    public LongRequests Long { get; init; } = new(1024);
+    public LongRequests Long { get; init; } = new(1024, 128);
 
     /// <summary>Waits until the view shows what this node told its clients before; refuses while it is still behind from before the start.</summary>
     /// <exception cref="RequestRefused"><c>unavailable</c></exception>
@@ -97,33 +97,53 @@ internal sealed class RequestLifetime : IDisposable
 }
 
 /// <summary>
-/// Waits, watches and consoles hold a connection for minutes. Above the bound new ones are refused, so that the short
-/// requests always have room.
+/// Waits, watches and consoles hold a connection for minutes. Above the bounds new ones are refused, so that the short
+/// requests always have room, and one tenant leaves some to the others. Thread-safe.
 /// </summary>
-internal sealed class LongRequests(int most)
+/// <param name="most">At once, of everybody.</param>
+/// <param name="mostOfTenant">At once, of one tenant.</param>
+internal sealed class LongRequests(int most, int mostOfTenant)
 {
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, int> _ofTenant = new(StringComparer.Ordinal);
     private int _running;
 
     public int Running => Volatile.Read(ref _running);
 
     /// <summary>A place for one long request; dispose it at its end.</summary>
     /// <exception cref="RequestRefused"><c>unavailable</c></exception>
-    public IDisposable Enter()
+    public IDisposable Enter(Principal who)
     {
-        if (Interlocked.Increment(ref _running) <= most)
-            return new Place(this);
-        Interlocked.Decrement(ref _running);
-        throw RequestRefused.Unavailable($"{most} waits, watches and consoles are open at once, which is the most. End some, or try again later.");
+        lock (_lock)
+        {
+            if (_running >= most)
+                throw RequestRefused.Unavailable($"{most} waits, watches and consoles are open at once, which is the most. End some, or try again later.");
+            if (who.Tenant is { } tenant)
+            {
+                var own = _ofTenant.GetValueOrDefault(tenant);
+                if (own >= mostOfTenant)
+                    throw RequestRefused.Unavailable($"{mostOfTenant} waits, watches and consoles of tenant {tenant} are open on this node, which is the most for one tenant. End some, or try again later.");
+                _ofTenant[tenant] = own + 1;
+            }
+            _running++;
+            return new Place(this, who.Tenant);
+        }
     }
 
-    private sealed class Place(LongRequests owner) : IDisposable
+    private void Leave(string? tenant)
+    {
+        lock (_lock)
+        {
+            _running--;
+            if (tenant is not null && --_ofTenant[tenant] == 0)
+                _ofTenant.Remove(tenant);
+        }
+    }
+
+    private sealed class Place(LongRequests owner, string? tenant) : IDisposable
     {
         private LongRequests? _owner = owner;
 
-        public void Dispose()
-        {
-            if (Interlocked.Exchange(ref _owner, null) is { } left)
-                Interlocked.Decrement(ref left._running);
-        }
+        public void Dispose() => Interlocked.Exchange(ref _owner, null)?.Leave(tenant);
     }
 }

@@ -139,10 +139,11 @@ internal sealed class ApiPipeline(ApiContext api)
     {
         var milliseconds = (long)took.TotalMilliseconds;
         var path = Logged(http.Request.Path);
+        var who = http.Features.Get<Principal>()?.TokenId ?? "none";
         if (HttpMethods.IsGet(http.Request.Method))
-            api.Log.LogRead(http.Request.Method, path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
+            api.Log.LogRead(http.Request.Method, path, who, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
         else
-            api.Log.LogChanged(http.Request.Method, path, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
+            api.Log.LogChanged(http.Request.Method, path, who, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
     }
 
     // Somebody may take a token for its id. What else stands there may not steer a terminal, nor look like lines of its own.

@@ -52,7 +52,7 @@ internal sealed class ChangeEndpoints(ApiContext api)
         var after = query.Number("after");
         var tenant = Principal.Of(http).Tenant;
         var until = api.Clock.GetUtcNow() + TimeSpan.FromSeconds(query.Number("wait")!.Value);
-        using var place = api.Long.Enter();
+        using var place = api.Long.Enter(Principal.Of(http));
         using var lifetime = api.Lifetime(http);
         while (true)
         {
@@ -74,7 +74,7 @@ internal sealed class ChangeEndpoints(ApiContext api)
     private async Task StreamAsync(HttpContext http)
     {
         var after = LastEventId(http) ?? new Query(http).Number("after");
-        using var place = api.Long.Enter();
+        using var place = api.Long.Enter(Principal.Of(http));
         using var lifetime = api.Lifetime(http);
         var tenant = Principal.Of(http).Tenant;
         var slice = Read(after, tenant);

@@ -44,7 +44,7 @@ internal sealed class ConsoleEndpoints(ApiContext api)
         var offset = (ulong?)query.Number("offset");
         var follow = query.Flag("follow");
         var id = await api.OwnVmAsync(http);
-        using var place = api.Long.Enter();
+        using var place = api.Long.Enter(Principal.Of(http));
         using var lifetime = api.Lifetime(http);
         await using var console = await api.Gate.CallAsync(
             c => api.Gate.Cell.OpenConsoleAsync(id, offset, follow, c), CellGate.Patience, lifetime.Token);

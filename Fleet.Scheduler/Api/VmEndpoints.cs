@@ -162,7 +162,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var states = query.Items("state", BodyMapping.StateOf, AllStates).ToHashSet();
         var timeout = TimeSpan.FromSeconds(query.Number("timeout")!.Value);
         var id = await api.OwnVmAsync(http);
-        using var place = api.Long.Enter();
+        using var place = api.Long.Enter(Principal.Of(http));
         using var lifetime = api.Lifetime(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status200OK,
             await api.Gate.VmAsync(c => api.Gate.Cell.WaitVmAsync(id, states, timeout, c), lifetime.Token, extra: timeout));

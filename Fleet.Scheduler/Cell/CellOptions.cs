@@ -74,6 +74,9 @@ public sealed record CellOptions
     /// <summary>Events of a host between two snapshots: bounds what a restart replays (one event is about 30 µs).</summary>
     public int HostSnapshotEvery { get; init; } = 500;
 
+    /// <summary>Events of the tokens that are stored before what they come to is written down in one, and they are deleted. As many again as there are tokens, if that is more.</summary>
+    public int TokenEventsKept { get; init; } = 1000;
+
     /// <summary>
     /// A microVM with nothing to do leaves the memory after this long without a message. Each leave and return is a small write, so
     /// it should be well above the time between two looks at a microVM that is being watched.

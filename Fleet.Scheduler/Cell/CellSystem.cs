@@ -107,7 +107,7 @@ public sealed class CellSystem : IAsyncDisposable
 
     /// <summary>Both sides show a certificate, and only a control-plane node's of this cell counts.</summary>
     private static DotNettySslSetup Tls(CertificateAuthority authority, CellOptions options) => new(
-        authority.IssueNode(NodeAddress.Write(options.RemotingHost, options.RemotingPort), [options.RemotingHost]),
+        authority.IssuePeer(NodeAddress.Write(options.RemotingHost, options.RemotingPort), options.RemotingHost),
         suppressValidation: false,
         requireMutualAuthentication: true,
         validateCertificateHostname: false,

@@ -53,6 +53,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("host-enrolled", HostEnrolled.Parser),
         ("token-created", TokenCreated.Parser),
         ("token-revoked", TokenRevoked.Parser),
+        ("tokens-kept", TokensKept.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),

@@ -82,10 +82,12 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
         await using (var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false))
         {
             await using var command = connection.CreateCommand();
-            command.CommandText = $"select {Columns} from journal where persistence_id = @id and sequence_number > @after order by sequence_number limit @limit";
+            command.CommandText = $"select {Columns} from journal where persistence_id = @id and sequence_number > @after and deleted = @deleted order by sequence_number limit @limit";
             Add(command, "@id", persistenceId);
             Add(command, "@after", after);
             Add(command, "@limit", most);
+            // The last one of those that were deleted stays as a mark.
+            Add(command, "@deleted", false);
             rows = await ReadRowsAsync(command, cancellation).ConfigureAwait(false);
         }
         foreach (var row in rows)

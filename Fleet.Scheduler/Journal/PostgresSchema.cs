@@ -63,6 +63,13 @@ internal static class PostgresSchema
             member boolean not null,
             seen_at timestamptz not null);
         """,
+        // Which certificate authority the cell is of: AuthorityClaim.
+        """
+        create table cell_authority (
+            single boolean primary key default true check (single),
+            pin text not null,
+            claimed_at timestamptz not null default now());
+        """,
     ];
 
     /// <exception cref="CellStartException">A newer version of Fleet made the tables.</exception>

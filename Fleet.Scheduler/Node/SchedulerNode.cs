@@ -94,7 +94,11 @@ public sealed class SchedulerNode : IAsyncDisposable
         // Not owned: disposing it would close the caller's log.
         var log = new SerilogLoggerFactory(options.Log);
 
-        var authority = CertificateAuthority.OpenOrCreate(options.AuthorityDirectory, options.Clock);
+        var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
+        cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
+        var authority = cellOptions.Database is { } database
+            ? await AuthorityClaim.OpenAsync(database, options.AuthorityDirectory, options.Clock, cancellation)
+            : CertificateAuthority.OpenOrCreate(options.AuthorityDirectory, options.Clock);
         Own(() =>
         {
             authority.Dispose();
@@ -102,8 +106,6 @@ public sealed class SchedulerNode : IAsyncDisposable
         });
         AuthorityPin = authority.Pin;
         var identity = new NodeIdentity(authority, Environment.MachineName.ToLowerInvariant(), options.Names, options.Clock);
-        var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
-        cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
         if (cellOptions.Database is not null)
             cellOptions = cellOptions with { Authority = authority };
         if (cellOptions.Database is not null && options.EndNow is { } endNow)
@@ -142,7 +144,7 @@ public sealed class SchedulerNode : IAsyncDisposable
             Tokens = _tokens,
             Authority = authority.Certificate.RawData,
             Figures = cell.Figures,
-            Long = new LongRequests(options.LongRequests),
+            Long = new LongRequests(options.LongRequests, options.LongRequestsOfTenant),
         };
         var enrolment = new EnrolmentService(authority, _tokens, cell.Cell, new RefusalLimit(EnrolmentService.MostRefusals, options.Clock), log.CreateLogger<EnrolmentService>());
         var link = await ListenAsync(options.LinkEndpoint, "port for agents",

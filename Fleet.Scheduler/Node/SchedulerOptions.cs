@@ -52,6 +52,9 @@ public sealed record SchedulerOptions
     /// <summary>Waits, watches and consoles that are open at once at most.</summary>
     public int LongRequests { get; init; } = 1024;
 
+    /// <summary>Of these, of one tenant at most.</summary>
+    public int LongRequestsOfTenant { get; init; } = 128;
+
     /// <summary>
     /// Ends the process at once, without a word to anybody; given the reason. For a node of several that stood still too long. Null: nobody looks.
     /// </summary>

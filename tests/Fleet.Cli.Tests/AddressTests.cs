@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Fleet.Cli.Node;
 using Xunit;
 
 namespace Fleet.Cli.Tests;
@@ -18,6 +19,31 @@ public sealed class AddressTests
         var parsed = new RootCommand { Join }.Parse(["--join", text]);
         Assert.Empty(parsed.Errors);
         Assert.Equal(expected, parsed.GetValue(Join)!.ToString());
+    }
+
+    [Theory]
+    [InlineData("http://127.0.0.1:7390", "127.0.0.1:7390")]
+    [InlineData("http://localhost:7390", "127.0.0.1:7390")]
+    [InlineData("https://[::]:7390", "[::]:7390")]
+    [InlineData("https://0.0.0.0:7390", "0.0.0.0:7390")]
+    public void Should_have_a_node_listen_on_an_address(string api, string expected)
+    {
+        Assert.Equal(expected, NodeOptions.EndPoint(new Uri(api)).ToString());
+        Assert.Empty(Errors("up", "--api", api));
+    }
+
+    /// <summary>It would listen on loopback alone, and nobody else would ever reach it.</summary>
+    [Theory]
+    [InlineData("up")]
+    [InlineData("scheduler")]
+    public void Should_refuse_a_name_where_a_node_listens(string command) => Assert.Equal(
+        ["--api: a node listens on an address, not on a name. Write https://ADDRESS:7390 (0.0.0.0 for all), and --name box.example for its certificate."],
+        Errors(command, "--api", "https://box.example:7390"));
+
+    private static string[] Errors(params string[] words)
+    {
+        var root = new RootCommand { CommandContext.Api, CommandContext.Data, UpCommand.Create(), SchedulerCommand.Create() };
+        return [.. root.Parse(words).Errors.Select(error => error.Message)];
     }
 
     [Theory]

@@ -23,7 +23,6 @@ internal sealed class ClusterPalette : Palette
         {
             Confirm = "The other members take over what lives there. If its process still runs, both may act for the same microVMs until it ends itself.",
         }, DownAsync);
-        Add("join", "Have this node join a cell, if it is in none", JoinAsync, Member(mandatory: true, "Address of a member of the cell, akka.tcp://fleet@HOST:PORT"));
     }
 
     private static ArgumentDefinition Member(bool mandatory, string description) =>
@@ -87,33 +86,6 @@ internal sealed class ClusterPalette : Palette
         var was = $"{Name(member.Status)}, {(cluster.State.Unreachable.Contains(member) ? "unreachable" : "reachable")}";
         cluster.Down(member.Address);
         await call.Output.SayAsync($"{member.Address} ({was}) is declared down: the cell removes it, and what lived there starts on the others.");
-    }
-
-    private static async Task JoinAsync(CommandCall call)
-    {
-        var cluster = AkkaCluster.Get(call.Node.Actors);
-        if (cluster.State.Members.Any(member => member.UniqueAddress.Equals(cluster.SelfUniqueAddress)))
-            throw new CommandException(ErrorCodes.WrongState, $"This node is {Name(cluster.SelfMember.Status)} in a cell of {cluster.State.Members.Count} members already. A node joins when it starts.");
-        Akka.Actor.Address seed;
-        try
-        {
-            seed = Akka.Actor.Address.Parse(call.Get(Address));
-        }
-        catch (UriFormatException)
-        {
-            throw new CommandException(CommandException.Invalid, $"'{call.Get(Address)}' is no address of a member, such as {cluster.SelfAddress}.");
-        }
-        if (!seed.HasGlobalScope || seed.System != cluster.SelfAddress.System || seed.Protocol != cluster.SelfAddress.Protocol)
-            throw new CommandException(CommandException.Invalid, $"{seed} is no address of a member, such as {cluster.SelfAddress}.");
-        try
-        {
-            await cluster.JoinAsync(seed, call.Cancellation);
-        }
-        catch (ClusterJoinFailedException failed)
-        {
-            throw new CommandException(ErrorCodes.Unavailable, $"This node could not join by {seed}: {failed.Message}");
-        }
-        await call.Output.SayAsync($"{cluster.SelfAddress} is {Name(cluster.SelfMember.Status)} in the cell of {seed}.");
     }
 
     /// <summary>A member by its address, or by its host and port alone.</summary>

@@ -25,10 +25,10 @@ internal sealed class HostPalette : Palette
         var page = call.Node.Api.Projection.Reader.ListHosts("", call.Number("most"));
         var rows = page.Items.Select(host => new object?[]
         {
-            host.Id, BodyMapping.Name(host.State), host.Cordoned, host.ReservedCpus, host.Inventory?.Cpus, host.ReservedMemoryMib, host.Inventory?.MemoryMib, host.Vms,
+            host.Id, BodyMapping.Name(host.State), host.Cordoned, DrainOf(host), host.Quarantine is not null, host.ReservedCpus, host.Inventory?.Cpus, host.ReservedMemoryMib, host.Inventory?.MemoryMib, host.Vms,
             host.AgentVersion,
         }).ToList();
-        await call.Output.TableAsync(["host", "state", "cordoned", "reserved_cpus", "cpus", "reserved_mib", "mib", "vms", "agent"], rows, "No host has joined.");
+        await call.Output.TableAsync(["host", "state", "cordoned", "drain", "quarantined", "reserved_cpus", "cpus", "reserved_mib", "mib", "vms", "agent"], rows, "No host has joined.");
         if (page.NextAfter is not null)
             await call.Output.SayAsync("… and more; ask for more with -n.");
     }
@@ -40,11 +40,15 @@ internal sealed class HostPalette : Palette
         var inventory = host.Inventory ?? new Inventory();
         await call.Output.SheetAsync(
             ("host", host.Id), ("state", BodyMapping.Name(host.State)), ("cordoned", host.Cordoned), ("fenced", host.Fenced),
+            ("drain", DrainOf(host)), ("drain_deadline", host.Drain?.Deadline?.ToDateTimeOffset()), ("drain_staying", host.Drain?.Staying.Count),
+            ("quarantined", host.Quarantine is not null), ("quarantine_reason", host.Quarantine?.Reason?.Message), ("quarantine_retry_at", host.Quarantine?.RetryAt?.ToDateTimeOffset()),
             ("connected_at", host.ConnectedAt?.ToDateTimeOffset()), ("changed_at", host.ChangedAt?.ToDateTimeOffset()), ("version", host.Version),
             ("machine", $"{inventory.Architecture}, Linux {inventory.Kernel}"), ("agent", host.AgentVersion),
             ("cpus", inventory.Cpus), ("reserved_cpus", host.ReservedCpus), ("memory_mib", inventory.MemoryMib), ("reserved_memory_mib", host.ReservedMemoryMib),
             ("vms", host.Vms), ("drivers", string.Join(", ", inventory.Drivers.Where(driver => driver.Usable).Select(driver => driver.Name))), ("auto_driver", inventory.AutoDriver));
     }
+
+    private static string? DrainOf(HostRecord host) => host.Drain is not { } drain ? null : drain.DoneAt is null ? "draining" : "drained";
 
     private static async Task CordonAsync(CommandCall call, bool cordoned)
     {

@@ -11,6 +11,8 @@ internal sealed class LogPalette : Palette
     /// <summary>Events that one look at the log takes out; a tail that falls behind by more than the log keeps says so.</summary>
     private const int Batch = 100;
 
+    private static readonly TimeSpan KeepAlive = TimeSpan.FromSeconds(15);
+
     private static readonly Dictionary<string, LogEventLevel> Levels =
         new[] { LogEventLevel.Debug, LogEventLevel.Information, LogEventLevel.Warning, LogEventLevel.Error }.ToDictionary(Name);
 
@@ -41,7 +43,14 @@ internal sealed class LogPalette : Palette
         var log = call.Node.Log;
         for (var seen = log.Last; ;)
         {
-            await log.ComesAsync(seen).WaitAsync(call.Cancellation);
+            try
+            {
+                await log.ComesAsync(seen).WaitAsync(KeepAlive, call.Node.Options.Clock, call.Cancellation);
+            }
+            catch (TimeoutException)
+            {
+                await call.Output.KeepAliveAsync();
+            }
             foreach (var one in log.After(seen, Batch))
             {
                 if (one.Number > seen + 1)

@@ -64,6 +64,34 @@ public sealed class AdminSessionTests
         Assert.Equal("{\"a\":1}\n{\"text\":\"more\"}\n", output);
     }
 
+    /// <summary>A quiet stream has empty lines in it, and a connection whose other end is gone has nothing.</summary>
+    [Fact]
+    public async Task Should_pass_over_signs_of_life_and_give_up_where_there_are_none()
+    {
+        var (failure, output) = await RunAsync("\n{\"text\":\"one\"}\n\n\n{\"ok\":true}\n");
+        Assert.Null(failure);
+        Assert.Equal("one\n", output);
+
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        using var api = new ApiClient(new Uri($"http://{listener.LocalEndpoint}"), new ApiCredentials(null, null, new DataDirectory("/nonexistent")));
+        var opening = AdminSession.OpenAsync(api, TextWriter.Null, false, CancellationToken.None, new HurriedClock());
+        using var node = await listener.AcceptTcpClientAsync();
+        await node.GetStream().WriteAsync(Encoding.UTF8.GetBytes($"HTTP/1.1 200 OK\r\nContent-Length: {OnePalette.Length}\r\n\r\n{OnePalette}"));
+        var session = await opening;
+        var running = session.RunAsync(["log", "tail"], CancellationToken.None);
+        await node.GetStream().WriteAsync("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"u8.ToArray());
+        var silent = await Assert.ThrowsAsync<ApiException>(() => running.WaitAsync(TimeSpan.FromSeconds(30)));
+        Assert.Contains("nothing was heard", silent.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Its minutes are tenths of seconds.</summary>
+    private sealed class HurriedClock : TimeProvider
+    {
+        public override ITimer CreateTimer(TimerCallback callback, object? state, TimeSpan dueTime, TimeSpan period) =>
+            System.CreateTimer(callback, state, dueTime / 600, period);
+    }
+
     [Fact]
     public async Task Should_fail_with_the_code_of_the_node()
     {

@@ -70,6 +70,18 @@ public sealed class AccessTests
         await StateAsync("disconnected");
         await fleet.CliAsync("token", "revoke", token.Split('.')[1]);
         await WhileAsync("third", [.. words, "--token", token], () => StateAsync("connected"));
+        // So is one that was never used here: it is refused, and the host goes on with the certificate that it has.
+        await StateAsync("disconnected");
+        var ended = await fleet.TokenAsync("host");
+        await fleet.CliAsync("token", "revoke", ended.Split('.')[1]);
+        await WhileAsync("fourth", [.. words, "--token", ended], () => StateAsync("connected"));
+        Assert.Contains("token_revoked", File.ReadAllText(Path.Combine(fleet.Files, "fourth.out")), StringComparison.Ordinal);
+        // Damaged credentials are said to be so, and a token for the host mends them.
+        await StateAsync("disconnected");
+        await File.WriteAllTextAsync(Path.Combine(folder, "host", "link", "link.pem"), "damaged");
+        Assert.Contains("credentials_damaged", await EndAsync("damaged", words), StringComparison.Ordinal);
+        Assert.Contains("token_revoked", await EndAsync("damaged-revoked", [.. words, "--token", ended]), StringComparison.Ordinal);
+        await WhileAsync("mended", [.. words, "--token", await fleet.TokenAsync("host", "host", "two")], () => StateAsync("connected"));
         Assert.Contains("host_exists", await EndAsync("thief", [.. Words(folder + "-thief"), "--token", await fleet.TokenAsync("host")]), StringComparison.Ordinal);
 
         var removed = Path.Combine(fleet.Files, "removed.out");

@@ -6,7 +6,7 @@ using Xunit;
 
 namespace Fleet.Cli.Tests.EndToEnd;
 
-/// <summary>Ctrl-C while the control plane has not answered: an API of the test's own, which is slow where it must be.</summary>
+/// <summary>A control plane that does not answer, or not always: an API of the test's own, which is slow or away where it must be.</summary>
 public sealed partial class GivenUpTests
 {
     private const int Interrupt = 2;
@@ -54,6 +54,48 @@ public sealed partial class GivenUpTests
             context.Response.StatusCode = status;
             context.Response.ContentType = "application/json";
             await context.Response.OutputStream.WriteAsync(Encoding.UTF8.GetBytes("""{"id": "vm-1", "name": "given-up", "state": "pending"}"""));
+            context.Response.Close();
+        }
+    }
+
+    [Fact]
+    public async Task Should_go_on_waiting_for_a_drain_while_the_control_plane_is_away_for_a_moment()
+    {
+        using var api = new HttpListener();
+        var address = $"http://127.0.0.1:{RunningFleet.FreePort()}/";
+        api.Prefixes.Add(address);
+        api.Start();
+        using var drain = Process.Start(new ProcessStartInfo("dotnet", [RunningFleet.Program, "--api", address, "host", "drain", "box"])
+        {
+            RedirectStandardError = true,
+            RedirectStandardOutput = true,
+        })!;
+        try
+        {
+            const string Draining = """{"id": "box", "drain": {"done_at": null, "vms": 1, "left": 1, "deadline": "2026-01-01T00:00:00Z", "staying": []}}""";
+            await AnswerAsync(202, Draining);
+            await AnswerAsync(503, """{"code": "unavailable", "detail": "The control plane is stopping."}""");
+            (await NextAsync()).Response.Abort();
+            await AnswerAsync(200, Draining.Replace("\"done_at\": null", "\"done_at\": \"2026-01-01T00:00:00Z\"", StringComparison.Ordinal));
+            var output = await drain.StandardOutput.ReadToEndAsync(new CancellationTokenSource(TimeSpan.FromSeconds(20)).Token);
+            await drain.WaitForExitAsync();
+            Assert.True(drain.ExitCode == 0, await drain.StandardError.ReadToEndAsync());
+            Assert.EndsWith("box: drained, no microVM is left\n", output, StringComparison.Ordinal);
+        }
+        finally
+        {
+            if (!drain.HasExited)
+                drain.Kill();
+        }
+
+        Task<HttpListenerContext> NextAsync() => api.GetContextAsync().WaitAsync(TimeSpan.FromSeconds(20));
+
+        async Task AnswerAsync(int status, string body)
+        {
+            var context = await NextAsync();
+            context.Response.StatusCode = status;
+            context.Response.ContentType = "application/json";
+            await context.Response.OutputStream.WriteAsync(Encoding.UTF8.GetBytes(body));
             context.Response.Close();
         }
     }

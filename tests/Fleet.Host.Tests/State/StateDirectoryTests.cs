@@ -136,10 +136,6 @@ public sealed class StateDirectoryTests : IDisposable
     }
 
     [Fact]
-    public void Should_tell_when_a_folder_is_not_on_the_disk() =>
-        Assert.Throws<IOException>(() => FolderSync.Sync(Path.Combine(_root, "none")));
-
-    [Fact]
     public void Should_drop_a_folder_that_no_launch_was_written_to()
     {
         using var state = StateDirectory.Open(_root, Logger.None);

@@ -94,6 +94,16 @@ public sealed class ApiAccessTests : IAsyncLifetime
             Assert.DoesNotContain(_api.Log.Lines, line => line.Contains(secret, StringComparison.Ordinal));
     }
 
+    [Fact]
+    public async Task The_log_says_by_which_token_a_change_was_made()
+    {
+        var token = await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "acme" });
+        Assert.Equal(201, (await SendAsync($"Bearer {token}", HttpMethod.Post, "/v1/vms", """{"name": "web"}""")).Status);
+        Assert.Equal(401, (await SendAsync(null, HttpMethod.Post, "/v1/health")).Status);
+        await ApiUnderTest.UntilAsync(() => _api.Log.Lines.Any(line => line.StartsWith($"POST /v1/vms by token {token.Split('.')[1]} answered 201 ", StringComparison.Ordinal)));
+        await ApiUnderTest.UntilAsync(() => _api.Log.Lines.Any(line => line.StartsWith("POST /v1/health by token none answered ", StringComparison.Ordinal)));
+    }
+
     [Theory]
     [InlineData(TokenRole.Host)]
     [InlineData(TokenRole.Scheduler)]

@@ -155,6 +155,17 @@ public sealed class CertificateAuthorityTests : IDisposable
     }
 
     [Fact]
+    public void What_nodes_show_to_each_other_lasts_as_long_as_their_processes_may()
+    {
+        using var ca = CertificateAuthority.OpenOrCreate(Folder(), _clock);
+        _clock.Advance(TimeSpan.FromDays(400));
+        using var peer = ca.IssuePeer("10.0.0.1:7072", "10.0.0.1");
+        _clock.Advance(TimeSpan.FromDays(3200));
+        Assert.True(ca.Trust.IsSchedulerNode(peer));
+        Assert.Equal(ca.Certificate.NotAfter, peer.NotAfter);
+    }
+
+    [Fact]
     public void A_damaged_file_is_said_and_left_as_it_is()
     {
         using (CertificateAuthority.OpenOrCreate(Folder(), _clock))

@@ -98,6 +98,24 @@ public sealed class TokenTests
         Assert.Equal("token_unknown", Code(ended.Text));
     }
 
+    [Fact]
+    public void What_is_kept_of_earlier_events_says_the_same_as_they_and_takes_nothing_back()
+    {
+        var (lives, revoked, newer) = (AccessToken.New(Pin), AccessToken.New(Pin), AccessToken.New(Pin));
+        var before = new TokenBook();
+        before.Apply(new TokenCreated { At = At, Token = Record(lives) });
+        before.Apply(new TokenCreated { At = At, Token = Record(revoked) });
+        before.Apply(new TokenRevoked { At = At, Id = revoked.Id });
+        _book.Apply(new TokenCreated { At = At, Token = Record(newer) });
+        _book.Apply(new TokensKept { At = At, Tokens = { before.Kept(_clock.GetUtcNow()) } });
+        Assert.Equal(("", "token_revoked", ""), (Code(lives.Text), Code(revoked.Text), Code(newer.Text)));
+        _book.Apply(new TokenRevoked { At = At, Id = lives.Id });
+        _book.Apply(new TokensKept { At = At, Tokens = { before.Kept(_clock.GetUtcNow()) } });
+        Assert.Equal("token_revoked", Code(lives.Text));
+        _clock.Advance(TokenBook.EndedKept + TimeSpan.FromMinutes(1));
+        Assert.Equal([lives.Id], before.Kept(_clock.GetUtcNow()).Select(token => token.Id));
+    }
+
     [Theory]
     [InlineData(TokenRole.Tenant, null, null, 60, "tenant")]
     [InlineData(TokenRole.Tenant, "Not A Name", null, 60, "tenant")]

@@ -1,4 +1,7 @@
+using Fleet.Scheduler.Admin;
+using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Logging;
+using Fleet.Scheduler.Tests.Api;
 using Serilog;
 using Serilog.Events;
 using Xunit;
@@ -34,6 +37,44 @@ public sealed class NodeLogTests
         Assert.Equal(("HostActor", LogEventLevel.Error), (all[0].Source, all[0].Level));
         Assert.StartsWith("It is xxxxxxxxxx\nSystem.InvalidOperationException: broken", all[0].Message, StringComparison.Ordinal);
         Assert.Equal(NodeLog.MaxMessage + 1, all[1].Message.Length);
+    }
+
+    [Fact]
+    public async Task Should_be_tailed_with_signs_of_life_while_nothing_happens()
+    {
+        var clock = new ManualClock();
+        var console = new AdminConsole(
+            new AdminContext
+            {
+                Actors = null!,
+                Placement = Akka.Actor.ActorRefs.Nobody,
+                Api = null!,
+                Events = null!,
+                Options = new CellOptions { DataDirectory = "", Clock = clock },
+                Log = _kept,
+                StartedAt = default,
+                LinkEndpoint = new(System.Net.IPAddress.Loopback, 0),
+            },
+            Microsoft.Extensions.Logging.Abstractions.NullLogger.Instance);
+        var frames = new System.Collections.Concurrent.ConcurrentQueue<CommandFrame>();
+        var output = new CommandOutput(
+            frame =>
+            {
+                frames.Enqueue(frame);
+                return ValueTask.CompletedTask;
+            },
+            forPrograms: false, streams: true);
+        using var gone = new CancellationTokenSource();
+        var tail = console.RunAsync(console.Parse(["log", "tail"]), "test", output, gone.Token);
+        await ApiUnderTest.UntilAsync(() => clock.HasTimer(TimeSpan.FromSeconds(15)));
+        clock.Advance(TimeSpan.FromSeconds(15));
+        await ApiUnderTest.UntilAsync(() => frames.Count == 1);
+        Assert.Equal(default, frames.Single());
+        _log.Information("something");
+        await ApiUnderTest.UntilAsync(() => frames.Count == 2);
+        Assert.Contains("something", frames.Last().Text, StringComparison.Ordinal);
+        await gone.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => tail);
     }
 
     [Fact]

@@ -1,12 +1,10 @@
 using System.Net;
-using System.Net.Sockets;
 using Akka.Actor;
 using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Logging;
 using Fleet.Scheduler.Tests.Cell;
 using Fleet.Scheduler.Tests.Journal;
-using Fleet.Shared.Admin;
 using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
 
@@ -66,40 +64,20 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
         await first.DisposeAsync();
     }
 
-    /// <summary>A node outside of any cell joins one when told to.</summary>
-    [Fact]
-    public async Task Should_join_a_cell_when_in_none()
-    {
-        const string Hocon = "akka { loglevel = OFF, stdout-loglevel = OFF, actor.provider = cluster, remote.dot-netty.tcp { hostname = \"127.0.0.1\", port = 0 } }";
-        using var one = ActorSystem.Create("fleet", Hocon);
-        using var other = ActorSystem.Create("fleet", Hocon);
-        var cluster = Akka.Cluster.Cluster.Get(one);
-        await cluster.JoinAsync(cluster.SelfAddress);
-        var console = ConsoleOf(other);
-        Assert.Empty(await RowsAsync(console, "cluster", "show"));
-        var wrong = await Assert.ThrowsAsync<CommandException>(() => TextAsync(console, "cluster", "join", "http://127.0.0.1:1"));
-        Assert.Equal("invalid_command", wrong.Code);
-        Assert.Contains("in the cell of", await TextAsync(console, "cluster", "join", cluster.SelfAddress.ToString()), StringComparison.Ordinal);
-        Assert.Equal(2, (await RowsAsync(console, "cluster", "show")).Count);
-        await Task.WhenAll(one.Terminate(), other.Terminate());
-    }
-
     // The palettes used here touch nothing of a node but its actors.
-    private static AdminConsole ConsoleOf(ActorSystem actors, CellOptions? options = null) => new(
+    private static AdminConsole ConsoleOf(CellSystem cell, CellOptions options) => new(
         new AdminContext
         {
-            Actors = actors,
+            Actors = cell.ActorSystem,
             Placement = ActorRefs.Nobody,
             Api = null!,
             Events = null!,
-            Options = options ?? TestCell.Options(""),
+            Options = options,
             Log = new NodeLog(),
             StartedAt = default,
             LinkEndpoint = new(IPAddress.Loopback, 0),
         },
         NullLogger.Instance);
-
-    private static AdminConsole ConsoleOf(CellSystem cell, CellOptions options) => ConsoleOf(cell.ActorSystem, options);
 
     private static async Task<List<CommandFrame>> RunAsync(AdminConsole console, bool forPrograms, string[] words)
     {
@@ -111,7 +89,7 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
                 return ValueTask.CompletedTask;
             },
             forPrograms);
-        await console.RunAsync(console.Parse(words), output, CancellationToken.None);
+        await console.RunAsync(console.Parse(words), "test", output, CancellationToken.None);
         return frames;
     }
 

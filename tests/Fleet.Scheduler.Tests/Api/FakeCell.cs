@@ -190,7 +190,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
 
     public IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, CancellationToken cancellation) => throw new NotSupportedException();
 
-    public Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation) => throw new NotSupportedException();
+    public Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation) => Task.FromResult(new HostAnswer(null, Refuses ?? throw new NotSupportedException()));
 
     public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) => AnswerAsync(() =>
     {

@@ -3,6 +3,7 @@ using System.Net;
 using System.Net.Sockets;
 using System.Text;
 using System.Text.Json.Nodes;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Api;
 using Microsoft.AspNetCore.Builder;
 using Xunit;
@@ -11,7 +12,7 @@ namespace Fleet.Scheduler.Tests.Api;
 
 public sealed class ServerTests : IAsyncLifetime
 {
-    private readonly ApiUnderTest _api = ApiUnderTest.Start(change: c => c with { Long = new LongRequests(2) });
+    private readonly ApiUnderTest _api = ApiUnderTest.Start(change: c => c with { Long = new LongRequests(2, 1) });
 
     public Task InitializeAsync() => Task.CompletedTask;
 
@@ -70,6 +71,32 @@ public sealed class ServerTests : IAsyncLifetime
         await first;
         await second;
         Assert.Equal(200, (await _api.GetAsync("/v1/changes?wait=0")).Status);
+    }
+
+    [Fact]
+    public async Task A_tenants_waits_and_watches_leave_room_for_the_others()
+    {
+        using var acme = await TenantAsync("acme");
+        using var evil = await TenantAsync("evil");
+        using (var stream = await acme.GetAsync("/v1/changes/stream", HttpCompletionOption.ResponseHeadersRead))
+        {
+            Assert.Equal(HttpStatusCode.OK, stream.StatusCode);
+            using var more = await acme.GetAsync("/v1/changes?wait=0");
+            Assert.Equal(HttpStatusCode.ServiceUnavailable, more.StatusCode);
+            Assert.Contains("tenant acme", await more.Content.ReadAsStringAsync(), StringComparison.Ordinal);
+            using var other = await evil.GetAsync("/v1/changes?wait=0");
+            Assert.Equal(HttpStatusCode.OK, other.StatusCode);
+        }
+        await ApiUnderTest.UntilAsync(() => _api.Long.Running == 0);
+        using var again = await acme.GetAsync("/v1/changes?wait=0");
+        Assert.Equal(HttpStatusCode.OK, again.StatusCode);
+    }
+
+    private async Task<HttpClient> TenantAsync(string tenant)
+    {
+        var http = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = _api.Http.BaseAddress };
+        http.DefaultRequestHeaders.Authorization = new("Bearer", await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = tenant }));
+        return http;
     }
 
     [Fact]

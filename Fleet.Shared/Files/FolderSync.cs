@@ -2,10 +2,10 @@ using System.ComponentModel;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 
-namespace Fleet.Host.State;
+namespace Fleet.Shared.Files;
 
 /// <summary>Puts a folder's entries on the disk: a file renamed into it is there after power loss only when this was done.</summary>
-internal static partial class FolderSync
+public static partial class FolderSync
 {
     // O_RDONLY | O_CLOEXEC. A descriptor opened with O_PATH can't be synced: fsync says EBADF, which .NET passes over in silence.
     private const int ReadOnly = 0x80000;

@@ -1,0 +1,59 @@
+using Fleet.Scheduler.Access;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Tests.Api;
+using Fleet.Shared.Access;
+using Fleet.Shared.Contracts;
+using Grpc.Core;
+using Microsoft.Extensions.Logging;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Access;
+
+/// <summary>Joining, without the network before it and the actors behind it.</summary>
+public sealed class EnrolmentServiceTests : IDisposable
+{
+    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("fleet-enrolment-");
+    private readonly ManualClock _clock = new();
+
+    public void Dispose() => _folder.Delete(recursive: true);
+
+    /// <summary>While the database is away every host that wants to join tries again each second.</summary>
+    [Fact]
+    public async Task What_the_cell_can_not_do_now_is_no_attempt_of_an_attacker()
+    {
+        using var authority = CertificateAuthority.OpenOrCreate(_folder.FullName, _clock);
+        var book = new TokenBook();
+        var tokens = new Tokens(book, (question, _) => Task.FromResult<TokenReply?>(new TokenReply { Token = ((CreateToken)question).Token }), authority.Pin, _clock);
+        var token = (await tokens.CreateAsync(new(TokenRole.Host), "", default)).Token.Text;
+        var cell = new FakeCell(_clock) { Refuses = new CellProblem("unavailable", "The host 'box-1' gave no answer.") };
+        using var logs = new FaultLog();
+        var service = new EnrolmentService(authority, tokens, cell, new RefusalLimit(EnrolmentService.MostRefusals, _clock), new Logger<EnrolmentService>(logs));
+        using var key = LinkClient.NewKey();
+        var request = new EnrolHostRequest { Token = token, HostId = "box-1", Key = LinkClient.Request(key) };
+
+        for (var i = 0; i < 2 * EnrolmentService.MostRefusals; i++)
+            Assert.Equal("unavailable", (await service.EnrolHost(request, new Call())).Refusal.Code);
+        Assert.Contains(logs.Lines, line => line.Contains("could not be let in now", StringComparison.Ordinal));
+        cell.Refuses = new CellProblem("host_exists", "It is taken.");
+        for (var i = 0; i < EnrolmentService.MostRefusals; i++)
+            Assert.Equal("host_exists", (await service.EnrolHost(request, new Call())).Refusal.Code);
+        Assert.Equal("too_many_attempts", (await service.EnrolHost(request, new Call())).Refusal.Code);
+    }
+
+    /// <summary>One call from one address.</summary>
+    private sealed class Call : ServerCallContext
+    {
+        protected override string MethodCore => "";
+        protected override string HostCore => "";
+        protected override string PeerCore => "ipv4:192.0.2.1:5000";
+        protected override DateTime DeadlineCore => DateTime.MaxValue;
+        protected override Metadata RequestHeadersCore { get; } = [];
+        protected override CancellationToken CancellationTokenCore => CancellationToken.None;
+        protected override Metadata ResponseTrailersCore { get; } = [];
+        protected override Status StatusCore { get; set; }
+        protected override WriteOptions? WriteOptionsCore { get; set; }
+        protected override AuthContext AuthContextCore => new("", []);
+        protected override ContextPropagationToken CreatePropagationTokenCore(ContextPropagationOptions? options) => throw new NotSupportedException();
+        protected override Task WriteResponseHeadersAsyncCore(Metadata responseHeaders) => Task.CompletedTask;
+    }
+}
