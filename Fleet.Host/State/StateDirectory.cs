@@ -78,7 +78,9 @@ public sealed class StateDirectory : IDisposable
         Directory.CreateDirectory(folder);
         var path = Path.Combine(folder, RecordFile);
         var fresh = path + ".new";
-        using (var file = new FileStream(fresh, FileMode.Create, FileAccess.Write, FileShare.None))
+        // It holds the guest's environment. One that a killed agent left may have other rights.
+        File.Delete(fresh);
+        using (var file = new FileStream(fresh, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = OwnFile.Private }))
         {
             record.WriteTo(file);
             if (durable)
@@ -174,7 +176,8 @@ public sealed class StateDirectory : IDisposable
         try
         {
             // What guests write and what their users ask for is nobody else's business.
-            Directory.CreateDirectory(root, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+            Directory.CreateDirectory(root);
+            File.SetUnixFileMode(root, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
             var path = Path.Combine(root, "agent.lock");
             return FileLock.TryAcquire(path, out var reason)
                 ?? throw new AgentStartException($"Another agent holds the state directory {root} ({reason}). End it (`fuser {path}` names it), or choose another directory.");

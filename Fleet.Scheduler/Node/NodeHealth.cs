@@ -25,7 +25,16 @@ internal sealed class NodeHealth(CellSystem cell, ViewProjection projection)
             return $"The journal can't be read: {away}";
         if (!projection.CaughtUp.IsCompleted)
             return $"The view is being read from the journal: {projection.Index} of {projection.Target}.";
-        foreach (var kind in new[] { ShardRegions.Vms, ShardRegions.Hosts })
+        try
+        {
+            if ((await cell.Placement.Ask<ActorIdentity>(new Identify(null), RegionPatience, cancellation)).Subject is null)
+                return "The actor that finds places has ended. The process must be started again.";
+        }
+        catch (AskTimeoutException)
+        {
+            return "The actor that finds places gives no answer.";
+        }
+        foreach (var kind in new[] { ShardRegions.Vms, ShardRegions.Hosts, ShardRegions.Tokens })
         {
             try
             {

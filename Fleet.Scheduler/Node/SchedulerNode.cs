@@ -106,8 +106,8 @@ public sealed class SchedulerNode : IAsyncDisposable
         });
         AuthorityPin = authority.Pin;
         var identity = new NodeIdentity(authority, Environment.MachineName.ToLowerInvariant(), options.Names, options.Clock);
-        if (cellOptions.Database is not null)
-            cellOptions = cellOptions with { Authority = authority };
+        // A node that stands alone listens for others of its cell too: nobody else may speak to its actors.
+        cellOptions = cellOptions with { Authority = authority };
         if (cellOptions.Database is not null && options.EndNow is { } endNow)
         {
             var watch = new StallWatch(options.Clock, took => endNow(

@@ -28,6 +28,16 @@ public sealed class StateDirectoryTests : IDisposable
     }
 
     [Fact]
+    public void Should_show_what_users_asked_for_to_nobody_else()
+    {
+        File.SetUnixFileMode(_root, (UnixFileMode)0x1ed); // 0755: somebody made it first
+        using var state = StateDirectory.Open(_root, Logger.None);
+        state.Write(Record(1), durable: false);
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute, File.GetUnixFileMode(_root));
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(Path.Combine(state.FolderOf(Id), StateDirectory.RecordFile)));
+    }
+
+    [Fact]
     public void Should_refuse_a_second_agent()
     {
         using var state = StateDirectory.Open(_root, Logger.None);

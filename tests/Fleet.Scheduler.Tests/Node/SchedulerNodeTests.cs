@@ -126,6 +126,17 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         await StartAsync();
     }
 
+    [Fact]
+    public async Task A_node_that_stands_alone_lets_nobody_speak_to_its_actors_either()
+    {
+        await StartAsync();
+        using var words = new StringContent("""{"words": ["cluster", "show"], "format": "rows"}""", Encoding.UTF8, "application/json");
+        using var answer = await Http.PostAsync($"{Base}/v1/admin/commands", words);
+        var said = await answer.Content.ReadAsStringAsync();
+        // As the nodes of a cell of several have it, where strangers are refused (TwoNodeTests).
+        Assert.Contains("akka.ssl.tcp://fleet@127.0.0.1:", said, StringComparison.Ordinal);
+    }
+
     private string Base => $"http://{_node!.ApiEndpoint}";
 
     private SchedulerOptions Options() => new()
