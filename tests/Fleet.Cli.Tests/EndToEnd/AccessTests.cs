@@ -27,6 +27,9 @@ public sealed class AccessTests
         Assert.DoesNotContain("infra", output, StringComparison.Ordinal);
         (exit, _, error) = await fleet.CliAsync("vm", "show", "infra", "--token", acme);
         Assert.Equal(3, exit);
+        // What to do is said in words of the command line too.
+        Assert.Contains("The list of microVMs shows", error, StringComparison.Ordinal);
+        Assert.DoesNotContain("/v1", error, StringComparison.Ordinal);
         (exit, _, error) = await fleet.CliAsync("host", "list", "--token", acme);
         Assert.Contains("forbidden", error, StringComparison.Ordinal);
 
