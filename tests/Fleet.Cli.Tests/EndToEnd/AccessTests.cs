@@ -1,6 +1,7 @@
 using System.Net;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Cli.Tests.EndToEnd;
@@ -137,7 +138,7 @@ public sealed class AccessTests
             Assert.Equal(4, (await RunAsync("scheduler", "init", "--data", folder)).Exit);
 
             // The node takes up what was made, and the command line finds it over HTTPS, by the token's pin.
-            var (api, link) = (RunningFleet.FreePort(), RunningFleet.FreePort());
+            var (api, link) = (FreePort.Next(), FreePort.Next());
             using var node = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet",
                 [RunningFleet.Program, "scheduler", "--data", folder, "--api", $"https://127.0.0.1:{api}", "--link", $"127.0.0.1:{link}"]) { RedirectStandardOutput = true })!;
             _ = node.StandardOutput.ReadToEndAsync();
