@@ -96,7 +96,7 @@ internal static class SchedulerCommand
         var lease = NodeOptions.Lease();
         var database = NodeOptions.Database();
         var cluster = NodeOptions.Cluster();
-        var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a --token of role scheduler");
+        var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a token of role scheduler in FLEET_TOKEN");
         var name = NodeOptions.Names();
         var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, InitCommand.Create() };
         var oversubscription = new OversubscriptionOptions();
@@ -135,7 +135,7 @@ internal static class HostCommand
 {
     public static Command Create()
     {
-        var join = NodeOptions.JoinAny("Link addresses of the cell's nodes, for example https://10.0.0.1:7071; one that is away is passed over. The first time with a --token of role host");
+        var join = NodeOptions.JoinAny("Link addresses of the cell's nodes, for example https://10.0.0.1:7071; one that is away is passed over. The first time with a token of role host in FLEET_TOKEN");
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();

@@ -25,7 +25,7 @@ public static class NodeEnrolment
             // Needed the first time only: a unit file without one must not keep the node from starting again.
             if (CertificateAuthority.Exists(folder))
                 return;
-            throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then --token or FLEET_TOKEN here.");
+            throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then start it with that in FLEET_TOKEN.");
         }
         if (AccessToken.Parse(token) is not { } parsed)
             throw new SchedulerStartException("That is no token: it looks like fleet.ID.SECRET.PIN. Make one with: fleet token create --role scheduler");
