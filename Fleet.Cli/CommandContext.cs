@@ -26,7 +26,7 @@ internal static class CommandContext
 
     public static readonly Option<string?> Token = new("--token")
     {
-        Description = "Token for the API, or to join with (or FLEET_TOKEN; default: the one of the node on this machine)",
+        Description = "Token for the API, or to join with (better FLEET_TOKEN, which other users can't read; default: the one of the node on this machine)",
         Recursive = true,
         DefaultValueFactory = _ => Environment.GetEnvironmentVariable("FLEET_TOKEN") is { Length: > 0 } set ? set : null,
     };

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Net;
-using System.Net.Sockets;
 
 namespace Fleet.Tests;
 
@@ -48,7 +47,7 @@ internal sealed class PostgresServer : IAsyncDisposable
     public static async Task<PostgresServer> StartAsync(string address = "127.0.0.1", string? folder = null, string[]? inNamespace = null)
     {
         folder = Directory.CreateDirectory(folder ?? Path.Combine(Path.GetTempPath(), $"fleet-postgres-{Guid.NewGuid():n}")).FullName;
-        var server = new PostgresServer(folder, address, FreePort(), inNamespace ?? []);
+        var server = new PostgresServer(folder, address, FreePort.Next(), inNamespace ?? []);
         try
         {
             if (Environment.IsPrivilegedProcess)
@@ -153,13 +152,6 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     private static string[] AsAccount() =>
         Environment.IsPrivilegedProcess ? ["setpriv", $"--reuid={Account}", $"--regid={Account}", "--clear-groups", "--"] : [];
-
-    private static int FreePort()
-    {
-        using var listener = new TcpListener(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
-    }
 
     private static async Task RunAsync(params string[] words)
     {

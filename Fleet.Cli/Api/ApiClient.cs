@@ -188,7 +188,7 @@ internal sealed class ApiClient : IDisposable
             // Not problem+json: something between us and Fleet answered. Its status is all there is to say.
         }
 
-        return new ApiException(ApiException.Unreachable, $"The API answered {(int)response.StatusCode} {response.ReasonPhrase} without a problem document.");
+        return new ApiException(ApiException.Unreachable, $"What answered says {(int)response.StatusCode} ({response.ReasonPhrase}), and not in Fleet's words: something else may be at that address, or between here and it.");
     }
 }
 

@@ -3,6 +3,7 @@ using System.Text.Json;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 using Fleet.Cli.Vms;
+using Fleet.Host.State;
 
 namespace Fleet.Cli.Node;
 
@@ -39,7 +40,7 @@ internal static class DownCommand
                 return ExitCodes.Failed;
             }
 
-            var left = Left(directory);
+            var left = StateDirectory.CountUnended(directory.Host);
             if (!parsed.GetValue(CommandContext.Json))
             {
                 var goOn = left == 0 ? "" : $" This host keeps {left} microVM{(left == 1 ? "" : "s")}; fleet up finds {(left == 1 ? "it" : "them")} again.";
@@ -52,12 +53,6 @@ internal static class DownCommand
 
             return ExitCodes.Ok;
         });
-    }
-
-    private static int Left(DataDirectory data)
-    {
-        var vms = Path.Combine(data.Host, "vms");
-        return Directory.Exists(vms) ? Directory.GetDirectories(vms).Length : 0;
     }
 
     private static async Task DeleteAllAsync(ApiClient api, CancellationToken cancellation)

@@ -5,6 +5,7 @@ using System.CommandLine.Parsing;
 using System.Net;
 using Fleet.Cli.Access;
 using Fleet.Cli.Output;
+using Fleet.Host.Agent;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Membership;
 
@@ -95,7 +96,7 @@ internal static class SchedulerCommand
         var lease = NodeOptions.Lease();
         var database = NodeOptions.Database();
         var cluster = NodeOptions.Cluster();
-        var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a --token of role scheduler");
+        var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a token of role scheduler in FLEET_TOKEN");
         var name = NodeOptions.Names();
         var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, InitCommand.Create() };
         var oversubscription = new OversubscriptionOptions();
@@ -134,7 +135,7 @@ internal static class HostCommand
 {
     public static Command Create()
     {
-        var join = NodeOptions.JoinAny("Link addresses of the cell's nodes, for example https://10.0.0.1:7071; one that is away is passed over. The first time with a --token of role host");
+        var join = NodeOptions.JoinAny("Link addresses of the cell's nodes, for example https://10.0.0.1:7071; one that is away is passed over. The first time with a token of role host in FLEET_TOKEN");
         var hostId = NodeOptions.HostId();
         var cpus = NodeOptions.Cpus();
         var memory = NodeOptions.Memory();
@@ -310,11 +311,34 @@ internal static class NodeOptions
         return labels;
     }
 
-    public static Option<int?> Cpus() => new("--cpus") { Description = "CPUs that microVMs may use (default: all)" };
+    public static Option<int?> Cpus() => new("--cpus")
+    {
+        Description = "CPUs that microVMs may use (default: all)",
+        Validators =
+        {
+            result =>
+            {
+                if (result.GetValueOrDefault<int?>() is < 1 or > HostAgentOptions.MostCpus)
+                    result.AddError($"--cpus wants 1 to {HostAgentOptions.MostCpus} CPUs.");
+            },
+        },
+    };
 
     public static Option<DirectoryInfo?> RunLog() => new("--run-log") { Description = "Folder for when each guest ran, as docs/fencing.md has it (default: not written down)" };
 
-    public static Option<int?> Memory() => new("--memory") { Description = "MiB that microVMs may use (default: all but a reserve)" };
+    public static Option<int?> Memory() => new("--memory")
+    {
+        Description = "MiB that microVMs may use (default: all but a reserve)",
+        Validators =
+        {
+            result =>
+            {
+                // What is promised beyond it is the control plane's to say; what is not there at all ends guests.
+                if (result.GetValueOrDefault<int?>() is { } memory && HostAgentOptions.MachineMib() is var machine && (memory < 1 || memory > machine))
+                    result.AddError($"--memory wants 1 to {machine} MiB, which this machine has, not {memory}. A control plane promises more than there is by --memory-ratio.");
+            },
+        },
+    };
 
     /// <summary>Where a node listens: on an address of its own. A name may have several, or those of another machine.</summary>
     public static IPEndPoint EndPoint(Uri api) => TryEndPoint(api) ?? throw new ArgumentException($"{api} names no address.", nameof(api));

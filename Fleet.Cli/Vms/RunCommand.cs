@@ -29,7 +29,7 @@ internal static class RunCommand
         var initrd = new Option<string?>("--initrd") { Description = "Its initrd" };
         var bootArgs = new Option<string?>("--boot-args") { Description = "Its command line" };
         var bootTimeout = new Option<int?>("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
-        var restart = new Option<string?>("--restart") { Description = "What follows its end: never (default), on-failure or always" };
+        var restart = new Option<string?>("--restart") { Description = "What follows its end: never (default), on_failure or always" };
         var fencing = new Option<string?>("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
         var simulate = new Option<string?>("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
         var detach = new Option<bool>("--detach", "-d") { Description = "Print the id and return when it runs" };
@@ -56,7 +56,7 @@ internal static class RunCommand
                 Put(spec, "host", parsed.GetValue(host));
                 Put(spec, "boot_timeout_seconds", parsed.GetValue(bootTimeout));
                 Put(spec, "fencing", parsed.GetValue(fencing));
-                Put(spec, "restart", parsed.GetValue(restart)?.Replace('-', '_'));
+                Put(spec, "restart", parsed.GetValue(restart));
                 if (parsed.GetValue(command) is { Length: > 0 } words)
                     spec["command"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]);
                 spec["env"] = Pairs(parsed.GetValue(env), "--env");

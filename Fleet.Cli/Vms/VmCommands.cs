@@ -191,7 +191,7 @@ internal static class VmCommands
         output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB");
         output.WriteLine($"command  {Render.Printable(string.Join(' ', spec.GetProperty("command").EnumerateArray().Select(word => Quote(word.GetString() ?? ""))))}");
         if (spec.Text("restart") is var policy and not "never")
-            output.WriteLine($"restart  {policy.Replace('_', '-')}, {vm.Text("restarts")} so far" + (vm.Text("restart_at") is var at and not "-" ? $", next at {at}" : ""));
+            output.WriteLine($"restart  {policy}, {vm.Text("restarts")} so far" + (vm.Text("restart_at") is var at and not "-" ? $", next at {at}" : ""));
         if (spec.Text("fencing") == "relaxed")
             output.WriteLine("fencing  relaxed: it runs on while its host is cut off, and may run twice");
         output.WriteLine($"created  {vm.Text("created_at")}");

@@ -49,6 +49,13 @@ public sealed record HostAgentOptions
 
     public ILogger Log { get; init; } = Serilog.Core.Logger.None;
 
+    /// <summary>More CPUs than any machine has; the control plane takes no more.</summary>
+    public const int MostCpus = 65_536;
+
+    /// <summary>MiB that this machine has.</summary>
+    /// <exception cref="InvalidDataException">The kernel does not tell.</exception>
+    public static long MachineMib() => HostInventory.MemoryMib(File.ReadAllText("/proc/meminfo"));
+
     /// <summary>What the control plane would not take, as a sentence; null: nothing.</summary>
     internal string? FirstProblem()
     {
@@ -60,8 +67,8 @@ public sealed record HostAgentOptions
             return $"The control plane's address must look like https://10.0.0.1:7071; '{wrong}' does not.";
         if (Credentials.HostId != HostId)
             return $"The host's certificate is of '{Credentials.HostId}', and it is to run as '{HostId}'. Join under that id, or use the one it has.";
-        if (Cpus is < 1 or > 65_536)
-            return $"A host offers 1 to 65536 CPUs, and not {Cpus}.";
+        if (Cpus is < 1 or > MostCpus)
+            return $"A host offers 1 to {MostCpus} CPUs, and not {Cpus}.";
         if (MemoryMib is < 1 or > 1 << 30)
             return $"A host offers 1 to {1 << 30} MiB of memory, and not {MemoryMib}.";
         if (Labels.Count > VmLimits.MaxLabels)

@@ -10,7 +10,7 @@ internal static class HostInventory
     public static async Task<Inventory> ProbeAsync(HostAgentOptions options, CancellationToken cancellation)
     {
         var statuses = await Task.WhenAll(options.Drivers.Select(driver => driver.ProbeAsync(cancellation))).ConfigureAwait(false);
-        var machineMib = MemoryMib(await File.ReadAllTextAsync("/proc/meminfo", cancellation).ConfigureAwait(false));
+        var machineMib = HostAgentOptions.MachineMib();
         var inventory = new Inventory
         {
             Cpus = (uint)(options.Cpus ?? Environment.ProcessorCount),

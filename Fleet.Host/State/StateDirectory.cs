@@ -97,7 +97,8 @@ public sealed class StateDirectory : IDisposable
 
     /// <summary>
     /// Every readable record. A folder without one is removed (its VMM was never started), a broken one put aside. A VMM that
-    /// runs there all the same is ended: nobody would ever stop it, and the microVM may be started elsewhere.
+    /// runs there all the same is ended: nobody would ever stop it, and the microVM may be started elsewhere. One that can't be ended keeps
+    /// its folder, by which alone it is found again.
     /// Throws <see cref="AgentStartException"/> when the directory itself can't be read.
     /// </summary>
     public IReadOnlyList<LaunchRecord> ReadAll()
@@ -110,7 +111,7 @@ public sealed class StateDirectory : IDisposable
                 var name = Path.GetFileName(folder);
                 if (VmId.IsValid(name) && !IsThere(Path.Combine(folder, RecordFile)))
                     RemoveUnrecorded(name, folder);
-                else if (Read(name) is { } record)
+                else if (Read(name, out _) is { } record)
                     records.Add(record);
             }
 
@@ -127,8 +128,33 @@ public sealed class StateDirectory : IDisposable
     /// now, though it may be whole, throws <see cref="IOException"/> or <see cref="UnauthorizedAccessException"/>: its VMM may
     /// run, and must not be forgotten.
     /// </summary>
-    public LaunchRecord? Read(string name)
+    public LaunchRecord? Read(string name) =>
+        Read(name, out var stuck) is { } record ? record
+        : stuck ? throw new IOException($"The record of {name} is broken, and what runs in {Path.Combine(_vms, name)} could not be ended.")
+        : null;
+
+    /// <summary>How many microVMs go on by what is written below a state directory that no agent holds; 0 where there is none.</summary>
+    public static int CountUnended(string root)
     {
+        var vms = Path.Combine(root, "vms");
+        return Directory.Exists(vms) ? Directory.GetDirectories(vms).Count(IsUnended) : 0;
+
+        static bool IsUnended(string folder)
+        {
+            try
+            {
+                return LaunchRecord.Parser.ParseFrom(File.ReadAllBytes(Path.Combine(folder, RecordFile))).Report is { State: < HostVmState.Ended };
+            }
+            catch (Exception unreadable) when (unreadable is IOException or UnauthorizedAccessException or InvalidProtocolBufferException)
+            {
+                return false;
+            }
+        }
+    }
+
+    private LaunchRecord? Read(string name, out bool stuck)
+    {
+        stuck = false;
         var folder = Path.Combine(_vms, Path.GetFileName(name));
         if (!IsThere(folder))
             return null;
@@ -149,7 +175,7 @@ public sealed class StateDirectory : IDisposable
         }
         catch (Exception broken) when (broken is FileNotFoundException or InvalidProtocolBufferException or InvalidDataException)
         {
-            PutAside(name, folder, broken);
+            stuck = !TryPutAside(name, folder, broken);
             return null;
         }
     }
@@ -226,12 +252,17 @@ public sealed class StateDirectory : IDisposable
             Remove(name);
     }
 
-    private void PutAside(string name, string folder, Exception broken)
+    private bool TryPutAside(string name, string folder, Exception broken)
     {
-        var over = TryEndStray(name, folder);
+        if (!TryEndStray(name, folder))
+        {
+            _log.Error(broken, "The record of {VmId} can't be read; its folder stays where it is until what runs there has ended. End it by hand (vmm.pid there)", name);
+            return false;
+        }
         var aside = Path.Combine(_quarantine, $"{name}-{Guid.NewGuid():n}");
         Directory.Move(folder, aside);
-        _log.Error(broken, "The record of {VmId} can't be read; its folder is now {Folder}{Rest:l}", name, aside, over ? "" : ", and its VMM (vmm.pid there) must be ended by hand");
+        _log.Error(broken, "The record of {VmId} can't be read; its folder is now {Folder}", name, aside);
+        return true;
     }
 
     /// <summary>False when a VMM runs on that could not be ended.</summary>

@@ -51,6 +51,25 @@ public sealed class CertificateAuthority : IDisposable
     /// <summary>Whether there is one in the folder.</summary>
     public static bool Exists(string folder) => File.Exists(Path.Combine(folder, FileName));
 
+    /// <summary>Whether there is something in the folder that is no authority; false also when it can't be read now.</summary>
+    public static bool IsDamaged(string folder)
+    {
+        try
+        {
+            if (Exists(folder))
+                Load(File.ReadAllText(Path.Combine(folder, FileName)), TimeProvider.System).Dispose();
+        }
+        catch (Exception damaged) when (damaged is CryptographicException or ArgumentException)
+        {
+            return true;
+        }
+        catch (Exception closed) when (closed is IOException or UnauthorizedAccessException)
+        {
+            // Whoever opens it says so.
+        }
+        return false;
+    }
+
     /// <summary>The authority of the folder; a new one when there is none.</summary>
     /// <exception cref="SchedulerStartException">The folder can't be used, or the file is damaged.</exception>
     public static CertificateAuthority OpenOrCreate(string folder, TimeProvider? clock = null) => Guarded(folder, file =>
@@ -60,11 +79,13 @@ public sealed class CertificateAuthority : IDisposable
         return Load(File.ReadAllText(file), clock ?? TimeProvider.System);
     });
 
-    /// <summary>Puts an authority that another node gave (<see cref="ExportPem"/>) into the folder, and opens it.</summary>
+    /// <summary>Puts an authority that another node gave (<see cref="ExportPem"/>) into the folder, and opens it. A damaged one is kept beside it.</summary>
     /// <exception cref="SchedulerStartException">The folder can't be used, holds another authority, or the text is none.</exception>
     public static CertificateAuthority Import(string folder, string pem, TimeProvider? clock = null) => Guarded(folder, file =>
     {
         var given = Load(pem, clock ?? TimeProvider.System);
+        if (IsDamaged(folder))
+            File.Move(file, file + ".damaged", overwrite: true);
         if (!File.Exists(file))
         {
             OwnFile.Write(file, pem, overwrite: false);
@@ -194,7 +215,7 @@ public sealed class CertificateAuthority : IDisposable
         catch (Exception fault) when (fault is CryptographicException or ArgumentException)
         {
             throw new SchedulerStartException(
-                $"{file} is no certificate authority: {fault.Message} Put it back from a backup. Without it every host and every node must join anew.", fault);
+                $"{file} is no certificate authority: {fault.Message} Put it back from a backup; a node of several can fetch it from another one (--join https://NODE:7071, with a token of role scheduler). Without it every host and every node must join anew.", fault);
         }
     }
 

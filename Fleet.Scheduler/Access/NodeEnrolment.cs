@@ -12,7 +12,7 @@ public static class NodeEnrolment
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(15);
 
-    /// <summary>Joins, unless the folder has the authority of that cell already. Finds by the token's pin that the server is the right one, and only then shows the token.</summary>
+    /// <summary>Joins, unless the folder has the authority of that cell already; a damaged one is replaced. Finds by the token's pin that the server is the right one, and only then shows the token.</summary>
     /// <param name="link">Where a node of the cell takes agents: <c>https://ADDRESS:PORT</c>.</param>
     /// <param name="token">Of role scheduler.</param>
     /// <param name="folder">Keeps the authority: <see cref="SchedulerOptions.AuthorityDirectory"/>.</param>
@@ -25,11 +25,11 @@ public static class NodeEnrolment
             // Needed the first time only: a unit file without one must not keep the node from starting again.
             if (CertificateAuthority.Exists(folder))
                 return;
-            throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then --token or FLEET_TOKEN here.");
+            throw new SchedulerStartException("To join a cell a node needs a token: fleet token create --role scheduler, then start it with that in FLEET_TOKEN.");
         }
         if (AccessToken.Parse(token) is not { } parsed)
             throw new SchedulerStartException("That is no token: it looks like fleet.ID.SECRET.PIN. Make one with: fleet token create --role scheduler");
-        if (CertificateAuthority.Exists(folder))
+        if (CertificateAuthority.Exists(folder) && !CertificateAuthority.IsDamaged(folder))
         {
             using var there = CertificateAuthority.OpenOrCreate(folder);
             if (there.Pin != parsed.Pin)

@@ -114,5 +114,5 @@ internal sealed class HostEndpoints(ApiContext api)
     }
 
     private static RequestRefused NotFound(string id) => new(ErrorCodes.NotFound,
-        $"There is no host {(id.Length <= 80 ? id : id[..80] + "…")}. GET /v1/hosts lists those that there are.");
+        $"There is no host {(id.Length <= 80 ? id : id[..80] + "…")}. The list of hosts shows those that there are.");
 }

@@ -63,7 +63,7 @@ internal sealed class TokenEndpoints(ApiContext api)
         _ = new Query(http);
         var id = (string)http.Request.RouteValues["id"]!;
         if (api.Tokens.All.All(token => token.Id != id))
-            throw new RequestRefused(ErrorCodes.NotFound, "There is no such token. GET /v1/tokens lists those that there are; it takes a token's id, never the token itself.");
+            throw new RequestRefused(ErrorCodes.NotFound, "There is no such token. The list of tokens shows those that there are, by their ids; a token itself is never asked for.");
         var record = await api.Gate.CallAsync(c => api.Tokens.RevokeAsync(id, Principal.Of(http).TokenId, c), CellGate.Patience, http.RequestAborted);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, BodyMapping.ToBody(record), ApiJson.Wire.TokenBody);
     }

@@ -234,7 +234,7 @@ internal static class VmNames
     public static string Claimed(string name, string? tenant) => string.IsNullOrEmpty(tenant) ? name : $"{tenant}/{name}";
 
     public static RequestRefused NotFound(string idOrName) => new(ErrorCodes.NotFound,
-        $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")}. GET /v1/vms lists those that there are.");
+        $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")}. The list of microVMs shows those that there are.");
 }
 
 /// <summary>Pages of lists, in the order of ids.</summary>

@@ -170,7 +170,7 @@ public sealed class CellSystem : IAsyncDisposable
             journal,
             register,
             client,
-            new JournalEventFeed(actors, journal, options.Log),
+            new JournalEventFeed(actors, journal, options.Clock, options.Log),
             new HostLinkService(options, sessions),
             figures,
             placement,

@@ -117,7 +117,7 @@ public interface IEventFeed
     /// <summary>Offset of the newest event that is stored; 0 when there is none. Who has read up to here has missed nothing so far.</summary>
     Task<long> EndAsync(CancellationToken cancellation);
 
-    /// <summary>Why nothing can be read for some seconds now; null: it can.</summary>
+    /// <summary>Why nothing has been read for some seconds now; null: it is, or there is nothing.</summary>
     string? Trouble { get; }
 }
 

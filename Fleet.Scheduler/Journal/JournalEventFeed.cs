@@ -1,5 +1,4 @@
 using System.Data.Common;
-using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using Akka.Actor;
 using Fleet.Scheduler.Cell;
@@ -17,7 +16,7 @@ namespace Fleet.Scheduler.Journal;
 /// ended (<see cref="CellJournal.MarkAsync"/>), however long that takes; a wait for a fixed time, as Akka.Persistence.Sql's read journal has it,
 /// would skip what a stalled node commits later. What sharding stores for itself is left out.
 /// </remarks>
-internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, Serilog.ILogger log) : IEventFeed
+internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, TimeProvider clock, Serilog.ILogger log) : IEventFeed
 {
     private const int RowsAtOnce = 500;
 
@@ -29,11 +28,21 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
     /// <summary>One read that breaks off is no trouble yet.</summary>
     private static readonly TimeSpan TroubleAfter = TimeSpan.FromSeconds(5);
 
+    /// <summary>A writer of Fleet's own has ended by then, well or not (PostgresDatabase bounds it).</summary>
+    private static readonly TimeSpan GapTroubleAfter = TimeSpan.FromSeconds(15);
+
     private long _failingSince;
     private volatile string? _fault;
 
+    /// <summary>Since when nothing could be taken of what is there, for a gap before it; 0: there is nothing, or it was taken.</summary>
+    private long _waitingSince;
+
     /// <inheritdoc/>
-    public string? Trouble => _fault is { } fault && Stopwatch.GetElapsedTime(Volatile.Read(ref _failingSince)) > TroubleAfter ? fault : null;
+    public string? Trouble =>
+        _fault is { } fault && clock.GetElapsedTime(Volatile.Read(ref _failingSince)) > TroubleAfter ? $"The journal can't be read: {fault}"
+        : Volatile.Read(ref _waitingSince) is not 0 and var since && clock.GetElapsedTime(since) is var waited && waited > GapTroubleAfter
+            ? $"Lists and watches have stood still for {waited.TotalSeconds:0} s: a transaction is open in the database server, and until it ends nobody knows what it will still write. Find it (pg_stat_activity, pg_prepared_xacts) and end it."
+        : null;
 
     private const string Columns = "ordering, persistence_id, sequence_number, message, identifier, manifest";
 
@@ -60,7 +69,7 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             catch (Exception fault) when (!system.WhenTerminated.IsCompleted)
             {
                 if (_fault is null)
-                    Volatile.Write(ref _failingSince, Stopwatch.GetTimestamp());
+                    Volatile.Write(ref _failingSince, clock.GetTimestamp());
                 _fault = fault.Message;
                 log.Warning(fault, "Reading the journal broke off; it goes on after event {Offset}", window.Last);
                 rows = [];
@@ -121,6 +130,10 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             else
                 settled = window.TakeAll([.. rows.Select(row => row.Offset)]);
         }
+        if (settled == rows.Count)
+            Volatile.Write(ref _waitingSince, 0);
+        else if (settled > 0 || Volatile.Read(ref _waitingSince) == 0)
+            Volatile.Write(ref _waitingSince, clock.GetTimestamp());
         return settled == rows.Count ? rows : rows.GetRange(0, settled);
     }
 

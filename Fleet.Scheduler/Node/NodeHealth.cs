@@ -22,7 +22,7 @@ internal sealed class NodeHealth(CellSystem cell, ViewProjection projection)
         if (projection.Trouble is { } trouble)
             return $"The view does not follow the journal: {trouble}";
         if (cell.Events.Trouble is { } away)
-            return $"The journal can't be read: {away}";
+            return away;
         if (!projection.CaughtUp.IsCompleted)
             return $"The view is being read from the journal: {projection.Index} of {projection.Target}.";
         try

@@ -5,7 +5,11 @@ using Fleet.Shared.Contracts;
 namespace Fleet.Scheduler.Placement;
 
 /// <summary>Hosts to try, best first; where there is none, why.</summary>
-public sealed record PlacementAdvice(IReadOnlyList<string> Hosts, IReadOnlyList<Rejection> Rejections);
+public sealed record PlacementAdvice(IReadOnlyList<string> Hosts, IReadOnlyList<Rejection> Rejections)
+{
+    /// <summary>The node is new and has not heard of every host yet: that there is none for the demand means little.</summary>
+    public bool IsEarly { get; init; }
+}
 
 /// <summary>One host as placement knows it.</summary>
 /// <param name="View">Its last word about itself; not to be changed.</param>
@@ -55,6 +59,9 @@ public sealed class HostIndex
             || FreeMemory(view) > FreeMemory(known)
             || !Equals(view.Inventory, known.Inventory);
     }
+
+    /// <summary>Whether each of the hosts has said something of itself.</summary>
+    public bool KnowsAll(IEnumerable<string> hosts) => hosts.All(_hosts.ContainsKey);
 
     /// <summary>Drops hosts that said nothing since <paramref name="before"/>: their actor lives no more, or nobody hears it.</summary>
     public int DropSilent(TimeSpan before)

@@ -79,7 +79,9 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
         switch (message)
         {
             case FindHosts find:
-                Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded), find.Search));
+                // By then every host has said something that can.
+                var isEarly = Now < 3 * _options.HostAnnounce && !_index.KnowsAll(find.Excluded);
+                Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded) with { IsEarly = isEarly }, find.Search));
                 break;
             case JudgeHosts judge:
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));

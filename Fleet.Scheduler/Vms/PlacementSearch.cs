@@ -18,6 +18,7 @@ internal sealed class PlacementSearch
     private readonly Queue<string> _candidates = new();
     private IReadOnlyList<Rejection> _rejectedByIndex = [];
     private bool _indexHasMore = true;
+    private bool _indexIsEarly;
 
     /// <param name="demand">What is wanted.</param>
     /// <param name="epoch">Under which epoch.</param>
@@ -47,6 +48,7 @@ internal sealed class PlacementSearch
             _candidates.Enqueue(host);
         _rejectedByIndex = advice.Rejections;
         _indexHasMore = advice.Hosts.Count > 0;
+        _indexIsEarly = advice.IsEarly;
     }
 
     /// <summary>The next host to ask; null when there is none in the present advice.</summary>
@@ -70,7 +72,7 @@ internal sealed class PlacementSearch
     public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
 
     /// <summary>Every host said no for good. Of what <see cref="Explain"/> has added up.</summary>
-    public bool IsLasting => _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Labels or RejectionReason.Zone);
+    public bool IsLasting => !_indexIsEarly && _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Labels or RejectionReason.Zone);
 
     public Reason Explain()
     {

@@ -3,7 +3,6 @@ using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Net.Http.Json;
-using System.Net.Sockets;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Tests;
@@ -70,8 +69,8 @@ internal static class AdoptBenchmark
     /// <summary>A control plane and one host's agent, each a process.</summary>
     private sealed class Cell(string folder) : IDisposable
     {
-        private readonly int _api = FreePort();
-        private readonly int _link = FreePort();
+        private readonly int _api = FreePort.Next();
+        private readonly int _link = FreePort.Next();
         private readonly HttpClient _http = new() { Timeout = TimeSpan.FromMinutes(2) };
         private readonly List<string> _ids = [];
         private Process? _scheduler;
@@ -222,13 +221,6 @@ internal static class AdoptBenchmark
                     throw new BenchmarkException($"waited {Patience.TotalSeconds} s for {what}");
                 await Task.Delay(20);
             }
-        }
-
-        private static int FreePort()
-        {
-            using var listener = new TcpListener(IPAddress.Loopback, 0);
-            listener.Start();
-            return ((IPEndPoint)listener.LocalEndpoint).Port;
         }
     }
 }

@@ -1,6 +1,7 @@
 using System.Net;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Cli.Tests.EndToEnd;
@@ -27,6 +28,9 @@ public sealed class AccessTests
         Assert.DoesNotContain("infra", output, StringComparison.Ordinal);
         (exit, _, error) = await fleet.CliAsync("vm", "show", "infra", "--token", acme);
         Assert.Equal(3, exit);
+        // What to do is said in words of the command line too.
+        Assert.Contains("The list of microVMs shows", error, StringComparison.Ordinal);
+        Assert.DoesNotContain("/v1", error, StringComparison.Ordinal);
         (exit, _, error) = await fleet.CliAsync("host", "list", "--token", acme);
         Assert.Contains("forbidden", error, StringComparison.Ordinal);
 
@@ -134,7 +138,7 @@ public sealed class AccessTests
             Assert.Equal(4, (await RunAsync("scheduler", "init", "--data", folder)).Exit);
 
             // The node takes up what was made, and the command line finds it over HTTPS, by the token's pin.
-            var (api, link) = (RunningFleet.FreePort(), RunningFleet.FreePort());
+            var (api, link) = (FreePort.Next(), FreePort.Next());
             using var node = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("dotnet",
                 [RunningFleet.Program, "scheduler", "--data", folder, "--api", $"https://127.0.0.1:{api}", "--link", $"127.0.0.1:{link}"]) { RedirectStandardOutput = true })!;
             _ = node.StandardOutput.ReadToEndAsync();

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Fleet.Shared.Admin;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Cli.Tests.EndToEnd;
@@ -38,7 +39,7 @@ public sealed class AdminTests
         (exit, _, error) = await fleet.CliAsync("admin", "cluster", "down", "127.0.0.1:1");
         Assert.Equal(2, exit);
         Assert.EndsWith("Say it again with --yes. (confirmation_required)\n", error, StringComparison.Ordinal);
-        (exit, _, error) = await fleet.CliAsync("admin", "--node", $"127.0.0.1:{RunningFleet.FreePort()}", "system", "version");
+        (exit, _, error) = await fleet.CliAsync("admin", "--node", $"127.0.0.1:{FreePort.Next()}", "system", "version");
         Assert.Equal(5, exit);
         Assert.Contains("No Fleet API at", error, StringComparison.Ordinal);
     }

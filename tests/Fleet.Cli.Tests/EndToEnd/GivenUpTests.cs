@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Net;
 using System.Runtime.InteropServices;
 using System.Text;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Cli.Tests.EndToEnd;
@@ -15,7 +16,7 @@ public sealed partial class GivenUpTests
     public async Task Should_leave_no_microvm_when_a_run_is_given_up_before_its_create_is_answered()
     {
         using var api = new HttpListener();
-        var address = $"http://127.0.0.1:{RunningFleet.FreePort()}/";
+        var address = $"http://127.0.0.1:{FreePort.Next()}/";
         api.Prefixes.Add(address);
         api.Start();
         using var run = Process.Start(new ProcessStartInfo("dotnet", [RunningFleet.Program, "--api", address, "vm", "run", "--name", "given-up", "--rm", "--", "sleep", "9"])
@@ -62,7 +63,7 @@ public sealed partial class GivenUpTests
     public async Task Should_go_on_waiting_for_a_drain_while_the_control_plane_is_away_for_a_moment()
     {
         using var api = new HttpListener();
-        var address = $"http://127.0.0.1:{RunningFleet.FreePort()}/";
+        var address = $"http://127.0.0.1:{FreePort.Next()}/";
         api.Prefixes.Add(address);
         api.Start();
         using var drain = Process.Start(new ProcessStartInfo("dotnet", [RunningFleet.Program, "--api", address, "host", "drain", "box"])

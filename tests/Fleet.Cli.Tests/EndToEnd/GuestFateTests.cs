@@ -114,6 +114,7 @@ public sealed class GuestFateTests(GuestFateTests.Fleet shared) : IClassFixture<
     [Theory]
     [InlineData(125, "no option --bogus", "vm", "run", "--bogus")]
     [InlineData(2, "--memory wants a whole number, not 'abc'", "vm", "run", "--memory", "abc", "--", "true")]
+    [InlineData(125, "restart must be one of never, on_failure, always", "vm", "run", "--restart", "on-failure", "--", "true")]
     [InlineData(2, "nonsense", "nonsense")]
     [InlineData(2, "fleet vm stop --help", "vm", "stop")]
     public async Task Should_tell_wrong_usage_in_a_line_or_two(int exit, string says, params string[] words)

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Net;
 using System.Net.Http.Json;
-using System.Net.Sockets;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Tests;
@@ -18,8 +17,8 @@ internal sealed class RunningFleet : IAsyncDisposable
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
 
     private readonly string _folder = Directory.CreateTempSubdirectory("fleet-test-").FullName;
-    private readonly int _apiPort = FreePort();
-    private readonly int _linkPort = FreePort();
+    private readonly int _apiPort = FreePort.Next();
+    private readonly int _linkPort = FreePort.Next();
     private Process? _node;
     private bool _abandoned;
 
@@ -295,11 +294,4 @@ internal sealed class RunningFleet : IAsyncDisposable
     public static string Program => Path.Combine(Checkout.Artifacts, "cli", "fleet.dll") is var path && File.Exists(path)
         ? path
         : throw new InvalidOperationException($"{path} is not built: run ./fleet build, or the tests through ./fleet test.");
-
-    public static int FreePort()
-    {
-        using var listener = new TcpListener(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
-    }
 }

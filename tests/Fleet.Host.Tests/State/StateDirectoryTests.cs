@@ -163,6 +163,54 @@ public sealed class StateDirectoryTests : IDisposable
         Assert.Empty(Directory.GetDirectories(Path.Combine(_root, "trash")));
     }
 
+    /// <summary>By its folder alone it is found again. What can't be ended stands here for a process in state D: one that never says who it is.</summary>
+    [Fact]
+    [Trait("Kind", "Slow")]
+    public void Should_leave_a_folder_where_it_is_while_what_runs_there_can_not_be_ended()
+    {
+        using var state = StateDirectory.Open(_root, Logger.None);
+        state.Write(Record(1), durable: false);
+        var folder = state.FolderOf(Id);
+        File.WriteAllText(Path.Combine(folder, "launch.pb"), "garbage");
+        using (var stuck = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("/bin/sleep", ["1000"]) { WorkingDirectory = folder })!)
+        {
+            try
+            {
+                Assert.Throws<IOException>(() => state.Read(Id));
+                Assert.True(Directory.Exists(folder));
+                Assert.Empty(Directory.GetDirectories(Path.Combine(_root, "quarantine")));
+            }
+            finally
+            {
+                stuck.Kill();
+                stuck.WaitForExit();
+            }
+        }
+        Assert.Null(state.Read(Id));
+        Assert.False(Directory.Exists(folder));
+        Assert.Single(Directory.GetDirectories(Path.Combine(_root, "quarantine")));
+    }
+
+    [Fact]
+    public void Should_count_those_that_go_on()
+    {
+        Assert.Equal(0, StateDirectory.CountUnended(Path.Combine(_root, "none")));
+        using (var state = StateDirectory.Open(_root, Logger.None))
+        {
+            var id = Id;
+            foreach (var reached in new[] { HostVmState.Launching, HostVmState.Running, HostVmState.Ended, HostVmState.Failed })
+            {
+                var record = Record(1);
+                record.Launch.VmId = record.Report.VmId = id;
+                record.Report.State = reached;
+                state.Write(record, durable: false);
+                id = $"vm-{(char)('1' + (int)reached)}{id[4..]}";
+            }
+            Directory.CreateDirectory(Path.Combine(_root, "vms", "half"));
+        }
+        Assert.Equal(2, StateDirectory.CountUnended(_root));
+    }
+
     private static LaunchRecord Record(ulong sequence) => new()
     {
         Launch = new LaunchVm { VmId = Id, Epoch = 1, Spec = new VmSpec { Name = "one", Cpus = 1 } },

@@ -222,6 +222,14 @@ public sealed class JoinTests : IAsyncLifetime
         // Once joined it asks nobody.
         await NodeEnrolment.JoinAsync(new Uri("https://127.0.0.1:1"), token, folder, default);
         await Assert.ThrowsAsync<SchedulerStartException>(() => NodeEnrolment.JoinAsync(link, AccessToken.New(new string('p', 43)).Text, folder, default));
+
+        // A damaged one is fetched anew; what is left of it stays beside it.
+        var file = Path.Combine(folder, CertificateAuthority.FileName);
+        await File.WriteAllTextAsync(file, "damaged");
+        await NodeEnrolment.JoinAsync(link, token, folder, default);
+        using var again = CertificateAuthority.OpenOrCreate(folder);
+        Assert.Equal(_node.AuthorityPin, again.Pin);
+        Assert.Equal("damaged", await File.ReadAllTextAsync(file + ".damaged"));
     }
 
     [Fact]

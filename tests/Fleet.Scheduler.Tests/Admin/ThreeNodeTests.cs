@@ -5,6 +5,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Logging;
 using Fleet.Scheduler.Tests.Cell;
 using Fleet.Scheduler.Tests.Journal;
+using Fleet.Tests;
 using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
 
@@ -20,9 +21,9 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
     {
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
         var options = TestCell.Options(folder) with { ExtraHocon = "", Database = await postgres.NewDatabaseAsync() };
-        await using var first = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
-        await using var second = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
-        await using var third = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
+        await using var first = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
+        await using var second = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
+        await using var third = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
         var nodes = new[] { first, second, third };
         var addresses = nodes.Select(node => Akka.Cluster.Cluster.Get(node.ActorSystem).SelfAddress.ToString()).ToArray();
         var consoles = nodes.Select(node => ConsoleOf(node, options)).ToArray();

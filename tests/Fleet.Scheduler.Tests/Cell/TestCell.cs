@@ -1,8 +1,8 @@
 using System.Net;
-using System.Net.Sockets;
 using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Tests;
 using Serilog;
 using ICell = Fleet.Scheduler.Cell.ICell;
 
@@ -70,14 +70,7 @@ internal sealed class TestCell : IAsyncDisposable
     {
         options = change?.Invoke(options) ?? options;
         // Whoever shares a database says where it is reached.
-        return CellSystem.StartAsync(options is { Database: not null, RemotingPort: 0 } ? options with { RemotingPort = FreePort() } : options, CancellationToken.None);
-    }
-
-    internal static int FreePort()
-    {
-        using var listener = new TcpListener(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
+        return CellSystem.StartAsync(options is { Database: not null, RemotingPort: 0 } ? options with { RemotingPort = FreePort.Next() } : options, CancellationToken.None);
     }
 
     public async Task CrashAsync()

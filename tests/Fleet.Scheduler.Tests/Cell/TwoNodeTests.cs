@@ -1,10 +1,10 @@
 using System.Net;
-using System.Net.Sockets;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Tests.Journal;
 using Fleet.Shared.Contracts;
+using Fleet.Tests;
 using Serilog;
 using Xunit;
 
@@ -24,7 +24,7 @@ public sealed class TwoNodeTests(SharedPostgres postgres)
         var folder = Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}");
         var seen = new Collector();
         using var log = new LoggerConfiguration().WriteTo.Sink(seen).CreateLogger();
-        int[] ports = [TestCell.FreePort(), TestCell.FreePort()];
+        int[] ports = [FreePort.Next(), FreePort.Next()];
         using var authority = CertificateAuthority.OpenOrCreate(folder);
         var options = TestCell.Options(folder) with
         {
@@ -89,14 +89,14 @@ public sealed class TwoNodeTests(SharedPostgres postgres)
         try
         {
             // All at once, on an empty database: one of them forms the cell, and the others join it.
-            var nodes = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None)));
+            var nodes = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None)));
             try
             {
                 await Eventually.TrueAsync(() => nodes.All(node => Akka.Cluster.Cluster.Get(node.ActorSystem).State.Members.Count == 3));
 
                 // It has the database's password, and the certificate of another cell.
                 using var patience = new CancellationTokenSource(TimeSpan.FromSeconds(8));
-                await Assert.ThrowsAnyAsync<Exception>(() => CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort(), Authority = foreign }, patience.Token));
+                await Assert.ThrowsAnyAsync<Exception>(() => CellSystem.StartAsync(options with { RemotingPort = FreePort.Next(), Authority = foreign }, patience.Token));
                 Assert.Contains(seen.Lines, line => line.Contains("certificate_unknown", StringComparison.Ordinal));
                 Assert.All(nodes, node => Assert.Equal(3, Akka.Cluster.Cluster.Get(node.ActorSystem).State.Members.Count));
             }
@@ -107,10 +107,10 @@ public sealed class TwoNodeTests(SharedPostgres postgres)
             }
 
             // All are gone, one without a word: its port refuses, so nobody waits for it.
-            var crashed = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
+            var crashed = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
             ((Akka.Actor.ExtendedActorSystem)crashed.ActorSystem).Abort();
             await crashed.ActorSystem.WhenTerminated;
-            await using var next = await CellSystem.StartAsync(options with { RemotingPort = TestCell.FreePort() }, CancellationToken.None);
+            await using var next = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
             await Eventually.TrueAsync(() => Akka.Cluster.Cluster.Get(next.ActorSystem).State.Members.Count == 1);
         }
         finally

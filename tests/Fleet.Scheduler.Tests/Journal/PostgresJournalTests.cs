@@ -47,7 +47,8 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
     public async Task Should_wait_with_later_events_for_a_transaction_that_is_still_under_way()
     {
         var database = await postgres.NewDatabaseAsync();
-        await using var cell = await TestCell.StartAsync(options => options with { Database = database });
+        var clock = new JumpingClock();
+        await using var cell = await TestCell.StartAsync(options => options with { Database = database, Clock = clock });
         await using var source = database.ToSource();
         await cell.WaitAsync(await cell.CreateAsync(), VmState.Unplaced);
         var seen = new List<JournalEvent>();
@@ -66,8 +67,14 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
         await Task.Delay(500);
         Assert.Equal(before, Count(seen));
 
+        // Whoever asks for the node's health is told what is in the way.
+        Assert.Null(cell.System.Events.Trouble);
+        clock.Jump(TimeSpan.FromSeconds(20));
+        await Eventually.TrueAsync(() => cell.System.Events.Trouble?.Contains("pg_stat_activity", StringComparison.Ordinal) == true);
+
         await transaction.CommitAsync();
         await Eventually.TrueAsync(() => Count(seen) == before + 2);
+        await Eventually.TrueAsync(() => cell.System.Events.Trouble is null);
         Assert.Equal(["vm/slow", "vm/quick"], seen.TakeLast(2).Select(stored => stored.PersistenceId));
 
         // One that is rolled back leaves a gap that nobody waits for.

@@ -5,6 +5,7 @@ using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Node;
 using Fleet.Scheduler.Tests.Cell;
 using Fleet.Scheduler.Tests.Journal;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Membership;
@@ -73,7 +74,7 @@ public sealed class AuthorityClaimTests(SharedPostgres postgres) : IDisposable
                 DataDirectory = Folder("rival"),
                 ApiEndpoint = new(IPAddress.Loopback, 0),
                 LinkEndpoint = new(IPAddress.Loopback, 0),
-                Cell = cell => cell with { Database = database, RemotingPort = TestCell.FreePort() },
+                Cell = cell => cell with { Database = database, RemotingPort = FreePort.Next() },
             },
             default));
     }

@@ -1,8 +1,8 @@
 using System.Net;
-using System.Net.Sockets;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Tests.Journal;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Membership;
@@ -32,7 +32,7 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
     public async Task Should_form_no_second_cell_beside_a_node_that_beats_and_whose_address_refuses_connections()
     {
         var database = await MigratedAsync();
-        var address = $"127.0.0.1:{RefusingPort()}";
+        var address = $"127.0.0.1:{FreePort.Next()}";
         await using var member = new CellRegister(database, address, TimeProvider.System, Serilog.Core.Logger.None);
         Assert.Empty(await member.EnterAsync(probe: false, default));
         await member.StayAsync(_ => { }, default);
@@ -45,7 +45,7 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
     public async Task Should_take_the_place_of_a_node_that_has_not_beaten_for_a_while_and_whose_address_refuses_connections()
     {
         var database = await MigratedAsync();
-        await ExecuteAsync(database, $"insert into cell_nodes (address, incarnation, member, seen_at) values ('127.0.0.1:{RefusingPort()}', '{Guid.NewGuid()}', true, now() - interval '7 seconds')");
+        await ExecuteAsync(database, $"insert into cell_nodes (address, incarnation, member, seen_at) values ('127.0.0.1:{FreePort.Next()}', '{Guid.NewGuid()}', true, now() - interval '7 seconds')");
 
         await using var newcomer = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
         Assert.Empty(await newcomer.EnterAsync(probe: true, default));
@@ -63,12 +63,5 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
         await using var source = database.ToSource();
         await using var command = source.CreateCommand(sql);
         await command.ExecuteNonQueryAsync();
-    }
-
-    private static int RefusingPort()
-    {
-        using var listener = new TcpListener(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 }

@@ -4,8 +4,8 @@ using Xunit;
 
 namespace Fleet.Cli.Tests;
 
-/// <summary>Addresses as people write them.</summary>
-public sealed class AddressTests
+/// <summary>Addresses as people write them, and what a node is given on its command line.</summary>
+public sealed class NodeOptionsTests
 {
     private static readonly Option<Uri?> Join = new("--join") { CustomParser = result => CommandContext.Address(result, "--join", "http://10.0.0.1:7071") };
 
@@ -40,9 +40,19 @@ public sealed class AddressTests
         ["--api: a node listens on an address, not on a name. Write https://ADDRESS:7390 (0.0.0.0 for all), and --name box.example for its certificate."],
         Errors(command, "--api", "https://box.example:7390"));
 
+    /// <summary>Told at once, and not by an agent that ends after its control plane has started.</summary>
+    [Theory]
+    [InlineData("--cpus wants 1 to 65536 CPUs.", "up", "--cpus", "0")]
+    [InlineData("--cpus wants 1 to 65536 CPUs.", "host", "--join", "10.0.0.1:7071", "--cpus", "-1")]
+    [InlineData("--memory wants 1 to ", "up", "--memory", "0")]
+    [InlineData("--memory wants 1 to ", "up", "--memory", "1000000000")]
+    [InlineData("--memory wants 1 to ", "host", "--join", "10.0.0.1:7071", "--memory", "1000000000")]
+    public void Should_refuse_a_host_that_offers_nothing_or_more_than_there_is(string error, params string[] words) =>
+        Assert.StartsWith(error, Assert.Single(Errors(words)), StringComparison.Ordinal);
+
     private static string[] Errors(params string[] words)
     {
-        var root = new RootCommand { CommandContext.Api, CommandContext.Data, UpCommand.Create(), SchedulerCommand.Create() };
+        var root = new RootCommand { CommandContext.Api, CommandContext.Data, UpCommand.Create(), SchedulerCommand.Create(), HostCommand.Create() };
         return [.. root.Parse(words).Errors.Select(error => error.Message)];
     }
 
