@@ -73,6 +73,7 @@ internal static class HostCommands
             var usage = host.GetProperty("usage");
             output.WriteLine($"cpus          {host.Text("cpus")}: {host.Text("reserved_cpus")} promised of {usage.Text("cap_cpus")}, {Number(usage, "used_cpus")} used{Forecast(usage, "peak_cpus", "room_cpus")}");
             output.WriteLine($"memory        {host.Text("memory_mib")} MiB: {host.Text("reserved_memory_mib")} promised of {usage.Text("cap_memory_mib")}, {Number(usage, "used_memory_mib")} used{Forecast(usage, "peak_memory_mib", "room_memory_mib")}");
+            output.WriteLine($"pressure      {Number(usage, "waiting_cpus")} vCPUs wait for a CPU, {Percent(usage, "stolen_share")} stolen; stalls: {Stalls(usage)}");
             output.WriteLine($"microVMs      {host.Text("vms")}");
             foreach (var driver in host.GetProperty("drivers").EnumerateArray())
             {
@@ -87,6 +88,14 @@ internal static class HostCommands
 
     private static string Number(JsonElement json, string name) =>
         json.GetProperty(name) is { ValueKind: JsonValueKind.Number } number ? number.GetDouble().ToString("0.##", CultureInfo.InvariantCulture) : "-";
+
+    private static string Percent(JsonElement json, string name) =>
+        json.GetProperty(name) is { ValueKind: JsonValueKind.Number } share ? share.GetDouble().ToString("0.#%", CultureInfo.InvariantCulture) : "-";
+
+    private static string Stalls(JsonElement usage) =>
+        usage.GetProperty("stalls") is { ValueKind: JsonValueKind.Object } stalls
+            ? $"cpu {Percent(stalls, "cpu_some")}, memory {Percent(stalls, "memory_some")}, io {Percent(stalls, "io_some")}"
+            : "not told by its kernel";
 
     /// <summary>Empty where hosts promise by their ratios alone.</summary>
     private static string Forecast(JsonElement usage, string peak, string room) =>

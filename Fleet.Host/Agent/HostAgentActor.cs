@@ -143,6 +143,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case UseRead read:
                 _usage.Put(read.VmId, read.Epoch, read.Use, read.At);
                 break;
+            case VcpuRead read:
+                _usage.Put(read.VmId, read.Epoch, read.Usage);
+                break;
             case ReadDiskAgain:
                 ReadDisk();
                 break;

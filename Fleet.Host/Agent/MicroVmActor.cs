@@ -133,7 +133,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case VcpusKnown vcpus:
                 for (var i = 0; i < vcpus.Threads.Count; i++)
-                    Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i], _context.Clock), $"vcpu-{i}");
+                    _vcpus.Add(Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i]), $"vcpu-{i}"));
                 break;
             case BootTimeUp:
                 Carry(_life.BootTimedOut());
@@ -156,8 +156,10 @@ internal sealed partial class MicroVmActor : UntypedActor
                 SettleAwaited();
                 break;
             case ReadUse:
-                if (_life.State == HostVmState.Running && _vmm?.ReadUse() is { } use)
-                    Context.Parent.Tell(new HostAgentActor.UseRead(_record.Launch.VmId, _record.Launch.Epoch, use, Monotonic));
+                Read();
+                break;
+            case VcpuUsage vcpu:
+                Context.Parent.Tell(new HostAgentActor.VcpuRead(_record.Launch.VmId, _record.Launch.Epoch, vcpu));
                 break;
             case Retune wanted:
                 OnRetune(wanted);

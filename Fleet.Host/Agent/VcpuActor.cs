@@ -7,20 +7,17 @@ namespace Fleet.Host.Agent;
 /// <param name="Index">The vCPU.</param>
 /// <param name="Run">Time on a CPU.</param>
 /// <param name="Wait">Time runnable and waiting for a CPU: the host's contention as this vCPU feels it.</param>
-/// <param name="At">When it was read.</param>
-public sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, DateTimeOffset At);
+internal sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait) : INoSerializationVerificationNeeded;
 
 /// <summary>One vCPU: knows its thread and reads, when asked, what it used from the kernel's scheduler statistics.</summary>
 internal sealed class VcpuActor : UntypedActor
 {
     private readonly int _index;
     private readonly string _schedstat;
-    private readonly TimeProvider _clock;
 
-    public VcpuActor(int index, int pid, int thread, TimeProvider clock)
+    public VcpuActor(int index, int pid, int thread)
     {
         _index = index;
-        _clock = clock;
         _schedstat = string.Create(CultureInfo.InvariantCulture, $"/proc/{pid}/task/{thread}/schedstat");
     }
 
@@ -55,7 +52,7 @@ internal sealed class VcpuActor : UntypedActor
         try
         {
             if (Parse(File.ReadAllText(_schedstat)) is { } read)
-                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _clock.GetUtcNow()));
+                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait));
         }
         catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
         {

@@ -83,6 +83,8 @@ internal sealed class KvmVmm : RunningVmm
             + $"The kernel's log names the call: dmesg | grep 'type=1326.* pid={pid} '",
     };
 
+    public override VmmUse? ReadUse() => base.ReadUse() is { } use ? use with { Stalls = _jails.GroupsOf(Launch).StallsOf(Launch.VmId) } : null;
+
     public override async Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation)
     {
         using var answer = await _api.GetAsync(new Uri("fleet/limiters", UriKind.Relative), cancellation).ConfigureAwait(false);

@@ -83,7 +83,7 @@ internal abstract class RunningVmm : IVmm
 
     public virtual Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) => Task.FromResult<LimiterReading?>(null);
 
-    public VmmUse? ReadUse() => Process.Ended.IsCompleted ? null : ProcessIdentity.ReadUse(Pid);
+    public virtual VmmUse? ReadUse() => Process.Ended.IsCompleted ? null : ProcessIdentity.ReadUse(Pid);
 
     public virtual Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) =>
         limit is null ? Task.CompletedTask : throw new NotSupportedException($"This VMM has no rate limiter '{name}'.");

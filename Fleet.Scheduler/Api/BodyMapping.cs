@@ -165,6 +165,10 @@ internal static class BodyMapping
 
     private static HostUsageBody ToBody(HostUsage usage) => new(
         usage.CapCpus, usage.CapMemoryMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
+        usage.Used?.StealPermille / 1000.0, usage.Used?.CpuWaitMillis / 1000.0,
+        usage.Used?.Stalls is { } stalls
+            ? new(stalls.CpuSome / 1000.0, stalls.MemorySome / 1000.0, stalls.MemoryFull / 1000.0, stalls.IoSome / 1000.0, stalls.IoFull / 1000.0)
+            : null,
         usage.Forecast is { } forecast
             ? new(Rounded(forecast.PeakCpus), Rounded(forecast.RoomCpus), Rounded(forecast.PeakMemoryMib), Rounded(forecast.RoomMemoryMib), forecast.KnownVms)
             : null);

@@ -205,6 +205,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 _figures.Put(HostId, this, message.Limiters.Limiters);
                 break;
             case HostMessage.BodyOneofCase.Usage:
+                _figures.Put(HostId, this, message.Usage);
                 _hosts.Tell(new SessionUsage { HostId = HostId, Sample = message.Usage });
                 break;
             case HostMessage.BodyOneofCase.Goodbye:

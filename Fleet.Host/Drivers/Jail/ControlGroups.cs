@@ -1,4 +1,5 @@
 using System.Globalization;
+using Fleet.Host.Pressure;
 
 namespace Fleet.Host.Drivers.Jail;
 
@@ -66,6 +67,9 @@ internal sealed class ControlGroups(string parent, string mounts, Func<string, s
         return [.. all.Where(one => !missing.Contains(one.Controller)).Select(one => one.Setting)];
     }
 
+    /// <summary>How long a microVM stood still for want of something. Groups of version 1 do not tell.</summary>
+    public Stalls StallsOf(string vmId) => Version == 2 && MountOf("cpu") is { } mount ? Stalls.OfGroup(Path.Combine(mount, parent, vmId)) : default;
+
     /// <summary>Removes a microVM's groups; false when one is still in use.</summary>
     public bool TryRemove(string vmId)
     {
@@ -108,6 +112,9 @@ internal sealed class ControlGroups(string parent, string mounts, Func<string, s
             return false;
         }
     }
+
+    // Where that controller's groups are; null: nowhere.
+    private string? MountOf(string controller) => _hierarchies.FirstOrDefault(one => one.Version == Version && one.Controllers.Contains(controller)).MountPoint;
 
     private string[] Missing(int version) =>
         [.. Needed.Where(controller => !_hierarchies.Any(one => one.Version == version && one.Controllers.Contains(controller)))];

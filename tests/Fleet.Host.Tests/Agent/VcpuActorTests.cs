@@ -25,13 +25,13 @@ public sealed class VcpuActorTests : TestKit
     public void Should_know_what_its_thread_used_and_stop_with_it()
     {
         var pid = Environment.ProcessId;
-        var vcpu = Sys.ActorOf(Props.Create<VcpuActor>(3, pid, pid, TimeProvider.System));
+        var vcpu = Sys.ActorOf(Props.Create<VcpuActor>(3, pid, pid));
         vcpu.Tell(VcpuActor.GetUsage.Instance, TestActor);
         var usage = ExpectMsg<VcpuUsage>();
         Assert.Equal(3, usage.Index);
         Assert.True(usage.Run > TimeSpan.Zero);
 
-        var ended = Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue, TimeProvider.System)));
+        var ended = Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue)));
         ended.Tell(VcpuActor.GetUsage.Instance, TestActor);
         ExpectMsg<Terminated>();
     }
