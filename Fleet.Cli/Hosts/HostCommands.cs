@@ -69,6 +69,8 @@ internal static class HostCommands
                     output.WriteLine($"              {one.Text("id")} stays: {one.GetProperty("reason").Text("message")}");
             }
 
+            if (host.GetProperty("pressure") is { ValueKind: JsonValueKind.Object } pressure)
+                output.WriteLine($"short         takes no microVM: {pressure.Text("cpu")} for CPU, {pressure.Text("memory")} for memory: {Render.Printable(pressure.Text("why"))}");
             output.WriteLine($"machine       {host.Text("architecture")}, Linux {host.Text("kernel")}, agent {host.Text("agent_version")}");
             var usage = host.GetProperty("usage");
             output.WriteLine($"cpus          {host.Text("cpus")}: {host.Text("reserved_cpus")} promised of {usage.Text("cap_cpus")}, {Number(usage, "used_cpus")} used{Forecast(usage, "peak_cpus", "room_cpus")}");
@@ -169,7 +171,8 @@ internal static class HostCommands
         host.Text("state")
         + (host.TryGetProperty("cordoned", out var cordoned) && cordoned.ValueKind == JsonValueKind.True ? ", cordoned" : "")
         + (host.Text("drain") == "-" ? "" : IsDraining(host) ? ", draining" : ", drained")
-        + (host.Text("quarantine") != "-" ? ", quarantined" : "");
+        + (host.Text("quarantine") != "-" ? ", quarantined" : "")
+        + (host.Text("pressure") != "-" ? ", short" : "");
 
     private static Command Remove()
     {

@@ -24,7 +24,9 @@ internal sealed partial class HostAgentActor
             _usage.Told();
         if (!_usage.IsDue(Now))
             return;
-        _usage.Begin(MachineReading.Read(), Stalls.OfMachine(), Now);
+        if (_context.Reacts && _usage.CpuOfLastLook(Now) is { } cpu)
+            Reacted(_reaction.TakeCpu(cpu, Now));
+        _usage.Begin(MachineReading.Read(_context.Proc), Stalls.OfMachine(_context.Proc), Now);
         foreach (var entry in _vms.Values.Where(entry => entry.Report.State == HostVmState.Running))
             entry.Actor.Tell(MicroVmActor.ReadUse.Instance);
     }

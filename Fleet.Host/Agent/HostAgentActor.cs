@@ -159,6 +159,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 _session = up.Session;
                 _waitsForRoom = false;
                 _figures.TellAgain();
+                _pressureToldAt = null;
                 _inputTaken.Clear();
                 foreach (var unknown in up.Unknown)
                     Remove(unknown.VmId, unknown.Epoch);
@@ -192,6 +193,8 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 Pump();
                 TellFigures();
                 Sample();
+                LookAtMemory();
+                TellPressure();
                 break;
             case BeginAgain again:
                 TakeUp(again.VmId);

@@ -43,6 +43,12 @@ public sealed record HostAgentOptions
     /// </summary>
     public bool Fenced { get; init; } = true;
 
+    /// <summary>Whether the host does something about pressure by itself (docs/oversubscription.md). It tells of it in any case.</summary>
+    public bool Reacts { get; init; } = true;
+
+    /// <summary>Where the kernel tells of the machine.</summary>
+    internal string Proc { get; init; } = "/proc";
+
     public string AgentVersion { get; init; } = "0";
 
     public TimeProvider Clock { get; init; } = TimeProvider.System;

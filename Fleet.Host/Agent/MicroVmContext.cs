@@ -25,6 +25,12 @@ internal sealed record MicroVmContext(
     /// <summary>The host's guests run under a lease.</summary>
     public bool Fenced { get; init; }
 
+    /// <summary>The host does something about pressure by itself.</summary>
+    public bool Reacts { get; init; }
+
+    /// <summary>Where the kernel tells of the machine.</summary>
+    public string Proc { get; init; } = "/proc";
+
     /// <summary>The host's.</summary>
     public CurrentLease Lease { get; } = new();
 

@@ -57,7 +57,8 @@ public readonly record struct StallTime(TimeSpan Some, TimeSpan Full)
 public readonly record struct Stalls(StallTime? Cpu, StallTime? Memory, StallTime? Io)
 {
     /// <summary>Of all processes of the machine.</summary>
-    public static Stalls OfMachine() => Of("/proc/pressure/{0}");
+    /// <param name="proc">Where the kernel's files are.</param>
+    public static Stalls OfMachine(string proc = "/proc") => Of(Path.Combine(proc, "pressure/{0}"));
 
     /// <summary>Of the processes in a control group of version 2.</summary>
     public static Stalls OfGroup(string folder) => Of(Path.Combine(folder, "{0}.pressure"));

@@ -18,18 +18,27 @@ internal sealed record MachineReading(ulong Busy, ulong Total, int Cpus, ulong M
     /// <summary>Ticks that some CPU would have worked and its hypervisor did not let it; in <see cref="Busy"/> too.</summary>
     public ulong Steal { get; init; }
 
-    /// <summary>What there is.</summary>
-    public ulong MemoryTotalKib { get; init; }
-
-    /// <summary>Share of the memory that is available, 0 to 1; null: not known.</summary>
-    public double? MemoryAvailable => MemoryTotalKib > 0 ? 1 - ((double)Math.Min(MemoryKib, MemoryTotalKib) / MemoryTotalKib) : null;
-
     /// <summary>Null when the kernel does not tell.</summary>
-    public static MachineReading? Read()
+    /// <param name="proc">Where its files are.</param>
+    public static MachineReading? Read(string proc = "/proc")
     {
         try
         {
-            return Parse(File.ReadAllText("/proc/stat"), File.ReadAllText("/proc/meminfo"));
+            return Parse(File.ReadAllText(Path.Combine(proc, "stat")), File.ReadAllText(Path.Combine(proc, "meminfo")));
+        }
+        catch (Exception unreadable) when (unreadable is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+
+    /// <summary>Share of the memory that is available, 0 to 1; null when the kernel does not tell.</summary>
+    public static double? ReadMemoryAvailable(string proc)
+    {
+        try
+        {
+            var meminfo = File.ReadAllText(Path.Combine(proc, "meminfo"));
+            return Kib(meminfo, "MemTotal:") is { } all and > 0 && Kib(meminfo, "MemAvailable:") is { } available ? Math.Min((double)available / all, 1) : null;
         }
         catch (Exception unreadable) when (unreadable is IOException or UnauthorizedAccessException)
         {
@@ -57,7 +66,7 @@ internal sealed record MachineReading(ulong Busy, ulong Total, int Cpus, ulong M
         }
         var cpus = lines.Count(line => line.StartsWith("cpu", StringComparison.Ordinal)) - 1;
         return Kib(meminfo, "MemTotal:") is { } all && Kib(meminfo, "MemAvailable:") is { } available
-            ? new MachineReading(busy, total, cpus, all > available ? all - available : 0) { Steal = steal, MemoryTotalKib = all }
+            ? new MachineReading(busy, total, cpus, all > available ? all - available : 0) { Steal = steal }
             : null;
     }
 

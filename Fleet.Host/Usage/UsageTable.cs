@@ -12,6 +12,13 @@ internal readonly record struct VcpuTimes(TimeSpan Run, TimeSpan Wait)
     public double WaitShare => Run + Wait > TimeSpan.Zero ? Wait / (Run + Wait) : 0;
 }
 
+/// <summary>How far CPUs were short in a time.</summary>
+/// <param name="Vcpus">Of all vCPUs that answered.</param>
+/// <param name="Steal">Share of the CPUs' time that was stolen, 0 to 1.</param>
+/// <param name="Cpus">That there are.</param>
+/// <param name="Span">How long it was.</param>
+internal readonly record struct CpuShortage(VcpuTimes Vcpus, double Steal, int Cpus, TimeSpan Span);
+
 /// <summary>
 /// Makes samples of readings: the microVMs are asked at the same time, and what was answered until the next look is one sample. CPU is what was
 /// used between two readings, so a microVM's first one gives none. Not safe for several threads.
@@ -45,6 +52,11 @@ internal sealed class UsageTable
 
     /// <summary>It is time to ask again.</summary>
     public bool IsDue(TimeSpan now) => _askedAt is not { } at || now - at >= SampleEvery;
+
+    /// <summary>How the CPUs were shared between the two last looks, whose answers are in by now; null: there were not two.</summary>
+    public CpuShortage? CpuOfLastLook(TimeSpan now) => _askedBefore is { } before && _askedAt is { } at && at > before && now > at
+        ? new(Vcpus, _machine is null || _machineBefore is null ? 0 : _machine.StealSince(_machineBefore), _machine?.Cpus ?? Environment.ProcessorCount, at - before)
+        : null;
 
     /// <summary>All microVMs are asked now; what of the sample before was not told is lost.</summary>
     public void Begin(MachineReading? machine, Stalls stalls, TimeSpan now)

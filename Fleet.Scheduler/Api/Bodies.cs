@@ -242,6 +242,9 @@ internal sealed record StallsBody(double CpuSome, double MemorySome, double Memo
 /// <param name="KnownVms">microVMs with history enough; all others count as at their limit.</param>
 internal sealed record ForecastBody(double PeakCpus, double RoomCpus, double PeakMemoryMib, double RoomMemoryMib, uint KnownVms);
 
+/// <summary>What a host does about want of CPU and of memory on its machine: calm, closed, reclaim, squeeze or evict.</summary>
+internal sealed record PressureBody(string Cpu, string Memory, string Why);
+
 /// <summary>A host.</summary>
 internal sealed record HostBody(
     string Id,
@@ -249,6 +252,7 @@ internal sealed record HostBody(
     bool Cordoned,
     QuarantineBody? Quarantine,
     DrainBody? Drain,
+    PressureBody? Pressure,
     uint Cpus,
     ulong MemoryMib,
     uint ReservedCpus,

@@ -156,6 +156,7 @@ internal static class BodyMapping
                     Text(drain.Since), Text(drain.Deadline), drain.Vms, host.Vms, drain.DoneAt is null ? null : Text(drain.DoneAt),
                     [.. drain.Staying.Select(one => new DrainStayBody(one.VmId, new(one.Reason.Code, one.Reason.Message)))])
                 : null,
+            host.Pressure is { } pressure ? new(Name(pressure.Cpu), Name(pressure.Memory), pressure.Why) : null,
             inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
             OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,

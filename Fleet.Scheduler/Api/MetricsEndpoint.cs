@@ -60,7 +60,7 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         foreach (var (name, help, value) in Limiters)
         {
             text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} counter\n");
-            foreach (var (host, limiters, _) in hosts)
+            foreach (var (host, limiters, _, _) in hosts)
             {
                 // Ids and names are of forms that need no quoting; HostMessageRules saw to that.
                 foreach (var limiter in limiters)
@@ -70,16 +70,22 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         foreach (var (name, help, value) in Machines)
         {
             text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} gauge\n");
-            foreach (var (host, _, usage) in hosts)
+            foreach (var (host, _, usage, _) in hosts)
             {
                 if (usage?.Machine is { } machine && value(machine) is { } figure)
                     text.Append(CultureInfo.InvariantCulture, $"{name}{{host=\"{host}\"}} {figure}\n");
             }
         }
+        text.Append("# HELP fleet_host_pressure What a host does about pressure: 1 nothing, 2 takes no microVM, 3 reclaims memory, 4 squeezes low classes, 5 evicts.\n# TYPE fleet_host_pressure gauge\n");
+        foreach (var (host, _, _, pressure) in hosts)
+        {
+            if (pressure is not null)
+                text.Append(CultureInfo.InvariantCulture, $"fleet_host_pressure{{host=\"{host}\",of=\"cpu\"}} {(int)pressure.Cpu}\nfleet_host_pressure{{host=\"{host}\",of=\"memory\"}} {(int)pressure.Memory}\n");
+        }
         foreach (var (name, help, value) in Vms)
         {
             text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} gauge\n");
-            foreach (var (host, _, usage) in hosts)
+            foreach (var (host, _, usage, _) in hosts)
             {
                 foreach (var vm in usage?.Vms ?? [])
                 {

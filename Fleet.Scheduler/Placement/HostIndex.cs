@@ -51,6 +51,7 @@ public sealed class HostIndex
         return known is not { Connected: true }
             || (known.Cordoned && !view.Cordoned)
             || (known.Quarantined && !view.Quarantined)
+            || (known.Pressed && !view.Pressed)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
             || !Equals(view.Inventory, known.Inventory);
@@ -130,6 +131,7 @@ public sealed class HostIndex
         !view.Connected ? RejectionReason.Disconnected
         : view.Cordoned ? RejectionReason.Cordoned
         : view.Quarantined ? RejectionReason.Quarantined
+        : view.Pressed ? RejectionReason.Pressure
         : null;
 
     private static CapacityCaps Caps(HostView view) => new(view.CpuRatio, view.MemoryRatio);

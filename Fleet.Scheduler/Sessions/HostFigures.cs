@@ -8,7 +8,7 @@ internal sealed class HostFigures
 {
     private readonly ConcurrentDictionary<string, Told> _hosts = new(StringComparer.Ordinal);
 
-    private sealed record Told(object Stream, IReadOnlyList<LimiterFigure> Limiters, UsageSample? Usage);
+    private sealed record Told(object Stream, IReadOnlyList<LimiterFigure> Limiters, UsageSample? Usage, PressureReport? Pressure);
 
     /// <summary>Replaces what that host told before.</summary>
     /// <param name="hostId">The host.</param>
@@ -20,6 +20,9 @@ internal sealed class HostFigures
     /// <summary>Replaces the sample that this host told before.</summary>
     public void Put(string hostId, object stream, UsageSample usage) => _hosts[hostId] = Of(hostId, stream) with { Usage = usage };
 
+    /// <summary>Replaces what this host told before of what it does about pressure.</summary>
+    public void Put(string hostId, object stream, PressureReport pressure) => _hosts[hostId] = Of(hostId, stream) with { Pressure = pressure };
+
     /// <summary>The stream ended. What a newer one told stays.</summary>
     public void Remove(string hostId, object stream)
     {
@@ -30,11 +33,11 @@ internal sealed class HostFigures
     public IReadOnlyList<LimiterFigure> Of(string hostId, string vmId) =>
         _hosts.TryGetValue(hostId, out var told) ? [.. told.Limiters.Where(limiter => limiter.VmId == vmId)] : [];
 
-    /// <summary>Every host's figures, in the order of hosts. The sample is null until one came.</summary>
-    public IReadOnlyList<(string HostId, IReadOnlyList<LimiterFigure> Limiters, UsageSample? Usage)> All() =>
-        [.. _hosts.OrderBy(host => host.Key, StringComparer.Ordinal).Select(host => (host.Key, host.Value.Limiters, host.Value.Usage))];
+    /// <summary>Every host's figures, in the order of hosts. Sample and pressure are null until one came.</summary>
+    public IReadOnlyList<(string HostId, IReadOnlyList<LimiterFigure> Limiters, UsageSample? Usage, PressureReport? Pressure)> All() =>
+        [.. _hosts.OrderBy(host => host.Key, StringComparer.Ordinal).Select(host => (host.Key, host.Value.Limiters, host.Value.Usage, host.Value.Pressure))];
 
     // What another stream of that host told says nothing of this one.
     private Told Of(string hostId, object stream) =>
-        _hosts.TryGetValue(hostId, out var told) && ReferenceEquals(told.Stream, stream) ? told : new(stream, [], null);
+        _hosts.TryGetValue(hostId, out var told) && ReferenceEquals(told.Stream, stream) ? told : new(stream, [], null, null);
 }

@@ -29,7 +29,7 @@ public abstract class AgentTest : IAsyncLifetime
         Directory.Delete(_folder, true);
     }
 
-    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1") => HostAgent.StartAsync(
+    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1", string proc = "/proc", bool reacts = true) => HostAgent.StartAsync(
         new HostAgentOptions
         {
             HostId = id,
@@ -39,6 +39,8 @@ public abstract class AgentTest : IAsyncLifetime
             Drivers = [driver ?? new SimulatedDriver(clock ?? TimeProvider.System)],
             Clock = clock ?? TimeProvider.System,
             Log = Lines.Log,
+            Proc = proc,
+            Reacts = reacts,
         },
         default);
 

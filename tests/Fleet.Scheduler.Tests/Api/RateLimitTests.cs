@@ -128,10 +128,12 @@ public sealed class RateLimitTests : IAsyncLifetime
             Vms = { new VmUse { VmId = vm, Epoch = 1, CpuMillis = 700, MemoryKib = 1, CpuWaitMillis = 125 } },
         });
         _figures.Put("b", stream, [Figure(vm)]);
+        _figures.Put("b", stream, new PressureReport { Cpu = PressureRung.Closed, Memory = PressureRung.Calm });
         var lines = (await _api.GetAsync("/metrics")).Text.Split('\n');
         Assert.Contains("# TYPE fleet_host_cpus_used gauge", lines);
         Assert.Contains("fleet_host_cpus_used{host=\"b\"} 1.5", lines);
         Assert.Contains("fleet_host_memory_used_bytes{host=\"b\"} 2048", lines);
+        Assert.Contains("fleet_host_pressure{host=\"b\",of=\"cpu\"} 2", lines);
         Assert.Contains("fleet_host_vcpus_waiting{host=\"b\"} 0.25", lines);
         Assert.Contains("fleet_host_stolen_ratio{host=\"b\"} 0.02", lines);
         Assert.Contains("fleet_host_stalled_cpu_ratio{host=\"b\"} 0.1", lines);

@@ -97,6 +97,8 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c391204676f6e65"),
         ("host-removed", new HostRemoved { At = At }, 
             "0a0b08c3d590d80610809c9c39"),
+        ("host-pressure-changed", new HostPressureChanged { At = At, Pressure = new PressureReport { Cpu = PressureRung.Closed, Memory = PressureRung.Calm, Why = "x" } },
+            "0a0b08c3d590d80610809c9c391207080210011a0178"),
         ("host-enrolled", new HostEnrolled { At = At, Id = "rack1-7", KeyHash = ByteString.CopyFrom(1, 2, 3) },
             "0a0b08c3d590d80610809c9c3912077261636b312d371a03010203"),
         ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Tenant = "acme" } },
