@@ -60,6 +60,7 @@ public sealed class HostAgent : IAsyncDisposable
             {
                 Fenced = options.Fenced,
                 Reacts = options.Reacts,
+                Credits = options.Credits,
                 Proc = options.Proc,
             };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));

@@ -1,6 +1,8 @@
+using Akka.Actor;
 using Fleet.Host.Pressure;
 using Fleet.Host.Usage;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Host.Agent;
 
@@ -30,6 +32,27 @@ internal sealed partial class HostAgentActor
         var told = _reaction.Told;
         _log.Information("Pressure: the host is at {Cpu} for CPU and at {Memory} for memory{Why:l}", told.Cpu, told.Memory, told.Why.Length > 0 ? $": {told.Why}" : "");
         _pressureToldAt = null;
+        EaseAll();
+    }
+
+    /// <summary>Tells each microVM what it is to give now, where that is another than before.</summary>
+    private void EaseAll()
+    {
+        var (memory, cpu) = (_reaction.Does(PressureRung.Reclaim), _reaction.Does(PressureRung.Squeeze));
+        var here = _vms.Values.Where(entry => entry.Report.State is HostVmState.Launching or HostVmState.Running).ToList();
+        if (here.Count == 0)
+            return;
+        var first = here.Min(entry => VmRank.Of(entry.Spec));
+        // Where all are of one class there is nobody to give to.
+        var squeezes = cpu && here.Exists(entry => VmRank.Of(entry.Spec) > first);
+        foreach (var entry in here)
+        {
+            var ease = new MicroVmActor.Ease(memory, squeezes && VmRank.Of(entry.Spec) == first);
+            if (ease == entry.Ease)
+                continue;
+            entry.Ease = ease;
+            entry.Actor.Tell(ease);
+        }
     }
 
     private void TellPressure()

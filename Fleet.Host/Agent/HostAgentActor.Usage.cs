@@ -17,6 +17,25 @@ internal sealed partial class HostAgentActor
     /// <summary>What one of a microVM's vCPUs has used, by its actor.</summary>
     public sealed record VcpuRead(string VmId, ulong Epoch, VcpuUsage Usage) : INoSerializationVerificationNeeded;
 
+    /// <summary>What a microVM's balloon holds, by its actor.</summary>
+    public sealed record BalloonRead(string VmId, ulong Epoch, uint Mib) : INoSerializationVerificationNeeded;
+
+    private void Answered(object message)
+    {
+        switch (message)
+        {
+            case UseRead read:
+                _usage.Put(read.VmId, read.Epoch, read.Use, read.At);
+                break;
+            case VcpuRead read:
+                _usage.Put(read.VmId, read.Epoch, read.Usage);
+                break;
+            case BalloonRead read:
+                _usage.PutBalloon(read.VmId, read.Epoch, read.Mib);
+                break;
+        }
+    }
+
     /// <summary>Tells what was answered since the last tick, and asks anew when it is time.</summary>
     private void Sample()
     {

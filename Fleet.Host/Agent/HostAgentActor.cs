@@ -140,11 +140,8 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case LimiterRead read:
                 _figures.Put(read);
                 break;
-            case UseRead read:
-                _usage.Put(read.VmId, read.Epoch, read.Use, read.At);
-                break;
-            case VcpuRead read:
-                _usage.Put(read.VmId, read.Epoch, read.Usage);
+            case UseRead or VcpuRead or BalloonRead:
+                Answered(message);
                 break;
             case ReadDiskAgain:
                 ReadDisk();
@@ -419,6 +416,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         // One that was found here is renewed only after a new word of the control plane, which has seen in Hello that it is here.
         if (!found && _context.Lease.Now is { } lease)
             entry.Actor.Tell(new MicroVmActor.Renew(lease));
+        entry.Ease = MicroVmActor.Ease.Nothing;
+        if (!_reaction.IsCalm)
+            EaseAll();
     }
 
     private void Hear(VmReport report)
@@ -564,6 +564,11 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         public ulong Epoch { get; } = record.Launch.Epoch;
 
         public IActorRef Actor { get; set; } = ActorRefs.Nobody;
+
+        public VmSpec Spec { get; } = record.Launch.Spec;
+
+        /// <summary>What it was last told to give.</summary>
+        public MicroVmActor.Ease Ease { get; set; } = MicroVmActor.Ease.Nothing;
 
         public VmReport Report { get; set; } = Sized(record.Report);
 

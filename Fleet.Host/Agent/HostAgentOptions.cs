@@ -1,5 +1,6 @@
 using Fleet.Host.Drivers;
 using Fleet.Host.Link;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Serilog;
@@ -45,6 +46,9 @@ public sealed record HostAgentOptions
 
     /// <summary>Whether the host does something about pressure by itself (docs/oversubscription.md). It tells of it in any case.</summary>
     public bool Reacts { get; init; } = true;
+
+    /// <summary>Of every vCPU's CPU credits, under the driver <c>kvm</c>; null: a vCPU may use a whole CPU for ever.</summary>
+    public CreditTerms? Credits { get; init; }
 
     /// <summary>Where the kernel tells of the machine.</summary>
     internal string Proc { get; init; } = "/proc";

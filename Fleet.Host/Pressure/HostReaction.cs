@@ -43,6 +43,9 @@ internal sealed class HostReaction
     private string _cpuWhy = "";
     private string _memoryWhy = "";
 
+    /// <summary>It does nothing.</summary>
+    public bool IsCalm => _cpu.Rung == PressureRung.Calm && _memory.Rung == PressureRung.Calm;
+
     /// <summary>As the control plane is told.</summary>
     public PressureReport Told => new()
     {

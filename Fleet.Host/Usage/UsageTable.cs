@@ -34,6 +34,7 @@ internal sealed class UsageTable
     private readonly Dictionary<string, VmUse> _sampled = new(StringComparer.Ordinal);
     private readonly Dictionary<(string VmId, int Vcpu), VcpuReading> _vcpusBefore = [];
     private readonly Dictionary<string, VcpuTimes> _vcpus = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (ulong Epoch, uint Mib)> _balloons = new(StringComparer.Ordinal);
     private MachineReading? _machineBefore;
     private MachineReading? _machine;
     private Stalls _stallsBefore;
@@ -102,12 +103,16 @@ internal sealed class UsageTable
         _vcpus[vmId] = new VcpuTimes(sum.Run + usage.Run - before.Usage.Run, sum.Wait + usage.Wait - before.Usage.Wait);
     }
 
+    /// <summary>What the balloon of one holds.</summary>
+    public void PutBalloon(string vmId, ulong epoch, uint mib) => _balloons[vmId] = (epoch, mib);
+
     /// <summary>It runs here no more.</summary>
     public void Forget(string vmId)
     {
         _before.Remove(vmId);
         _sampled.Remove(vmId);
         _vcpus.Remove(vmId);
+        _balloons.Remove(vmId);
         foreach (var key in _vcpusBefore.Keys.Where(key => key.VmId == vmId).ToList())
             _vcpusBefore.Remove(key);
     }
@@ -119,7 +124,10 @@ internal sealed class UsageTable
             return null;
         var span = at - (_askedBefore ?? at);
         foreach (var (vmId, use) in _sampled)
+        {
+            use.BalloonMib = _balloons.TryGetValue(vmId, out var balloon) && balloon.Epoch == use.Epoch ? balloon.Mib : 0;
             use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Wait, span);
+        }
         return new UsageSample
         {
             Sequence = _sequence + 1,

@@ -169,6 +169,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SessionPressure told when Sender.Equals(_session):
                 OnPressure(told.Pressure);
                 break;
+            case EvictTick:
+                OnEvictTick();
+                break;
             case HostReportAnswer answer:
                 OnReportAnswer(answer);
                 break;

@@ -42,6 +42,9 @@ public sealed class PressureTests : IAsyncLifetime
         var version = (await _cell.HostAsync("one")).Version;
         for (var i = 0; i < 100; i++)
             Tell(agent, i % 2 == 0 ? PressureRung.Closed : PressureRung.Reclaim);
+        // What comes behind them tells that they were heard.
+        agent.Send(new HostMessage { Usage = new UsageSample { Sequence = 1, Machine = new MachineUse { CpuMillis = 77 } } });
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("one")).Usage.Used?.CpuMillis == 77);
         _clock.Shift(TimeSpan.FromSeconds(10));
         Tell(agent, PressureRung.Evict);
         await Eventually.TrueAsync(async () => await _cell.HostAsync("one") is { Pressure.Memory: PressureRung.Evict });
@@ -66,14 +69,88 @@ public sealed class PressureTests : IAsyncLifetime
         await _cell.WaitAsync(await _cell.CreateAsync(), VmState.Running);
     }
 
+    [Fact]
+    public async Task Should_move_the_lowest_class_first_one_after_the_other_and_stop_when_it_is_enough()
+    {
+        await using var agent = await JoinAsync("one");
+        var small = await StartAsync("small", 128);
+        var large = await StartAsync("large", 2048);
+        var middle = await StartAsync("middle", 1024);
+        await using var other = await JoinAsync("two");
+        agent.Swallow = message => message.Stop is not null;
+        Tell(agent, PressureRung.Evict);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(large) is { State: VmState.Stopping, Move: { Host: "two", Epoch: 2 }, Reason.Code: "host_pressure" });
+        Assert.Equal("Host one is short of CPU or memory: it stops there and goes to two.", (await _cell.GetAsync(large)).Reason.Message);
+        Assert.Equal(VmState.Running, (await _cell.GetAsync(middle)).State);
+        agent.Swallow = null;
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(large) is { State: VmState.Running, Host: "two", Epoch: 2, Restarts: 0 });
+        Assert.All(agent.Received.Where(message => message.Stop is not null), stop => Assert.Equal(10_000U, stop.Stop.GraceMs));
+
+        // Not before it has shown whether that was enough.
+        Assert.Equal(("one", "one"), ((await _cell.GetAsync(middle)).Host, (await _cell.GetAsync(small)).Host));
+        await Eventually.TrueAsync(async () =>
+        {
+            var vm = await _cell.GetAsync(middle);
+            if (vm is { State: VmState.Running, Host: "one" })
+                _clock.Shift(TimeSpan.FromSeconds(5));
+            return vm is { State: VmState.Running, Host: "two" };
+        });
+        _clock.Shift(TimeSpan.FromSeconds(10));
+        Tell(agent, PressureRung.Calm);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("one")).Pressure is null);
+        Assert.True(await _cell.GetAsync(small) is { State: VmState.Running, Host: "one", Epoch: 1 });
+    }
+
+    [Fact]
+    public async Task Should_leave_where_it_is_what_finds_no_room_elsewhere()
+    {
+        await using var agent = await JoinAsync("one");
+        var large = await StartAsync("large", 2048);
+        var small = await StartAsync("small", 128);
+        await using var other = await JoinAsync("two", memoryMib: 512);
+        Tell(agent, PressureRung.Evict);
+        // The largest does not fit there; the next one does.
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(small) is { State: VmState.Running, Host: "two", Epoch: 2 });
+        Assert.True(await _cell.GetAsync(large) is { State: VmState.Running, Host: "one", Epoch: 1 });
+        Assert.DoesNotContain(agent.Received, message => message.Stop?.VmId == large);
+    }
+
+    [Fact]
+    public async Task Should_not_move_to_a_host_that_is_short_too()
+    {
+        await using var agent = await JoinAsync("one");
+        var id = await StartAsync("large", 2048);
+        await using var other = await JoinAsync("two");
+        Tell(other, PressureRung.Closed);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("two")).Pressure is not null);
+        Tell(agent, PressureRung.Evict);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("one")).Pressure is not null);
+        // It is asked again and again meanwhile, and has nowhere to go to until the other is well again.
+        _clock.Shift(TimeSpan.FromSeconds(10));
+        Assert.True(await _cell.GetAsync(id) is { State: VmState.Running, Host: "one" });
+        Tell(other, PressureRung.Calm);
+        await Eventually.TrueAsync(async () =>
+        {
+            _clock.Shift(TimeSpan.FromSeconds(10));
+            return await _cell.GetAsync(id) is { State: VmState.Running, Host: "two", Epoch: 2 };
+        });
+    }
+
+    private async Task<string> StartAsync(string name, uint memoryMib)
+    {
+        var id = await _cell.CreateAsync(TestCell.Spec(name, memoryMib: memoryMib));
+        await _cell.WaitAsync(id, VmState.Running);
+        return id;
+    }
+
     private static void Tell(FakeAgent agent, PressureRung memory, string why = "short") => agent.Send(new HostMessage
     {
         Pressure = new PressureReport { Cpu = PressureRung.Calm, Memory = memory, Why = memory == PressureRung.Calm ? "" : why },
     });
 
-    private async Task<FakeAgent> JoinAsync(string name)
+    private async Task<FakeAgent> JoinAsync(string name, ulong memoryMib = 16_384)
     {
-        var agent = new FakeAgent(name) { Fenced = true };
+        var agent = new FakeAgent(name) { Inventory = FakeAgent.Simulated(cpus: 8, memoryMib) };
         await agent.ConnectAsync(_cell.System.HostLink);
         return agent;
     }

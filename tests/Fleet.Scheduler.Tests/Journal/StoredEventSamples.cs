@@ -87,6 +87,8 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c39"),
         ("vm-move-began", new VmMoveBegan { At = At, Host = "rack1-7", Epoch = 3, GraceMs = 10_000 },
             "0a0b08c3d590d80610809c9c3912077261636b312d37180320904e"),
+        ("vm-move-began", new VmMoveBegan { At = At, Host = "rack1-7", Epoch = 3, GraceMs = 10_000, Pressed = true },
+            "0a0b08c3d590d80610809c9c3912077261636b312d37180320904ec00201"),
         ("vm-moved", new VmMoved { At = At, Host = "rack1-7", Epoch = 3 },
             "0a0b08c3d590d80610809c9c3912077261636b312d371803"),
         ("host-drain-began", new HostDrainBegan { At = At, Deadline = At, GraceMs = 10_000 },
