@@ -123,9 +123,11 @@ internal sealed class UsageTable
         if (!_untold || _askedAt is not { } at || at == now)
             return null;
         var span = at - (_askedBefore ?? at);
+        var held = _vcpusBefore.Where(one => one.Value.Usage.Allowance < 1).CountBy(one => (one.Key.VmId, one.Value.Epoch)).ToDictionary();
         foreach (var (vmId, use) in _sampled)
         {
             use.BalloonMib = _balloons.TryGetValue(vmId, out var balloon) && balloon.Epoch == use.Epoch ? balloon.Mib : 0;
+            use.VcpusHeldBack = (uint)held.GetValueOrDefault((vmId, use.Epoch));
             use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Wait, span);
         }
         return new UsageSample
