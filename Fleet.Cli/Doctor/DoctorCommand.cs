@@ -7,6 +7,7 @@ using Fleet.Cli.Node;
 using Fleet.Cli.Output;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Cli.Doctor;
@@ -61,6 +62,8 @@ internal static class DoctorCommand
             yield return File.Exists(path) ? new Finding(what, Mark.Ok, path) : new Finding(what, Mark.Broken, $"{path} is not there: {cure}");
         }
 
+        var pressure = PressureProbe.Look();
+        yield return new Finding("pressure", pressure.IsTold ? Mark.Ok : Mark.Missing, pressure.Detail);
         var missing = Tools.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool)))).ToArray();
         yield return missing.Length == 0
             ? new Finding("tools", Mark.Ok, string.Join(", ", Tools))

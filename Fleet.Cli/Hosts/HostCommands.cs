@@ -70,10 +70,13 @@ internal static class HostCommands
                     output.WriteLine($"              {one.Text("id")} stays: {one.GetProperty("reason").Text("message")}");
             }
 
+            if (host.GetProperty("pressure") is { ValueKind: JsonValueKind.Object } pressure)
+                output.WriteLine($"short         takes no microVM: {pressure.Text("cpu")} for CPU, {pressure.Text("memory")} for memory: {Render.Printable(pressure.Text("why"))}");
             output.WriteLine($"machine       {host.Text("architecture")}, Linux {host.Text("kernel")}, agent {host.Text("agent_version")}");
             var usage = host.GetProperty("usage");
             output.WriteLine($"cpus          {host.Text("cpus")}: {host.Text("reserved_cpus")} promised of {usage.Text("cap_cpus")}, {Number(usage, "used_cpus")} used{Forecast(usage, "peak_cpus", "room_cpus")}");
             output.WriteLine($"memory        {host.Text("memory_mib")} MiB: {host.Text("reserved_memory_mib")} promised of {usage.Text("cap_memory_mib")}, {Number(usage, "used_memory_mib")} used{Forecast(usage, "peak_memory_mib", "room_memory_mib")}");
+            output.WriteLine($"pressure      {Number(usage, "waiting_cpus")} vCPUs wait for a CPU, {Percent(usage, "stolen_share")} stolen; stalls: {Stalls(usage)}");
             output.WriteLine($"microVMs      {host.Text("vms")}");
             foreach (var driver in host.GetProperty("drivers").EnumerateArray())
             {
@@ -88,6 +91,14 @@ internal static class HostCommands
 
     private static string Number(JsonElement json, string name) =>
         json.GetProperty(name) is { ValueKind: JsonValueKind.Number } number ? number.GetDouble().ToString("0.##", CultureInfo.InvariantCulture) : "-";
+
+    private static string Percent(JsonElement json, string name) =>
+        json.GetProperty(name) is { ValueKind: JsonValueKind.Number } share ? share.GetDouble().ToString("0.#%", CultureInfo.InvariantCulture) : "-";
+
+    private static string Stalls(JsonElement usage) =>
+        usage.GetProperty("stalls") is { ValueKind: JsonValueKind.Object } stalls
+            ? $"cpu {Percent(stalls, "cpu_some")}, memory {Percent(stalls, "memory_some")}, io {Percent(stalls, "io_some")}"
+            : "not told by its kernel";
 
     /// <summary>Empty where hosts promise by their ratios alone.</summary>
     private static string Forecast(JsonElement usage, string peak, string room) =>
@@ -161,7 +172,8 @@ internal static class HostCommands
         host.Text("state")
         + (host.TryGetProperty("cordoned", out var cordoned) && cordoned.ValueKind == JsonValueKind.True ? ", cordoned" : "")
         + (host.Text("drain") == "-" ? "" : IsDraining(host) ? ", draining" : ", drained")
-        + (host.Text("quarantine") != "-" ? ", quarantined" : "");
+        + (host.Text("quarantine") != "-" ? ", quarantined" : "")
+        + (host.Text("pressure") != "-" ? ", short" : "");
 
     private static Command Remove()
     {

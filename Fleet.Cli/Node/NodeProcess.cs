@@ -67,6 +67,9 @@ internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? C
     /// <summary>By which microVMs choose it; its zone is one of them.</summary>
     public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
 
+    /// <summary>What the host does about pressure on its machine.</summary>
+    public ReactionOptions Reaction { get; init; } = new(false, null);
+
     /// <summary>Where microVMs leave when they ran; null: nowhere.</summary>
     public DirectoryInfo? RunLog { get; init; }
 }
@@ -236,6 +239,8 @@ internal static class NodeProcess
         MemoryMib = host.MemoryMib,
         Fenced = host.Fenced,
         Labels = host.Labels,
+        Reacts = !host.Reaction.Off,
+        Credits = host.Reaction.Credits,
         Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null),
         AutoDriver = DriverChoice.Auto,
         AgentVersion = Version,

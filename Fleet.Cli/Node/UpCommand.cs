@@ -32,6 +32,8 @@ internal static class UpCommand
         var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, label, zone, lease, name, runLog, detach, detached, noHost };
         oversubscription.AddTo(up);
         up.Validators.Add(NodeOptions.ListensOn);
+        var reaction = new ReactionSettings();
+        reaction.AddTo(up);
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
@@ -51,7 +53,12 @@ internal static class UpCommand
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
                     parsed.GetRequiredValue(hostId), [new Uri($"https://{parsed.GetRequiredValue(link)}")], parsed.GetValue(cpus), parsed.GetValue(memory),
                     // Nobody is left to place its microVMs elsewhere when it is silent, and they outlive it.
-                    Fenced: false) { RunLog = parsed.GetValue(runLog), Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)) },
+                    Fenced: false)
+                {
+                    RunLog = parsed.GetValue(runLog),
+                    Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
+                    Reaction = reaction.Of(parsed),
+                },
             };
             return await NodeProcess.RunAsync(parsed, roles, cancellation);
         });
@@ -76,6 +83,7 @@ internal static class UpCommand
             if (parsed.GetValue(lease) is { } seconds)
                 words.AddRange(["--lease", $"{seconds}"]);
             words.AddRange(oversubscription.Words(parsed));
+            words.AddRange(reaction.Words(parsed));
             if (parsed.GetValue(runLog) is { } runs)
                 words.AddRange(["--run-log", runs.FullName]);
             foreach (var other in parsed.GetValue(name) ?? [])
@@ -143,6 +151,8 @@ internal static class HostCommand
         var zone = NodeOptions.Zone();
         var runLog = NodeOptions.RunLog();
         var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, label, zone, runLog };
+        var reaction = new ReactionSettings();
+        reaction.AddTo(host);
         host.SetAction(async (parsed, cancellation) =>
         {
             if (parsed.GetValue(join) is not { Length: > 0 } schedulers)
@@ -161,6 +171,7 @@ internal static class HostCommand
                     {
                         RunLog = parsed.GetValue(runLog),
                         Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
+                        Reaction = reaction.Of(parsed),
                     },
                 },
                 cancellation);

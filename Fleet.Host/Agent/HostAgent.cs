@@ -56,7 +56,13 @@ public sealed class HostAgent : IAsyncDisposable
             if (found.Count > 0)
                 log.Information("Taking over {Count} microVMs of an earlier agent", found.Count);
             var context = new MicroVmContext(
-                state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token) { Fenced = options.Fenced };
+                state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
+            {
+                Fenced = options.Fenced,
+                Reacts = options.Reacts,
+                Credits = options.Credits,
+                Proc = options.Proc,
+            };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
             var owner = new LinkOwner(agent, options, inventory, context.BootId);

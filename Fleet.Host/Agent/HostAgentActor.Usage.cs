@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Host.Drivers;
+using Fleet.Host.Pressure;
 using Fleet.Host.Usage;
 using Fleet.Shared.Contracts;
 
@@ -13,6 +14,28 @@ internal sealed partial class HostAgentActor
     /// <summary>What a microVM has used, by its actor. <paramref name="At"/> is on a clock that nobody sets.</summary>
     public sealed record UseRead(string VmId, ulong Epoch, VmmUse Use, TimeSpan At) : INoSerializationVerificationNeeded;
 
+    /// <summary>What one of a microVM's vCPUs has used, by its actor.</summary>
+    public sealed record VcpuRead(string VmId, ulong Epoch, VcpuUsage Usage) : INoSerializationVerificationNeeded;
+
+    /// <summary>What a microVM's balloon holds, by its actor.</summary>
+    public sealed record BalloonRead(string VmId, ulong Epoch, uint Mib) : INoSerializationVerificationNeeded;
+
+    private void Answered(object message)
+    {
+        switch (message)
+        {
+            case UseRead read:
+                _usage.Put(read.VmId, read.Epoch, read.Use, read.At);
+                break;
+            case VcpuRead read:
+                _usage.Put(read.VmId, read.Epoch, read.Usage);
+                break;
+            case BalloonRead read:
+                _usage.PutBalloon(read.VmId, read.Epoch, read.Mib);
+                break;
+        }
+    }
+
     /// <summary>Tells what was answered since the last tick, and asks anew when it is time.</summary>
     private void Sample()
     {
@@ -20,7 +43,9 @@ internal sealed partial class HostAgentActor
             _usage.Told();
         if (!_usage.IsDue(Now))
             return;
-        _usage.Begin(MachineReading.Read(), Now);
+        if (_context.Reacts && _usage.CpuOfLastLook(Now) is { } cpu)
+            Reacted(_reaction.TakeCpu(cpu, Now));
+        _usage.Begin(MachineReading.Read(_context.Proc), Stalls.OfMachine(_context.Proc), Now);
         foreach (var entry in _vms.Values.Where(entry => entry.Report.State == HostVmState.Running))
             entry.Actor.Tell(MicroVmActor.ReadUse.Instance);
     }

@@ -140,8 +140,8 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case LimiterRead read:
                 _figures.Put(read);
                 break;
-            case UseRead read:
-                _usage.Put(read.VmId, read.Epoch, read.Use, read.At);
+            case UseRead or VcpuRead or BalloonRead:
+                Answered(message);
                 break;
             case ReadDiskAgain:
                 ReadDisk();
@@ -156,6 +156,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 _session = up.Session;
                 _waitsForRoom = false;
                 _figures.TellAgain();
+                _pressureToldAt = null;
                 _inputTaken.Clear();
                 foreach (var unknown in up.Unknown)
                     Remove(unknown.VmId, unknown.Epoch);
@@ -189,6 +190,8 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 Pump();
                 TellFigures();
                 Sample();
+                LookAtMemory();
+                TellPressure();
                 break;
             case BeginAgain again:
                 TakeUp(again.VmId);
@@ -413,6 +416,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         // One that was found here is renewed only after a new word of the control plane, which has seen in Hello that it is here.
         if (!found && _context.Lease.Now is { } lease)
             entry.Actor.Tell(new MicroVmActor.Renew(lease));
+        entry.Ease = MicroVmActor.Ease.Nothing;
+        if (!_reaction.IsCalm)
+            EaseAll();
     }
 
     private void Hear(VmReport report)
@@ -558,6 +564,11 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         public ulong Epoch { get; } = record.Launch.Epoch;
 
         public IActorRef Actor { get; set; } = ActorRefs.Nobody;
+
+        public VmSpec Spec { get; } = record.Launch.Spec;
+
+        /// <summary>What it was last told to give.</summary>
+        public MicroVmActor.Ease Ease { get; set; } = MicroVmActor.Ease.Nothing;
 
         public VmReport Report { get; set; } = Sized(record.Report);
 

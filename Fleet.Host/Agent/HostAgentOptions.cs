@@ -1,5 +1,6 @@
 using Fleet.Host.Drivers;
 using Fleet.Host.Link;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Serilog;
@@ -42,6 +43,15 @@ public sealed record HostAgentOptions
     /// elsewhere. False only where there is no elsewhere: a fleet in one process.
     /// </summary>
     public bool Fenced { get; init; } = true;
+
+    /// <summary>Whether the host does something about pressure by itself (docs/oversubscription.md). It tells of it in any case.</summary>
+    public bool Reacts { get; init; } = true;
+
+    /// <summary>Of every vCPU's CPU credits, under the driver <c>kvm</c>; null: a vCPU may use a whole CPU for ever.</summary>
+    public CreditTerms? Credits { get; init; }
+
+    /// <summary>Where the kernel tells of the machine.</summary>
+    internal string Proc { get; init; } = "/proc";
 
     public string AgentVersion { get; init; } = "0";
 

@@ -36,6 +36,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private IVmm? _vmm;
     private ITimer? _bootTimer;
     private string? _unwritten;
+    private readonly bool _found;
 
     /// <param name="found">The record was found on the disk: take over what an earlier agent started.</param>
     /// <param name="ended">Completed when no VMM writes to the microVM's console any more.</param>
@@ -44,6 +45,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         _context = context;
         _record = record;
         _ended = ended;
+        _found = found;
         _driver = context.DriverNamed(record.Driver);
         _log = context.Log.ForContext<MicroVmActor>().ForContext("VmId", record.Launch.VmId).ForContext("Epoch", record.Launch.Epoch);
         var limit = TimeSpan.FromSeconds(record.Launch.Spec.BootTimeoutSeconds);
@@ -133,7 +135,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case VcpusKnown vcpus:
                 for (var i = 0; i < vcpus.Threads.Count; i++)
-                    Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i], _context.Clock), $"vcpu-{i}");
+                    _vcpus.Add(Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i], _context.Credits, _context.Clock), $"vcpu-{i}"));
                 break;
             case BootTimeUp:
                 Carry(_life.BootTimedOut());
@@ -142,6 +144,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 _bootTimer?.Dispose();
                 _leaseTimer?.Dispose();
                 EndLimiters();
+                EndBalloon();
                 Carry(_life.VmmEnded(gone.End));
                 break;
             case Stop stop:
@@ -156,8 +159,16 @@ internal sealed partial class MicroVmActor : UntypedActor
                 SettleAwaited();
                 break;
             case ReadUse:
-                if (_life.State == HostVmState.Running && _vmm?.ReadUse() is { } use)
-                    Context.Parent.Tell(new HostAgentActor.UseRead(_record.Launch.VmId, _record.Launch.Epoch, use, Monotonic));
+                Read();
+                break;
+            case VcpuUsage vcpu:
+                OnVcpu(vcpu);
+                break;
+            case Ease ease:
+                OnEase(ease);
+                break;
+            case BalloonActor.Holds holds:
+                Context.Parent.Tell(new HostAgentActor.BalloonRead(_record.Launch.VmId, _record.Launch.Epoch, holds.Mib));
                 break;
             case Retune wanted:
                 OnRetune(wanted);
@@ -214,6 +225,9 @@ internal sealed partial class MicroVmActor : UntypedActor
             Pass(_input.Release());
         TuneLimiters();
         PassLease();
+        MindBalloon();
+        if (_ease.Cpu)
+            ShareCpu();
         // One that was taken over is asked for them, which takes a moment.
         _ = vmm.VcpuThreads.ContinueWith(
             known => self.Tell(new VcpusKnown(known.Result)), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Host.Pressure;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Google.Protobuf.WellKnownTypes;
@@ -24,6 +25,15 @@ internal sealed record MicroVmContext(
 
     /// <summary>The host's guests run under a lease.</summary>
     public bool Fenced { get; init; }
+
+    /// <summary>The host does something about pressure by itself.</summary>
+    public bool Reacts { get; init; }
+
+    /// <summary>Of every vCPU's CPU credits; null: a vCPU may use a whole CPU for ever.</summary>
+    public CreditTerms? Credits { get; init; }
+
+    /// <summary>Where the kernel tells of the machine.</summary>
+    public string Proc { get; init; } = "/proc";
 
     /// <summary>The host's.</summary>
     public CurrentLease Lease { get; } = new();

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Akka.Actor;
+using Fleet.Host.Pressure;
 
 namespace Fleet.Host.Agent;
 
@@ -7,20 +8,28 @@ namespace Fleet.Host.Agent;
 /// <param name="Index">The vCPU.</param>
 /// <param name="Run">Time on a CPU.</param>
 /// <param name="Wait">Time runnable and waiting for a CPU: the host's contention as this vCPU feels it.</param>
-/// <param name="At">When it was read.</param>
-public sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, DateTimeOffset At);
+/// <param name="Allowance">CPUs that its credits allow it to use now, 0 to 1.</param>
+internal sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, double Allowance = 1) : INoSerializationVerificationNeeded;
 
-/// <summary>One vCPU: knows its thread and reads, when asked, what it used from the kernel's scheduler statistics.</summary>
+/// <summary>One vCPU: knows its thread, reads, when asked, what it used from the kernel's scheduler statistics, and keeps its CPU credits.</summary>
 internal sealed class VcpuActor : UntypedActor
 {
     private readonly int _index;
     private readonly string _schedstat;
     private readonly TimeProvider _clock;
+    private readonly CpuCredits? _credits;
+    private (TimeSpan Run, TimeSpan At)? _before;
 
-    public VcpuActor(int index, int pid, int thread, TimeProvider clock)
+    /// <param name="index">The vCPU.</param>
+    /// <param name="pid">Its VMM.</param>
+    /// <param name="thread">Its thread, as the host counts them.</param>
+    /// <param name="terms">Of its credits; null: it has none and needs none.</param>
+    /// <param name="clock">The agent's.</param>
+    public VcpuActor(int index, int pid, int thread, CreditTerms? terms, TimeProvider clock)
     {
         _index = index;
         _clock = clock;
+        _credits = terms is null ? null : new CpuCredits(terms);
         _schedstat = string.Create(CultureInfo.InvariantCulture, $"/proc/{pid}/task/{thread}/schedstat");
     }
 
@@ -50,12 +59,23 @@ internal sealed class VcpuActor : UntypedActor
             Unhandled(message);
     }
 
+    private void Spend(TimeSpan run)
+    {
+        var now = _clock.GetElapsedTime(0);
+        if (_before is { } before && run >= before.Run)
+            _credits?.Take(run - before.Run, now - before.At);
+        _before = (run, now);
+    }
+
     private void Answer()
     {
         try
         {
             if (Parse(File.ReadAllText(_schedstat)) is { } read)
-                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _clock.GetUtcNow()));
+            {
+                Spend(read.Run);
+                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _credits?.Allowance ?? 1));
+            }
         }
         catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
         {

@@ -109,6 +109,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             ["boot-source"] = source,
             ["machine-config"] = new JsonObject { ["vcpu_count"] = launch.Spec.Cpus, ["mem_size_mib"] = launch.Spec.MemoryMib },
             ["entropy"] = new JsonObject { ["rate_limiter"] = VmmLimiters.Write(launch.Spec.RateLimits.TryGetValue("entropy", out var entropy) ? entropy : null) },
+            ["balloon"] = VmmBalloon.Configuration(),
             ["fleet-status-port"] = new JsonObject { ["output_path"] = JailCommand.Status },
         };
         if (launch.Lease is { } lease) configuration["fleet-lease"] = KvmVmm.LeaseBody(lease);

@@ -7,6 +7,7 @@ using System.Text.Json.Nodes;
 using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -16,6 +17,9 @@ internal sealed class KvmVmm : RunningVmm
 {
     private const int MaxAnswer = 64 * 1024;
     private static readonly TimeSpan RetryEvery = TimeSpan.FromSeconds(1);
+
+    /// <summary>How often a guest tells of its memory while nobody wants to know: it can't be switched on later.</summary>
+    public static readonly TimeSpan TellsInCalm = TimeSpan.FromHours(1);
 
     private const int BadSystemCall = 31; // SIGSYS
 
@@ -83,6 +87,8 @@ internal sealed class KvmVmm : RunningVmm
             + $"The kernel's log names the call: dmesg | grep 'type=1326.* pid={pid} '",
     };
 
+    public override VmmUse? ReadUse() => base.ReadUse() is { } use ? use with { Stalls = _jails.GroupsOf(Launch).StallsOf(Launch.VmId) } : null;
+
     public override async Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation)
     {
         using var answer = await _api.GetAsync(new Uri("fleet/limiters", UriKind.Relative), cancellation).ConfigureAwait(false);
@@ -92,9 +98,23 @@ internal sealed class KvmVmm : RunningVmm
     public override async Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation)
     {
         var (path, body) = VmmLimiters.Update(name, limit);
-        using var answer = await _api.PatchAsync(new Uri(path, UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
-        if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
+        await PatchAsync(path, body, cancellation).ConfigureAwait(false);
     }
+
+    public override async Task<BalloonReading?> ReadBalloonAsync(CancellationToken cancellation)
+    {
+        using var answer = await _api.GetAsync(new Uri("balloon/statistics", UriKind.Relative), cancellation).ConfigureAwait(false);
+        // One that an agent of an earlier version started has none.
+        return answer.StatusCode == HttpStatusCode.BadRequest ? null : VmmBalloon.Read(await ReadAsync(answer, cancellation).ConfigureAwait(false));
+    }
+
+    public override async Task SetBalloonAsync(uint targetMib, TimeSpan tells, CancellationToken cancellation)
+    {
+        await PatchAsync("balloon/statistics", new JsonObject { ["stats_polling_interval_s"] = (int)tells.TotalSeconds }, cancellation).ConfigureAwait(false);
+        await PatchAsync("balloon", new JsonObject { ["amount_mib"] = targetMib }, cancellation).ConfigureAwait(false);
+    }
+
+    public override void ShareCpu(CpuShare share) => _jails.GroupsOf(Launch).ShareCpu(Launch.VmId, share);
 
     public override async Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation)
     {
@@ -147,6 +167,12 @@ internal sealed class KvmVmm : RunningVmm
     private async Task PutAsync(string path, JsonObject body, CancellationToken cancellation)
     {
         using var answer = await _api.PutAsync(new Uri(path, UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
+        if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
+    }
+
+    private async Task PatchAsync(string path, JsonObject body, CancellationToken cancellation)
+    {
+        using var answer = await _api.PatchAsync(new Uri(path, UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
         if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
     }
 

@@ -3,6 +3,7 @@ using System.Text.Json;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 using Serilog;
 
@@ -83,10 +84,18 @@ internal abstract class RunningVmm : IVmm
 
     public virtual Task<LimiterReading?> ReadLimiterAsync(string name, CancellationToken cancellation) => Task.FromResult<LimiterReading?>(null);
 
-    public VmmUse? ReadUse() => Process.Ended.IsCompleted ? null : ProcessIdentity.ReadUse(Pid);
+    public virtual VmmUse? ReadUse() => Process.Ended.IsCompleted ? null : ProcessIdentity.ReadUse(Pid);
 
     public virtual Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation) =>
         limit is null ? Task.CompletedTask : throw new NotSupportedException($"This VMM has no rate limiter '{name}'.");
+
+    public virtual Task<BalloonReading?> ReadBalloonAsync(CancellationToken cancellation) => Task.FromResult<BalloonReading?>(null);
+
+    public virtual Task SetBalloonAsync(uint targetMib, TimeSpan tells, CancellationToken cancellation) => Task.CompletedTask;
+
+    public virtual void ShareCpu(CpuShare share)
+    {
+    }
 
     public virtual Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
 

@@ -1,4 +1,5 @@
 using Fleet.Host.Fencing;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -57,6 +58,21 @@ public interface IVmm : IAsyncDisposable
 
     /// <summary>Sets what a rate limiter lets pass; null: everything. Throws when the VMM can't.</summary>
     Task SetLimiterAsync(string name, RateLimit? limit, CancellationToken cancellation);
+
+    /// <summary>What its balloon holds; null: it has none.</summary>
+    Task<BalloonReading?> ReadBalloonAsync(CancellationToken cancellation) => Task.FromResult<BalloonReading?>(null);
+
+    /// <summary>Asks the guest to do without so much memory. Throws when the VMM can't.</summary>
+    /// <param name="targetMib">MiB, at most what it has.</param>
+    /// <param name="tells">How often the guest is to tell of its memory from now on, whole seconds.</param>
+    /// <param name="cancellation">Gives up.</param>
+    Task SetBalloonAsync(uint targetMib, TimeSpan tells, CancellationToken cancellation) => Task.CompletedTask;
+
+    /// <summary>Sets what it may use of the CPUs; nothing where the driver can't limit that.</summary>
+    /// <exception cref="IOException">The kernel does not take it.</exception>
+    void ShareCpu(CpuShare share)
+    {
+    }
 
     /// <summary>
     /// Passes the host's lease on to the VMM, which from then on stops its guest by itself when it lapses. False: this VMM

@@ -1,7 +1,23 @@
+using Fleet.Host.Agent;
 using Fleet.Host.Drivers;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Usage;
+
+/// <summary>How long threads of vCPUs ran, and how long they were ready to run and waited for a CPU.</summary>
+internal readonly record struct VcpuTimes(TimeSpan Run, TimeSpan Wait)
+{
+    /// <summary>Share of the time they wanted a CPU in which they had none, 0 to 1.</summary>
+    public double WaitShare => Run + Wait > TimeSpan.Zero ? Wait / (Run + Wait) : 0;
+}
+
+/// <summary>How far CPUs were short in a time.</summary>
+/// <param name="Vcpus">Of all vCPUs that answered.</param>
+/// <param name="Steal">Share of the CPUs' time that was stolen, 0 to 1.</param>
+/// <param name="Cpus">That there are.</param>
+/// <param name="Span">How long it was.</param>
+internal readonly record struct CpuShortage(VcpuTimes Vcpus, double Steal, int Cpus, TimeSpan Span);
 
 /// <summary>
 /// Makes samples of readings: the microVMs are asked at the same time, and what was answered until the next look is one sample. CPU is what was
@@ -16,23 +32,41 @@ internal sealed class UsageTable
 
     private readonly Dictionary<string, Reading> _before = new(StringComparer.Ordinal);
     private readonly Dictionary<string, VmUse> _sampled = new(StringComparer.Ordinal);
+    private readonly Dictionary<(string VmId, int Vcpu), VcpuReading> _vcpusBefore = [];
+    private readonly Dictionary<string, VcpuTimes> _vcpus = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (ulong Epoch, uint Mib)> _balloons = new(StringComparer.Ordinal);
     private MachineReading? _machineBefore;
     private MachineReading? _machine;
+    private Stalls _stallsBefore;
+    private Stalls _stalls;
+    private TimeSpan? _askedBefore;
     private TimeSpan? _askedAt;
     private bool _untold;
     private ulong _sequence;
 
     private sealed record Reading(ulong Epoch, VmmUse Use, TimeSpan At);
 
+    private sealed record VcpuReading(ulong Epoch, VcpuUsage Usage);
+
+    /// <summary>Of the vCPUs that answered, between the last two looks: how long they ran and how long they waited for a CPU.</summary>
+    public VcpuTimes Vcpus => _vcpus.Values.Aggregate(default(VcpuTimes), static (sum, one) => new VcpuTimes(sum.Run + one.Run, sum.Wait + one.Wait));
+
     /// <summary>It is time to ask again.</summary>
     public bool IsDue(TimeSpan now) => _askedAt is not { } at || now - at >= SampleEvery;
 
+    /// <summary>How the CPUs were shared between the two last looks, whose answers are in by now; null: there were not two.</summary>
+    public CpuShortage? CpuOfLastLook(TimeSpan now) => _askedBefore is { } before && _askedAt is { } at && at > before && now > at
+        ? new(Vcpus, _machine is null || _machineBefore is null ? 0 : _machine.StealSince(_machineBefore), _machine?.Cpus ?? Environment.ProcessorCount, at - before)
+        : null;
+
     /// <summary>All microVMs are asked now; what of the sample before was not told is lost.</summary>
-    public void Begin(MachineReading? machine, TimeSpan now)
+    public void Begin(MachineReading? machine, Stalls stalls, TimeSpan now)
     {
         _sampled.Clear();
+        _vcpus.Clear();
         (_machineBefore, _machine) = (_machine, machine);
-        _askedAt = now;
+        (_stallsBefore, _stalls) = (_stalls, stalls);
+        (_askedBefore, _askedAt) = (_askedAt, now);
         _untold = true;
     }
 
@@ -44,7 +78,7 @@ internal sealed class UsageTable
             return;
         _before[vmId] = new Reading(epoch, use, at);
         // Less than before: the process is another one.
-        if (before?.Epoch != epoch || use.Cpu < before.Use.Cpu)
+        if (before is null || before.Epoch != epoch || use.Cpu < before.Use.Cpu)
             return;
         _sampled[vmId] = new VmUse
         {
@@ -52,14 +86,35 @@ internal sealed class UsageTable
             Epoch = epoch,
             CpuMillis = (uint)Math.Round(Math.Min((use.Cpu - before.Use.Cpu) / (at - before.At) * 1000, uint.MaxValue)),
             MemoryKib = (ulong)Math.Max(0, use.MemoryKib),
+            Stalls = use.Stalls.Since(before.Use.Stalls, at - before.At).ToFigures(),
         };
     }
+
+    /// <summary>What one of its vCPUs answered.</summary>
+    public void Put(string vmId, ulong epoch, VcpuUsage usage)
+    {
+        var key = (vmId, usage.Index);
+        var before = _vcpusBefore.GetValueOrDefault(key);
+        _vcpusBefore[key] = new VcpuReading(epoch, usage);
+        // Less than before: the thread is another one.
+        if (before?.Epoch != epoch || usage.Run < before.Usage.Run || usage.Wait < before.Usage.Wait)
+            return;
+        var sum = _vcpus.GetValueOrDefault(vmId);
+        _vcpus[vmId] = new VcpuTimes(sum.Run + usage.Run - before.Usage.Run, sum.Wait + usage.Wait - before.Usage.Wait);
+    }
+
+    /// <summary>What the balloon of one holds.</summary>
+    public void PutBalloon(string vmId, ulong epoch, uint mib) => _balloons[vmId] = (epoch, mib);
 
     /// <summary>It runs here no more.</summary>
     public void Forget(string vmId)
     {
         _before.Remove(vmId);
         _sampled.Remove(vmId);
+        _vcpus.Remove(vmId);
+        _balloons.Remove(vmId);
+        foreach (var key in _vcpusBefore.Keys.Where(key => key.VmId == vmId).ToList())
+            _vcpusBefore.Remove(key);
     }
 
     /// <summary>The sample that is to be told; null: none is.</summary>
@@ -67,16 +122,35 @@ internal sealed class UsageTable
     {
         if (!_untold || _askedAt is not { } at || at == now)
             return null;
+        var span = at - (_askedBefore ?? at);
+        var held = _vcpusBefore.Where(one => one.Value.Usage.Allowance < 1).CountBy(one => (one.Key.VmId, one.Value.Epoch)).ToDictionary();
+        foreach (var (vmId, use) in _sampled)
+        {
+            use.BalloonMib = _balloons.TryGetValue(vmId, out var balloon) && balloon.Epoch == use.Epoch ? balloon.Mib : 0;
+            use.VcpusHeldBack = (uint)held.GetValueOrDefault((vmId, use.Epoch));
+            use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Wait, span);
+        }
         return new UsageSample
         {
             Sequence = _sequence + 1,
             AgeMs = (uint)Math.Min((now - at).TotalMilliseconds, uint.MaxValue),
-            Machine = _machine is null || _machineBefore is null
-                ? null
-                : new MachineUse { CpuMillis = _machine.CpuMillisSince(_machineBefore), MemoryKib = _machine.MemoryKib },
+            Machine = _machine is null || _machineBefore is null ? null : UseOf(_machine, _machineBefore, span),
             Vms = { _sampled.Values },
         };
     }
+
+    private MachineUse UseOf(MachineReading machine, MachineReading before, TimeSpan span) => new()
+    {
+        CpuMillis = machine.CpuMillisSince(before),
+        MemoryKib = machine.MemoryKib,
+        StealPermille = Permille(machine.StealSince(before)),
+        CpuWaitMillis = Millis(Vcpus.Wait, span),
+        Stalls = _stalls.Since(_stallsBefore, span).ToFigures(),
+    };
+
+    private static uint Millis(TimeSpan time, TimeSpan span) => span > TimeSpan.Zero ? (uint)Math.Min(time / span * 1000, uint.MaxValue) : 0;
+
+    private static uint Permille(double share) => (uint)Math.Round(share * 1000);
 
     /// <summary>What <see cref="Next"/> gave is on its way.</summary>
     public void Told()

@@ -226,14 +226,24 @@ internal sealed record DrainStayBody(string Id, ReasonBody Reason);
 /// <param name="CapMemoryMib">The same of memory.</param>
 /// <param name="UsedCpus">CPUs that the whole machine uses; null: its agent has not told.</param>
 /// <param name="UsedMemoryMib">Memory of the machine that is not available.</param>
+/// <param name="StolenShare">Of its CPUs' time, that the machine's own hypervisor took: 0 to 1.</param>
+/// <param name="WaitingCpus">vCPUs that were ready to run and waited for a CPU, on average.</param>
+/// <param name="Stalls">Null: its kernel does not tell.</param>
 /// <param name="Forecast">Null: hosts promise by their ratios alone.</param>
-internal sealed record HostUsageBody(ulong CapCpus, ulong CapMemoryMib, double? UsedCpus, ulong? UsedMemoryMib, ForecastBody? Forecast);
+internal sealed record HostUsageBody(
+    ulong CapCpus, ulong CapMemoryMib, double? UsedCpus, ulong? UsedMemoryMib, double? StolenShare, double? WaitingCpus, StallsBody? Stalls, ForecastBody? Forecast);
+
+/// <summary>Shares of the last ten seconds, 0 to 1, in which some process of the machine, or all that were not idle, stood still for want of it.</summary>
+internal sealed record StallsBody(double CpuSome, double MemorySome, double MemoryFull, double IoSome, double IoFull);
 
 /// <summary>A prediction.</summary>
 /// <param name="PeakCpus">What the microVMs are predicted to use at once at most.</param>
 /// <param name="RoomCpus">What they may be predicted to use: the machine less its reserve.</param>
 /// <param name="KnownVms">microVMs with history enough; all others count as at their limit.</param>
 internal sealed record ForecastBody(double PeakCpus, double RoomCpus, double PeakMemoryMib, double RoomMemoryMib, uint KnownVms);
+
+/// <summary>What a host does about want of CPU and of memory on its machine: calm, closed, reclaim, squeeze or evict.</summary>
+internal sealed record PressureBody(string Cpu, string Memory, string Why);
 
 /// <summary>A host.</summary>
 internal sealed record HostBody(
@@ -242,6 +252,7 @@ internal sealed record HostBody(
     bool Cordoned,
     QuarantineBody? Quarantine,
     DrainBody? Drain,
+    PressureBody? Pressure,
     uint Cpus,
     ulong MemoryMib,
     uint ReservedCpus,

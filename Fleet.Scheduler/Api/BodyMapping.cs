@@ -156,6 +156,7 @@ internal static class BodyMapping
                     Text(drain.Since), Text(drain.Deadline), drain.Vms, host.Vms, drain.DoneAt is null ? null : Text(drain.DoneAt),
                     [.. drain.Staying.Select(one => new DrainStayBody(one.VmId, new(one.Reason.Code, one.Reason.Message)))])
                 : null,
+            host.Pressure is { } pressure ? new(Name(pressure.Cpu), Name(pressure.Memory), pressure.Why) : null,
             inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
             OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,
@@ -165,6 +166,10 @@ internal static class BodyMapping
 
     private static HostUsageBody ToBody(HostUsage usage) => new(
         usage.CapCpus, usage.CapMemoryMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
+        usage.Used?.StealPermille / 1000.0, usage.Used?.CpuWaitMillis / 1000.0,
+        usage.Used?.Stalls is { } stalls
+            ? new(stalls.CpuSome / 1000.0, stalls.MemorySome / 1000.0, stalls.MemoryFull / 1000.0, stalls.IoSome / 1000.0, stalls.IoFull / 1000.0)
+            : null,
         usage.Forecast is { } forecast
             ? new(Rounded(forecast.PeakCpus), Rounded(forecast.RoomCpus), Rounded(forecast.PeakMemoryMib), Rounded(forecast.RoomMemoryMib), forecast.KnownVms)
             : null);

@@ -76,7 +76,11 @@ internal sealed partial class HostActor
         }
     }
 
-    private void OnMoveAnswer(MoveAnswer answer) => _drain.Answered(answer.VmId, answer.Epoch, answer.Stays, Monotonic);
+    private void OnMoveAnswer(MoveAnswer answer)
+    {
+        _drain.Answered(answer.VmId, answer.Epoch, answer.Stays, Monotonic);
+        _evictions.Answered(answer.VmId, answer.Epoch, goes: answer.Stays is null, Monotonic);
+    }
 
     /// <summary>The record as it is answered: with those microVMs that have no place to go to.</summary>
     private HostRecord? Described()

@@ -84,6 +84,8 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.Cordoned);
         if (IsQuarantined)
             return Rejected(RejectionReason.Quarantined);
+        if (IsPressed)
+            return Rejected(RejectionReason.Pressure);
         // The same epoch vacated, or a newer one: the question is old.
         if (_ledger.NewestEpoch(reserve.VmId) >= reserve.Epoch)
             return Rejected(RejectionReason.Stale);

@@ -166,6 +166,12 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SessionUsage usage when Sender.Equals(_session):
                 OnUsage(usage.Sample);
                 break;
+            case SessionPressure told when Sender.Equals(_session):
+                OnPressure(told.Pressure);
+                break;
+            case EvictTick:
+                OnEvictTick();
+                break;
             case HostReportAnswer answer:
                 OnReportAnswer(answer);
                 break;
@@ -239,7 +245,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SaveSnapshotFailure failed:
                 _log.Warning(failed.Cause, "Host {HostId} could not store its snapshot; the next one will be tried in {Events} events", _id, _options.HostSnapshotEvery);
                 break;
-            case SessionClosed or Terminated or SessionReport or SessionUsage or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
+            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
                 break; // of a session that was replaced; or housekeeping that comes again
             default:
                 Unhandled(message);
@@ -364,6 +370,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             MemoryRatio = _options.MemoryRatio,
             Cordoned = _record.Cordoned,
             Quarantined = IsQuarantined,
+            Pressed = IsPressed,
             PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
         }));
     }

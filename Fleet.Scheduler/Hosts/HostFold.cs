@@ -36,11 +36,13 @@ public static class HostFold
                 next.AgentVersion = connected.AgentVersion;
                 next.Fenced = connected.Fenced;
                 next.LeaseMs = connected.LeaseMs;
+                next.Pressure = null;
                 next.ConnectedAt = connected.At?.Clone();
                 next.ChangedAt = connected.At?.Clone();
                 break;
             case HostDisconnected disconnected:
                 next.State = HostState.Disconnected;
+                next.Pressure = null;
                 next.ChangedAt = disconnected.At?.Clone();
                 break;
             case HostReserved reserved:
@@ -88,6 +90,10 @@ public static class HostFold
             case HostQuarantineLifted lifted:
                 next.Quarantine = null;
                 next.ChangedAt = lifted.At?.Clone();
+                break;
+            case HostPressureChanged changed:
+                next.Pressure = HostPressure.IsCalm(changed.Pressure) ? null : changed.Pressure?.Clone();
+                next.ChangedAt = changed.At?.Clone();
                 break;
             case HostDrainBegan drain:
                 next.Cordoned = true;

@@ -67,6 +67,9 @@ public static class RejectionReason
     /// <summary>Launches failed there.</summary>
     public const string Quarantined = "quarantined";
 
+    /// <summary>Its machine is short of CPU or memory at present.</summary>
+    public const string Pressure = "pressure";
+
     /// <summary>This microVM's own launch failed there.</summary>
     public const string LaunchFailed = "launch_failed";
 

@@ -55,6 +55,7 @@ public sealed class HostIndex
         return known is not { Connected: true }
             || (known.Cordoned && !view.Cordoned)
             || (known.Quarantined && !view.Quarantined)
+            || (known.Pressed && !view.Pressed)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
             || !Equals(view.Inventory, known.Inventory);
@@ -137,6 +138,7 @@ public sealed class HostIndex
         !view.Connected ? RejectionReason.Disconnected
         : view.Cordoned ? RejectionReason.Cordoned
         : view.Quarantined ? RejectionReason.Quarantined
+        : view.Pressed ? RejectionReason.Pressure
         : null;
 
     private static CapacityCaps Caps(HostView view) => new(view.CpuRatio, view.MemoryRatio);

@@ -119,6 +119,7 @@ public sealed class RejectionTally
             RejectionReason.Disconnected => $"{hosts} not connected",
             RejectionReason.Cordoned => $"{hosts} cordoned",
             RejectionReason.Quarantined => $"{hosts} quarantined because launches failed there",
+            RejectionReason.Pressure => $"{hosts} whose machine is short of CPU or memory at present",
             RejectionReason.LaunchFailed => $"{hosts} where its launch failed",
             RejectionReason.Unreachable => $"{hosts} gave no answer",
             RejectionReason.Stale => $"{hosts} holds a newer reservation",

@@ -38,6 +38,9 @@ internal static partial class HostMessageRules
             case HostMessage.BodyOneofCase.Console:
                 Shorten(message.Console.Error);
                 break;
+            case HostMessage.BodyOneofCase.Pressure:
+                message.Pressure.Why = ReasonText.Shorten(message.Pressure.Why);
+                break;
             case HostMessage.BodyOneofCase.Goodbye:
                 message.Goodbye.Reason = ReasonText.Shorten(message.Goodbye.Reason);
                 break;
@@ -58,6 +61,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Console => Check(message.Console),
         HostMessage.BodyOneofCase.Limiters => Check(message.Limiters),
         HostMessage.BodyOneofCase.Usage => Check(message.Usage),
+        HostMessage.BodyOneofCase.Pressure => Check(message.Pressure),
         HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
         HostMessage.BodyOneofCase.Heartbeat or HostMessage.BodyOneofCase.Goodbye => null,
         _ => "The message has no body that this version knows.",
@@ -159,6 +163,11 @@ internal static partial class HostMessageRules
         }
         return null;
     }
+
+    private static string? Check(PressureReport pressure) =>
+        IsRung(pressure.Cpu) && IsRung(pressure.Memory) ? null : "pressure names a rung that is unknown.";
+
+    private static bool IsRung(PressureRung rung) => rung != PressureRung.Unspecified && Enum.IsDefined(rung);
 
     private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes
         ? $"console.data has {chunk.Data.Length} bytes; at most {MostConsoleBytes} are taken."

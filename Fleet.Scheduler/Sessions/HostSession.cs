@@ -205,7 +205,12 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 _figures.Put(HostId, this, message.Limiters.Limiters);
                 break;
             case HostMessage.BodyOneofCase.Usage:
+                _figures.Put(HostId, this, message.Usage);
                 _hosts.Tell(new SessionUsage { HostId = HostId, Sample = message.Usage });
+                break;
+            case HostMessage.BodyOneofCase.Pressure:
+                _figures.Put(HostId, this, message.Pressure);
+                _hosts.Tell(new SessionPressure { HostId = HostId, Pressure = message.Pressure });
                 break;
             case HostMessage.BodyOneofCase.Goodbye:
                 Close(message.Goodbye.Reason.Length == 0 ? "The agent said goodbye." : $"The agent said goodbye: {message.Goodbye.Reason}");

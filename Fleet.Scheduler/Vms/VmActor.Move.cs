@@ -5,7 +5,7 @@ using Fleet.Shared.Contracts;
 namespace Fleet.Scheduler.Vms;
 
 /// <summary>
-/// Leaving a host that is drained: room elsewhere first, then the stop, then the launch there. A microVM that finds no room says why and runs
+/// Leaving a host that is drained or short of something: room elsewhere first, then the stop, then the launch there. A microVM that finds no room says why and runs
 /// on; the host asks again, and at its deadline does not ask any more.
 /// </summary>
 internal sealed partial class VmActor

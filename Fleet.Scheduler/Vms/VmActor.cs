@@ -246,7 +246,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         bool wanted;
         var decision = move is null
             ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
-            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted);
+            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, move.Pressed);
         Store(decision, () =>
         {
             if (!wanted)

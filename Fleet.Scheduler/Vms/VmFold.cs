@@ -14,6 +14,9 @@ public static class VmFold
     /// <summary>The reason of a microVM that leaves a host which is drained.</summary>
     public const string HostDrainsCode = "host_drains";
 
+    /// <summary>The reason of a microVM that leaves a host whose machine is short of CPU or memory.</summary>
+    public const string HostPressureCode = "host_pressure";
+
     /// <summary>The record after the event.</summary>
     /// <param name="record">The record so far, which is left as it is; null before <see cref="VmCreated"/>.</param>
     /// <param name="stored">An event whose persistence id begins with <c>vm/</c>.</param>
@@ -100,13 +103,14 @@ public static class VmFold
                 return failed.At;
             case VmMoveBegan move:
                 next.State = VmState.Stopping;
-                next.Move = new Move { Host = move.Host, Epoch = move.Epoch };
+                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed };
+                var (code, why) = move.Pressed ? (HostPressureCode, "short of CPU or memory") : (HostDrainsCode, "drained");
                 next.Reason = new Reason
                 {
-                    Code = HostDrainsCode,
+                    Code = code,
                     Message = move.Host.Length > 0
-                        ? $"Host {next.Host} is drained: it stops there and goes to {move.Host}."
-                        : $"Host {next.Host} is drained: it stops there, and goes to a host that has room.",
+                        ? $"Host {next.Host} is {why}: it stops there and goes to {move.Host}."
+                        : $"Host {next.Host} is {why}: it stops there, and goes to a host that has room.",
                 };
                 return move.At;
             case VmMoved { Host.Length: 0 } moved:

@@ -274,7 +274,7 @@ public sealed record VmLife
     public Decision Lost(string host, ulong epoch, DateTimeOffset now)
     {
         if (GoesTo(host, epoch))
-            return Decision.Of(new VmMoveBegan { At = At(now), GraceMs = StopGraceMs });
+            return Decision.Of(new VmMoveBegan { At = At(now), GraceMs = StopGraceMs, Pressed = Record!.Move.Pressed });
         if (!IsPlacedOn(host, epoch))
             return Decision.Nothing;
         return State switch
@@ -322,10 +322,10 @@ public sealed record VmLife
     }
 
     /// <summary>
-    /// Its host is drained, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
+    /// Its host is drained, or short of something, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
     /// empty). Not <paramref name="wanted"/> when that room must be given back.
     /// </summary>
-    public Decision Move(string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted)
+    public Decision Move(string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool pressed = false)
     {
         wanted = IsPlacedOn(host, epoch) && State switch
         {
@@ -337,7 +337,7 @@ public sealed record VmLife
         };
         if (!wanted)
             return Decision.Nothing;
-        var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs };
+        var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs, Pressed = pressed };
         if (IsMoving)
             (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
         return Decision.Of(began);

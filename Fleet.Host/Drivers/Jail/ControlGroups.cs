@@ -1,4 +1,5 @@
 using System.Globalization;
+using Fleet.Host.Pressure;
 
 namespace Fleet.Host.Drivers.Jail;
 
@@ -16,6 +17,9 @@ internal sealed class ControlGroups(string parent, string mounts, Func<string, s
 
     /// <summary>For the VMM's own thread: console, API, devices.</summary>
     private const int OwnQuota = Period / 2;
+
+    /// <summary>The kernel takes no less.</summary>
+    private const int LeastQuota = 1000;
 
     /// <summary>For the VMM itself (its heap may grow to 32 MiB), its sockets, and what the kernel keeps for it.</summary>
     private const long OwnMemory = 64L << 20;
@@ -45,26 +49,34 @@ internal sealed class ControlGroups(string parent, string mounts, Func<string, s
     public IReadOnlyList<string> Settings(uint cpus, uint memoryMib)
     {
         long memory = ((long)memoryMib << 20) + OwnMemory + (((long)memoryMib << 20) / PageTableShare);
-        long quota = (cpus * (long)Period) + OwnQuota;
+        var cpu = CpuSettings(new CpuShare(cpus, null, cpus)).Select(setting => ("cpu", $"{setting.File}={setting.Value}"));
         var missing = NotEnforced;
         (string Controller, string Setting)[] all = Version == 2
             ?
             [
                 ("memory", Text($"memory.max={memory}")),
-                ("cpu", Text($"cpu.max={quota} {Period}")),
-                ("cpu", Text($"cpu.weight={Math.Min(10_000, 100 * cpus)}")),
+                .. cpu,
                 ("pids", Text($"pids.max={MostThreads}")),
             ]
             :
             [
                 ("memory", Text($"memory.limit_in_bytes={memory}")),
-                ("cpu", Text($"cpu.cfs_period_us={Period}")),
-                ("cpu", Text($"cpu.cfs_quota_us={quota}")),
-                ("cpu", Text($"cpu.shares={1024 * cpus}")),
+                .. cpu,
                 ("pids", Text($"pids.max={MostThreads}")),
             ];
         return [.. all.Where(one => !missing.Contains(one.Controller)).Select(one => one.Setting)];
     }
+
+    /// <summary>Sets what a microVM may use of the CPUs; nothing where no controller limits that.</summary>
+    /// <exception cref="IOException">It has no group, or the kernel refuses a value.</exception>
+    public void ShareCpu(string vmId, CpuShare share)
+    {
+        if (NotEnforced.Contains("cpu")) return;
+        foreach (var (file, value) in CpuSettings(share)) File.WriteAllText(Path.Combine(MountOf("cpu")!, parent, vmId, file), value);
+    }
+
+    /// <summary>How long a microVM stood still for want of something. Groups of version 1 do not tell.</summary>
+    public Stalls StallsOf(string vmId) => Version == 2 && MountOf("cpu") is { } mount ? Stalls.OfGroup(Path.Combine(mount, parent, vmId)) : default;
 
     /// <summary>Removes a microVM's groups; false when one is still in use.</summary>
     public bool TryRemove(string vmId)
@@ -108,6 +120,18 @@ internal sealed class ControlGroups(string parent, string mounts, Func<string, s
             return false;
         }
     }
+
+    // One that is held back shares that with its VMM, or it would get half a CPU more than it is held to.
+    private (string File, string Value)[] CpuSettings(CpuShare share)
+    {
+        long quota = share.HeldTo is { } held ? Math.Max(LeastQuota, (long)(held * Period)) : (share.Cpus * (long)Period) + OwnQuota;
+        return Version == 2
+            ? [("cpu.max", Text($"{quota} {Period}")), ("cpu.weight", Text($"{Math.Clamp((long)(100 * share.Weight), 1, 10_000)}"))]
+            : [("cpu.cfs_period_us", Text($"{Period}")), ("cpu.cfs_quota_us", Text($"{quota}")), ("cpu.shares", Text($"{Math.Clamp((long)(1024 * share.Weight), 2, 262_144)}"))];
+    }
+
+    // Where that controller's groups are; null: nowhere.
+    private string? MountOf(string controller) => _hierarchies.FirstOrDefault(one => one.Version == Version && one.Controllers.Contains(controller)).MountPoint;
 
     private string[] Missing(int version) =>
         [.. Needed.Where(controller => !_hierarchies.Any(one => one.Version == version && one.Controllers.Contains(controller)))];

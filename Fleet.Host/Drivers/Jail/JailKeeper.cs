@@ -46,11 +46,16 @@ internal sealed class JailKeeper(DriverOptions options)
         }
     }
 
+    /// <summary>The groups that a microVM's is among.</summary>
+    public ControlGroups GroupsOf(VmmLaunch launch)
+    {
+        lock (_gate) return AgentOf(launch).Groups;
+    }
+
     /// <summary>Removes what is left of a jail whose VMM is gone; nothing when there is nothing. Never throws.</summary>
     public async Task RemoveAsync(VmmLaunch launch)
     {
-        ControlGroups groups;
-        lock (_gate) groups = AgentOf(launch).Groups;
+        var groups = GroupsOf(launch);
         bool removed = groups.TryRemove(launch.VmId);
         for (int i = 0; !removed && i < MostTries; i++)
         {

@@ -101,6 +101,9 @@ internal sealed class Ledger
 
     public bool Cordoned { get; private set; }
 
+    /// <summary>Its machine is short of something: it takes nothing new.</summary>
+    public bool Pressed { get; private set; }
+
     public IReadOnlyCollection<(string Vm, ulong Epoch)> Held => _held.Keys;
 
     /// <summary>Vacated, and not released since.</summary>
@@ -112,9 +115,13 @@ internal sealed class Ledger
         {
             case HostConnected:
                 Connected = true;
+                Pressed = false;
                 break;
             case HostDisconnected or HostRemoved:
-                Connected = false;
+                Connected = Pressed = false;
+                break;
+            case HostPressureChanged { Pressure: { } pressure }:
+                Pressed = pressure.Cpu > PressureRung.Calm || pressure.Memory > PressureRung.Calm;
                 break;
             case HostCordoned:
                 Cordoned = true;
@@ -146,7 +153,7 @@ internal sealed class Ledger
 
     /// <summary>Whether one more fits now.</summary>
     public bool Takes(VmSpec spec, HostCaps caps) =>
-        Connected && !Cordoned && Cpus + spec.Cpus <= caps.Cpus && MemoryMib + spec.MemoryMib <= caps.MemoryMib;
+        Connected && !Cordoned && !Pressed && Cpus + spec.Cpus <= caps.Cpus && MemoryMib + spec.MemoryMib <= caps.MemoryMib;
 
     private void GiveBack(string vm, ulong epoch)
     {

@@ -1,6 +1,7 @@
 using Fleet.Host.Agent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
+using Fleet.Host.Pressure;
 using Fleet.Host.State;
 using Fleet.Host.Tests.Link;
 using Fleet.Shared.Contracts;
@@ -29,7 +30,7 @@ public abstract class AgentTest : IAsyncLifetime
         Directory.Delete(_folder, true);
     }
 
-    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1") => HostAgent.StartAsync(
+    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1", string proc = "/proc", bool reacts = true, CreditTerms? credits = null) => HostAgent.StartAsync(
         new HostAgentOptions
         {
             HostId = id,
@@ -39,6 +40,9 @@ public abstract class AgentTest : IAsyncLifetime
             Drivers = [driver ?? new SimulatedDriver(clock ?? TimeProvider.System)],
             Clock = clock ?? TimeProvider.System,
             Log = Lines.Log,
+            Proc = proc,
+            Reacts = reacts,
+            Credits = credits,
         },
         default);
 

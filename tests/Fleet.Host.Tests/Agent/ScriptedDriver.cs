@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Fencing;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Tests.Agent;
@@ -112,6 +113,24 @@ internal sealed class ScriptedVmm(Action gone, Func<Task<IReadOnlyList<int>>> th
         lock (Leases)
             Leases.Add(lease);
         return Task.FromResult(OnLease());
+    }
+
+    public ConcurrentQueue<CpuShare> Shares { get; } = [];
+
+    public void ShareCpu(CpuShare share) => Shares.Enqueue(share);
+
+    /// <summary>A guest that hands over at once what it is asked for; null: the VMM has no balloon.</summary>
+    public BalloonReading? Balloon { get; set; }
+
+    public ConcurrentQueue<(uint TargetMib, TimeSpan Tells)> BalloonTargets { get; } = [];
+
+    public Task<BalloonReading?> ReadBalloonAsync(CancellationToken cancellation) => Task.FromResult(Balloon);
+
+    public Task SetBalloonAsync(uint targetMib, TimeSpan tells, CancellationToken cancellation)
+    {
+        Balloon = Balloon! with { TargetMib = targetMib, ActualMib = targetMib };
+        BalloonTargets.Enqueue((targetMib, tells));
+        return Task.CompletedTask;
     }
 
     public ConcurrentDictionary<string, RateLimit> Limits { get; } = [];

@@ -1,6 +1,7 @@
 using Akka.Actor;
 using Akka.TestKit.Xunit2;
 using Fleet.Host.Agent;
+using Fleet.Host.Pressure;
 using Xunit;
 
 namespace Fleet.Host.Tests.Agent;
@@ -25,14 +26,42 @@ public sealed class VcpuActorTests : TestKit
     public void Should_know_what_its_thread_used_and_stop_with_it()
     {
         var pid = Environment.ProcessId;
-        var vcpu = Sys.ActorOf(Props.Create<VcpuActor>(3, pid, pid, TimeProvider.System));
+        var vcpu = Sys.ActorOf(Props.Create<VcpuActor>(3, pid, pid, null, TimeProvider.System));
         vcpu.Tell(VcpuActor.GetUsage.Instance, TestActor);
         var usage = ExpectMsg<VcpuUsage>();
         Assert.Equal(3, usage.Index);
         Assert.True(usage.Run > TimeSpan.Zero);
 
-        var ended = Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue, TimeProvider.System)));
+        Assert.Equal(1, usage.Allowance);
+
+        var ended = Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue, null, TimeProvider.System)));
         ended.Tell(VcpuActor.GetUsage.Instance, TestActor);
         ExpectMsg<Terminated>();
+    }
+
+    [Fact]
+    public void Should_hold_back_by_its_credits_what_uses_more_than_its_baseline()
+    {
+        var clock = new ManualClock();
+        var pid = Environment.ProcessId;
+        var self = int.Parse(Path.GetFileName(File.ResolveLinkTarget("/proc/thread-self", false)!.FullName), System.Globalization.CultureInfo.InvariantCulture);
+        var vcpu = Sys.ActorOf(Props.Create<VcpuActor>(0, pid, self, new CreditTerms(0.05, TimeSpan.FromSeconds(10)), clock));
+        vcpu.Tell(VcpuActor.GetUsage.Instance, TestActor);
+        var first = ExpectMsg<VcpuUsage>();
+        Assert.Equal(1, first.Allowance);
+        // This thread works for more than a second, in what is no time at all for the clock: that is above every baseline.
+        var usage = first;
+        while (usage.Run - first.Run < TimeSpan.FromSeconds(1.2))
+        {
+            Thread.SpinWait(100_000);
+            clock.Advance(TimeSpan.FromTicks(1));
+            vcpu.Tell(VcpuActor.GetUsage.Instance, TestActor);
+            usage = ExpectMsg<VcpuUsage>();
+        }
+        Assert.Equal(0.05, usage.Allowance);
+        // A minute of its baseline is three seconds; it leaves nearly all of them.
+        clock.Advance(TimeSpan.FromMinutes(1));
+        vcpu.Tell(VcpuActor.GetUsage.Instance, TestActor);
+        Assert.Equal(1, ExpectMsg<VcpuUsage>().Allowance);
     }
 }

@@ -1,6 +1,8 @@
+using Fleet.Host.Agent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Pressure;
 using Fleet.Host.Usage;
 using Fleet.Shared.Contracts;
 using Xunit;
@@ -23,7 +25,7 @@ public sealed class UsageTableTests
     public void Should_tell_what_was_used_between_two_readings_once()
     {
         Assert.True(_table.IsDue(At(0)));
-        _table.Begin(Machine(100, 1000), At(0));
+        _table.Begin(Machine(100, 1000), default, At(0));
         _table.Put(Id, 1, Use(50), At(0));
         Assert.Null(_table.Next(At(0)));
         var first = _table.Next(At(2));
@@ -33,7 +35,7 @@ public sealed class UsageTableTests
         Assert.False(_table.IsDue(At(9)));
 
         Assert.True(_table.IsDue(At(10)));
-        _table.Begin(Machine(200, 1400), At(10));
+        _table.Begin(Machine(200, 1400), default, At(10));
         _table.Put(Id, 1, Use(65, 300), At(10));
         var second = _table.Next(At(11));
         Assert.Equal(
@@ -50,17 +52,17 @@ public sealed class UsageTableTests
     [Fact]
     public void Should_leave_out_who_did_not_answer_is_another_or_is_gone()
     {
-        _table.Begin(null, At(0));
+        _table.Begin(null, default, At(0));
         _table.Put(Id, 1, Use(50), At(0));
-        _table.Begin(null, At(10));
+        _table.Begin(null, default, At(10));
         Assert.Empty(_table.Next(At(11))!.Vms);
 
         _table.Put(Id, 2, Use(1), At(11)); // under a new epoch
         Assert.Empty(_table.Next(At(12))!.Vms);
-        _table.Begin(null, At(20));
+        _table.Begin(null, default, At(20));
         _table.Put(Id, 2, Use(0.5), At(20)); // another process
         Assert.Empty(_table.Next(At(21))!.Vms);
-        _table.Begin(null, At(30));
+        _table.Begin(null, default, At(30));
         _table.Put(Id, 2, Use(1.5), At(30));
         Assert.Equal(100U, Assert.Single(_table.Next(At(31))!.Vms).CpuMillis);
         _table.Forget(Id);
@@ -68,14 +70,48 @@ public sealed class UsageTableTests
     }
 
     [Fact]
+    public void Should_add_up_what_vCPUs_waited_and_groups_stood_still()
+    {
+        static VcpuUsage Vcpu(int index, double run, double wait) => new(index, TimeSpan.FromSeconds(run), TimeSpan.FromSeconds(wait));
+        static Stalls Stalled(double seconds) => new(new StallTime(TimeSpan.FromSeconds(seconds), default), null, null);
+
+        _table.Begin(Machine(100, 1000), Stalled(3), At(0));
+        _table.Put(Id, 1, Use(50) with { Stalls = Stalled(1) }, At(0));
+        _table.Put(Id, 1, Vcpu(0, 10, 1));
+        _table.Put(Id, 1, Vcpu(1, 10, 1));
+        _table.Begin(Machine(200, 1400), Stalled(8), At(10));
+        Assert.Equal(0, _table.Vcpus.WaitShare);
+        _table.Put(Id, 1, Use(65) with { Stalls = Stalled(2) }, At(10));
+        _table.Put(Id, 1, Vcpu(0, 14, 6) with { Allowance = 0.25 });
+        _table.Put(Id, 1, Vcpu(1, 11, 16));
+        _table.PutBalloon(Id, 1, 40);
+        var sample = _table.Next(At(11))!;
+        Assert.Equal((2000U, 500U), (sample.Machine.CpuWaitMillis, sample.Machine.Stalls.CpuSome));
+        Assert.Equal((2000U, 100U), (sample.Vms[0].CpuWaitMillis, sample.Vms[0].Stalls.CpuSome));
+        Assert.Equal((40U, 1U), (sample.Vms[0].BalloonMib, sample.Vms[0].VcpusHeldBack));
+        Assert.Equal(0.8, _table.Vcpus.WaitShare, 9);
+
+        // Threads of another epoch are others.
+        _table.Begin(null, default, At(20));
+        _table.Put(Id, 2, Vcpu(0, 20, 20));
+        Assert.Equal(default, _table.Vcpus);
+        _table.Forget(Id);
+        _table.Put(Id, 2, Vcpu(0, 30, 30));
+        Assert.Equal(default, _table.Vcpus);
+    }
+
+    [Fact]
     public void Should_read_the_machine_from_the_kernels_files()
     {
         const string Memory = "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 400 kB\n";
-        Assert.Equal(new MachineReading(170, 1000, 2, 600), MachineReading.Parse("cpu  100 20 30 800 30 5 5 10 7 3\ncpu0 1 1\ncpu1 1 1\nintr 5\n", Memory));
+        Assert.Equal(new MachineReading(170, 1000, 2, 600) { Steal = 10 }, MachineReading.Parse("cpu  100 20 30 800 30 5 5 10 7 3\ncpu0 1 1\ncpu1 1 1\nintr 5\n", Memory));
         Assert.Null(MachineReading.Parse("cpu 1 2 3\n", Memory));
         Assert.Null(MachineReading.Parse("cpu a b c d e f g h i\n", Memory));
         Assert.Null(MachineReading.Parse("", Memory));
         Assert.Null(MachineReading.Parse("cpu  100 20 30 800 30 5 5 10 7 3\n", "MemTotal: 1000 kB\n"));
+        Assert.Equal(0.02, new MachineReading(0, 2000, 2, 0) { Steal = 30 }.StealSince(new MachineReading(0, 1000, 2, 0) { Steal = 10 }));
+        Assert.InRange(MachineReading.ReadMemoryAvailable("/proc")!.Value, 0.001, 1);
+        Assert.Null(MachineReading.ReadMemoryAvailable("/nonexistent"));
         var now = MachineReading.Read()!;
         Assert.True(now is { Busy: > 0, MemoryKib: > 0 } && now.Cpus >= Environment.ProcessorCount);
         Assert.Equal(0U, now.CpuMillisSince(now));

@@ -96,7 +96,7 @@ public sealed class RateLimitTests : IAsyncLifetime
         _figures.Remove("b", older);
         var answer = await _api.GetAsync("/metrics");
         Assert.Equal((200, "text/plain"), (answer.Status, answer.Type));
-        Assert.Equal(
+        Assert.StartsWith(
             $$"""
             # HELP fleet_vm_limiter_passed_operations_total Operations that a rate limiter let pass.
             # TYPE fleet_vm_limiter_passed_operations_total counter
@@ -112,8 +112,37 @@ public sealed class RateLimitTests : IAsyncLifetime
             fleet_vm_limiter_throttled_seconds_total{host="b",vm="{{vm}}",limiter="entropy"} 1.5
 
             """,
-            answer.Text);
+            answer.Text, StringComparison.Ordinal);
         _figures.Remove("b", newer);
         Assert.DoesNotContain("host=", (await _api.GetAsync("/metrics")).Text, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Metrics_tell_what_a_host_and_its_microVMs_use_and_wait_for()
+    {
+        const string vm = "vm-00000000000000000000000001";
+        object stream = new();
+        _figures.Put("b", stream, new UsageSample
+        {
+            Machine = new MachineUse { CpuMillis = 1500, MemoryKib = 2, CpuWaitMillis = 250, StealPermille = 20, Stalls = new StallFigures { CpuSome = 100, MemoryFull = 1 } },
+            Vms = { new VmUse { VmId = vm, Epoch = 1, CpuMillis = 700, MemoryKib = 1, CpuWaitMillis = 125, BalloonMib = 2, VcpusHeldBack = 1 } },
+        });
+        _figures.Put("b", stream, [Figure(vm)]);
+        _figures.Put("b", stream, new PressureReport { Cpu = PressureRung.Closed, Memory = PressureRung.Calm });
+        var lines = (await _api.GetAsync("/metrics")).Text.Split('\n');
+        Assert.Contains("# TYPE fleet_host_cpus_used gauge", lines);
+        Assert.Contains("fleet_host_cpus_used{host=\"b\"} 1.5", lines);
+        Assert.Contains("fleet_host_memory_used_bytes{host=\"b\"} 2048", lines);
+        Assert.Contains("fleet_host_pressure{host=\"b\",of=\"cpu\"} 2", lines);
+        Assert.Contains("fleet_host_vcpus_waiting{host=\"b\"} 0.25", lines);
+        Assert.Contains("fleet_host_stolen_ratio{host=\"b\"} 0.02", lines);
+        Assert.Contains("fleet_host_stalled_cpu_ratio{host=\"b\"} 0.1", lines);
+        Assert.Contains("fleet_host_stalled_memory_full_ratio{host=\"b\"} 0.001", lines);
+        Assert.Contains($"fleet_vm_vcpus_waiting{{host=\"b\",vm=\"{vm}\"}} 0.125", lines);
+        Assert.Contains($"fleet_vm_balloon_bytes{{host=\"b\",vm=\"{vm}\"}} 2097152", lines);
+        Assert.Contains($"fleet_vm_vcpus_held_back{{host=\"b\",vm=\"{vm}\"}} 1", lines);
+        // It has no control group that tells.
+        Assert.DoesNotContain(lines, line => line.StartsWith("fleet_vm_stalled_memory_ratio{", StringComparison.Ordinal));
+        Assert.Contains($"fleet_vm_limiter_throttled_total{{host=\"b\",vm=\"{vm}\",limiter=\"entropy\"}} 2", lines);
     }
 }

@@ -339,6 +339,20 @@ public sealed class VmLifeTests
         Assert.Equal(VmState.Deleting, Apply(waiting, waiting.Delete(Start)).Record!.State);
     }
 
+    [Fact]
+    public void Should_say_why_it_leaves_its_host_also_when_the_host_that_it_goes_to_is_lost()
+    {
+        var life = RunningOn("a");
+        life = Apply(life, life.Move("a", 1, "b", 2, 5, Start, out var wanted, pressed: true));
+        Assert.True(wanted);
+        Assert.Equal("Host a is short of CPU or memory: it stops there and goes to b.", life.Record!.Reason.Message);
+        life = Apply(life, life.Lost("b", 2, Start));
+        Assert.Equal(("host_pressure", "Host a is short of CPU or memory: it stops there, and goes to a host that has room."), (life.Record!.Reason.Code, life.Record.Reason.Message));
+        // Its host is drained meanwhile, and the deadline is over.
+        life = Apply(life, life.Move("a", 1, "", 0, 0, Start, out _));
+        Assert.Equal("host_drains", life.Record!.Reason.Code);
+    }
+
     private static VmLife Restarting(string policy)
     {
         var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = policy }, 0, Start));

@@ -29,6 +29,29 @@ public sealed class JailPartsTests
             ["memory.limit_in_bytes=203423744", "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=150000", "cpu.shares=1024", "pids.max=64"], groups.Settings(1, 128));
     }
 
+    [Theory]
+    [InlineData(2, "cpu.max=65000 100000 cpu.weight=50", "cpu.max=250000 100000 cpu.weight=200", "cpu.max=1000 100000 cpu.weight=1")]
+    [InlineData(1, "cpu.cfs_period_us=100000 cpu.cfs_quota_us=65000 cpu.shares=512", "cpu.cfs_period_us=100000 cpu.cfs_quota_us=250000 cpu.shares=2048",
+        "cpu.cfs_period_us=100000 cpu.cfs_quota_us=1000 cpu.shares=2")]
+    public async Task Should_set_the_share_of_CPU_in_the_groups_files(int version, string held, string free, string least)
+    {
+        await using var scratch = new Scratch();
+        var group = Path.Combine(scratch.Folder, "fleet/x/vm-1");
+        Directory.CreateDirectory(group);
+        var groups = Groups(version == 2 ? $"cgroup2 {scratch.Folder} cgroup2 rw 0 0" : $"cgroup {scratch.Folder} cgroup rw,cpu,memory,pids 0 0", "memory cpu pids");
+        string Set(CpuShare share)
+        {
+            groups.ShareCpu("vm-1", share);
+            return string.Join(' ', Directory.GetFiles(group).Order(StringComparer.Ordinal).Select(file => $"{Path.GetFileName(file)}={File.ReadAllText(file)}"));
+        }
+
+        Assert.Equal(held, Set(new CpuShare(2, 0.65, 0.5)));
+        Assert.Equal(free, Set(new CpuShare(2, null, 2)));
+        Assert.Equal(least, Set(new CpuShare(2, 0, 0)));
+        Assert.Throws<DirectoryNotFoundException>(() => groups.ShareCpu("vm-2", new CpuShare(1, null, 1)));
+        Groups($"cgroup2 {scratch.Folder} cgroup2 rw 0 0", "memory pids").ShareCpu("vm-2", new CpuShare(1, null, 1)); // nothing to set
+    }
+
     [Fact]
     public void Should_say_what_is_not_enforced()
     {

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
@@ -57,6 +58,31 @@ public sealed class JailedDriverTests
         Assert.All(groups, group => Assert.DoesNotContain(Hierarchies(), hierarchy => Directory.Exists(hierarchy + group)));
         Assert.False(File.Exists(Path.Combine(one.Directory, VmmFiles.User)));
         Assert.False(File.Exists(Path.Combine(other.Directory, VmmFiles.User)));
+    }
+
+    /// <summary>By the kernel's own account, with a guest that wants all of a CPU.</summary>
+    [SkippableFact]
+    public async Task Should_hold_a_microVM_to_its_share_of_CPU_and_let_it_go_again()
+    {
+        var driver = await DriverAsync();
+        var groups = ControlGroups.OfThisMachine("fleet");
+        Skip.If(groups.NotEnforced.Contains("cpu"), "no control group of this machine limits CPU");
+        await using var scratch = new Scratch();
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(TinyKernel.Spinning()), default);
+        var group = Assert.Single(Hierarchies().Select(hierarchy => hierarchy + GroupsOf(vmm.Pid).Single()), folder => File.Exists(Path.Combine(folder, "cpu.stat")) && Directory.GetFiles(folder, "cpu.*").Length > 3);
+        long Throttled() => long.Parse(File.ReadAllLines(Path.Combine(group, "cpu.stat")).Single(line => line.StartsWith("nr_throttled ", StringComparison.Ordinal)).Split(' ')[1], CultureInfo.InvariantCulture);
+
+        vmm.ShareCpu(new CpuShare(1, 0.1, 0.25));
+        var (before, began) = (vmm.ReadUse()!.Cpu, Stopwatch.GetTimestamp());
+        await Scratch.Until(() => Throttled() > 10, "the guest is held back");
+        // And what is at the edges: of periods, and of the hundredths of a second that the kernel counts in.
+        Assert.InRange(vmm.ReadUse()!.Cpu - before, TimeSpan.Zero, (Stopwatch.GetElapsedTime(began) * 0.1) + TimeSpan.FromMilliseconds(60));
+
+        vmm.ShareCpu(new CpuShare(1, null, 1));
+        Assert.Equal("150000", groups.Version == 2
+            ? File.ReadAllText(Path.Combine(group, "cpu.max")).Split(' ')[0]
+            : File.ReadAllText(Path.Combine(group, "cpu.cfs_quota_us")).Trim());
+        Assert.Equal(groups.Version == 2 ? "100" : "1024", File.ReadAllText(Path.Combine(group, groups.Version == 2 ? "cpu.weight" : "cpu.shares")).Trim());
     }
 
     [SkippableFact]

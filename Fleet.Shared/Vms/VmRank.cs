@@ -1,0 +1,24 @@
+using Fleet.Shared.Contracts;
+
+namespace Fleet.Shared.Vms;
+
+/// <summary>In which order microVMs give way where a host is short: the least first. Those of one rank are one class.</summary>
+/// <param name="MemoryMib">The largest goes first: it makes the most room, and the fewest have to go.</param>
+public readonly record struct VmRank(ulong MemoryMib) : IComparable<VmRank>
+{
+    public static VmRank Of(VmSpec spec)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        return new(spec.MemoryMib);
+    }
+
+    public int CompareTo(VmRank other) => other.MemoryMib.CompareTo(MemoryMib);
+
+    public static bool operator <(VmRank left, VmRank right) => left.CompareTo(right) < 0;
+
+    public static bool operator >(VmRank left, VmRank right) => left.CompareTo(right) > 0;
+
+    public static bool operator <=(VmRank left, VmRank right) => left.CompareTo(right) <= 0;
+
+    public static bool operator >=(VmRank left, VmRank right) => left.CompareTo(right) >= 0;
+}

@@ -1,0 +1,252 @@
+using System.Globalization;
+using Fleet.Host.Agent;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Jail;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Pressure;
+using Fleet.Host.Tests.Agent;
+using Fleet.Host.Tests.Drivers;
+using Fleet.Host.Tests.Link;
+using Fleet.Shared.Contracts;
+using Fleet.Tests;
+
+namespace Fleet.Host.Tests.Pressure;
+
+/// <summary>What an agent does and tells when its machine is short of something, by files of the kernel's form.</summary>
+public sealed class AgentPressureTests : AgentTest
+{
+    private static readonly TimeSpan Tick = TimeSpan.FromSeconds(2);
+
+    private readonly ManualClock _clock = new();
+    private ulong _asked = 100;
+
+    [Fact]
+    public async Task Should_tell_what_it_does_when_memory_is_scarce_and_when_that_is_over()
+    {
+        using var machine = new RecordedMachine();
+        await using var agent = await StartAsync(clock: _clock, proc: machine.Folder);
+        var stream = await Scheduler.NextAsync();
+        Assert.Equal(new PressureReport { Cpu = PressureRung.Calm, Memory = PressureRung.Calm }, await NextAsync(stream, null));
+
+        machine.MemoryAvailable(0.03);
+        var told = await NextAsync(stream, one => one.Memory == PressureRung.Closed);
+        Assert.Equal(PressureRung.Calm, told.Cpu);
+        Assert.Contains("3% of the memory is available", told.Why, StringComparison.Ordinal);
+        await NextAsync(stream, one => one.Memory == PressureRung.Reclaim);
+        machine.MemoryAvailable(0.5);
+        await NextAsync(stream, one => one is { Memory: PressureRung.Closed, Why.Length: > 0 });
+        await NextAsync(stream, one => one is { Memory: PressureRung.Calm, Why: "" });
+
+        // Everything that runs waits for memory, however much of it is said to be available.
+        machine.StallsAll();
+        await NextAsync(stream, one => one.Memory == PressureRung.Closed, () => machine.StallsAll());
+    }
+
+    [Fact]
+    public async Task Should_ask_guests_for_memory_while_it_is_scarce_and_give_it_back()
+    {
+        using var machine = new RecordedMachine();
+        // One that tells, and one that has no balloon.
+        var driver = new ScriptedDriver();
+        driver.OnLaunched = vmm => vmm.Balloon = driver.Vmms.Count == 1 ? new BalloonReading(0, 0, 900, 0) : null;
+        await using var agent = await StartAsync(driver, _clock, proc: machine.Folder);
+        var stream = await Scheduler.NextAsync();
+        var launch = Launch();
+        launch.Launch.Spec.MemoryMib = 1024;
+        await stream.SendAsync(launch);
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        await stream.SendAsync(Launch(id: IdOf(2)));
+        await stream.ExpectReportAsync(IdOf(2), HostVmState.Running);
+        var vmm = driver.Vmms[0];
+
+        machine.MemoryAvailable(0.03);
+        await NextAsync(stream, one => one.Memory == PressureRung.Reclaim);
+        await TickUntilAsync(stream, () => vmm.Balloon!.ActualMib == 512);
+        Assert.All(vmm.BalloonTargets, asked => Assert.Equal(BalloonActor.TellsWhileAsked, asked.Tells));
+        Assert.True(vmm.BalloonTargets.Count >= 8);
+
+        machine.MemoryAvailable(0.5);
+        await TickUntilAsync(stream, () => vmm.BalloonTargets.Last() == (0U, KvmVmm.TellsInCalm));
+        // Nothing more is asked.
+        var asked = vmm.BalloonTargets.Count;
+        for (var i = 0; i < 10; i++)
+            await TickAsync(stream, _ => { });
+        Assert.Equal((asked, 0), (vmm.BalloonTargets.Count, driver.Vmms[1].BalloonTargets.Count));
+    }
+
+    /// <summary>An agent that died in the middle of it left the balloon as it was.</summary>
+    [Fact]
+    public async Task Should_empty_a_balloon_that_an_agent_before_blew_up()
+    {
+        using var machine = new RecordedMachine();
+        Write(Record(HostVmState.Running));
+        var driver = new ScriptedDriver();
+        driver.OnLaunched = vmm => vmm.Balloon = new BalloonReading(10, 10, 20, 0);
+        driver.OnAdopt = (_, _) => Task.FromResult<IVmm?>(driver.NewVmm());
+        await using var agent = await StartAsync(driver, _clock, proc: machine.Folder);
+        var stream = await Scheduler.NextAsync();
+        await TickUntilAsync(stream, () => driver.Vmms.Count == 1 && driver.Vmms[0].BalloonTargets.LastOrDefault() == (0U, KvmVmm.TellsInCalm));
+    }
+
+    [Fact]
+    public async Task Should_give_the_lowest_class_less_CPU_while_it_is_short_and_what_it_had_afterwards()
+    {
+        using var machine = new RecordedMachine();
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver, _clock, proc: machine.Folder);
+        var stream = await Scheduler.NextAsync();
+        var large = Launch();
+        large.Launch.Spec.MemoryMib = 1024;
+        await stream.SendAsync(large);
+        await stream.ExpectReportAsync(Id, HostVmState.Running);
+        await stream.SendAsync(Launch(id: IdOf(2)));
+        await stream.ExpectReportAsync(IdOf(2), HostVmState.Running);
+
+        await NextAsync(stream, one => one.Cpu == PressureRung.Squeeze, () => machine.Runs(stolen: 40));
+        await UntilAsync("the squeeze", () => !driver.Vmms[0].Shares.IsEmpty);
+        Assert.Equal(new CpuShare(1, null, 0.25), driver.Vmms[0].Shares.Last());
+        await NextAsync(stream, one => one.Cpu == PressureRung.Calm, () => machine.Runs(stolen: 0));
+        await UntilAsync("the end of it", () => driver.Vmms[0].Shares.Last() == new CpuShare(1, null, 1));
+        Assert.DoesNotContain(driver.Vmms[1].Shares, share => share.Weight < 1);
+    }
+
+    [Fact]
+    public async Task Should_do_nothing_when_it_is_not_to_react()
+    {
+        using var machine = new RecordedMachine();
+        machine.MemoryAvailable(0.01);
+        await using var agent = await StartAsync(clock: _clock, proc: machine.Folder, reacts: false);
+        var stream = await Scheduler.NextAsync();
+        for (var i = 0; i < 20; i++)
+            await TickAsync(stream, message => Assert.Null(message.Pressure));
+    }
+
+    /// <summary>Real guests that want twice the CPUs that there are, and the kernel's own account of what their vCPUs got.</summary>
+    [SkippableFact]
+    public async Task Should_know_how_long_the_vCPUs_of_real_guests_wait_and_hold_them_to_their_credits()
+    {
+        var driver = new KvmDriver(new(Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm"), DriverOptions.DefaultQemu, new Scratch.NoImage()));
+        var status = await driver.ProbeAsync(default);
+        Skip.IfNot(status.Usable, "kvm: " + status.Detail);
+        var groups = ControlGroups.OfThisMachine("fleet");
+        Skip.If(groups.NotEnforced.Contains("cpu"), "no control group of this machine limits CPU");
+        await using var scratch = new Scratch();
+        await using var agent = await StartAsync(driver, _clock, credits: new CreditTerms(0.05, TimeSpan.FromSeconds(10)));
+        var stream = await Scheduler.NextAsync();
+        var launch = Launch();
+        launch.Launch.Spec.Driver = "kvm";
+        launch.Launch.Spec.Simulated = null;
+        launch.Launch.Spec.Cpus = (uint)Math.Min(32, 2 * Environment.ProcessorCount);
+        launch.Launch.Spec.Boot = new BootSource { KernelPath = TinyKernel.Write(scratch.Folder, TinyKernel.Spinning()) };
+        await stream.SendAsync(launch);
+        var pid = (await stream.ExpectReportAsync(Id, HostVmState.Running)).VmmPid;
+        try
+        {
+            var group = File.ReadAllLines($"/proc/{pid}/cgroup").Select(line => line.Split(':')[2]).First(path => path.StartsWith("/fleet/", StringComparison.Ordinal));
+            var file = new[] { "/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/unified" }
+                .SelectMany(root => new[] { $"{root}{group}/cpu.max", $"{root}{group}/cpu.cfs_quota_us" }).First(File.Exists);
+            string Quota() => File.ReadAllText(file).Split(' ')[0].Trim();
+            var (free, waited) = (Quota(), false);
+            for (var rounds = 0; rounds < 5 && (!waited || Quota() == free); rounds++)
+            {
+                // At least one vCPU has used up what it had at first and what the ten seconds of this clock bring: 1.5 s.
+                var before = ProcessIdentity.ReadUse(pid)!.Cpu;
+                await Scratch.Until(() => ProcessIdentity.ReadUse(pid)!.Cpu - before > launch.Launch.Spec.Cpus * TimeSpan.FromSeconds(1.6), "the guest works", seconds: 120);
+                for (var ticks = 0; ticks < 6; ticks++)
+                    await TickAsync(stream, message => waited |= message.Usage?.Vms.Any(vm => vm.CpuWaitMillis > 0) == true);
+            }
+            Assert.True(waited);
+            Assert.True(int.Parse(Quota(), CultureInfo.InvariantCulture) < int.Parse(free, CultureInfo.InvariantCulture) - 50_000, $"{Quota()} of {free}");
+        }
+        finally
+        {
+            await stream.SendAsync(Remove());
+            await stream.ExpectReportAsync(Id, HostVmState.Removed);
+        }
+    }
+
+    /// <summary>Lets the clock go on until a word comes that is wanted; null: any.</summary>
+    private async Task<PressureReport> NextAsync(AgentStream stream, Func<PressureReport, bool>? wanted, Action? each = null)
+    {
+        for (var i = 0; i < 200; i++)
+        {
+            PressureReport? found = null;
+            each?.Invoke();
+            await TickAsync(stream, message => found = message.Pressure is { } told && wanted?.Invoke(told) != false ? told : found);
+            if (found is not null)
+                return found;
+        }
+        throw new Xunit.Sdk.XunitException("the word did not come");
+    }
+
+    private async Task TickUntilAsync(AgentStream stream, Func<bool> condition)
+    {
+        for (var i = 0; i < 500; i++)
+        {
+            if (condition())
+                return;
+            await TickAsync(stream, _ => { });
+        }
+        throw new Xunit.Sdk.XunitException("it did not come to that");
+    }
+
+    private async Task TickAsync(AgentStream stream, Action<HostMessage> heard)
+    {
+        _clock.Advance(Tick);
+        // The answer to this tells that the tick was seen before the clock goes on.
+        var epoch = ++_asked;
+        await stream.SendAsync(Stop(epoch));
+        await stream.ExpectAsync(message =>
+        {
+            heard(message);
+            return message.Report?.Epoch == epoch;
+        });
+    }
+}
+
+/// <summary>The kernel's files of a machine that does not exist.</summary>
+internal sealed class RecordedMachine : IDisposable
+{
+    private ulong _stalledUs;
+    private int _steal;
+    private int _idle = 800;
+
+    public RecordedMachine()
+    {
+        Directory.CreateDirectory(Path.Combine(Folder, "pressure"));
+        Runs(stolen: 0);
+        MemoryAvailable(0.5);
+        Stall();
+    }
+
+    public string Folder { get; } = Directory.CreateTempSubdirectory("fleet-proc-").FullName;
+
+    public void MemoryAvailable(double share) =>
+        Write("meminfo", $"MemTotal:       10000000 kB\nMemFree:          10000 kB\nMemAvailable:   {(int)(10_000_000 * share)} kB\n");
+
+    /// <summary>A hundred ticks more, some of which were stolen.</summary>
+    public void Runs(int stolen)
+    {
+        (_steal, _idle) = (_steal + stolen, _idle + 100 - stolen);
+        Write("stat", $"cpu  100 20 30 {_idle} 30 5 5 {_steal} 7 3\ncpu0 1 1\ncpu1 1 1\nintr 5\n");
+    }
+
+    /// <summary>Ten seconds more.</summary>
+    public void StallsAll()
+    {
+        _stalledUs += 10_000_000;
+        Stall();
+    }
+
+    public void Dispose() => Directory.Delete(Folder, true);
+
+    private void Stall() => Write("pressure/memory", $"some avg10=0.00 avg60=0.00 avg300=0.00 total={_stalledUs}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total={_stalledUs}\n");
+
+    // As a whole: the agent never reads half a file.
+    private void Write(string name, string text)
+    {
+        var path = Path.Combine(Folder, name);
+        File.WriteAllText(path + ".new", text);
+        File.Move(path + ".new", path, overwrite: true);
+    }
+}

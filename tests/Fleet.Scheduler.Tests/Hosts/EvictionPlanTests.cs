@@ -1,0 +1,92 @@
+using Fleet.Scheduler.Hosts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Hosts;
+
+public sealed class EvictionPlanTests
+{
+    private readonly EvictionPlan _plan = new();
+
+    private static Reservation Held(int number, ulong memoryMib = 100, bool vacated = false) => new($"vm-{number}", 1, 1, memoryMib, vacated);
+
+    private string? Next(double seconds, params Reservation[] held) => _plan.Next(held, TimeSpan.FromSeconds(seconds))?.VmId;
+
+    private void Answer(string vmId, bool goes, double seconds) => _plan.Answered(vmId, 1, goes, TimeSpan.FromSeconds(seconds));
+
+    [Fact]
+    public void Should_ask_the_largest_first_one_at_a_time_with_a_pause()
+    {
+        Reservation[] all = [Held(1), Held(2, 300), Held(3, 200), Held(4, 900, vacated: true)];
+        Assert.Equal("vm-2", Next(0, all));
+        Assert.Null(Next(1, all));
+        Answer("vm-2", goes: true, 2);
+        Assert.Null(Next(14, all));
+        Assert.Null(Next(16, [Held(1), Held(2, 300, vacated: true), Held(3, 200)])); // it has gone
+        Assert.Null(Next(45, [Held(1), Held(3, 200)]));
+        Assert.Equal("vm-3", Next(46, [Held(1), Held(3, 200)]));
+    }
+
+    [Fact]
+    public void Should_ask_the_next_when_one_stays_and_it_again_later()
+    {
+        Reservation[] all = [Held(1), Held(2, 300)];
+        Assert.Equal("vm-2", Next(0, all));
+        Answer("vm-2", goes: false, 1);
+        Assert.Equal("vm-1", Next(1, all));
+        Answer("vm-1", goes: false, 2);
+        Assert.Null(Next(60, all));
+        Assert.Equal("vm-2", Next(61, all));
+    }
+
+    [Fact]
+    public void Should_ask_again_who_gave_no_answer_or_does_not_end_and_nobody_else()
+    {
+        Reservation[] all = [Held(1), Held(2, 300)];
+        Assert.Equal("vm-2", Next(0, all));
+        Assert.Null(Next(14, all));
+        Assert.Equal("vm-2", Next(15, all));
+        Answer("vm-2", goes: true, 16);
+        Answer("vm-2", goes: false, 17); // a late answer to the first question
+        Answer("vm-1", goes: false, 17); // nobody asked
+        Assert.Equal("vm-2", Next(30, all));
+    }
+
+    /// <summary>Whatever comes and goes: never two at once, never sooner than the pause after one went.</summary>
+    [Fact]
+    public void Should_never_evict_faster_than_its_pause()
+    {
+        for (var seed = 0; seed < 100; seed++)
+        {
+            var random = new Random(seed);
+            var plan = new EvictionPlan();
+            var held = Enumerable.Range(0, 20).Select(number => Held(number, (ulong)random.Next(1, 5) * 100)).ToList();
+            string? open = null;
+            double went = -1000;
+            for (var now = 0.0; now < 2000; now += random.NextDouble() * 4)
+            {
+                var next = plan.Next(held, TimeSpan.FromSeconds(now));
+                if (next is not null)
+                {
+                    Assert.True(open is null || open == next.VmId, $"seed {seed}");
+                    Assert.True(open is not null || now - went >= 30 - 1e-6, $"seed {seed}: {now} after {went}");
+                    open = next.VmId;
+                }
+                if (open is null || random.Next(3) > 0)
+                    continue;
+                var goes = random.Next(2) == 0;
+                plan.Answered(open, 1, goes, TimeSpan.FromSeconds(now));
+                if (!goes)
+                {
+                    open = null;
+                    continue;
+                }
+                held.RemoveAll(one => one.VmId == open);
+                open = null;
+                went = now;
+                // It is seen to be gone at the next look.
+                Assert.Null(plan.Next(held, TimeSpan.FromSeconds(now)));
+            }
+            Assert.True(held.Count < 20);
+        }
+    }
+}
