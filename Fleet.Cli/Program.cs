@@ -7,6 +7,7 @@ using Fleet.Cli.Hosts;
 using Fleet.Cli.Lab;
 using Fleet.Cli.Node;
 using Fleet.Cli.Output;
+using Fleet.Cli.Simulate;
 using Fleet.Cli.Vms;
 
 var host = HostCommand.Create();
@@ -15,7 +16,7 @@ HostCommands.AddTo(host);
 var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
 {
     UpCommand.Create(), DownCommand.Create(), SchedulerCommand.Create(), host,
-    VmCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(),
+    VmCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(), SimulateCommand.Create(),
     CommandContext.Api, CommandContext.Token, CommandContext.Authority, CommandContext.Data, CommandContext.Json,
 };
 

@@ -33,7 +33,7 @@ internal sealed class LabelFilter : HostFilter
 
     public override bool Concerns(Demand demand) => demand.Rules is { Labels.Length: > 0 };
 
-    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.Rules!.HasLabels(hosts.Inventory);
+    public override bool Allows(PlacedHost host, Demand demand, PlacementEngine engine) => demand.Rules!.HasLabels(host.Inventory);
 }
 
 internal sealed class ZoneFilter : HostFilter

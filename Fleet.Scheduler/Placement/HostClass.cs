@@ -5,20 +5,20 @@ using Fleet.Shared.Contracts;
 namespace Fleet.Scheduler.Placement;
 
 /// <summary>
-/// Hosts that are alike in all that a filter looks at, and nearly in size: what is true of one is asked once for all. Those that
-/// are open stand in the tree.
+/// Hosts with the same drivers, in the same zone and of much the same size: what is true of one is asked once for all. Those that
+/// are open stand in the grid. Other labels make no class: in a fleet where each host has one of its own there would be as many as hosts.
 /// </summary>
-internal sealed class HostClass(string key, Inventory inventory)
+internal sealed class HostClass(string key, Inventory inventory, in Resources capacity)
 {
     public string Key { get; } = key;
 
-    /// <summary>Of its first host; drivers and labels are those of all.</summary>
+    /// <summary>Of its first host; drivers and zone are those of all.</summary>
     public Inventory Inventory { get; } = inventory;
 
     /// <summary>Empty: none.</summary>
     public string Zone { get; } = PlacementRules.ZoneOf(inventory);
 
-    public FillTree Open { get; } = new();
+    public FillGrid Open { get; } = new(capacity);
 
     /// <summary>Open or not.</summary>
     public int Hosts { get; set; }
@@ -29,13 +29,10 @@ internal sealed class HostClass(string key, Inventory inventory)
         key.Append(inventory.AutoDriver).Append('\n');
         foreach (var driver in inventory.Drivers.OrderBy(driver => driver.Name, StringComparer.Ordinal))
             key.Append(driver.Name).Append(driver.Usable ? '+' : '-').Append(driver.StockKernels ? 'k' : '-').Append('\n');
-        foreach (var (name, value) in inventory.Labels.OrderBy(label => label.Key, StringComparer.Ordinal))
-            key.Append(CultureInfo.InvariantCulture, $"{name.Length}:{name}={value.Length}:{value}\n");
-        foreach (var amount in (long[])[capacity.Cpus, capacity.MemoryMib, capacity.DiskMib, capacity.NetworkMbps, capacity.Iops])
-            key.Append(CultureInfo.InvariantCulture, $"{Size(amount)},");
+        key.Append(CultureInfo.InvariantCulture, $"{Size(capacity.Cpus)},{Size(capacity.MemoryMib)},").Append(PlacementRules.ZoneOf(inventory));
         return key.ToString();
     }
 
-    // Sizes within some 9 % are one: the order of the tree, from before the microVM, is then nearly the one after it on each.
-    private static int Size(long amount) => amount <= 0 ? -1 : (int)Math.Floor(Math.Log2(amount) * 8);
+    // Sizes within some 19 % are one: of two with as much free, the shares that are free are then nearly the same.
+    private static int Size(long amount) => amount <= 0 ? -1 : (int)Math.Floor(Math.Log2(amount) * 4);
 }

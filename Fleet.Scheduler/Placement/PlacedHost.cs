@@ -1,16 +1,15 @@
 using System.Runtime.InteropServices;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Placement;
 
-/// <summary>A host as the engine knows it. It is its own node in the tree of its class, so that a change of its room allocates nothing.</summary>
+/// <summary>A host as the engine knows it. It knows its place in the grid of its class, so that it is found there at once.</summary>
 public sealed class PlacedHost
 {
-    // Of the tree: see FillTree.
-    internal PlacedHost? Left;
-    internal PlacedHost? Right;
-    internal uint Priority;
-    internal double Fill;
-    internal Resources MostBelow;
+    // Its place in the grid of its class: see FillGrid.
+    internal int Row;
+    internal int Column;
+    internal int Slot;
 
     private Dictionary<PlacedGroup, int>? _groups;
 
@@ -26,6 +25,9 @@ public sealed class PlacedHost
     public string? Closed { get; internal set; }
 
     internal HostClass Class { get; set; } = null!;
+
+    /// <summary>Its drivers and labels.</summary>
+    internal Inventory Inventory { get; set; } = null!;
 
     /// <summary>How many of the group it has.</summary>
     internal int Of(PlacedGroup group) => _groups is null ? 0 : _groups.GetValueOrDefault(group);

@@ -10,10 +10,10 @@ namespace Fleet.Scheduler.Placement;
 public readonly record struct Refusal(string Reason, ulong Wanted = 0, ulong Free = 0);
 
 /// <summary>
-/// Chooses hosts, by filters and scores. The cost of a choice follows the number of classes of hosts, not of hosts: of each
-/// class the fullest few that have room are scored. Not safe for several threads.
+/// Chooses hosts, by filters and scores. The cost of a choice follows the number of classes of hosts, not of hosts: only the
+/// most promising few that have room are scored. Not safe for several threads.
 /// </summary>
-/// <param name="sample">Hosts that are scored for one choice, over all classes, and at least <see cref="Candidates"/> of each; <see cref="int.MaxValue"/>: every host that has room.</param>
+/// <param name="sample">Hosts that are scored for one choice at most, over all classes, with wishes at least <see cref="Candidates"/> of each; <see cref="int.MaxValue"/>: every host that has room.</param>
 public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
 {
     /// <summary>A few, so that a stale view costs a second question and not a second search.</summary>
@@ -23,17 +23,27 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     public const int Sample = 32;
 
     private readonly Dictionary<string, PlacedHost> _hosts = new(StringComparer.Ordinal);
+    /// <summary>Hosts with a label that are asked one by one; of more, as many of those with room as it takes.</summary>
+    private const int Rare = 256;
+
+    private readonly Dictionary<KeyValuePair<string, string>, HashSet<PlacedHost>> _byLabel = [];
     private readonly Dictionary<string, HostClass> _classByKey = new(StringComparer.Ordinal);
     private readonly List<HostClass> _classes = [];
     private readonly Dictionary<string, PlacedGroup> _groups = new(StringComparer.Ordinal);
     private readonly Dictionary<string, int> _openByZone = new(StringComparer.Ordinal);
     private PlacementSurvey? _survey;
+    private Resources _capacity;
+    private Resources _free;
+    private Scarcity _scarcity;
 
     public int Hosts => _hosts.Count;
 
     internal IReadOnlyDictionary<string, int> OpenByZone => _openByZone;
 
     internal PlacedGroup? Group(string name) => _groups.GetValueOrDefault(name);
+
+    /// <summary>As it is for the demand that is asked about.</summary>
+    internal ref readonly Scarcity Scarcity => ref _scarcity;
 
     public PlacedHost? Find(string host) => _hosts.GetValueOrDefault(host);
 
@@ -56,7 +66,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         {
             Shut(known);
             // Its actor tells of each reservation: the same inventory is the common case.
-            if (capacity != known.Capacity || !inventory.Equals(known.Class.Inventory))
+            if (capacity != known.Capacity || !inventory.Equals(known.Inventory))
             {
                 // Its zone may be another one then.
                 KeyValuePair<PlacedGroup, int>[] groups = [.. known.Groups];
@@ -111,32 +121,30 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         ArgumentNullException.ThrowIfNull(demand);
         ArgumentNullException.ThrowIfNull(excluded);
         var survey = _survey ??= new PlacementSurvey(this);
+        Weigh(demand);
         survey.Begin(demand, excluded);
         if (demand.Host.Length > 0)
         {
-            if (_hosts.GetValueOrDefault(demand.Host) is { Closed: null } only && demand.Needs.FitsIn(only.Free) && survey.Allows(only.Class))
-                Offer(survey, only);
+            Offer(_hosts.GetValueOrDefault(demand.Host), demand, survey);
+            return survey.Best;
+        }
+        if (OfferShared(demand, survey) || OfferLabelled(demand, survey))
+            return survey.Best;
+        if (!Wishes.Any(demand))
+        {
+            Search(demand, survey, sample, null, null);
             return survey.Best;
         }
         var each = Math.Max(Candidates, sample / Math.Max(1, _classes.Count));
-        if (OfferShared(demand, survey))
-            return survey.Best;
         foreach (var hosts in _classes)
         {
-            if (hosts.Open.Count == 0 || !demand.Needs.FitsIn(hosts.Open.MostFree) || !survey.Allows(hosts))
-                continue;
-            survey.Next(each, null);
-            hosts.Open.Walk(demand.Needs, survey);
-            // The fullest may all have what it would rather be apart from.
-            if (demand.Rules is null)
-                continue;
-            foreach (var rule in demand.Rules.Groups)
+            // What it wishes may weigh more than what cells are told apart by: no class is left out.
+            Search(demand, survey, each, hosts, null);
+            foreach (var rule in demand.Rules!.Groups)
             {
+                // The fullest may all have what it would rather be apart from.
                 if (rule is { Hard: false, Apart: true, Scope: RuleScope.Host } && Group(rule.Group) is { } group)
-                {
-                    survey.Next(each, group);
-                    hosts.Open.Walk(demand.Needs, survey);
-                }
+                    Search(demand, survey, each, hosts, group);
             }
         }
         return survey.Best;
@@ -164,8 +172,13 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     }
 
     /// <summary>What speaks against a host that would do, by part, weighed; their sum is <see cref="Candidate.Cost"/>.</summary>
-    public IReadOnlyList<KeyValuePair<string, double>> Parts(Demand demand, PlacedHost host) =>
-        [.. HostScore.All.Where(score => score.Concerns(demand)).Select(score => KeyValuePair.Create(score.Name, score.Weight * score.Of(host, demand, this)))];
+    public IReadOnlyList<KeyValuePair<string, double>> Parts(Demand demand, PlacedHost host)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        ArgumentNullException.ThrowIfNull(host);
+        Weigh(demand);
+        return [.. HostScore.All.Where(score => score.Concerns(demand)).Select(score => KeyValuePair.Create(score.Name, score.Weight * score.Of(host, demand, this)))];
+    }
 
     private static Refusal? Short(string reason, long wanted, long free) =>
         wanted > free ? new Refusal(reason, (ulong)wanted, (ulong)Math.Max(0, free)) : null;
@@ -184,8 +197,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
             {
                 if (left-- == 0)
                     break;
-                if (host.Closed is null && demand.Needs.FitsIn(host.Free) && survey.Allows(host.Class))
-                    Offer(survey, host);
+                Offer(host, demand, survey);
             }
             if (rule.Hard)
                 return true;
@@ -193,27 +205,81 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         return false;
     }
 
-    private static void Offer(PlacementSurvey survey, PlacedHost host)
+    // Where few have a label that it wants, those are asked and no others. True: no others will do.
+    private bool OfferLabelled(Demand demand, PlacementSurvey survey)
     {
-        survey.Next(1, null);
-        survey.Offer(host);
+        if (demand.Rules is null)
+            return false;
+        foreach (var label in demand.Rules.Labels)
+        {
+            if (!_byLabel.TryGetValue(label, out var hosts))
+                return true;
+            if (hosts.Count > Rare)
+                continue;
+            foreach (var host in hosts)
+                Offer(host, demand, survey);
+            return true;
+        }
+        return false;
     }
+
+    private static void Offer(PlacedHost? host, Demand demand, PlacementSurvey survey)
+    {
+        if (host is { Closed: null } && demand.Needs.FitsIn(host.Free) && survey.Allows(host.Class))
+            survey.Offer(host);
+    }
+
+    // Of one class or all; once more with all cells where the most promising have too few that would do.
+    private void Search(Demand demand, PlacementSurvey survey, int most, HostClass? only, PlacedGroup? without)
+    {
+        var keepAll = most == int.MaxValue;
+        do
+        {
+            survey.Next(keepAll);
+            if (only is not null)
+                Seek(only, demand, survey);
+            else
+            {
+                foreach (var hosts in _classes)
+                    Seek(hosts, demand, survey);
+            }
+            keepAll = true;
+        }
+        while (!survey.Search(most, without));
+    }
+
+    private static void Seek(HostClass hosts, Demand demand, PlacementSurvey survey)
+    {
+        if (hosts.Open.Count > 0 && survey.Allows(hosts))
+            hosts.Open.Seek(demand.Needs, survey);
+    }
+
+    // The newcomer counts: of an empty fleet only it tells what is scarce.
+    private void Weigh(Demand demand) => _scarcity = new(_capacity - _free + demand.Needs, _capacity);
 
     private void Join(PlacedHost host, Inventory inventory, in Resources capacity)
     {
         var key = HostClass.KeyOf(inventory, capacity);
         if (!_classByKey.TryGetValue(key, out var hosts))
         {
-            hosts = new HostClass(key, inventory);
+            hosts = new HostClass(key, inventory, capacity);
             _classByKey.Add(key, hosts);
             _classes.Add(hosts);
         }
         hosts.Hosts++;
         host.Class = hosts;
+        host.Inventory = inventory;
+        foreach (var label in inventory.Labels)
+            (CollectionsMarshal.GetValueRefOrAddDefault(_byLabel, label, out _) ??= []).Add(host);
     }
 
     private void Leave(PlacedHost host)
     {
+        foreach (var label in host.Inventory.Labels)
+        {
+            if (_byLabel.TryGetValue(label, out var hosts) && hosts.Remove(host) && hosts.Count == 0)
+                _byLabel.Remove(label);
+        }
         if (--host.Class.Hosts > 0)
             return;
         _classByKey.Remove(host.Class.Key);
@@ -225,6 +291,8 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         if (host.Closed is not null)
             return;
         host.Class.Open.Add(host);
+        _capacity += host.Capacity;
+        _free += host.Free;
         if (host.Class.Zone.Length > 0)
             CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _)++;
     }
@@ -234,6 +302,8 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         if (host.Closed is not null)
             return;
         host.Class.Open.Remove(host);
+        _capacity -= host.Capacity;
+        _free -= host.Free;
         if (host.Class.Zone.Length > 0 && --CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _) <= 0)
             _openByZone.Remove(host.Class.Zone);
     }

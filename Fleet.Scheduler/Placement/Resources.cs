@@ -18,8 +18,9 @@ public readonly record struct Resources(long Cpus, long MemoryMib, long DiskMib 
     public static Resources operator -(in Resources a, in Resources b) =>
         new(a.Cpus - b.Cpus, a.MemoryMib - b.MemoryMib, a.DiskMib - b.DiskMib, a.NetworkMbps - b.NetworkMbps, a.Iops - b.Iops);
 
-    /// <summary>Of each the larger one.</summary>
-    public static Resources Most(in Resources a, in Resources b) => new(
-        Math.Max(a.Cpus, b.Cpus), Math.Max(a.MemoryMib, b.MemoryMib), Math.Max(a.DiskMib, b.DiskMib),
-        Math.Max(a.NetworkMbps, b.NetworkMbps), Math.Max(a.Iops, b.Iops));
+    /// <summary>How many there are.</summary>
+    internal const int Kinds = 5;
+
+    /// <summary>By number, in the order in which they stand above.</summary>
+    internal long this[int kind] => kind switch { 0 => Cpus, 1 => MemoryMib, 2 => DiskMib, 3 => NetworkMbps, _ => Iops };
 }

@@ -1,6 +1,4 @@
-using System.Formats.Tar;
-using System.Globalization;
-using System.IO.Compression;
+using Fleet.Scheduler.Simulation;
 
 namespace Fleet.Benchmarks.Overcommit;
 
@@ -10,9 +8,7 @@ namespace Fleet.Benchmarks.Overcommit;
 /// <param name="Days">The curves by day.</param>
 internal sealed record UsageTrace(string Name, bool IsMemory, IReadOnlyList<IReadOnlyList<double[]>> Days)
 {
-    public const int Samples = 288;
-
-    private const int MostCurves = 20_000;
+    public const int Samples = UsageCurves.Samples;
 
     /// <summary>The days of PlanetLab that settings are chosen by; the others are measured.</summary>
     private static readonly string[] ChoosingDays = ["20110303", "20110306"];
@@ -26,24 +22,24 @@ internal sealed record UsageTrace(string Name, bool IsMemory, IReadOnlyList<IRea
     public static IReadOnlyList<UsageTrace> Read(string folder, bool choosing)
     {
         var planetLab = new SortedDictionary<string, List<double[]>>(StringComparer.Ordinal);
-        foreach (var (path, columns) in Files(Path.Combine(folder, "planetlab"), 1))
+        foreach (var curve in Curves(Path.Combine(folder, "planetlab")))
         {
-            var words = path.Split('/');
+            var words = curve.Name.Split('/');
             if (words.Length < 2 || ChoosingDays.Contains(words[^2]) != choosing || IsForChoosing(words[^1]) != choosing)
                 continue;
             if (!planetLab.TryGetValue(words[^2], out var day))
                 planetLab[words[^2]] = day = [];
-            day.Add(columns[0]);
+            day.Add(curve.Cpu);
         }
 
         List<double[]> cpu = [], memory = [];
-        foreach (var (path, columns) in Files(Path.Combine(folder, "gcd"), 2))
+        foreach (var curve in Curves(Path.Combine(folder, "gcd")))
         {
-            var words = path.Split('/')[^1].Split('_');
-            if (words.Length != 3 || IsForChoosing(words[1]) != choosing)
+            var words = curve.Name.Split('/')[^1].Split('_');
+            if (words.Length != 3 || curve.Memory is null || IsForChoosing(words[1]) != choosing)
                 continue;
-            cpu.Add(columns[0]);
-            memory.Add(columns[1]);
+            cpu.Add(curve.Cpu);
+            memory.Add(curve.Memory);
         }
 
         return
@@ -54,74 +50,29 @@ internal sealed record UsageTrace(string Name, bool IsMemory, IReadOnlyList<IRea
         ];
     }
 
-    /// <summary>Made-up curves: a level, a day's rhythm, noise that lasts a while, and bursts.</summary>
+    /// <summary>Two days of made-up curves.</summary>
     public static IReadOnlyList<UsageTrace> Generate(ulong seed)
     {
-        var random = new Random((int)seed);
-        double[] Curve(bool isMemory)
-        {
-            var level = 0.02 + (0.3 * Math.Pow(random.NextDouble(), 2));
-            var rhythm = random.NextDouble() * 0.5 * level;
-            var phase = random.NextDouble() * 0.3;
-            var noise = 0.0;
-            var burst = 0;
-            var curve = new double[Samples];
-            for (var i = 0; i < Samples; i++)
-            {
-                noise = (0.9 * noise) + (0.2 * level * (random.NextDouble() - 0.5));
-                if (burst > 0)
-                    burst--;
-                else if (!isMemory && random.NextDouble() < 0.004)
-                    burst = random.Next(1, 12);
-                var use = level + noise + (rhythm * Math.Sin((((double)i / Samples) + phase) * 2 * Math.PI)) + (burst > 0 ? 0.4 : 0);
-                curve[i] = Math.Clamp(use, 0, 1);
-            }
-            return curve;
-        }
-
-        UsageTrace Of(string name, bool isMemory) =>
-            new(name, isMemory, [.. Enumerable.Range(0, 2).Select(_ => (IReadOnlyList<double[]>)[.. Enumerable.Range(0, 640).Select(_ => Curve(isMemory))])]);
-        return [Of("generated_cpu", false), Of("generated_memory", true)];
+        var days = Enumerable.Range(0, 2).Select(day => UsageCurves.Generate(640, (int)seed + (day * 7919))).ToList();
+        return
+        [
+            new("generated_cpu", false, [.. days.Select(day => day.Select(curve => curve.Cpu).ToList())]),
+            new("generated_memory", true, [.. days.Select(day => day.Select(curve => curve.Memory!).ToList())]),
+        ];
     }
 
-    private static IEnumerable<(string Path, double[][] Columns)> Files(string folder, int columns)
+    private static List<UsageCurve> Curves(string folder)
     {
         if (!Directory.Exists(folder))
             throw new BenchmarkException($"there is no folder {folder}; --traces names the one with planetlab/ and gcd/ in it");
-        var read = 0;
-        foreach (var archive in Directory.GetFiles(folder, "*.tar.gz").Order(StringComparer.Ordinal))
+        try
         {
-            using var tar = new TarReader(new GZipStream(File.OpenRead(archive), CompressionMode.Decompress));
-            while (tar.GetNextEntry() is { } entry)
-            {
-                if (entry.DataStream is not { } data)
-                    continue;
-                if (++read > MostCurves)
-                    throw new BenchmarkException($"{folder} has more than {MostCurves} curves");
-                if (Parse(data, columns) is { } parsed)
-                    yield return (entry.Name, parsed);
-            }
+            return [.. UsageCurves.Read(folder)];
         }
-    }
-
-    // Null: too few samples for a day, or no numbers.
-    private static double[][]? Parse(Stream data, int columns)
-    {
-        var parsed = Enumerable.Range(0, columns).Select(_ => new double[Samples]).ToArray();
-        using var lines = new StreamReader(data);
-        for (var i = 0; i < Samples; i++)
+        catch (TraceException broken)
         {
-            var words = lines.ReadLine()?.Split((char[])[' ', '\t', ','], StringSplitOptions.RemoveEmptyEntries) ?? [];
-            if (words.Length < columns)
-                return null;
-            for (var column = 0; column < columns; column++)
-            {
-                if (!double.TryParse(words[column], CultureInfo.InvariantCulture, out var percent))
-                    return null;
-                parsed[column][i] = Math.Clamp(percent / 100, 0, 1);
-            }
+            throw new BenchmarkException(broken.Message);
         }
-        return parsed;
     }
 
     // FNV-1a: the same halves on every machine and in every run.

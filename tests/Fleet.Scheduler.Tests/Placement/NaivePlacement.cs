@@ -60,10 +60,22 @@ internal sealed class NaivePlacement
 
     private double Cost(NaiveHost host, Demand demand)
     {
-        var left = host.Free - demand.Needs;
-        var fit = Math.Log(((double)left.Cpus / host.Capacity.Cpus + 0.02) / 0.02 * (((double)left.MemoryMib / host.Capacity.MemoryMib + 0.02) / 0.02)) / (2 * Math.Log(51));
+        // Of CPU and memory: what is used in the fleet, the newcomer too, over the scarcer of both.
+        var open = Hosts.Values.Where(other => other.Closed is null).ToList();
+        double[] used =
+        [
+            (double)(open.Sum(other => other.Capacity.Cpus - other.Free.Cpus) + demand.Needs.Cpus) / open.Sum(other => other.Capacity.Cpus),
+            (double)(open.Sum(other => other.Capacity.MemoryMib - other.Free.MemoryMib) + demand.Needs.MemoryMib) / open.Sum(other => other.Capacity.MemoryMib),
+        ];
+        double[] scarce = used.Max() <= 0 ? [1, 1] : [.. used.Select(share => Math.Max(0.01, share / used.Max()))];
+        double[] before = [(double)host.Free.Cpus / host.Capacity.Cpus, (double)host.Free.MemoryMib / host.Capacity.MemoryMib];
+        double[] after = [before[0] - ((double)demand.Needs.Cpus / host.Capacity.Cpus), before[1] - ((double)demand.Needs.MemoryMib / host.Capacity.MemoryMib)];
+        double Stranded(double[] free, int kind) => free[kind] - (scarce[kind] * Math.Min(free[0] / scarce[0], free[1] / scarce[1]));
+        double Weighed(Func<int, double> of) => ((Math.Pow(scarce[0], 3) * of(0)) + (Math.Pow(scarce[1], 3) * of(1))) / (Math.Pow(scarce[0], 3) + Math.Pow(scarce[1], 3));
+        // Hosts that are equal but for how it was reckoned are told apart by their names.
+        var fit = Math.Round(Weighed(kind => Math.Log((after[kind] + 0.03) / 0.03) / Math.Log(1.03 / 0.03)) + (2.55 * Weighed(kind => Stranded(after, kind) - Stranded(before, kind))), 9);
         var wishes = demand.Rules?.Groups.Where(rule => !rule.Hard).ToList() ?? [];
-        return fit + (wishes.Count == 0 ? 0 : 2 * wishes.Average(rule =>
+        return fit + (wishes.Count == 0 ? 0 : 8 * wishes.Average(rule =>
             Hosts.Values.All(other => other.Groups.GetValueOrDefault(rule.Group) == 0) ? 0
             : rule.Apart ? There(host, rule) / (There(host, rule) + 1.0)
             : There(host, rule) == 0 ? 1 : 0));

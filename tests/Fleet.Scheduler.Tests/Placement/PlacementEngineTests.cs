@@ -109,6 +109,46 @@ public sealed class PlacementEngineTests
     }
 
     [Fact]
+    public void Should_not_strand_what_the_fleet_is_short_of()
+    {
+        var engine = new PlacementEngine();
+        engine.SetFree(Add(engine, "few-cpus"), new(2, 4096));
+        engine.SetFree(Add(engine, "more-cpus"), new(6, 4096));
+        var demand = Wanting(cpus: 2, memoryMib: 512);
+        // Where CPU is what is short, the fullest host it is.
+        Assert.Equal("few-cpus", Choose(engine, demand)[0]);
+        engine.SetFree(Add(engine, "no-memory"), new(8, 0));
+        engine.SetFree(Add(engine, "no-memory-either"), new(8, 0));
+        Assert.Equal(["more-cpus", "few-cpus"], Choose(engine, demand));
+        Assert.True(engine.Parts(demand, engine.Find("more-cpus")!).Single(part => part.Key == "balance").Value <= 0);
+    }
+
+    [Theory]
+    [InlineData(20)]
+    [InlineData(400)]
+    public void Should_find_those_with_a_label_however_many_have_it(int labelled)
+    {
+        var engine = new PlacementEngine();
+        for (var i = 0; i < 400; i++)
+        {
+            engine.SetFree(Add(engine, $"other{i:d3}"), new(2, 1024));
+            if (i < labelled)
+                engine.SetFree(Add(engine, $"ssd{i:d3}", disk: "ssd"), new(i == 7 ? 5 : 1, 2048));
+        }
+        var rules = new PlacementRules { Labels = [new("disk", "ssd")] };
+        Assert.Equal(["ssd007"], Choose(engine, Wanting(cpus: 2, rules: rules)));
+        Assert.All(Choose(engine, Wanting(cpus: 1, rules: rules)), id => Assert.StartsWith("ssd", id, StringComparison.Ordinal));
+        Assert.Empty(Choose(engine, Wanting(cpus: 6, rules: rules)));
+        engine.Remove("ssd007");
+        Assert.Empty(Choose(engine, Wanting(cpus: 2, rules: rules)));
+        Assert.Empty(Choose(engine, Wanting(rules: new PlacementRules { Labels = [new("disk", "tape")] })));
+        // One that comes back under another label is found by that alone.
+        Add(engine, "ssd003", disk: "tape");
+        Assert.Equal(["ssd003"], Choose(engine, Wanting(cpus: 3, rules: new PlacementRules { Labels = [new("disk", "tape")] })));
+        Assert.Empty(Choose(engine, Wanting(cpus: 3, rules: rules)));
+    }
+
+    [Fact]
     public void Should_count_every_resource()
     {
         var engine = new PlacementEngine();
