@@ -188,6 +188,8 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, "A kernel is named by a path on the hosts, and tenants have no say there; leave boot out.", "boot");
         if (body.Host is not null)
             throw new RequestRefused(ErrorCodes.Forbidden, "Tenants don't choose hosts; leave host out.", "host");
+        if (body.HostLabels?.Keys.FirstOrDefault(key => !key.StartsWith(VmLimits.PublicLabelPrefix, StringComparison.Ordinal)) is { } label)
+            throw new RequestRefused(ErrorCodes.Forbidden, $"Tenants may ask for labels of hosts that begin with {VmLimits.PublicLabelPrefix} only; leave the others out.", "host_labels." + (label.Length <= 64 ? label : label[..64] + "…"));
         if (body.Driver == "qemu")
             throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed; leave driver out, and the host takes what it has.", "driver");
         // A launch that is made to fail speaks against its host, and three of them have it left alone.

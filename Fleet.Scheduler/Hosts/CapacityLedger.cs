@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Prediction;
@@ -32,7 +33,11 @@ public readonly record struct PeakForecast(PeakUse Peak, PeakUse Room)
 /// <param name="MemoryMib">MiB promised.</param>
 /// <param name="Vacated">It ended: nothing is promised any more, but its remains are still there.</param>
 /// <param name="Lost">Vacated because the host was given up: its microVM has to be told.</param>
-public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated, bool Lost = false);
+public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated, bool Lost = false)
+{
+    /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
+    public ImmutableArray<string> Groups { get; init; } = [];
+}
 
 /// <summary>What is about to be promised, and not in the ledger yet.</summary>
 /// <param name="Count">To so many microVMs.</param>
@@ -40,11 +45,19 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
 /// <param name="MemoryMib">MiB.</param>
 public readonly record struct Promised(int Count, ulong Cpus, ulong MemoryMib)
 {
+    /// <summary>Members of groups among them.</summary>
+    private ImmutableDictionary<string, int>? Groups { get; init; }
+
     public Promised And(Demand demand)
     {
         ArgumentNullException.ThrowIfNull(demand);
-        return new(Count + 1, Cpus + demand.Cpus, MemoryMib + demand.MemoryMib);
+        var groups = Groups;
+        foreach (var group in demand.Groups)
+            groups = (groups ?? ImmutableDictionary<string, int>.Empty).SetItem(group, Of(group) + 1);
+        return new(Count + 1, Cpus + demand.Cpus, MemoryMib + demand.MemoryMib) { Groups = groups };
     }
+
+    public int Of(string group) => Groups?.GetValueOrDefault(group) ?? 0;
 }
 
 /// <summary>
@@ -55,12 +68,37 @@ public sealed class CapacityLedger
 {
     private readonly Dictionary<(string VmId, ulong Epoch), Reservation> _reservations = [];
     private readonly Dictionary<string, ulong> _newest = new(StringComparer.Ordinal);
+    private readonly SortedDictionary<string, int> _groups = new(StringComparer.Ordinal);
 
     public ulong ReservedCpus { get; private set; }
 
     public ulong ReservedMemoryMib { get; private set; }
 
     public IReadOnlyCollection<Reservation> Reservations => _reservations.Values;
+
+    /// <summary>How many microVMs of each group are here, those that have ended left out; in the order of names.</summary>
+    public IReadOnlyDictionary<string, int> Groups => _groups;
+
+    /// <summary>
+    /// Whether a hard rule about a group on one host keeps the demand out: exactly, also against those that are <paramref name="also"/> about to come. An
+    /// earlier placement of the microVM itself does not count. That it is to be where a group is only placement can tell, which knows where else that group may be.
+    /// </summary>
+    public bool KeepsOut(Demand demand, string vmId, Promised also)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        if (demand.Rules is null)
+            return false;
+        foreach (var rule in demand.Rules.Groups)
+        {
+            if (rule is { Hard: true, Apart: true, Scope: RuleScope.Host } && _groups.GetValueOrDefault(rule.Group) + also.Of(rule.Group) - Own(rule.Group) > rule.Most)
+                return true;
+        }
+        return false;
+
+        int Own(string group) => NewestEpoch(vmId) == 0
+            ? 0
+            : _reservations.Values.Count(held => held.VmId == vmId && !held.Vacated && held.Groups.Contains(group));
+    }
 
     /// <summary>The newest epoch under which the microVM has a place here; 0: none.</summary>
     public ulong NewestEpoch(string vmId) => _newest.GetValueOrDefault(vmId);
@@ -102,7 +140,7 @@ public sealed class CapacityLedger
         switch (stored)
         {
             case HostReserved reserved:
-                Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false));
+                Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false) { Groups = [.. reserved.Groups] });
                 break;
             case HostVacated vacated:
                 var left = Find(vacated.VmId, vacated.Epoch) ?? throw new InvalidOperationException($"{vacated.VmId} epoch {vacated.Epoch} has no reservation here.");
@@ -133,6 +171,8 @@ public sealed class CapacityLedger
         {
             ReservedCpus += reservation.Cpus;
             ReservedMemoryMib += reservation.MemoryMib;
+            foreach (var group in reservation.Groups)
+                _groups[group] = _groups.GetValueOrDefault(group) + 1;
         }
     }
 
@@ -159,6 +199,11 @@ public sealed class CapacityLedger
     {
         ReservedCpus -= held.Cpus;
         ReservedMemoryMib -= held.MemoryMib;
+        foreach (var group in held.Groups)
+        {
+            if (--_groups[group] == 0)
+                _groups.Remove(group);
+        }
     }
 
     // A host that came back with less memory has promised more than its cap: nothing is free then.

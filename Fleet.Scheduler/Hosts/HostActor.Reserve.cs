@@ -52,7 +52,7 @@ internal sealed partial class HostActor
                 continue;
             }
             granted.Add((caller, reserve));
-            events[reserve.VmId] = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib };
+            events[reserve.VmId] = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib, Groups = { demand.Groups } };
             promised = promised.And(demand);
         }
         _asking.Clear();
@@ -96,11 +96,13 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.Labels);
         if (demand.Rules?.MayBeIn(PlacementRules.ZoneOf(_record.Inventory)) == false)
             return Rejected(RejectionReason.Zone);
+        if (_ledger.KeepsOut(demand, reserve.VmId, promised))
+            return Rejected(RejectionReason.Group);
         return _ledger.Check(demand, _record.Inventory, _caps, Forecast(), promised);
     }
 
     private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };
 
     private void AnswerRoom(IActorRef caller, ReserveRoom reserve, Rejection? rejection) =>
-        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection });
+        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection, Version = _record?.Version ?? 0 });
 }

@@ -93,7 +93,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SnapshotOffer { Snapshot: HostSnapshot snapshot }:
                 _record = snapshot.Record;
                 foreach (var entry in snapshot.Entries)
-                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost));
+                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost) { Groups = [.. entry.Groups] });
                 break;
             case IMessage stored:
                 Take(stored);
@@ -346,6 +346,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         MemoryMib = held.MemoryMib,
         Vacated = held.Vacated,
         Lost = held.Lost,
+        Groups = { held.Groups },
     };
 
     private void PublishView()
@@ -365,6 +366,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Cordoned = _record.Cordoned,
             Quarantined = IsQuarantined,
             PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
+            Groups = { _ledger.Groups.Select(group => new GroupCount { Group = group.Key, Members = (uint)group.Value }) },
         }));
     }
 

@@ -116,7 +116,7 @@ internal sealed class GroupHostFilter : HostFilter
         foreach (var rule in demand.Rules!.Groups)
         {
             if (rule.Hard && rule.Scope == RuleScope.Host && engine.Group(rule.Group) is { Hosts.Count: > 0 } group
-                && host.Of(group) > 0 == rule.Apart)
+                && (rule.Apart ? host.Of(group) > rule.Most : host.Of(group) == 0))
                 return false;
         }
         return true;

@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
 using Fleet.Shared.Contracts;
@@ -24,6 +25,7 @@ public sealed class HostIndex
 {
     private readonly Dictionary<string, Entry> _hosts = new(StringComparer.Ordinal);
     private readonly PlacementEngine _engine = new();
+    private readonly PlacementTrials _trials;
 
     // What was refused since a host last said something: many that wait ask the same. Bounded, for those that all ask something else.
     private const int MostRefused = 256;
@@ -31,6 +33,8 @@ public sealed class HostIndex
     private readonly Dictionary<Demand, IReadOnlyList<Rejection>> _refused = [];
 
     private sealed record Entry(HostView View, TimeSpan HeardAt);
+
+    public HostIndex() => _trials = new(_engine);
 
     public int Count => _hosts.Count;
 
@@ -45,15 +49,30 @@ public sealed class HostIndex
             return false;
         _hosts[view.HostId] = new Entry(view, now);
         _refused.Clear();
-        _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
+        var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
+        _trials.Seen(view.HostId, view.Version);
+        var regrouped = Regroup(host, known, view);
         if (!view.Connected)
-            return false;
+            return regrouped;
         return known is not { Connected: true }
             || (known.Cordoned && !view.Cordoned)
             || (known.Quarantined && !view.Quarantined)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
-            || !Equals(view.Inventory, known.Inventory);
+            || !Equals(view.Inventory, known.Inventory)
+            || regrouped;
+    }
+
+    // Members that come or go may open a place elsewhere.
+    private bool Regroup(PlacedHost host, HostView? known, HostView view)
+    {
+        if (known is null ? view.Groups.Count == 0 : view.Groups.Equals(known.Groups))
+            return false;
+        foreach (var before in known?.Groups ?? [])
+            _engine.Count(host, before.Group, -(int)before.Members);
+        foreach (var now in view.Groups)
+            _engine.Count(host, now.Group, (int)now.Members);
+        return true;
     }
 
     /// <summary>Drops hosts that said nothing since <paramref name="before"/>: their actor lives no more, or nobody hears it.</summary>
@@ -63,10 +82,60 @@ public sealed class HostIndex
         foreach (var host in silent)
         {
             _hosts.Remove(host);
+            _trials.Gone(host);
             _engine.Remove(host);
         }
+        _trials.DropOlder(before);
         _refused.Clear();
         return silent.Count;
+    }
+
+    /// <summary>
+    /// <see cref="Find(Demand, IReadOnlySet{string})"/> for a microVM that will go to the first of the hosts: as a member of its groups it counts there from now on, until
+    /// the host's own view shows it or <see cref="Tried"/> says otherwise.
+    /// </summary>
+    /// <param name="demand">What is wanted.</param>
+    /// <param name="excluded">Hosts that said no.</param>
+    /// <param name="vmId">The microVM.</param>
+    /// <param name="leaving">The host that it is on and leaves, where it does not count against itself; empty: none.</param>
+    /// <param name="now">On the clock of <see cref="Update"/>.</param>
+    public PlacementAdvice Find(Demand demand, IReadOnlySet<string> excluded, string vmId, string leaving, TimeSpan now)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        if (demand.Groups.IsEmpty)
+            return Find(demand, excluded);
+        _trials.End(vmId);
+        Leave(1);
+        var advice = Find(demand, excluded);
+        Leave(-1);
+        if (advice.Hosts.Count > 0)
+            _trials.Begin(vmId, advice.Hosts[0], demand.Groups, now);
+        return advice;
+
+        void Leave(int by)
+        {
+            if (_engine.Find(leaving) is not { } old)
+                return;
+            foreach (var group in demand.Groups)
+                _engine.Count(old, group, -by);
+        }
+    }
+
+    /// <summary>What became of a microVM that was found a place.</summary>
+    /// <param name="vmId">The microVM.</param>
+    /// <param name="host">The host that it asks now, or that took it; empty: it goes nowhere.</param>
+    /// <param name="version">Of the host's record that has it; 0: it only asks.</param>
+    /// <param name="groups">That it is a member of.</param>
+    /// <param name="now">On the clock of <see cref="Update"/>.</param>
+    public void Tried(string vmId, string host, ulong version, ImmutableArray<string> groups, TimeSpan now)
+    {
+        ArgumentNullException.ThrowIfNull(host);
+        if (host.Length == 0 || (version > 0 && _hosts.GetValueOrDefault(host) is { } entry && entry.View.Version >= version))
+            _trials.End(vmId);
+        else if (version > 0)
+            _trials.Reserved(vmId, version);
+        else
+            _trials.Begin(vmId, host, groups, now);
     }
 
     /// <summary>
@@ -77,7 +146,9 @@ public sealed class HostIndex
     {
         ArgumentNullException.ThrowIfNull(demand);
         ArgumentNullException.ThrowIfNull(excluded);
-        if (excluded.Count == 0 && _refused.TryGetValue(demand, out var refused))
+        // Rules go by where others are, which changes without a word of a host.
+        var remembered = excluded.Count == 0 && demand.Rules is null;
+        if (remembered && _refused.TryGetValue(demand, out var refused))
             return new PlacementAdvice([], refused);
         var best = _engine.Choose(demand, excluded);
         if (best.Length > 0)
@@ -94,7 +165,7 @@ public sealed class HostIndex
                 tally.Add(Named(refusal, entry.View));
         }
         refused = tally.ToList();
-        if (excluded.Count == 0 && _refused.Count < MostRefused)
+        if (remembered && _refused.Count < MostRefused)
             _refused.Add(demand, refused);
         return new PlacementAdvice([], refused);
     }

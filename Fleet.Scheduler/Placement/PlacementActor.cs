@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using Akka.Actor;
 using Akka.Cluster.Tools.PublishSubscribe;
 using Akka.Event;
@@ -9,7 +10,17 @@ namespace Fleet.Scheduler.Placement;
 /// <param name="Demand">What is wanted.</param>
 /// <param name="Excluded">Hosts that said no just now.</param>
 /// <param name="Search">Comes back in the answer, so that an old answer is told from a new one.</param>
-internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, long Search) : INoSerializationVerificationNeeded;
+internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, long Search) : INoSerializationVerificationNeeded
+{
+    /// <summary>The microVM that will go to the first host of the answer; empty: somebody who only wants to know.</summary>
+    public string VmId { get; init; } = "";
+
+    /// <summary>The host that it leaves; empty: it is on none.</summary>
+    public string Leaving { get; init; } = "";
+}
+
+/// <summary>Tells the node's own <see cref="PlacementActor"/> what became of a microVM that is a member of groups: see <see cref="HostIndex.Tried"/>.</summary>
+internal sealed record PlaceTried(string VmId, string Host, ulong Version, ImmutableArray<string> Groups) : INoSerializationVerificationNeeded;
 
 /// <summary>The answer to <see cref="FindHosts"/>.</summary>
 internal sealed record HostsFound(PlacementAdvice Advice, long Search) : INoSerializationVerificationNeeded;
@@ -79,7 +90,13 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
         switch (message)
         {
             case FindHosts find:
-                Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded), find.Search));
+                var advice = find.VmId.Length == 0
+                    ? _index.Find(find.Demand, find.Excluded)
+                    : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now);
+                Sender.Tell(new HostsFound(advice, find.Search));
+                break;
+            case PlaceTried tried:
+                _index.Tried(tried.VmId, tried.Host, tried.Version, tried.Groups, Now);
                 break;
             case JudgeHosts judge:
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));

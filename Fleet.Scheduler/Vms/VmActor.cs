@@ -242,7 +242,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             return;
         }
         var move = _move;
-        EndSearch();
+        Tried(answer.HostId, answer.Version);
+        EndSearch(reserved: true);
         bool wanted;
         var decision = move is null
             ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
@@ -477,7 +478,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
 
     private void AskIndex()
     {
-        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches));
+        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "" });
         Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
     }
 
@@ -485,6 +486,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     {
         if (_search!.Next() is { } host)
         {
+            Tried(host, 0);
             _hosts.Tell(new ReserveRoom { HostId = host, VmId = _id, Epoch = _search.Epoch, Spec = _life.Record!.Spec });
             Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
             return;
@@ -529,8 +531,17 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         AskNextHost();
     }
 
-    private void EndSearch()
+    /// <summary>Placement hears where a member of groups goes: it counts there before the host's own word of it comes.</summary>
+    private void Tried(string host, ulong version)
     {
+        if (_search is { Demand.Groups.IsEmpty: false } search)
+            _placement.Tell(new PlaceTried(_id, host, version, search.Demand.Groups));
+    }
+
+    private void EndSearch(bool reserved = false)
+    {
+        if (!reserved)
+            Tried("", 0);
         _search = null;
         _move = null;
         _searches++;

@@ -35,6 +35,7 @@ public static class VmSpecRules
             ?? Labels("labels", spec.Labels)
             ?? Labels("host_labels", spec.HostLabels)
             ?? Zones(spec.Zones)
+            ?? PlacementWishRules.FirstProblem("placement", spec.Placement)
             ?? Host(spec.Host)
             ?? Simulated(spec)
             ?? RateLimits(spec);

@@ -45,6 +45,35 @@ public sealed class CapacityLedgerTests
             iter: 1000);
     }
 
+    [Fact]
+    public void Should_keep_a_group_apart_also_within_one_write_and_not_from_its_own_past()
+    {
+        Demand Web(int most = 0) => Wanting(1, 128) with
+        {
+            Groups = ["acme/web"],
+            Rules = new PlacementRules { Groups = [new("acme/web", RuleScope.Host, Apart: true, Hard: true) { Most = most }] },
+        };
+        HostReserved Reserved(string id, ulong epoch) => new() { VmId = id, Epoch = epoch, Cpus = 1, MemoryMib = 128, Groups = { "acme/web" } };
+
+        var ledger = new CapacityLedger();
+        Assert.False(ledger.KeepsOut(Web(), "vm-1", default));
+        Assert.True(ledger.KeepsOut(Web(), "vm-2", new Promised().And(Web())));
+        Assert.False(ledger.KeepsOut(Web(most: 1), "vm-2", new Promised().And(Web())));
+        ledger.Apply(Reserved("vm-1", 1));
+        Assert.Equal(1, ledger.Groups["acme/web"]);
+        Assert.False(ledger.KeepsOut(Web(), "vm-1", default));
+        Assert.True(ledger.KeepsOut(Web(), "vm-2", default));
+        Assert.True(ledger.KeepsOut(Web(most: 1), "vm-2", new Promised().And(Web())));
+        Assert.False(ledger.KeepsOut(Wanting(1, 128), "vm-2", default));
+        ledger.Apply(new HostVacated { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128 });
+        Assert.Empty(ledger.Groups);
+        Assert.False(ledger.KeepsOut(Web(), "vm-2", default));
+        ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 1 });
+        ledger.Apply(Reserved("vm-2", 1));
+        ledger.Apply(new HostLost());
+        Assert.Empty(ledger.Groups);
+    }
+
     /// <summary>What is decided together must come to the same as one after the other.</summary>
     [Fact]
     public void Should_say_the_same_of_what_is_about_to_be_promised_as_of_what_is()

@@ -109,6 +109,12 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c39125d0a0c30313233343536373839616210041a03010203220461636d652a077261636b312d37320243493a0b08c3d590d80610809c9c39420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c39520c626139383736353433323130"),
         ("host-snapshot", new HostSnapshot { Record = Record(), Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Vacated = true } } }, 
             "0a720a077261636b312d3710011a3b08041080401a140a0471656d7510011a0851454d5520372e322001220471656d752a05362e312e3032067838365f36343a090a047261636b120131200228800230013a05302e312e30420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c395009120f0a04766d2d31100318022080022801"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Placement = Wishes() } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a300a0568656c6c6fd202260a03776562120e0a0264621204686f7374180120011a0f0a0377656212047a6f6e6518022001"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Groups = { "acme/web" } },
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002320861636d652f776562"),
+        ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Groups = { "acme/web" } } } },
+            "12170a04766d2d31100318022080023a0861636d652f776562"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];
@@ -139,6 +145,13 @@ public sealed class StoredEventSamples : IDisposable
         Labels = { ["tier"] = "web" },
         Host = "rack1-7",
         Simulated = new SimulatedGuest { BootMs = 5, RunMs = 6, ExitStatus = 7, Fault = "vmm_dies" },
+    };
+
+    private static PlacementWishes Wishes() => new()
+    {
+        Groups = { "web" },
+        Affinity = { new Affinity { Group = "db", Within = "host", Apart = true, Soft = true } },
+        Spread = { new GroupSpread { Group = "web", Over = "zone", MostAhead = 2, Soft = true } },
     };
 
     private static TokenRecord Token() => new()
