@@ -7,7 +7,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Vms;
 
-/// <summary><c>fleet vm list | show | stop | start | delete | wait | limits</c>.</summary>
+/// <summary><c>fleet vm run | place | list | show | stop | start | delete | wait | limits</c>.</summary>
 internal static class VmCommands
 {
     private const int WaitSeconds = 120;
@@ -16,6 +16,7 @@ internal static class VmCommands
     {
         var vm = new Command("vm", "MicroVMs: run, look at, stop, delete");
         vm.Subcommands.Add(RunCommand.Create());
+        vm.Subcommands.Add(PlaceCommand.Create());
         vm.Subcommands.Add(List());
         vm.Subcommands.Add(Show());
         vm.Subcommands.Add(ConsoleCommand.Create());

@@ -70,51 +70,6 @@ internal sealed record CreateVmBody
     public IReadOnlyDictionary<string, RateLimitBody>? RateLimits { get; init; }
 }
 
-/// <summary>Where a microVM is to be by where others are. Groups are the tenant's own.</summary>
-internal sealed record PlacementBody
-{
-    [Description("Groups that it is a member of"), MaxLength(VmLimits.MaxGroups)]
-    public IReadOnlyList<string>? Groups { get; init; }
-
-    [Description("To be with groups, or apart from them"), MaxLength(VmLimits.MaxAffinities)]
-    public IReadOnlyList<AffinityBody>? Affinity { get; init; }
-
-    [Description("To keep groups even; at most one that is hard over zones"), MaxLength(VmLimits.MaxSpreads)]
-    public IReadOnlyList<SpreadBody>? Spread { get; init; }
-}
-
-/// <summary>To be where one of a group is, or where none is. A group that is nowhere yet is no hindrance.</summary>
-internal sealed record AffinityBody
-{
-    [Required, MaxLength(VmLimits.MaxLabelKeyLength)]
-    public string? Group { get; init; }
-
-    [Description("What is shared with it, or not"), AllowedValues(PlacementWishRules.Host, PlacementWishRules.Zone), DefaultValue(PlacementWishRules.Host)]
-    public string? Within { get; init; }
-
-    [Description("True: where none of the group is; false: where one is"), DefaultValue(false)]
-    public bool? Apart { get; init; }
-
-    [Description("True: it waits rather than go against the rule; false: the rule is a wish"), DefaultValue(true)]
-    public bool? Hard { get; init; }
-}
-
-/// <summary>To keep a group even over zones or hosts.</summary>
-internal sealed record SpreadBody
-{
-    [Required, MaxLength(VmLimits.MaxLabelKeyLength)]
-    public string? Group { get; init; }
-
-    [Description("zone: no zone has over most_ahead more of it than another; host: no host has over most_ahead of it"), AllowedValues(PlacementWishRules.Zone, PlacementWishRules.Host), DefaultValue(PlacementWishRules.Zone)]
-    public string? Over { get; init; }
-
-    [Range(1, VmLimits.MaxSpreadAhead), DefaultValue(1L)]
-    public long? MostAhead { get; init; }
-
-    [Description("True: it waits rather than go against the rule; false: the one that has fewest is preferred"), DefaultValue(true)]
-    public bool? Hard { get; init; }
-}
-
 /// <summary>What one rate limiter lets pass; a request takes from both buckets or waits for both.</summary>
 internal sealed record RateLimitBody
 {
@@ -398,6 +353,7 @@ internal sealed record ProblemBody(
 [JsonSerializable(typeof(ProblemBody))]
 [JsonSerializable(typeof(AdminCommandBody))]
 [JsonSerializable(typeof(PaletteListBody))]
+[JsonSerializable(typeof(PlacementReviewBody))]
 internal sealed partial class ApiJson : JsonSerializerContext
 {
     /// <summary>

@@ -176,7 +176,7 @@ internal sealed class VmEndpoints(ApiContext api)
     }
 
     /// <summary>A tenant has its own name, and no say in what of the hosts' own is used.</summary>
-    private static void RefuseForTenant(Principal who, CreateVmBody body)
+    internal static void RefuseForTenant(Principal who, CreateVmBody body)
     {
         if (body.Tenant is { } tenant && !TokenRules.IsTenant(tenant))
             throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");

@@ -187,6 +187,32 @@ public sealed class HostIndex
         return verdicts;
     }
 
+    /// <summary>What would become of a microVM with that spec, and what would have to be different if it fits nowhere.</summary>
+    public PlacementReview Review(VmSpec spec)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        var demand = Demand.Of(spec);
+        var best = _engine.Choose(demand, NoHosts);
+        var candidates = new List<ReviewedHost>(best.Length);
+        foreach (var candidate in best)
+            candidates.Add(new(candidate.Host.Id, _engine.Parts(demand, candidate.Host)));
+        var hosts = _hosts.Keys.Select(host => _engine.Find(host)!).ToList();
+        var (fitting, tally) = (0, new RejectionTally());
+        foreach (var host in hosts)
+        {
+            if (_engine.Refuse(demand, host) is { } refusal)
+                tally.Add(Named(refusal, _hosts[host.Id].View));
+            else
+                fitting++;
+        }
+        var rejections = tally.ToList();
+        return candidates.Count > 0
+            ? new(candidates, fitting, rejections, null, [])
+            : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, host => _hosts[host.Id].View.Inventory ?? Nothing).Changes(spec));
+    }
+
+    private static readonly HashSet<string> NoHosts = [];
+
     private static readonly Inventory Nothing = new();
 
     // The engine knows the lesser room of two; which of them it is the view tells.

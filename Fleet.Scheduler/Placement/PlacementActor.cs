@@ -3,6 +3,7 @@ using Akka.Actor;
 using Akka.Cluster.Tools.PublishSubscribe;
 using Akka.Event;
 using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -30,6 +31,12 @@ internal sealed record JudgeHosts(Demand? Demand) : INoSerializationVerification
 
 /// <summary>The answer to <see cref="JudgeHosts"/>, in no order.</summary>
 internal sealed record HostsJudged(IReadOnlyList<HostVerdict> Hosts) : INoSerializationVerificationNeeded;
+
+/// <summary>Asks the node's own <see cref="PlacementActor"/> for a <see cref="PlacementReview"/>.</summary>
+internal sealed record ReviewPlacement(VmSpec Spec) : INoSerializationVerificationNeeded;
+
+/// <summary>The answer to <see cref="ReviewPlacement"/>.</summary>
+internal sealed record PlacementReviewed(PlacementReview Review) : INoSerializationVerificationNeeded;
 
 /// <summary>On the node's event stream: somewhere is more room than before.</summary>
 internal sealed class CapacityChanged : INoSerializationVerificationNeeded
@@ -100,6 +107,9 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 break;
             case JudgeHosts judge:
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));
+                break;
+            case ReviewPlacement review:
+                Sender.Tell(new PlacementReviewed(_index.Review(review.Spec)));
                 break;
             case HostView view:
                 if (_index.Update(view, Now) && !Timers.IsTimerActive(Wake.Instance))

@@ -1,0 +1,40 @@
+using System.Text.Json;
+using Xunit;
+
+namespace Fleet.Cli.Tests.EndToEnd;
+
+/// <summary>Where microVMs go and would go, as the command line says it.</summary>
+public sealed class PlacementTests
+{
+    [Fact]
+    public async Task Should_say_where_a_microvm_would_go_and_keep_a_group_apart()
+    {
+        await using var fleet = await RunningFleet.StartAsync("--zone", "a", "--label", "public/disk=ssd");
+        string[] sleeper = ["--driver", "simulated", "--memory", "64"];
+        var (exit, output, error) = await fleet.CliAsync(["vm", "place", .. sleeper, "--zone", "a", "--host-label", "public/disk=ssd", "--spread", "web"]);
+        Assert.True(exit == 0, error);
+        Assert.StartsWith("It would go to box; 1 would do.", output, StringComparison.Ordinal);
+        Assert.Contains("FIT", output, StringComparison.Ordinal);
+
+        (exit, output, _) = await fleet.CliAsync(["vm", "place", "--driver", "simulated", "--memory", "1048576", "--zone", "a"]);
+        Assert.Equal(1, exit);
+        Assert.Contains("short of memory", output, StringComparison.Ordinal);
+        Assert.Contains("memory_mib of ", output, StringComparison.Ordinal);
+        (exit, output, _) = await fleet.CliAsync(["vm", "place", .. sleeper, "--zone", "b", "--json"]);
+        Assert.Equal(1, exit);
+        Assert.Equal("zones", JsonDocument.Parse(output).RootElement.GetProperty("would_fit_if")[0].GetProperty("field").GetString());
+        Assert.Empty(JsonDocument.Parse((await fleet.CliAsync("vm", "list", "--json")).Output).RootElement.EnumerateArray());
+
+        (exit, _, error) = await fleet.CliAsync(["vm", "run", "--detach", "--name", "one", .. sleeper, "--group", "web", "--apart", "web"]);
+        Assert.True(exit == 0, error);
+        (exit, output, _) = await fleet.CliAsync(["vm", "run", "--detach", "--name", "two", .. sleeper, "--group", "web", "--apart", "web"]);
+        Assert.Equal(125, exit);
+        Assert.Contains("kept from it by its rules about groups", output, StringComparison.Ordinal);
+        (exit, output, _) = await fleet.CliAsync(["vm", "place", .. sleeper, "--with", "web,soft", "--apart", "web,zone"]);
+        Assert.Equal(1, exit);
+        Assert.Contains("without placement.affinity[1]", output, StringComparison.Ordinal);
+        (exit, _, error) = await fleet.CliAsync(["vm", "run", .. sleeper, "--spread", "web,zone"]);
+        Assert.Equal(125, exit);
+        Assert.Contains("--spread wants GROUP", error, StringComparison.Ordinal);
+    }
+}
