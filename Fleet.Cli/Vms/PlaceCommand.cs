@@ -29,6 +29,7 @@ internal static class PlaceCommand
     {
         var candidates = review.GetProperty("candidates").EnumerateArray().ToList();
         output.WriteLine(!review.GetProperty("fits").GetBoolean() ? Render.Printable(review.GetProperty("reason").Text("message"))
+            : review.GetProperty("preempts").GetBoolean() ? $"It would take the room of microVMs of lower classes{(candidates.Count == 0 ? "" : $" on {candidates[0].Text("host")}")}."
             : candidates.Count == 0 ? "It fits."
             : $"It would go to {candidates[0].Text("host")}; {review.Text("fitting_hosts")} would do.");
         if (candidates.Count > 0)

@@ -27,6 +27,7 @@ internal sealed class SpecOptions
     private readonly Option<string?> _bootArgs = new("--boot-args") { Description = "Its command line" };
     private readonly Option<int?> _bootTimeout = new("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
     private readonly Option<string?> _restart = new("--restart") { Description = "What follows its end: never (default), on-failure or always" };
+    private readonly Option<string?> _priority = new("--priority") { Description = "low, normal (default) or high: where room is short, lower ones give way" };
     private readonly Option<string?> _fencing = new("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
     private readonly Option<string?> _simulate = new("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
 
@@ -35,7 +36,7 @@ internal sealed class SpecOptions
         Option[] all =
         [
             _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
-            _fencing, _simulate,
+            _fencing, _priority, _simulate,
         ];
         foreach (var option in all)
             command.Options.Add(option);
@@ -53,6 +54,7 @@ internal sealed class SpecOptions
         Put(spec, "host", parsed.GetValue(_host));
         Put(spec, "boot_timeout_seconds", parsed.GetValue(_bootTimeout));
         Put(spec, "fencing", parsed.GetValue(_fencing));
+        Put(spec, "priority", parsed.GetValue(_priority));
         Put(spec, "restart", parsed.GetValue(_restart)?.Replace('-', '_'));
         spec["env"] = Pairs(parsed.GetValue(_env), "--env");
         spec["labels"] = Pairs(parsed.GetValue(_label), "--label");

@@ -195,6 +195,8 @@ internal static class VmCommands
             output.WriteLine($"restart  {policy.Replace('_', '-')}, {vm.Text("restarts")} so far" + (vm.Text("restart_at") is var at and not "-" ? $", next at {at}" : ""));
         if (spec.Text("fencing") == "relaxed")
             output.WriteLine("fencing  relaxed: it runs on while its host is cut off, and may run twice");
+        if (spec.Text("priority") is var priority and not "normal")
+            output.WriteLine($"priority {priority}");
         output.WriteLine($"created  {vm.Text("created_at")}");
         output.WriteLine($"changed  {vm.Text("changed_at")}");
     }

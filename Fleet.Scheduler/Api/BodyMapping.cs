@@ -29,6 +29,7 @@ internal static class BodyMapping
                 body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
             Restart = body.Restart ?? RestartPolicy.Never,
             Fencing = body.Fencing ?? FencingPolicy.Strict,
+            Priority = body.Priority ?? PriorityClass.Normal,
             Host = body.Host ?? "",
             Tenant = body.Tenant ?? "",
         };
@@ -165,7 +166,7 @@ internal static class BodyMapping
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
-            Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OfWishes(vm.Spec.Placement),
+            Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
                 : null,

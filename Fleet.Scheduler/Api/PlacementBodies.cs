@@ -51,6 +51,7 @@ internal sealed record SpreadBody
 
 /// <summary>What placement would do with a microVM.</summary>
 /// <param name="Fits">Whether it would be placed now.</param>
+/// <param name="Preempts">Only because microVMs of lower classes would give way.</param>
 /// <param name="FittingHosts">Hosts that would do; null for a tenant.</param>
 /// <param name="Candidates">The hosts that would be asked, best first; none for a tenant.</param>
 /// <param name="Reason">Why it would be unplaced; null: it would not.</param>
@@ -58,6 +59,7 @@ internal sealed record SpreadBody
 /// <param name="WouldFitIf">Changes of which each by itself would make it fit.</param>
 internal sealed record PlacementReviewBody(
     bool Fits,
+    bool Preempts,
     int? FittingHosts,
     IReadOnlyList<PlacementCandidateBody> Candidates,
     ReasonBody? Reason,

@@ -37,6 +37,7 @@ internal sealed class PlacementEndpoints(ApiContext api)
     /// <summary>A tenant hears no more of the hosts than one of its microVMs would tell: nothing if it fits, else how many refuse it for what.</summary>
     private static PlacementReviewBody ToBody(PlacementReview review, bool tenant) => new(
         review.Reason is null,
+        review.Preempts,
         tenant ? null : review.Fitting,
         tenant ? [] : [.. review.Candidates.Select(candidate => new PlacementCandidateBody(
             candidate.Host,

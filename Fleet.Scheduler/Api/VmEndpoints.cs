@@ -190,6 +190,8 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, "Tenants don't choose hosts; leave host out.", "host");
         if (body.HostLabels?.Keys.FirstOrDefault(key => !key.StartsWith(VmLimits.PublicLabelPrefix, StringComparison.Ordinal)) is { } label)
             throw new RequestRefused(ErrorCodes.Forbidden, $"Tenants may ask for labels of hosts that begin with {VmLimits.PublicLabelPrefix} only; leave the others out.", "host_labels." + (label.Length <= 64 ? label : label[..64] + "…"));
+        if (body.Priority == PriorityClass.High)
+            throw new RequestRefused(ErrorCodes.Forbidden, "To the class high others have to give way, and that is not a tenant's to say; use normal or low.", "priority");
         if (body.Driver == "qemu")
             throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed; leave driver out, and the host takes what it has.", "driver");
         // A launch that is made to fail speaks against its host, and three of them have it left alone.

@@ -23,6 +23,9 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
     /// <summary>What it wants of its place beyond that; null: nothing.</summary>
     public PlacementRules? Rules { get; init; }
 
+    /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
+    public int Rank { get; init; } = PriorityClass.Rank("");
+
     /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
     public ImmutableArray<string> Groups { get; init; } = [];
 
@@ -39,6 +42,7 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
         {
             Rules = GroupNames.RulesOf(spec),
             Groups = GroupNames.MemberOf(spec),
+            Rank = PriorityClass.Rank(spec.Priority),
         };
     }
 

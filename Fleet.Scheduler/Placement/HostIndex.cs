@@ -99,18 +99,22 @@ public sealed class HostIndex
     /// <param name="vmId">The microVM.</param>
     /// <param name="leaving">The host that it is on and leaves, where it does not count against itself; empty: none.</param>
     /// <param name="now">On the clock of <see cref="Update"/>.</param>
-    public PlacementAdvice Find(Demand demand, IReadOnlySet<string> excluded, string vmId, string leaving, TimeSpan now)
+    /// <param name="preempt">Hosts that have room when those of lower classes give way, instead of those that have some.</param>
+    public PlacementAdvice Find(Demand demand, IReadOnlySet<string> excluded, string vmId, string leaving, TimeSpan now, bool preempt = false)
     {
         ArgumentNullException.ThrowIfNull(demand);
+        ArgumentNullException.ThrowIfNull(excluded);
         if (demand.Groups.IsEmpty)
-            return Find(demand, excluded);
+            return Ask();
         _trials.End(vmId);
         Leave(1);
-        var advice = Find(demand, excluded);
+        var advice = Ask();
         Leave(-1);
         if (advice.Hosts.Count > 0)
             _trials.Begin(vmId, advice.Hosts[0], demand.Groups, now);
         return advice;
+
+        PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded).Take(PlacementEngine.Candidates)], []) : Find(demand, excluded);
 
         void Leave(int by)
         {
@@ -119,6 +123,43 @@ public sealed class HostIndex
             foreach (var group in demand.Groups)
                 _engine.Count(old, group, -by);
         }
+    }
+
+    /// <summary>
+    /// The hosts that would have room if those of lower classes gave way: where only the lowest have to first, and of those where least is missing. Looks at every host:
+    /// it is asked only when none has room.
+    /// </summary>
+    private IEnumerable<string> Preempting(Demand demand, IReadOnlySet<string> excluded)
+    {
+        var found = new List<(int Rank, double Missing, string Host)>();
+        foreach (var (hostId, entry) in _hosts)
+        {
+            if (excluded.Contains(hostId) || Highest(demand, entry.View) is not { } rank)
+                continue;
+            var host = _engine.Find(hostId)!;
+            if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory })
+            {
+                found.Add((rank, Math.Max(
+                    (demand.Needs.Cpus - host.Free.Cpus) / (double)Math.Max(1, host.Capacity.Cpus),
+                    (demand.Needs.MemoryMib - host.Free.MemoryMib) / (double)Math.Max(1, host.Capacity.MemoryMib)), hostId));
+            }
+        }
+        return found.OrderBy(one => one.Rank).ThenBy(one => one.Missing).ThenBy(one => one.Host, StringComparer.Ordinal).Select(one => one.Host);
+    }
+
+    // The highest class of which some must give way; null: all that are lower are not enough.
+    private static int? Highest(Demand demand, HostView view)
+    {
+        var free = Free(view);
+        foreach (var room in view.Preemptible)
+        {
+            if (room.Rank >= demand.Rank)
+                break;
+            free += new Resources((long)room.Cpus, (long)room.MemoryMib);
+            if (demand.Needs.FitsIn(free))
+                return (int)room.Rank;
+        }
+        return null;
     }
 
     /// <summary>What became of a microVM that was found a place.</summary>
@@ -206,6 +247,8 @@ public sealed class HostIndex
                 fitting++;
         }
         var rejections = tally.ToList();
+        if (candidates.Count == 0 && Preempting(demand, NoHosts).ToList() is { Count: > 0 } others)
+            return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
         return candidates.Count > 0
             ? new(candidates, fitting, rejections, null, [])
             : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, host => _hosts[host.Id].View.Inventory ?? Nothing).Changes(spec));

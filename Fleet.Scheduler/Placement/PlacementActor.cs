@@ -18,6 +18,9 @@ internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, l
 
     /// <summary>The host that it leaves; empty: it is on none.</summary>
     public string Leaving { get; init; } = "";
+
+    /// <summary>No host has room: those are wanted that would have some if lower classes gave way.</summary>
+    public bool Preempt { get; init; }
 }
 
 /// <summary>Tells the node's own <see cref="PlacementActor"/> what became of a microVM that is a member of groups: see <see cref="HostIndex.Tried"/>.</summary>
@@ -99,7 +102,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
             case FindHosts find:
                 var advice = find.VmId.Length == 0
                     ? _index.Find(find.Demand, find.Excluded)
-                    : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now);
+                    : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now, find.Preempt);
                 Sender.Tell(new HostsFound(advice, find.Search));
                 break;
             case PlaceTried tried:

@@ -10,7 +10,11 @@ namespace Fleet.Scheduler.Placement;
 /// <param name="Reason">Why it would be unplaced; null: it would not.</param>
 /// <param name="Changes">Each by itself would make it fit; none where it fits.</param>
 public sealed record PlacementReview(
-    IReadOnlyList<ReviewedHost> Candidates, int Fitting, IReadOnlyList<Rejection> Rejections, Reason? Reason, IReadOnlyList<PlacementChange> Changes);
+    IReadOnlyList<ReviewedHost> Candidates, int Fitting, IReadOnlyList<Rejection> Rejections, Reason? Reason, IReadOnlyList<PlacementChange> Changes)
+{
+    /// <summary>No host has room, but the candidates would have if microVMs of lower classes gave way.</summary>
+    public bool Preempts { get; init; }
+}
 
 /// <summary>A host that would do.</summary>
 /// <param name="Host">Its name.</param>

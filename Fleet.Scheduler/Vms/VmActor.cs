@@ -478,7 +478,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
 
     private void AskIndex()
     {
-        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "" });
+        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "", Preempt = _search.Preempting });
         Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
     }
 
@@ -487,12 +487,27 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         if (_search!.Next() is { } host)
         {
             Tried(host, 0);
-            _hosts.Tell(new ReserveRoom { HostId = host, VmId = _id, Epoch = _search.Epoch, Spec = _life.Record!.Spec });
+            _hosts.Tell(new ReserveRoom
+            {
+                HostId = host,
+                VmId = _id,
+                Epoch = _search.Epoch,
+                Spec = _life.Record!.Spec,
+                Preempt = _search.Preempting,
+                Settled = PreemptionRules.IsSettled(_life.Record),
+            });
             Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
             return;
         }
         if (_search.MaySearchOn)
         {
+            AskIndex();
+            return;
+        }
+        // One that is drained away has a place, and nobody gives way to it.
+        if (!_search.Preempting && _search.Demand.Rank > 0 && _move is null)
+        {
+            _search.Preempt();
             AskIndex();
             return;
         }

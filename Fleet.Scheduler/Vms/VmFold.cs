@@ -101,6 +101,16 @@ public static class VmFold
             case VmMoveBegan move:
                 next.State = VmState.Stopping;
                 next.Move = new Move { Host = move.Host, Epoch = move.Epoch };
+                if (move.Preempted)
+                {
+                    next.Preemptions = PreemptionRules.Next(next, move.At?.ToDateTimeOffset() ?? default);
+                    next.Reason = new Reason
+                    {
+                        Code = PreemptionRules.PreemptedCode,
+                        Message = $"A microVM of a higher class takes its room on host {next.Host}: it stops there, and goes to a host that has room.",
+                    };
+                    return move.At;
+                }
                 next.Reason = new Reason
                 {
                     Code = HostDrainsCode,
@@ -132,6 +142,7 @@ public static class VmFold
                 AwaitPlace(next);
                 next.FailedHosts.Clear();
                 next.Restarts = 0;
+                next.Preemptions = 0;
                 return start.At;
             case VmRestarted restarted:
                 AwaitPlace(next);

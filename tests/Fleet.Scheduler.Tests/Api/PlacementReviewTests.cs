@@ -66,7 +66,7 @@ public sealed class PlacementReviewTests : IAsyncLifetime
         var token = await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "acme" });
         _api.Http.DefaultRequestHeaders.Authorization = new("Bearer", token);
         var fits = await _api.PostAsync("/v1/placements", "{}");
-        Assert.Equal("""{"fits":true,"fitting_hosts":null,"candidates":[],"reason":null,"rejections":[],"would_fit_if":[]}""", fits.Text);
+        Assert.Equal("""{"fits":true,"preempts":false,"fitting_hosts":null,"candidates":[],"reason":null,"rejections":[],"would_fit_if":[]}""", fits.Text);
         var not = await _api.PostAsync("/v1/placements", """{"cpus": 32}""");
         Assert.DoesNotContain("secret", not.Text, StringComparison.Ordinal);
         Assert.Equal("""[{"field":"cpus","value":8,"like_host":null,"fitting_hosts":null}]""", not.Json["would_fit_if"]!.ToJsonString());

@@ -65,6 +65,7 @@ public sealed class RefusedBodyTests(RefusedBodyTests.OneApi shared) : IClassFix
     [InlineData("""{"host_labels": {"A": "x"}}""", "invalid_field", "host_labels.A")]
     [InlineData("""{"zones": ["a", ""]}""", "invalid_field", "zones[1]")]
     [InlineData("""{"zones": ["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]}""", "invalid_field", "zones")]
+    [InlineData("""{"priority": "urgent"}""", "invalid_field", "priority")]
     [InlineData("""{"placement": []}""", "invalid_field", "placement")]
     [InlineData("""{"placement": {"group": "web"}}""", "unknown_field", "placement.group")]
     [InlineData("""{"placement": {"groups": ["web", "Web"]}}""", "invalid_field", "placement.groups[1]")]

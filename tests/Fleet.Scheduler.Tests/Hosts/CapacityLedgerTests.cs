@@ -74,6 +74,76 @@ public sealed class CapacityLedgerTests
         Assert.Empty(ledger.Groups);
     }
 
+    /// <summary>Long random histories in which those of higher classes take the room of lower ones: nothing is promised beyond the caps, and only who may gives way.</summary>
+    [Fact]
+    public void Should_keep_its_sums_and_caps_when_some_give_way()
+    {
+        Gen.Select(Gen.Int[0, 29], Gen.Int[0, 3], Gen.UInt[1, 8], Gen.ULong[1, 2048], Gen.Int[0, 2], Gen.Bool).Array[0, 200].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                var record = HostFold.Apply(null, new HostConnected { Id = "a", Inventory = Host });
+                void Apply(IMessage stored)
+                {
+                    ledger.Apply(stored);
+                    record = HostFold.Apply(record, stored);
+                }
+
+                foreach (var (vm, what, cpus, memory, rank, settled) in steps)
+                {
+                    var id = $"vm-{vm}";
+                    var demand = Wanting(cpus, memory) with { Rank = rank };
+                    var known = ledger.Find(id, 1);
+                    if (known is not null && what == 0 && !known.Vacated)
+                    {
+                        Apply(new HostVacated { VmId = id, Epoch = 1, Cpus = known.Holds ? known.Cpus : 0, MemoryMib = known.Holds ? known.MemoryMib : 0 });
+                    }
+                    else if (known is not null && what == 1)
+                    {
+                        Apply(new HostReleased { VmId = id, Epoch = 1, WasReserved = !known.Vacated, Cpus = known.Holds ? known.Cpus : 0, MemoryMib = known.Holds ? known.MemoryMib : 0 });
+                    }
+                    else if (known is null)
+                    {
+                        if (ledger.Check(demand, Host, Caps) is not null)
+                        {
+                            if (ledger.Preempt(demand, id, Host, Caps, null) is not { } giving)
+                                continue;
+                            Assert.All(giving, held => Assert.True(held is { Holds: true, Settled: false } && held.Rank < rank));
+                            Assert.InRange(giving.Count, 1, Preemption.Most);
+                            foreach (var held in giving)
+                                Apply(new HostPreempted { VmId = held.VmId, Epoch = 1, Cpus = held.Cpus, MemoryMib = held.MemoryMib, ForVmId = id, ForEpoch = 1 });
+                            Assert.Null(ledger.Check(demand, Host, Caps));
+                        }
+                        Apply(new HostReserved { VmId = id, Epoch = 1, Cpus = cpus, MemoryMib = memory, Priority = PriorityClass.Name(rank), Settled = settled && what == 3 });
+                    }
+                    var holds = ledger.Reservations.Where(held => held.Holds).ToList();
+                    Assert.Equal(((ulong)holds.Sum(held => held.Cpus), (ulong)holds.Sum(held => (long)held.MemoryMib)), (ledger.ReservedCpus, ledger.ReservedMemoryMib));
+                    Assert.Equal((record.ReservedCpus, record.ReservedMemoryMib, (int)record.Vms), ((uint)ledger.ReservedCpus, ledger.ReservedMemoryMib, ledger.Reservations.Count(held => !held.Vacated)));
+                    Assert.InRange(ledger.ReservedCpus, 0UL, 16UL);
+                    Assert.InRange(ledger.ReservedMemoryMib, 0UL, 4096UL);
+                    Assert.Equal(
+                        holds.Where(held => !held.Settled).GroupBy(held => held.Rank).OrderBy(kind => kind.Key).Select(kind => ((uint)kind.Key, (uint)kind.Count(), (ulong)kind.Sum(held => held.Cpus))),
+                        ledger.Preemptible.Select(room => (room.Rank, room.Vms, room.Cpus)));
+                }
+            },
+            iter: 1000);
+    }
+
+    [Fact]
+    public void Should_hand_on_whom_they_give_way_to()
+    {
+        var ledger = new CapacityLedger();
+        foreach (var (id, priority) in new[] { ("a", "low"), ("b", "normal"), ("c", "high") })
+        {
+            if (id != "a")
+                ledger.Apply(new HostPreempted { VmId = id == "b" ? "a" : "b", Epoch = 1, Cpus = 16, MemoryMib = 128, ForVmId = id, ForEpoch = 1 });
+            ledger.Apply(new HostReserved { VmId = id, Epoch = 1, Cpus = 16, MemoryMib = 128, Priority = priority });
+        }
+        Assert.Equal(("c", 1UL), ledger.Find("a", 1)!.GivesWayTo);
+        Assert.Equal(("c", 1UL), ledger.Find("b", 1)!.GivesWayTo);
+        Assert.Equal(16UL, ledger.ReservedCpus);
+    }
+
     /// <summary>What is decided together must come to the same as one after the other.</summary>
     [Fact]
     public void Should_say_the_same_of_what_is_about_to_be_promised_as_of_what_is()

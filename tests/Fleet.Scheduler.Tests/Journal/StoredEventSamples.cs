@@ -115,6 +115,16 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c391204766d2d3118032002288002320861636d652f776562"),
         ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Groups = { "acme/web" } } } },
             "12170a04766d2d31100318022080023a0861636d652f776562"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Priority = "low" } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a0d0a0568656c6c6fda02036c6f77"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Priority = "low", Settled = true },
+            "0a0b08c3d590d80610809c9c391204766d2d31180320022880023a036c6f774001"),
+        ("host-preempted", new HostPreempted { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, ForVmId = "vm-2", ForEpoch = 4 },
+            "0a0b08c3d590d80610809c9c391204766d2d31180320022880023204766d2d323804"),
+        ("vm-move-began", new VmMoveBegan { At = At, GraceMs = 10_000, Preempted = true },
+            "0a0b08c3d590d80610809c9c3920904e2801"),
+        ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Priority = "low", Settled = true, ForVmId = "vm-2", ForEpoch = 4 } } },
+            "121c0a04766d2d311003180220800242036c6f7748015204766d2d325804"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];
