@@ -10,13 +10,23 @@ namespace Fleet.Cli.Vms;
 /// </summary>
 internal static class GroupText
 {
-    public const string AffinityForm = "GROUP[,zone][,soft]";
+    public const string AffinityForm = "GROUP[,zone][,soft] or vm=NAME[,zone][,soft]";
     public const string SpreadForm = "GROUP[,host][,soft][,ahead=N]";
 
     /// <summary>The API's body for an affinity; null when the word is not of that form.</summary>
-    public static JsonObject? Affinity(string word, bool apart) => Rule(word, "within", "zone") is { } rule && !rule.ContainsKey("most_ahead")
-        ? With(rule, "apart", apart)
-        : null;
+    public static JsonObject? Affinity(string word, bool apart)
+    {
+        if (Rule(word, "within", "zone") is not { } rule || rule.ContainsKey("most_ahead"))
+            return null;
+        if (KeyValue.Parse((string)rule["group"]!) is ("vm", var name))
+        {
+            rule.Remove("group");
+            rule["vm"] = name;
+        }
+
+        rule["apart"] = apart;
+        return rule;
+    }
 
     /// <summary>The API's body for a spread; null when the word is not of that form.</summary>
     public static JsonObject? Spread(string word) => Rule(word, "over", "host");
@@ -38,12 +48,6 @@ internal static class GroupText
                 return null;
         }
 
-        return rule;
-    }
-
-    private static JsonObject With(JsonObject rule, string member, bool value)
-    {
-        rule[member] = value;
         return rule;
     }
 }

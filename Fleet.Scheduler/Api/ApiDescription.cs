@@ -66,7 +66,7 @@ internal static class ApiDescription
                 inner.Enum = Names(BodyMapping.StateNames);
             else if (name == "state" && type == typeof(HostBody))
                 inner.Enum = Names(Enum.GetValues<HostState>().Where(s => s != HostState.Unspecified).Select(BodyMapping.Name));
-            else if (name is "kernel_path" or "refill_time_ms" or "group" || (name == "role" && type == typeof(CreateTokenBody)) || (name == "size" && type == typeof(TokenBucketBody)))
+            else if (name is "kernel_path" or "refill_time_ms" || (name == "group" && type == typeof(SpreadBody)) || (name == "role" && type == typeof(CreateTokenBody)) || (name == "size" && type == typeof(TokenBucketBody)))
                 inner.Type &= ~JsonSchemaType.Null;
         }
         return Task.CompletedTask;

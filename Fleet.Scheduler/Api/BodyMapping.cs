@@ -78,7 +78,8 @@ internal static class BodyMapping
         var wishes = new PlacementWishes { Groups = { body.Groups ?? [] } };
         wishes.Affinity.AddRange((body.Affinity ?? []).Select((rule, i) => new Affinity
         {
-            Group = rule.Group ?? throw NoGroup($"placement.affinity[{i}].group"),
+            Group = rule.Group ?? (rule.Vm is null ? throw NoGroup($"placement.affinity[{i}].group") : ""),
+            Vm = rule.Vm ?? "",
             Within = rule.Within ?? PlacementWishRules.Host,
             Apart = rule.Apart ?? false,
             Soft = !(rule.Hard ?? true),
@@ -98,7 +99,7 @@ internal static class BodyMapping
     private static PlacementBody? OfWishes(PlacementWishes? wishes) => wishes is null ? null : new PlacementBody
     {
         Groups = wishes.Groups,
-        Affinity = [.. wishes.Affinity.Select(rule => new AffinityBody { Group = rule.Group, Within = rule.Within, Apart = rule.Apart, Hard = !rule.Soft })],
+        Affinity = [.. wishes.Affinity.Select(rule => new AffinityBody { Group = OrNull(rule.Group), Vm = OrNull(rule.Vm), Within = rule.Within, Apart = rule.Apart, Hard = !rule.Soft })],
         Spread = [.. wishes.Spread.Select(rule => new SpreadBody { Group = rule.Group, Over = rule.Over, MostAhead = rule.MostAhead, Hard = !rule.Soft })],
     };
 

@@ -17,11 +17,14 @@ internal sealed record PlacementBody
     public IReadOnlyList<SpreadBody>? Spread { get; init; }
 }
 
-/// <summary>To be where one of a group is, or where none is. A group that is nowhere yet is no hindrance.</summary>
+/// <summary>To be where one of a group, or one microVM, is, or where it is not. What is nowhere yet is no hindrance.</summary>
 internal sealed record AffinityBody
 {
-    [Required, MaxLength(VmLimits.MaxLabelKeyLength)]
+    [Description("The group; either this or vm"), MaxLength(VmLimits.MaxLabelKeyLength)]
     public string? Group { get; init; }
+
+    [Description("One microVM of the same tenant, by id or name; it is kept by its id")]
+    public string? Vm { get; init; }
 
     [Description("What is shared with it, or not"), AllowedValues(PlacementWishRules.Host, PlacementWishRules.Zone), DefaultValue(PlacementWishRules.Host)]
     public string? Within { get; init; }

@@ -27,7 +27,7 @@ internal sealed class PlacementEndpoints(ApiContext api)
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
         var who = Principal.Of(http);
         VmEndpoints.RefuseForTenant(who, body);
-        var spec = BodyMapping.ToSpec(body with { Tenant = who.Tenant ?? body.Tenant }, "it");
+        var spec = BodyMapping.ToSpec(await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted), "it");
         if (VmSpecRules.FirstProblem(spec) is { } problem)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
         var review = await api.Gate.CallAsync(c => api.Gate.Cell.ReviewPlacementAsync(spec, c), CellGate.Patience, http.RequestAborted);

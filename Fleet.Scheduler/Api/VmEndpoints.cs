@@ -97,7 +97,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
         var who = Principal.Of(http);
         RefuseForTenant(who, body);
-        var owned = body with { Tenant = who.Tenant ?? body.Tenant };
+        var owned = await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted);
         // Two tenants may use the same key; no key of an admin can look like a tenant's, for keys are printable.
         var scoped = key is null || who.Tenant is null ? key : $"{who.Tenant}\n{key}";
         var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(owned, name), body.Name is not null, scoped, Hash(body), http.RequestAborted);

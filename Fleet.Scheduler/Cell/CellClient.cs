@@ -79,7 +79,11 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         {
             if (Interlocked.Increment(ref _reviews) > MostReviews)
                 throw new CellException("unavailable", "Many ask at once where microVMs would go; try again.");
-            return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
+            var named = spec.Placement is { } wishes ? wishes.Affinity.Select(rule => rule.Vm).Where(vm => vm.Length > 0).Distinct().ToList() : [];
+            var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
+            foreach (var vmId in named)
+                neighbours[vmId] = VmFold.CarriedBy((await GetVmAsync(vmId, cancellation).ConfigureAwait(false)).Vm);
+            return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
         }
         catch (AskTimeoutException late)
         {

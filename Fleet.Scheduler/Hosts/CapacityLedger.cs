@@ -124,6 +124,8 @@ public sealed class CapacityLedger
         ArgumentNullException.ThrowIfNull(demand);
         if (demand.Rules is null)
             return false;
+        if (Neighbours.IsApartFrom(demand, id => id != vmId && NewestEpoch(id) > 0 && _reservations.Values.Any(held => held.VmId == id && !held.Vacated)))
+            return true;
         foreach (var rule in demand.Rules.Groups)
         {
             if (rule is { Hard: true, Apart: true, Scope: RuleScope.Host } && _groups.GetValueOrDefault(rule.Group) + also.Of(rule.Group) - Own(rule.Group) > rule.Most)

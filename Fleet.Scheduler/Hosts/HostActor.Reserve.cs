@@ -49,6 +49,7 @@ internal sealed partial class HostActor
             // A trial launch is one.
             var rejection = earlier is not null ? Rejected(RejectionReason.Stale)
                 : _record?.Quarantine is not null && events.Count > 0 ? Rejected(RejectionReason.Quarantined)
+                : Neighbours.IsApartFrom(demand, events.ContainsKey) ? Rejected(RejectionReason.Group)
                 : Refusal(reserve, demand, promised);
             if (reserve.Preempt && IsShort(rejection))
             {

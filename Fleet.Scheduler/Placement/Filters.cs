@@ -5,7 +5,7 @@ internal abstract class HostFilter
 {
     /// <summary>All there are, in the order in which their reasons are told.</summary>
     public static readonly IReadOnlyList<HostFilter> All =
-        [new DriverFilter(), new LabelFilter(), new ZoneFilter(), new GroupZoneFilter(), new SpreadFilter(), new GroupHostFilter()];
+        [new DriverFilter(), new LabelFilter(), new ZoneFilter(), new GroupZoneFilter(), new SpreadFilter(), new GroupHostFilter(), new NeighbourFilter()];
 
     /// <summary>See <see cref="RejectionReason"/>.</summary>
     public abstract string Reason { get; }

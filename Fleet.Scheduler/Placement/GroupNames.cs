@@ -28,10 +28,11 @@ internal static class GroupNames
         {
             Groups =
             [
-                .. wishes.Affinity.Select(rule => new GroupRule(Of(spec.Tenant, rule.Group), ScopeOf(rule.Within), rule.Apart, !rule.Soft)),
+                .. wishes.Affinity.Where(rule => rule.Vm.Length == 0).Select(rule => new GroupRule(Of(spec.Tenant, rule.Group), ScopeOf(rule.Within), rule.Apart, !rule.Soft)),
                 .. wishes.Spread.Where(spread => spread != even).Select(spread =>
                     new GroupRule(Of(spec.Tenant, spread.Group), ScopeOf(spread.Over), Apart: true, !spread.Soft) { Most = spread.Soft ? 0 : (int)spread.MostAhead - 1 }),
             ],
+            Neighbours = [.. wishes.Affinity.Where(rule => rule.Vm.Length > 0).Select(rule => new NeighbourRule(rule.Vm, ScopeOf(rule.Within), rule.Apart, !rule.Soft))],
             Spread = even is null ? null : new ZoneSpread(Of(spec.Tenant, even.Group), (int)even.MostAhead),
         };
     }

@@ -114,7 +114,7 @@ public sealed class HostIndex
             _trials.Begin(vmId, advice.Hosts[0], demand.Groups, now);
         return advice;
 
-        PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded).Take(PlacementEngine.Candidates)], []) : Find(demand, excluded);
+        PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded).Take(PlacementEngine.Candidates)], []) : Find(Kept(demand, excluded), excluded);
 
         void Leave(int by)
         {
@@ -123,6 +123,21 @@ public sealed class HostIndex
             foreach (var group in demand.Groups)
                 _engine.Count(old, group, -by);
         }
+    }
+
+    // With as many of its wishes about single microVMs as can be.
+    private Demand Kept(Demand demand, IReadOnlySet<string> excluded)
+    {
+        if (demand.Rules is not { Neighbours.Length: > 0 })
+            return demand;
+        var kept = demand;
+        foreach (var tried in Neighbours.Softly(demand))
+        {
+            kept = tried;
+            if (_engine.Choose(tried, excluded).Length > 0)
+                break;
+        }
+        return kept;
     }
 
     /// <summary>
@@ -229,10 +244,13 @@ public sealed class HostIndex
     }
 
     /// <summary>What would become of a microVM with that spec, and what would have to be different if it fits nowhere.</summary>
-    public PlacementReview Review(VmSpec spec)
+    /// <param name="spec">What is wanted.</param>
+    /// <param name="neighbours">The hosts of the microVMs that its rules name.</param>
+    public PlacementReview Review(VmSpec spec, IReadOnlyDictionary<string, string> neighbours)
     {
         ArgumentNullException.ThrowIfNull(spec);
-        var demand = Demand.Of(spec);
+        Demand Of(VmSpec wanted) => Neighbours.With(Demand.Of(wanted), neighbours);
+        var demand = Kept(Of(spec), NoHosts);
         var best = _engine.Choose(demand, NoHosts);
         var candidates = new List<ReviewedHost>(best.Length);
         foreach (var candidate in best)
@@ -251,7 +269,7 @@ public sealed class HostIndex
             return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
         return candidates.Count > 0
             ? new(candidates, fitting, rejections, null, [])
-            : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, host => _hosts[host.Id].View.Inventory ?? Nothing).Changes(spec));
+            : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, host => _hosts[host.Id].View.Inventory ?? Nothing, Of).Changes(spec));
     }
 
     private static readonly HashSet<string> NoHosts = [];

@@ -60,5 +60,7 @@ public sealed record PlacementRules
 
     public ImmutableArray<GroupRule> Groups { get; init; } = [];
 
+    public ImmutableArray<NeighbourRule> Neighbours { get; init; } = [];
+
     public ZoneSpread? Spread { get; init; }
 }

@@ -11,26 +11,27 @@ namespace Fleet.Scheduler.Placement;
 /// <param name="engine">Knows the hosts.</param>
 /// <param name="hosts">All of them.</param>
 /// <param name="inventory">What a host has.</param>
-internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollection<PlacedHost> hosts, Func<PlacedHost, Inventory> inventory)
+/// <param name="demandOf">What a spec wants.</param>
+internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollection<PlacedHost> hosts, Func<PlacedHost, Inventory> inventory, Func<VmSpec, Demand> demandOf)
 {
     /// <summary>Kinds of hosts that are named; a fleet with many has no use for more.</summary>
     private const int MostKinds = 4;
 
     public IReadOnlyList<PlacementChange> Changes(VmSpec spec) =>
-        [.. new[] { Cpus(spec), Memory(spec) }.Concat(Without(spec)).OfType<PlacementChange>(), .. Kinds(Demand.Of(spec))];
+        [.. new[] { Cpus(spec), Memory(spec) }.Concat(Without(spec)).OfType<PlacementChange>(), .. Kinds(demandOf(spec))];
 
     private PlacementChange? Cpus(VmSpec spec)
     {
         var least = spec.Clone();
         least.Cpus = 1;
-        return Smaller("cpus", spec.Cpus, Demand.Of(least), host => host.Free.Cpus);
+        return Smaller("cpus", spec.Cpus, demandOf(least), host => host.Free.Cpus);
     }
 
     private PlacementChange? Memory(VmSpec spec)
     {
         var least = spec.Clone();
         least.MemoryMib = VmLimits.MinMemoryMib;
-        return Smaller("memory_mib", spec.MemoryMib, Demand.Of(least), host => host.Free.MemoryMib);
+        return Smaller("memory_mib", spec.MemoryMib, demandOf(least), host => host.Free.MemoryMib);
     }
 
     private PlacementChange? Smaller(string field, uint wanted, Demand least, Func<PlacedHost, long> free)
@@ -49,7 +50,7 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
         {
             var other = spec.Clone();
             change(other);
-            var demand = Demand.Of(other);
+            var demand = demandOf(other);
             var fitting = hosts.Count(host => engine.Refuse(demand, host) is null);
             return fitting == 0 ? null : new(field, null, fitting);
         }

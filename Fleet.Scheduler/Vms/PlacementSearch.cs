@@ -33,7 +33,10 @@ internal sealed class PlacementSearch
             _refused.Add(new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = (uint)avoided.Count });
     }
 
-    public Demand Demand { get; }
+    public Demand Demand { get; private set; }
+
+    /// <summary>The hosts of the microVMs that its rules name.</summary>
+    public void Found(IReadOnlyDictionary<string, string> hosts) => Demand = Neighbours.With(Demand, hosts);
 
     public ulong Epoch { get; }
 

@@ -133,6 +133,9 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 _search.Take(found.Advice);
                 AskNextHost();
                 break;
+            case NeighboursRead read:
+                OnNeighbours(read);
+                break;
             case RoomAnswer answer:
                 OnRoom(answer);
                 break;
@@ -473,7 +476,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             return;
         _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch, _life.Record.FailedHosts);
         _capacityChangedMeanwhile = false;
-        AskIndex();
+        AskNeighbours();
     }
 
     private void AskIndex()

@@ -41,6 +41,14 @@ public static class VmFold
         return next;
     }
 
+    /// <summary>The host that carries it, or soon will; empty: none.</summary>
+    public static string CarriedBy(VmRecord? record) => record switch
+    {
+        { State: VmState.Stopping, Move.Host.Length: > 0 } => record.Move.Host,
+        { State: VmState.Starting or VmState.Running or VmState.Stopping } => record.Host,
+        _ => "",
+    };
+
     private static Timestamp? Fold(VmRecord next, IMessage stored)
     {
         switch (stored)

@@ -40,7 +40,7 @@ public static class PlacementWishRules
             return many;
         for (var i = 0; i < rules.Count; i++)
         {
-            if ((Group($"{field}[{i}].group", rules[i].Group) ?? Scope($"{field}[{i}].within", rules[i].Within)) is { } problem)
+            if ((Whom($"{field}[{i}]", rules[i]) ?? Scope($"{field}[{i}].within", rules[i].Within)) is { } problem)
                 return problem;
         }
         return null;
@@ -62,6 +62,15 @@ public static class PlacementWishRules
                 return new($"{field}[{i}]", $"Only one hard spread over zones is allowed; make {field}[{i}] soft.");
         }
         return null;
+    }
+
+    private static SpecProblem? Whom(string field, Affinity rule)
+    {
+        if (rule.Vm.Length == 0)
+            return Group($"{field}.group", rule.Group);
+        if (rule.Group.Length > 0)
+            return new($"{field}.vm", $"{field} names a group and a microVM; a rule is about one of them.");
+        return VmId.IsValid(rule.Vm) ? null : new($"{field}.vm", $"{field}.vm must be a microVM's id.");
     }
 
     private static SpecProblem? Bounded(string field, int count, int most) =>

@@ -10,6 +10,7 @@ public sealed class GroupTextTests
     [InlineData("web", """{"group":"web","apart":true}""")]
     [InlineData("web,zone,soft", """{"group":"web","within":"zone","hard":false,"apart":true}""")]
     [InlineData("web,soft,zone", """{"group":"web","hard":false,"within":"zone","apart":true}""")]
+    [InlineData("vm=one,zone", """{"within":"zone","vm":"one","apart":true}""")]
     [InlineData("web,host", null)]
     [InlineData("web,ahead=2", null)]
     [InlineData("web,soft,soft", null)]
@@ -28,5 +29,5 @@ public sealed class GroupTextTests
 
     [Fact]
     public void Should_say_what_a_rule_looks_like() =>
-        Assert.Contains("--apart wants GROUP[,zone][,soft], not 'web,x'", Assert.Throws<ApiException>(() => GroupText.Rules(["web,x"], word => GroupText.Affinity(word, apart: true), "--apart", GroupText.AffinityForm)).Message, StringComparison.Ordinal);
+        Assert.Contains("--apart wants GROUP[,zone][,soft] or vm=NAME[,zone][,soft], not 'web,x'", Assert.Throws<ApiException>(() => GroupText.Rules(["web,x"], word => GroupText.Affinity(word, apart: true), "--apart", GroupText.AffinityForm)).Message, StringComparison.Ordinal);
 }

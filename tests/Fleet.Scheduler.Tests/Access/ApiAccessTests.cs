@@ -214,6 +214,23 @@ public sealed class ApiAccessTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_rule_names_microVMs_of_its_own_tenant_alone()
+    {
+        var (acme, evil) = (await TenantAsync("acme"), await TenantAsync("evil"));
+        var theirs = await IdAsync(SendAsync(acme, HttpMethod.Post, "/v1/vms", """{"name": "db"}"""));
+        string Near(string vm) => $$$"""{"placement": {"affinity": [{"vm": "{{{vm}}}"}]}}""";
+        var own = await SendAsync(acme, HttpMethod.Post, "/v1/vms", Near("db"));
+        Assert.Equal(theirs, (string)own.Json["spec"]!["placement"]!["affinity"]![0]!["vm"]!);
+        foreach (var vm in new[] { "db", theirs, "no name!", "vm-01jd8mbr4v3s6q8k2n0x5t7w9z" })
+        {
+            (await SendAsync(evil, HttpMethod.Post, "/v1/vms", Near(vm))).Problem(400, "invalid_field", "placement.affinity[0].vm");
+            (await SendAsync(evil, HttpMethod.Post, "/v1/placements", Near(vm))).Problem(400, "invalid_field", "placement.affinity[0].vm");
+        }
+        // An admin's own microVM has no more to do with it.
+        (await _api.PostAsync("/v1/vms", Near(theirs))).Problem(400, "invalid_field", "placement.affinity[0].vm");
+    }
+
+    [Fact]
     public async Task Tokens_are_shown_once_and_listed_without_their_secret()
     {
         var made = await _api.PostAsync("/v1/tokens", """{"role": "tenant", "tenant": "acme", "ttl_seconds": 3600, "note": "CI"}""");

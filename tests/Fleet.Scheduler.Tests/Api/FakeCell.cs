@@ -195,7 +195,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
                     TimeSpan.Zero);
             }
         }
-        return Task.FromResult(index.Review(spec));
+        return Task.FromResult(index.Review(spec, new Dictionary<string, string>()));
     }
 
     public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>

@@ -74,6 +74,7 @@ public sealed class RefusedBodyTests(RefusedBodyTests.OneApi shared) : IClassFix
     [InlineData("""{"placement": {"affinity": [{}]}}""", "missing_field", "placement.affinity[0].group")]
     [InlineData("""{"placement": {"affinity": [{"group": "web", "within": "rack"}]}}""", "invalid_field", "placement.affinity[0].within")]
     [InlineData("""{"placement": {"affinity": [{"group": "web", "apart": "no"}]}}""", "invalid_field", "placement.affinity[0].apart")]
+    [InlineData("""{"placement": {"affinity": [{"vm": "nobody"}]}}""", "invalid_field", "placement.affinity[0].vm")]
     [InlineData("""{"placement": {"affinity": [{"group": "other/"}]}}""", "invalid_field", "placement.affinity[0].group")]
     [InlineData("""{"placement": {"spread": [{"over": "zone"}]}}""", "missing_field", "placement.spread[0].group")]
     [InlineData("""{"placement": {"spread": [{"group": "web", "over": "cell"}]}}""", "invalid_field", "placement.spread[0].over")]

@@ -79,6 +79,39 @@ public sealed class GroupPlacementTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Should_be_with_one_other_or_apart_from_it_wherever_that_goes()
+    {
+        await using var first = await JoinAsync("first");
+        var other = await _cell.CreateAsync();
+        await _cell.WaitAsync(other, VmState.Running);
+        await using var second = await JoinAsync("second");
+        await KnownAsync(2);
+        var apart = TestCell.Spec("apart");
+        apart.Placement = new PlacementWishes { Affinity = { new Affinity { Vm = other, Within = "host", Apart = true } } };
+        var beside = TestCell.Spec("beside");
+        beside.Placement = new PlacementWishes { Affinity = { new Affinity { Vm = other, Within = "host" } } };
+        var (away, near) = (await _cell.CreateAsync(apart), await _cell.CreateAsync(beside));
+        Assert.Equal("second", (await _cell.WaitAsync(away, VmState.Running)).Host);
+        Assert.Equal("first", (await _cell.WaitAsync(near, VmState.Running)).Host);
+
+        // It has gone elsewhere by the time that they are started again.
+        foreach (var id in (string[])[other, away, near])
+        {
+            await _cell.Cell.StopVmAsync(id, TimeSpan.Zero, CancellationToken.None);
+            await _cell.WaitAsync(id, VmState.Stopped);
+        }
+        await _cell.Cell.CordonHostAsync("first", true, CancellationToken.None);
+        await _cell.Cell.StartVmAsync(other, CancellationToken.None);
+        Assert.Equal("second", (await _cell.WaitAsync(other, VmState.Running)).Host);
+        await _cell.Cell.StartVmAsync(near, CancellationToken.None);
+        Assert.Equal("second", (await _cell.WaitAsync(near, VmState.Running)).Host);
+        await _cell.Cell.StartVmAsync(away, CancellationToken.None);
+        await _cell.WaitAsync(away, VmState.Unplaced);
+        await _cell.Cell.CordonHostAsync("first", false, CancellationToken.None);
+        Assert.Equal("first", (await _cell.WaitAsync(away, VmState.Running)).Host);
+    }
+
+    [Fact]
     public async Task Should_refuse_a_second_of_a_group_whatever_placement_thought()
     {
         await using var agent = await JoinAsync("only");

@@ -74,6 +74,19 @@ public sealed class CapacityLedgerTests
         Assert.Empty(ledger.Groups);
     }
 
+    [Fact]
+    public void Should_keep_apart_from_one_other_that_is_here()
+    {
+        var demand = Wanting(1, 128) with { Rules = new PlacementRules { Neighbours = [new("vm-1", RuleScope.Host, Apart: true, Hard: true)] } };
+        var ledger = new CapacityLedger();
+        Assert.False(ledger.KeepsOut(demand, "vm-2", default));
+        ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128 });
+        Assert.True(ledger.KeepsOut(demand, "vm-2", default));
+        Assert.False(ledger.KeepsOut(demand, "vm-1", default));
+        ledger.Apply(new HostVacated { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128 });
+        Assert.False(ledger.KeepsOut(demand, "vm-2", default));
+    }
+
     /// <summary>Long random histories in which those of higher classes take the room of lower ones: nothing is promised beyond the caps, and only who may gives way.</summary>
     [Fact]
     public void Should_keep_its_sums_and_caps_when_some_give_way()

@@ -125,6 +125,8 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c3920904e2801"),
         ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Priority = "low", Settled = true, ForVmId = "vm-2", ForEpoch = 4 } } },
             "121c0a04766d2d311003180220800242036c6f7748015204766d2d325804"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Placement = new PlacementWishes { Affinity = { new Affinity { Vm = "vm-2", Within = "host" } } } } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a180a0568656c6c6fd2020e120c1204686f73742a04766d2d32"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];

@@ -137,6 +137,31 @@ public sealed class HostIndexTests
         Assert.Equal(["busy", "free"], index.Find(Demand.Of(apart), Nobody).Hosts);
     }
 
+    [Theory]
+    [InlineData("host", false, true, "b")]
+    [InlineData("host", true, true, "c,a")]
+    [InlineData("zone", false, true, "b,c")]
+    [InlineData("zone", true, true, "a")]
+    [InlineData("host", false, false, "b")]
+    [InlineData("zone", true, false, "a")]
+    public void Should_go_by_where_one_other_is(string within, bool apart, bool hard, string expected)
+    {
+        var views = new[] { View("a"), View("b", usedCpus: 4, usedMemory: 4096), View("c", usedCpus: 2, usedMemory: 2048) };
+        foreach (var view in views)
+            view.Inventory.Labels.Add("zone", view.HostId == "a" ? "west" : "east");
+        var index = Of(views);
+        var spec = new VmSpec { Cpus = 1, MemoryMib = 128, Placement = new PlacementWishes { Affinity = { new Affinity { Vm = "vm-2", Within = within, Apart = apart, Soft = !hard } } } };
+        IReadOnlyList<string> Hosts(string carriedBy) =>
+            index.Find(Neighbours.With(Demand.Of(spec), new Dictionary<string, string> { ["vm-2"] = carriedBy }), Nobody, "vm-1", "", Now).Hosts;
+        Assert.Equal(expected.Split(','), Hosts("b"));
+        // One that is nowhere is no hindrance.
+        Assert.Equal(["b", "c", "a"], Hosts(""));
+        // Where it is there is no room for both: the wish is given up, the rule is not.
+        spec.MemoryMib = within == "host" && !apart ? 5000U : 128;
+        if (spec.MemoryMib == 5000)
+            Assert.Equal(hard ? [] : ["c", "a"], Hosts("b"));
+    }
+
     [Fact]
     public void Should_count_what_is_on_its_way_until_the_host_shows_it_or_it_goes_elsewhere()
     {

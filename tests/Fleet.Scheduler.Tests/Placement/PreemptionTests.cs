@@ -72,12 +72,12 @@ public sealed class PreemptionTests
         var spec = new VmSpec { Cpus = 2, MemoryMib = 512, Priority = "high" };
         IReadOnlyList<string> Asked() => index.Find(Demand.Of(spec), new HashSet<string>(), "vm-1", "", TimeSpan.Zero, preempt: true).Hosts;
         Assert.Equal(["lows", "both", "normals"], Asked());
-        Assert.True(index.Review(spec) is { Preempts: true, Fitting: 3, Reason: null });
+        Assert.True(index.Review(spec, new Dictionary<string, string>()) is { Preempts: true, Fitting: 3, Reason: null });
         spec.Priority = "";
         Assert.Equal(["lows"], Asked());
         spec.Priority = "low";
         Assert.Empty(Asked());
-        Assert.Equal("no_capacity", index.Review(spec).Reason!.Code);
+        Assert.Equal("no_capacity", index.Review(spec, new Dictionary<string, string>()).Reason!.Code);
         spec.Priority = "high";
         spec.Zones.Add("nowhere");
         Assert.Empty(Asked());
