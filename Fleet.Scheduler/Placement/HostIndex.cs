@@ -2,6 +2,7 @@ using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -32,6 +33,12 @@ public sealed class HostIndex
 
     private readonly Dictionary<Demand, IReadOnlyList<Rejection>> _refused = [];
 
+    // The same of those for whom nobody could give way.
+    private readonly HashSet<Demand> _unyielding = [];
+
+    // By class, the hosts that carry some of it that could give way: where none of a lower class does, no host is looked at.
+    private readonly int[] _givers = new int[PriorityClass.All.Count];
+
     private sealed record Entry(HostView View, TimeSpan HeardAt);
 
     public HostIndex() => _trials = new(_engine);
@@ -49,9 +56,12 @@ public sealed class HostIndex
             return false;
         _hosts[view.HostId] = new Entry(view, now);
         _refused.Clear();
+        _unyielding.Clear();
         var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
         _trials.Seen(view.HostId, view.Version);
         var regrouped = Regroup(host, known, view);
+        Give(known, -1);
+        Give(view, 1);
         if (!view.Connected)
             return regrouped;
         return known is not { Connected: true }
@@ -61,6 +71,15 @@ public sealed class HostIndex
             || FreeMemory(view) > FreeMemory(known)
             || !Equals(view.Inventory, known.Inventory)
             || regrouped;
+    }
+
+    private void Give(HostView? view, int by)
+    {
+        foreach (var room in view?.Preemptible ?? [])
+        {
+            if (room.Rank < _givers.Length)
+                _givers[room.Rank] += by;
+        }
     }
 
     // Members that come or go may open a place elsewhere.
@@ -81,12 +100,14 @@ public sealed class HostIndex
         var silent = _hosts.Where(host => host.Value.HeardAt < before).Select(host => host.Key).ToList();
         foreach (var host in silent)
         {
-            _hosts.Remove(host);
+            _hosts.Remove(host, out var entry);
+            Give(entry?.View, -1);
             _trials.Gone(host);
             _engine.Remove(host);
         }
         _trials.DropOlder(before);
         _refused.Clear();
+        _unyielding.Clear();
         return silent.Count;
     }
 
@@ -147,6 +168,9 @@ public sealed class HostIndex
     private IEnumerable<string> Preempting(Demand demand, IReadOnlySet<string> excluded)
     {
         var found = new List<(int Rank, double Missing, string Host)>();
+        var remembered = excluded.Count == 0 && demand.Rules is null;
+        if (!_givers.AsSpan(0, demand.Rank).ContainsAnyExcept(0) || (remembered && _unyielding.Contains(demand)))
+            return [];
         foreach (var (hostId, entry) in _hosts)
         {
             if (excluded.Contains(hostId) || Highest(demand, entry.View) is not { } rank)
@@ -159,6 +183,8 @@ public sealed class HostIndex
                     (demand.Needs.MemoryMib - host.Free.MemoryMib) / (double)Math.Max(1, host.Capacity.MemoryMib)), hostId));
             }
         }
+        if (remembered && found.Count == 0 && _unyielding.Count < MostRefused)
+            _unyielding.Add(demand);
         return found.OrderBy(one => one.Rank).ThenBy(one => one.Missing).ThenBy(one => one.Host, StringComparer.Ordinal).Select(one => one.Host);
     }
 

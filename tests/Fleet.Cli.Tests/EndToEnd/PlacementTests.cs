@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using Xunit;
 
@@ -36,5 +37,25 @@ public sealed class PlacementTests
         (exit, _, error) = await fleet.CliAsync(["vm", "run", .. sleeper, "--spread", "web,zone"]);
         Assert.Equal(125, exit);
         Assert.Contains("--spread wants GROUP", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Should_let_the_lower_class_give_way_and_come_back()
+    {
+        await using var fleet = await RunningFleet.StartAsync();
+        var host = JsonDocument.Parse((await fleet.CliAsync("host", "list", "--json")).Output).RootElement[0];
+        string Share(int percent) => Math.Min(host.GetProperty("memory_mib").GetInt64() * percent / 100, 1_048_576).ToString(CultureInfo.InvariantCulture);
+        var (exit, _, error) = await fleet.CliAsync("vm", "run", "--detach", "--name", "low", "--driver", "simulated", "--priority", "low", "--memory", Share(90));
+        Assert.True(exit == 0, error);
+        (exit, var output, error) = await fleet.CliAsync("vm", "place", "--driver", "simulated", "--memory", Share(50));
+        Assert.True(exit == 0, error);
+        Assert.StartsWith("It would take the room of microVMs of lower classes on box.", output, StringComparison.Ordinal);
+        (exit, _, error) = await fleet.CliAsync("vm", "run", "--detach", "--name", "normal", "--driver", "simulated", "--memory", Share(50));
+        Assert.True(exit == 0, error);
+        Assert.Equal("no_capacity", (await fleet.WaitForAsync("low", "unplaced")).GetProperty("reason").GetProperty("code").GetString());
+        (exit, _, error) = await fleet.CliAsync("vm", "delete", "normal");
+        Assert.True(exit == 0, error);
+        var back = await fleet.WaitForAsync("low", "running");
+        Assert.Equal((2, 0), (back.GetProperty("epoch").GetInt32(), back.GetProperty("restarts").GetInt32()));
     }
 }
