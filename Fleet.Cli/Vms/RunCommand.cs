@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
-using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
@@ -15,32 +14,14 @@ internal static class RunCommand
 
     public static Command Create()
     {
-        var name = new Option<string?>("--name") { Description = "Unique name; made up when absent" };
-        var cpus = new Option<int?>("--cpus") { Description = "vCPUs, 1 to 32 (default 1)" };
-        var memory = new Option<int?>("--memory") { Description = "MiB of memory (default 256)" };
-        var driver = new Option<string?>("--driver") { Description = "auto, kvm, qemu or simulated (default auto)" };
-        var host = new Option<string?>("--host") { Description = "Only this host may carry it" };
-        var env = new Option<string[]>("--env", "-e") { Description = "KEY=VALUE for the command; may be repeated" };
-        var label = new Option<string[]>("--label", "-l") { Description = "KEY=VALUE label; may be repeated" };
-        var hostLabel = new Option<string[]>("--host-label") { Description = "KEY=VALUE label that its host must have; may be repeated" };
-        var zone = new Option<string[]>("--zone") { Description = "A zone that it may be in (default: any); may be repeated" };
-        var limit = new Option<string[]>("--limit") { Description = $"A rate limit: {LimitText.Form}; may be repeated" };
-        var kernel = new Option<string?>("--kernel") { Description = "A kernel of your own: absolute path on the host" };
-        var initrd = new Option<string?>("--initrd") { Description = "Its initrd" };
-        var bootArgs = new Option<string?>("--boot-args") { Description = "Its command line" };
-        var bootTimeout = new Option<int?>("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
-        var restart = new Option<string?>("--restart") { Description = "What follows its end: never (default), on_failure or always" };
-        var fencing = new Option<string?>("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
-        var simulate = new Option<string?>("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
+        var wanted = new SpecOptions();
         var detach = new Option<bool>("--detach", "-d") { Description = "Print the id and return when it runs" };
         var remove = new Option<bool>("--rm") { Description = "Delete the microVM when it has ended" };
         var interactive = new Option<bool>("--interactive", "-i") { Description = "Send standard input to the guest" };
         var command = new Argument<string[]>("command") { Description = "What to run, after --; without it the image's shell", Arity = ArgumentArity.ZeroOrMore };
 
-        var run = new Command("run", "Run a command in a new microVM")
-        {
-            name, cpus, memory, driver, host, hostLabel, zone, env, label, limit, kernel, initrd, bootArgs, bootTimeout, restart, fencing, simulate, detach, remove, interactive, command,
-        };
+        var run = new Command("run", "Run a command in a new microVM") { detach, remove, interactive, command };
+        wanted.AddTo(run);
         return run.Calls(
             async (api, parsed, cancellation) =>
             {
@@ -48,39 +29,9 @@ internal static class RunCommand
                 var behindDashes = parsed.Tokens.Reverse().TakeWhile(token => token.Type != TokenType.DoubleDash).Count();
                 if (parsed.GetValue(command) is [['-', ..] unknown, ..] given && (given.Length > behindDashes || parsed.Tokens.All(token => token.Type != TokenType.DoubleDash)))
                     throw new ApiException("invalid_field", $"vm run has no option {unknown}; a command that begins with '-' goes after --.");
-                var spec = new JsonObject();
-                Put(spec, "name", parsed.GetValue(name));
-                Put(spec, "cpus", parsed.GetValue(cpus));
-                Put(spec, "memory_mib", parsed.GetValue(memory));
-                Put(spec, "driver", parsed.GetValue(driver));
-                Put(spec, "host", parsed.GetValue(host));
-                Put(spec, "boot_timeout_seconds", parsed.GetValue(bootTimeout));
-                Put(spec, "fencing", parsed.GetValue(fencing));
-                Put(spec, "restart", parsed.GetValue(restart));
+                var spec = wanted.Of(parsed);
                 if (parsed.GetValue(command) is { Length: > 0 } words)
                     spec["command"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]);
-                spec["env"] = Pairs(parsed.GetValue(env), "--env");
-                spec["labels"] = Pairs(parsed.GetValue(label), "--label");
-                if (parsed.GetValue(hostLabel) is { Length: > 0 } wanted)
-                    spec["host_labels"] = Pairs(wanted, "--host-label");
-                if (parsed.GetValue(zone) is { Length: > 0 } zones)
-                    spec["zones"] = new JsonArray([.. zones.Select(one => JsonValue.Create(one))]);
-                if (LimitsCommand.Of(parsed.GetValue(limit)) is { } limits)
-                    spec["rate_limits"] = limits;
-                if (parsed.GetValue(kernel) is { } path)
-                {
-                    var boot = new JsonObject { ["kernel_path"] = path };
-                    Put(boot, "initrd_path", parsed.GetValue(initrd));
-                    Put(boot, "boot_args", parsed.GetValue(bootArgs));
-                    spec["boot"] = boot;
-                }
-                else if (parsed.GetValue(initrd) is not null || parsed.GetValue(bootArgs) is not null)
-                {
-                    throw new ApiException("invalid_field", "--initrd and --boot-args go with --kernel.");
-                }
-
-                if (parsed.GetValue(simulate) is { } script)
-                    spec["simulated"] = Simulated(script);
 
                 // One key for all the tries of this one command: a request that was answered and lost is not run twice.
                 var key = Guid.NewGuid().ToString("n");
@@ -250,44 +201,4 @@ internal static class RunCommand
             }
         }
     }
-
-    private static void Put(JsonObject target, string member, string? value)
-    {
-        if (value is not null)
-            target[member] = value;
-    }
-
-    private static void Put(JsonObject target, string member, int? value)
-    {
-        if (value is not null)
-            target[member] = value;
-    }
-
-    private static JsonObject Pairs(string[]? words, string option)
-    {
-        var pairs = new JsonObject();
-        foreach (var word in words ?? [])
-        {
-            var (key, value) = KeyValue.Parse(word) ?? throw new ApiException("invalid_field", $"{option} wants KEY=VALUE, not '{word}'.");
-            pairs[key] = value;
-        }
-
-        return pairs;
-    }
-
-    private static JsonObject Simulated(string script)
-    {
-        var guest = new JsonObject();
-        foreach (var word in script.Split(',', StringSplitOptions.RemoveEmptyEntries))
-        {
-            var (key, value) = KeyValue.Parse(word) ?? throw new ApiException("invalid_field", $"--simulate wants KEY=VALUE, not '{word}'.");
-            guest[key] = key.EndsWith("_percent", StringComparison.Ordinal) ? Curve(value)
-                : int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number) ? number : value;
-        }
-
-        return guest;
-    }
-
-    private static JsonArray Curve(string steps) => [.. steps.Split('/').Select(step => (JsonNode?)(
-        int.TryParse(step, NumberStyles.None, CultureInfo.InvariantCulture, out var percent) ? JsonValue.Create(percent) : JsonValue.Create(step)))];
 }

@@ -7,7 +7,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Vms;
 
-/// <summary><c>fleet vm list | show | stop | start | delete | wait | limits</c>.</summary>
+/// <summary><c>fleet vm run | place | list | show | stop | start | delete | wait | limits</c>.</summary>
 internal static class VmCommands
 {
     private const int WaitSeconds = 120;
@@ -16,6 +16,7 @@ internal static class VmCommands
     {
         var vm = new Command("vm", "MicroVMs: run, look at, stop, delete");
         vm.Subcommands.Add(RunCommand.Create());
+        vm.Subcommands.Add(PlaceCommand.Create());
         vm.Subcommands.Add(List());
         vm.Subcommands.Add(Show());
         vm.Subcommands.Add(ConsoleCommand.Create());
@@ -194,6 +195,8 @@ internal static class VmCommands
             output.WriteLine($"restart  {policy}, {vm.Text("restarts")} so far" + (vm.Text("restart_at") is var at and not "-" ? $", next at {at}" : ""));
         if (spec.Text("fencing") == "relaxed")
             output.WriteLine("fencing  relaxed: it runs on while its host is cut off, and may run twice");
+        if (spec.Text("priority") is var priority and not "normal")
+            output.WriteLine($"priority {priority}");
         output.WriteLine($"created  {vm.Text("created_at")}");
         output.WriteLine($"changed  {vm.Text("changed_at")}");
     }

@@ -3,6 +3,8 @@ using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Sessions;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 
@@ -65,6 +67,33 @@ internal sealed record ApiContext(
         if (answer.Vm?.Spec is { } spec)
             return who.Owns(spec.Tenant) ? id : throw VmNames.NotFound(id);
         throw answer.Problem is null or { Code: ErrorCodes.NotFound } ? VmNames.NotFound(id) : RequestRefused.From(answer.Problem);
+    }
+
+    /// <summary>The body with the ids of the microVMs that its rules name: those are of the same tenant as it itself will be, whoever asks.</summary>
+    /// <exception cref="RequestRefused"><c>invalid_field</c>: there is no such microVM of that tenant.</exception>
+    public async ValueTask<CreateVmBody> WithIdsAsync(CreateVmBody body, CancellationToken cancellation)
+    {
+        // Too many are refused by the rules, and none of them looked up.
+        if (body.Placement is not { Affinity: { Count: <= VmLimits.MaxAffinities } rules } placement || rules.All(rule => rule.Vm is null))
+            return body;
+        var named = new List<AffinityBody>(rules.Count);
+        for (var i = 0; i < rules.Count; i++)
+            named.Add(rules[i].Vm is { } vm ? rules[i] with { Vm = await NeighbourAsync(vm, body.Tenant ?? "", $"placement.affinity[{i}].vm", cancellation) } : rules[i]);
+        return body with { Placement = placement with { Affinity = named } };
+    }
+
+    private async Task<string> NeighbourAsync(string idOrName, string tenant, string field, CancellationToken cancellation)
+    {
+        var id = VmId.IsValid(idOrName) ? idOrName : VmSpecRules.IsName(idOrName) ? Claims.Holder(VmNames.Claimed(idOrName, tenant)) : null;
+        if (id is not null)
+        {
+            var answer = await Gate.CallAsync(c => Gate.Cell.GetVmAsync(id, c), CellGate.Patience, cancellation);
+            if (answer.Vm is { State: not VmState.Deleted, Spec: { } spec } && spec.Tenant == tenant)
+                return id;
+            if (answer.Problem is { } problem && problem.Code != ErrorCodes.NotFound)
+                throw RequestRefused.From(problem);
+        }
+        throw new RequestRefused(ErrorCodes.InvalidField, $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")} of the same tenant.", field);
     }
 
     /// <summary>Ends when the client is gone, its token ends or is revoked, or the node stops. Dispose it.</summary>

@@ -70,6 +70,7 @@ internal sealed class ApiServer : IAsyncDisposable
             new VmEndpoints(api).Map(web);
             new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
+            new PlacementEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);
             new ChangeEndpoints(api).Map(web);
             new AdminEndpoints(api).Map(web);

@@ -60,6 +60,12 @@ internal sealed record CreateVmBody
     [Description("It may be in these zones only, which are hosts' label zone; at most 16. None: anywhere"), MaxLength(VmLimits.MaxZones)]
     public IReadOnlyList<string>? Zones { get; init; }
 
+    [Description("Where room is short, those of lower classes give way to those of higher ones; high only with a token of role admin"), DefaultValue(PriorityClass.Normal), AllowedValues(PriorityClass.Low, PriorityClass.Normal, PriorityClass.High)]
+    public string? Priority { get; init; }
+
+    [Description("Where it is to be by where others are; absent: it is in no group, and wants nothing of others")]
+    public PlacementBody? Placement { get; init; }
+
     [Description("Only with the driver simulated")]
     public SimulatedBody? Simulated { get; init; }
 
@@ -182,6 +188,8 @@ internal sealed record VmSpecBody(
     string? Host,
     IReadOnlyDictionary<string, string> HostLabels,
     IReadOnlyList<string> Zones,
+    string Priority,
+    PlacementBody? Placement,
     SimulatedBody? Simulated,
     IReadOnlyDictionary<string, RateLimitBody> RateLimits);
 
@@ -360,6 +368,7 @@ internal sealed record ProblemBody(
 [JsonSerializable(typeof(ProblemBody))]
 [JsonSerializable(typeof(AdminCommandBody))]
 [JsonSerializable(typeof(PaletteListBody))]
+[JsonSerializable(typeof(PlacementReviewBody))]
 internal sealed partial class ApiJson : JsonSerializerContext
 {
     /// <summary>

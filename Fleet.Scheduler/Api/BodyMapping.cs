@@ -29,6 +29,7 @@ internal static class BodyMapping
                 body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
             Restart = body.Restart ?? RestartPolicy.Never,
             Fencing = body.Fencing ?? FencingPolicy.Strict,
+            Priority = body.Priority ?? PriorityClass.Normal,
             Host = body.Host ?? "",
             Tenant = body.Tenant ?? "",
         };
@@ -40,6 +41,7 @@ internal static class BodyMapping
         foreach (var (key, value) in body.HostLabels ?? Empty)
             spec.HostLabels.Add(key, value);
         spec.Zones.Add(body.Zones ?? []);
+        spec.Placement = ToWishes(body.Placement);
         if (body.Host is "")
             throw new RequestRefused(ErrorCodes.InvalidField, "host is empty; leave it out to allow every host.", "host");
         if (body.Boot is { } boot)
@@ -68,6 +70,38 @@ internal static class BodyMapping
             spec.RateLimits.Add(name, ToLimit($"rate_limits.{name}", limit));
         return spec;
     }
+
+    private static PlacementWishes? ToWishes(PlacementBody? body)
+    {
+        if (body is null)
+            return null;
+        var wishes = new PlacementWishes { Groups = { body.Groups ?? [] } };
+        wishes.Affinity.AddRange((body.Affinity ?? []).Select((rule, i) => new Affinity
+        {
+            Group = rule.Group ?? (rule.Vm is null ? throw NoGroup($"placement.affinity[{i}].group") : ""),
+            Vm = rule.Vm ?? "",
+            Within = rule.Within ?? PlacementWishRules.Host,
+            Apart = rule.Apart ?? false,
+            Soft = !(rule.Hard ?? true),
+        }));
+        wishes.Spread.AddRange((body.Spread ?? []).Select((rule, i) => new GroupSpread
+        {
+            Group = rule.Group ?? throw NoGroup($"placement.spread[{i}].group"),
+            Over = rule.Over ?? PlacementWishRules.Zone,
+            MostAhead = (uint)InRange($"placement.spread[{i}].most_ahead", rule.MostAhead ?? 1, 1, VmLimits.MaxSpreadAhead),
+            Soft = !(rule.Hard ?? true),
+        }));
+        return wishes;
+    }
+
+    private static RequestRefused NoGroup(string field) => new(ErrorCodes.MissingField, "A rule needs group, the group that it is about.", field);
+
+    private static PlacementBody? OfWishes(PlacementWishes? wishes) => wishes is null ? null : new PlacementBody
+    {
+        Groups = wishes.Groups,
+        Affinity = [.. wishes.Affinity.Select(rule => new AffinityBody { Group = OrNull(rule.Group), Vm = OrNull(rule.Vm), Within = rule.Within, Apart = rule.Apart, Hard = !rule.Soft })],
+        Spread = [.. wishes.Spread.Select(rule => new SpreadBody { Group = rule.Group, Over = rule.Over, MostAhead = rule.MostAhead, Hard = !rule.Soft })],
+    };
 
     /// <summary>A complete limit, whose rules are not yet checked.</summary>
     /// <exception cref="RequestRefused"><c>missing_field</c>, or <c>invalid_field</c> for a number below zero.</exception>
@@ -133,7 +167,7 @@ internal static class BodyMapping
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
-            Sorted(vm.Spec.HostLabels), vm.Spec.Zones,
+            Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
                 : null,

@@ -83,6 +83,10 @@ internal static class StrictJson
         {
             Expect(element, path, element.ValueKind == JsonValueKind.Number && element.TryGetInt64(out _), "a whole number");
         }
+        else if (type == typeof(bool))
+        {
+            Expect(element, path, element.ValueKind is JsonValueKind.True or JsonValueKind.False, "true or false");
+        }
         else
         {
             throw new NotSupportedException($"Requests have no members of type {type}.");

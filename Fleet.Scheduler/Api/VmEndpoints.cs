@@ -97,7 +97,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
         var who = Principal.Of(http);
         RefuseForTenant(who, body);
-        var owned = body with { Tenant = who.Tenant ?? body.Tenant };
+        var owned = await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted);
         // Two tenants may use the same key; no key of an admin can look like a tenant's, for keys are printable.
         var scoped = key is null || who.Tenant is null ? key : $"{who.Tenant}\n{key}";
         var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(owned, name), body.Name is not null, scoped, Hash(body), http.RequestAborted);
@@ -176,7 +176,7 @@ internal sealed class VmEndpoints(ApiContext api)
     }
 
     /// <summary>A tenant has its own name, and no say in what of the hosts' own is used.</summary>
-    private static void RefuseForTenant(Principal who, CreateVmBody body)
+    internal static void RefuseForTenant(Principal who, CreateVmBody body)
     {
         if (body.Tenant is { } tenant && !TokenRules.IsTenant(tenant))
             throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");
@@ -188,6 +188,10 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, "A kernel is named by a path on the hosts, and tenants have no say there; leave boot out.", "boot");
         if (body.Host is not null)
             throw new RequestRefused(ErrorCodes.Forbidden, "Tenants don't choose hosts; leave host out.", "host");
+        if (body.HostLabels?.Keys.FirstOrDefault(key => !key.StartsWith(VmLimits.PublicLabelPrefix, StringComparison.Ordinal)) is { } label)
+            throw new RequestRefused(ErrorCodes.Forbidden, $"Tenants may ask for labels of hosts that begin with {VmLimits.PublicLabelPrefix} only; leave the others out.", "host_labels." + (label.Length <= 64 ? label : label[..64] + "…"));
+        if (body.Priority == PriorityClass.High)
+            throw new RequestRefused(ErrorCodes.Forbidden, "To the class high others have to give way, and that is not a tenant's to say; use normal or low.", "priority");
         if (body.Driver == "qemu")
             throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed; leave driver out, and the host takes what it has.", "driver");
         // A launch that is made to fail speaks against its host, and three of them have it left alone.

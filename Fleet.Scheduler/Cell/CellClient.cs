@@ -1,4 +1,5 @@
 using Akka.Actor;
+using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
@@ -11,8 +12,13 @@ namespace Fleet.Scheduler.Cell;
 /// <see cref="ICell"/> over the shard regions. Every question has an end: no answer within <see cref="CellOptions.AskTimeout"/> is
 /// <c>unavailable</c>, which says nothing about whether it was carried out; every command may be repeated.
 /// </summary>
-internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef hosts, CellOptions options) : ICell
+internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef hosts, IActorRef placement, CellOptions options) : ICell
 {
+    /// <summary>A review asks every host, several times, and meanwhile this node places nothing: few may wait for one at once.</summary>
+    private const int MostReviews = 4;
+
+    private int _reviews;
+
     /// <summary>A long wait asks again this often, so that a microVM's move to another node costs a wait at most this.</summary>
     private static readonly TimeSpan WaitSlice = TimeSpan.FromSeconds(20);
 
@@ -64,6 +70,28 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             var goesOn = reply is null or { Problem.Code: "timeout" } && options.Clock.GetUtcNow() < until;
             if (!goesOn)
                 return ToAnswer(vmId, reply);
+        }
+    }
+
+    public async Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation)
+    {
+        try
+        {
+            if (Interlocked.Increment(ref _reviews) > MostReviews)
+                throw new CellException("unavailable", "Many ask at once where microVMs would go; try again.");
+            var named = spec.Placement is { } wishes ? wishes.Affinity.Select(rule => rule.Vm).Where(vm => vm.Length > 0).Distinct().ToList() : [];
+            var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
+            foreach (var vmId in named)
+                neighbours[vmId] = VmFold.CarriedBy((await GetVmAsync(vmId, cancellation).ConfigureAwait(false)).Vm);
+            return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
+        }
+        catch (AskTimeoutException late)
+        {
+            throw new CellException("unavailable", NoAnswer("placement of this node"), late);
+        }
+        finally
+        {
+            Interlocked.Decrement(ref _reviews);
         }
     }
 

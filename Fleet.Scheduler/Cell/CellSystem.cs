@@ -164,7 +164,7 @@ public sealed class CellSystem : IAsyncDisposable
 
         var figures = new HostFigures();
         var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
-        var client = new CellClient(actors, vmRegion, hostRegion, options);
+        var client = new CellClient(actors, vmRegion, hostRegion, placement, options);
         return new CellSystem(
             actors,
             journal,

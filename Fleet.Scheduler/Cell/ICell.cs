@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 
@@ -32,6 +33,12 @@ public interface ICell
 
     /// <summary>Answers as soon as the microVM is in one of the states; code <c>timeout</c> when the time is over first.</summary>
     Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation);
+
+    /// <summary>
+    /// What this node's placement would do with the spec now: nothing is created or reserved. Throws <see cref="CellException"/> (<c>unavailable</c> when
+    /// many ask at once).
+    /// </summary>
+    Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation);
 
     Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation);
 

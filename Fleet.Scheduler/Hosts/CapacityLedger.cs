@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Prediction;
@@ -32,7 +33,23 @@ public readonly record struct PeakForecast(PeakUse Peak, PeakUse Room)
 /// <param name="MemoryMib">MiB promised.</param>
 /// <param name="Vacated">It ended: nothing is promised any more, but its remains are still there.</param>
 /// <param name="Lost">Vacated because the host was given up: its microVM has to be told.</param>
-public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated, bool Lost = false);
+public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong MemoryMib, bool Vacated, bool Lost = false)
+{
+    /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
+    public ImmutableArray<string> Groups { get; init; } = [];
+
+    /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
+    public int Rank { get; init; } = PriorityClass.Rank("");
+
+    /// <summary>It gave way so often that it does so no more.</summary>
+    public bool Settled { get; init; }
+
+    /// <summary>To whom it gives way: what was promised to it is that one's, though it may still run. Null: to nobody.</summary>
+    public (string VmId, ulong Epoch)? GivesWayTo { get; init; }
+
+    /// <summary>Whether room is promised to it.</summary>
+    public bool Holds => !Vacated && GivesWayTo is null;
+}
 
 /// <summary>What is about to be promised, and not in the ledger yet.</summary>
 /// <param name="Count">To so many microVMs.</param>
@@ -40,27 +57,86 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
 /// <param name="MemoryMib">MiB.</param>
 public readonly record struct Promised(int Count, ulong Cpus, ulong MemoryMib)
 {
+    /// <summary>Members of groups among them.</summary>
+    private ImmutableDictionary<string, int>? Groups { get; init; }
+
     public Promised And(Demand demand)
     {
         ArgumentNullException.ThrowIfNull(demand);
-        return new(Count + 1, Cpus + demand.Cpus, MemoryMib + demand.MemoryMib);
+        var groups = Groups;
+        foreach (var group in demand.Groups)
+            groups = (groups ?? ImmutableDictionary<string, int>.Empty).SetItem(group, Of(group) + 1);
+        return new(Count + 1, Cpus + demand.Cpus, MemoryMib + demand.MemoryMib) { Groups = groups };
     }
+
+    public int Of(string group) => Groups?.GetValueOrDefault(group) ?? 0;
 }
 
 /// <summary>
 /// What a host has promised to whom. It is told what happened and adds up; <see cref="Check"/> says whether one more fits.
-/// Invariant: the sums are those of the reservations that are not vacated. Not safe for several threads.
+/// Invariant: the sums are those of the reservations that hold room. Not safe for several threads.
 /// </summary>
 public sealed class CapacityLedger
 {
     private readonly Dictionary<(string VmId, ulong Epoch), Reservation> _reservations = [];
     private readonly Dictionary<string, ulong> _newest = new(StringComparer.Ordinal);
+    private readonly SortedDictionary<string, int> _groups = new(StringComparer.Ordinal);
+    private readonly ClassRoom[] _preemptible = [.. PriorityClass.All.Select((_, rank) => new ClassRoom { Rank = (uint)rank })];
 
     public ulong ReservedCpus { get; private set; }
 
     public ulong ReservedMemoryMib { get; private set; }
 
     public IReadOnlyCollection<Reservation> Reservations => _reservations.Values;
+
+    /// <summary>By class what could be taken from microVMs that hold room, those left out that give way no more.</summary>
+    public IEnumerable<ClassRoom> Preemptible => _preemptible.Where(room => room.Vms > 0);
+
+    /// <summary>
+    /// Who gives way so that the demand fits; null: it would not fit, or too many would have to. Only what is short by the caps or by the <paramref name="forecast"/> counts.
+    /// </summary>
+    public IReadOnlyList<Reservation>? Preempt(Demand demand, string vmId, Inventory? inventory, CapacityCaps caps, PeakForecast? forecast)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        if (_reservations.Count >= VmLimits.MaxVmsPerHost)
+            return null;
+        var shortCpus = (long)(demand.Cpus + ReservedCpus) - (long)caps.Cpus(inventory);
+        var shortMemory = (long)(demand.MemoryMib + ReservedMemoryMib) - (long)caps.MemoryMib(inventory);
+        if (forecast is { } peak)
+        {
+            shortCpus = Math.Max(shortCpus, demand.Cpus - (long)peak.FreeCpus);
+            shortMemory = Math.Max(shortMemory, (long)demand.MemoryMib - (long)peak.FreeMemoryMib);
+        }
+        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId).ToList();
+        return Preemption.Choose([.. there.Select(held => new Preemptible(held.VmId, held.Rank, held.Cpus, (long)held.MemoryMib))], demand.Rank, shortCpus, shortMemory)
+            is { } chosen ? [.. chosen.Select(one => there.First(held => held.VmId == one.VmId))] : null;
+    }
+
+    /// <summary>How many microVMs of each group are here, those that have ended left out; in the order of names.</summary>
+    public IReadOnlyDictionary<string, int> Groups => _groups;
+
+    /// <summary>
+    /// Whether a hard rule about a group on one host keeps the demand out: exactly, also against those that are <paramref name="also"/> about to come. An
+    /// earlier placement of the microVM itself does not count. That it is to be where a group is only placement can tell, which knows where else that group may be.
+    /// </summary>
+    public bool KeepsOut(Demand demand, string vmId, Promised also)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        if (demand.Rules is null)
+            return false;
+        if (Neighbours.IsApartFrom(demand, id => id != vmId && NewestEpoch(id) > 0 && _reservations.Values.Any(held => held.VmId == id && !held.Vacated)))
+            return true;
+        foreach (var rule in demand.Rules.Groups)
+        {
+            if (rule is { Hard: true, Apart: true, Scope: RuleScope.Host } && _groups.GetValueOrDefault(rule.Group) + also.Of(rule.Group) - Own(rule.Group) > rule.Most)
+                return true;
+        }
+        return false;
+
+        int Own(string group) => NewestEpoch(vmId) == 0
+            ? 0
+            : _reservations.Values.Count(held => held.VmId == vmId && !held.Vacated && held.Groups.Contains(group));
+    }
 
     /// <summary>The newest epoch under which the microVM has a place here; 0: none.</summary>
     public ulong NewestEpoch(string vmId) => _newest.GetValueOrDefault(vmId);
@@ -102,7 +178,22 @@ public sealed class CapacityLedger
         switch (stored)
         {
             case HostReserved reserved:
-                Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false));
+                Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false)
+                {
+                    Groups = [.. reserved.Groups],
+                    Rank = PriorityClass.Rank(reserved.Priority),
+                    Settled = reserved.Settled,
+                });
+                break;
+            case HostPreempted preempted:
+                var held = Find(preempted.VmId, preempted.Epoch) ?? throw new InvalidOperationException($"{preempted.VmId} epoch {preempted.Epoch} has no reservation here.");
+                if (!held.Holds)
+                    throw new InvalidOperationException($"{held.VmId} epoch {held.Epoch} holds no room.");
+                // Those that gave way to it now do to the other: it must not begin before they are gone.
+                foreach (var before in _reservations.Values.Where(one => !one.Vacated && one.GivesWayTo == (held.VmId, held.Epoch)).ToList())
+                    _reservations[(before.VmId, before.Epoch)] = before with { GivesWayTo = (preempted.ForVmId, preempted.ForEpoch) };
+                Count(held, -1);
+                _reservations[(held.VmId, held.Epoch)] = held with { GivesWayTo = (preempted.ForVmId, preempted.ForEpoch) };
                 break;
             case HostVacated vacated:
                 var left = Find(vacated.VmId, vacated.Epoch) ?? throw new InvalidOperationException($"{vacated.VmId} epoch {vacated.Epoch} has no reservation here.");
@@ -111,8 +202,8 @@ public sealed class CapacityLedger
                 Vacate(left, lost: false);
                 break;
             case HostLost:
-                foreach (var held in _reservations.Values.Where(held => !held.Vacated).ToList())
-                    Vacate(held, lost: true);
+                foreach (var there in _reservations.Values.Where(one => !one.Vacated).ToList())
+                    Vacate(there, lost: true);
                 break;
             case HostReleased released:
                 // Of what is not held: gives nothing back. An event that is stored must never keep a host from coming back.
@@ -129,16 +220,17 @@ public sealed class CapacityLedger
         if (!_reservations.TryAdd((reservation.VmId, reservation.Epoch), reservation))
             throw new InvalidOperationException($"{reservation.VmId} epoch {reservation.Epoch} is promised already.");
         _newest[reservation.VmId] = Math.Max(reservation.Epoch, NewestEpoch(reservation.VmId));
-        if (!reservation.Vacated)
-        {
-            ReservedCpus += reservation.Cpus;
-            ReservedMemoryMib += reservation.MemoryMib;
-        }
+        if (reservation.Vacated)
+            return;
+        foreach (var group in reservation.Groups)
+            _groups[group] = _groups.GetValueOrDefault(group) + 1;
+        if (reservation.Holds)
+            Count(reservation, 1);
     }
 
     private void Vacate(Reservation held, bool lost)
     {
-        Subtract(held);
+        Leave(held);
         _reservations[(held.VmId, held.Epoch)] = held with { Vacated = true, Lost = lost };
     }
 
@@ -146,7 +238,7 @@ public sealed class CapacityLedger
     {
         _reservations.Remove((held.VmId, held.Epoch));
         if (!held.Vacated)
-            Subtract(held);
+            Leave(held);
         // Seldom more than this one was here.
         if (held.Epoch < NewestEpoch(held.VmId))
             return;
@@ -155,10 +247,31 @@ public sealed class CapacityLedger
             _newest[other.VmId] = Math.Max(other.Epoch, NewestEpoch(other.VmId));
     }
 
-    private void Subtract(Reservation held)
+    // It runs here no more.
+    private void Leave(Reservation held)
     {
-        ReservedCpus -= held.Cpus;
-        ReservedMemoryMib -= held.MemoryMib;
+        if (held.Holds)
+            Count(held, -1);
+        foreach (var group in held.Groups)
+        {
+            if (--_groups[group] == 0)
+                _groups.Remove(group);
+        }
+    }
+
+    private void Count(Reservation held, int by)
+    {
+        unchecked
+        {
+            ReservedCpus += (ulong)(by * (long)held.Cpus);
+            ReservedMemoryMib += (ulong)(by * (long)held.MemoryMib);
+            if (held.Settled)
+                return;
+            var room = _preemptible[held.Rank];
+            room.Vms += (uint)by;
+            room.Cpus += (ulong)(by * (long)held.Cpus);
+            room.MemoryMib += (ulong)(by * (long)held.MemoryMib);
+        }
     }
 
     // A host that came back with less memory has promised more than its cap: nothing is free then.

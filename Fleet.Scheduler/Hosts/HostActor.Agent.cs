@@ -195,6 +195,11 @@ internal sealed partial class HostActor
             }
             return;
         }
+        if (AwaitsPreempted(command.VmId, command.Epoch))
+        {
+            _launchesBehindRemains[command.VmId] = command;
+            return;
+        }
         _presence.Launched(command.VmId, command.Epoch);
         _launches.Began(command.VmId, command.Epoch);
         Send(new SchedulerMessage { Launch = command.Launch });
@@ -287,6 +292,7 @@ internal sealed partial class HostActor
             then();
             if (_launchesBehindRemains.Remove(held.VmId, out var waiting) && _ledger.Find(waiting.VmId, waiting.Epoch) is not null)
                 Launch(waiting);
+            LaunchInItsPlace(held);
             RemoveWhenHandedBack();
         });
     }
@@ -297,8 +303,8 @@ internal sealed partial class HostActor
         VmId = held.VmId,
         Epoch = held.Epoch,
         WasReserved = !held.Vacated,
-        Cpus = held.Vacated ? 0 : held.Cpus,
-        MemoryMib = held.Vacated ? 0 : held.MemoryMib,
+        Cpus = held.Holds ? held.Cpus : 0,
+        MemoryMib = held.Holds ? held.MemoryMib : 0,
     };
 
     // --- reports ---
@@ -339,10 +345,11 @@ internal sealed partial class HostActor
                 break;
             case HostVmState.Ended or HostVmState.Failed when !held.Vacated:
                 _presence.Seen(report.VmId, report.Epoch);
-                var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.Cpus, MemoryMib = held.MemoryMib };
+                var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.Holds ? held.Cpus : 0, MemoryMib = held.Holds ? held.MemoryMib : 0 };
                 Store([vacated], () =>
                 {
                     PublishView();
+                    LaunchInItsPlace(held);
                     OnLaunchReport(report);
                     Relay(report);
                 });

@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Hosts;
@@ -32,33 +33,63 @@ internal sealed partial class HostActor
     {
         var granted = new List<(IActorRef Caller, ReserveRoom Reserve)>();
         var events = new Dictionary<string, HostReserved>(StringComparer.Ordinal);
+        List<IMessage> preempted = [];
         var promised = new Promised();
+        var answered = 0;
         foreach (var (caller, reserve) in _asking)
         {
             var earlier = events.GetValueOrDefault(reserve.VmId);
             var demand = Demand.Of(reserve.Spec ?? new VmSpec());
             if (IsHeld(reserve) || earlier?.Epoch == reserve.Epoch)
             {
+                answered++;
                 granted.Add((caller, reserve));
                 continue;
             }
             // A trial launch is one.
             var rejection = earlier is not null ? Rejected(RejectionReason.Stale)
                 : _record?.Quarantine is not null && events.Count > 0 ? Rejected(RejectionReason.Quarantined)
+                : Neighbours.IsApartFrom(demand, events.ContainsKey) ? Rejected(RejectionReason.Group)
                 : Refusal(reserve, demand, promised);
+            if (reserve.Preempt && IsShort(rejection))
+            {
+                // In a write of its own: whoever gives way does so by the ledger as it then is.
+                if (events.Count > 0)
+                    break;
+                if (Preempt(reserve, demand) is { } giving)
+                {
+                    preempted = giving;
+                    rejection = null;
+                }
+            }
+            answered++;
             if (rejection is not null)
             {
                 AnswerRoom(caller, reserve, rejection);
                 continue;
             }
             granted.Add((caller, reserve));
-            events[reserve.VmId] = new HostReserved { At = At, VmId = reserve.VmId, Epoch = reserve.Epoch, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib };
+            events[reserve.VmId] = new HostReserved
+            {
+                At = At,
+                VmId = reserve.VmId,
+                Epoch = reserve.Epoch,
+                Cpus = demand.Cpus,
+                MemoryMib = demand.MemoryMib,
+                Groups = { demand.Groups },
+                Priority = demand.Rank == PriorityClass.Rank("") ? "" : PriorityClass.Name(demand.Rank),
+                Settled = reserve.Settled,
+            };
             promised = promised.And(demand);
+            if (preempted.Count > 0)
+                break;
         }
-        _asking.Clear();
+        _asking.RemoveRange(0, answered);
+        if (_asking.Count > 0)
+            Self.Tell(AnswerReserves.Instance);
         if (!Exists)
             LeaveSoon();
-        Store([.. events.Values], () =>
+        Store([.. preempted, .. events.Values], () =>
         {
             foreach (var reserved in events.Values)
             {
@@ -68,10 +99,15 @@ internal sealed partial class HostActor
             }
             foreach (var (caller, reserve) in granted)
                 AnswerRoom(caller, reserve, null);
+            if (preempted.Count > 0)
+                TellPreempted();
             if (events.Count > 0)
                 PublishView();
         });
     }
+
+    private static bool IsShort(Rejection? rejection) =>
+        rejection?.Reason is RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.CpuPeak or RejectionReason.MemoryPeak;
 
     private bool IsHeld(ReserveRoom reserve) =>
         Connected && _ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false } && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch);
@@ -98,11 +134,13 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.Labels);
         if (demand.Rules?.MayBeIn(PlacementRules.ZoneOf(_record.Inventory)) == false)
             return Rejected(RejectionReason.Zone);
+        if (_ledger.KeepsOut(demand, reserve.VmId, promised))
+            return Rejected(RejectionReason.Group);
         return _ledger.Check(demand, _record.Inventory, _caps, Forecast(), promised);
     }
 
     private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };
 
     private void AnswerRoom(IActorRef caller, ReserveRoom reserve, Rejection? rejection) =>
-        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection });
+        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection, Version = _record?.Version ?? 0 });
 }

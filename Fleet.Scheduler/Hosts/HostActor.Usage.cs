@@ -22,11 +22,14 @@ internal sealed partial class HostActor
     private void OnUsage(UsageSample sample) => _usage.Take(sample, _predictors is null ? [] : _ledger.Reservations, Monotonic);
 
     /// <summary>Null: the ratios alone say what may be promised.</summary>
-    private PeakForecast? Forecast() => _predictors is { } by
-        ? new(
-            _usage.Predict(_ledger.Reservations, by.Cpu, by.Memory, Monotonic),
-            new PeakUse(by.Terms.Cpus(_record?.Inventory), by.Terms.MemoryMib(_record?.Inventory)))
-        : null;
+    private PeakForecast? Forecast() => _predictors is null ? null : Forecast(_ledger.Reservations);
+
+    /// <summary>As if those had left already. Only where there are predictors.</summary>
+    private PeakForecast ForecastWithout(IReadOnlyCollection<Reservation> gone) => Forecast([.. _ledger.Reservations.Except(gone)]);
+
+    private PeakForecast Forecast(IReadOnlyCollection<Reservation> held) => new(
+        _usage.Predict(held, _predictors!.Cpu, _predictors.Memory, Monotonic),
+        new PeakUse(_predictors.Terms.Cpus(_record?.Inventory), _predictors.Terms.MemoryMib(_record?.Inventory)));
 
     private HostUsage DescribedUsage() => new()
     {

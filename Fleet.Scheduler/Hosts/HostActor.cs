@@ -6,6 +6,7 @@ using Akka.Persistence;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 
@@ -93,7 +94,13 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SnapshotOffer { Snapshot: HostSnapshot snapshot }:
                 _record = snapshot.Record;
                 foreach (var entry in snapshot.Entries)
-                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost));
+                    _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost)
+                    {
+                        Groups = [.. entry.Groups],
+                        Rank = PriorityClass.Rank(entry.Priority),
+                        Settled = entry.Settled,
+                        GivesWayTo = entry.ForVmId.Length == 0 ? null : (entry.ForVmId, entry.ForEpoch),
+                    });
                 break;
             case IMessage stored:
                 Take(stored);
@@ -123,6 +130,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         AwaitLease();
         AwaitTrial();
         StartDrain();
+        TellPreempted();
         HandBack();
     }
 
@@ -213,6 +221,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
             case DrainTick:
                 OnDrainTick();
+                break;
+            case PreemptTick:
+                TellPreempted();
                 break;
             case RemoveHost remove:
                 OnRemove(remove.Forced);
@@ -352,6 +363,11 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         MemoryMib = held.MemoryMib,
         Vacated = held.Vacated,
         Lost = held.Lost,
+        Groups = { held.Groups },
+        Priority = PriorityClass.Name(held.Rank),
+        Settled = held.Settled,
+        ForVmId = held.GivesWayTo?.VmId ?? "",
+        ForEpoch = held.GivesWayTo?.Epoch ?? 0,
     };
 
     private void PublishView()
@@ -372,6 +388,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Quarantined = IsQuarantined,
             Pressed = IsPressed,
             PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
+            Preemptible = { _ledger.Preemptible.Select(room => room.Clone()) },
+            Groups = { _ledger.Groups.Select(group => new GroupCount { Group = group.Key, Members = (uint)group.Value }) },
         }));
     }
 

@@ -51,6 +51,14 @@ public static class HostFold
                 next.Vms++;
                 next.ChangedAt = reserved.At?.Clone();
                 break;
+            case HostPreempted preempted:
+                checked
+                {
+                    next.ReservedCpus -= preempted.Cpus;
+                    next.ReservedMemoryMib -= preempted.MemoryMib;
+                }
+                next.ChangedAt = preempted.At?.Clone();
+                break;
             case HostVacated vacated:
                 GiveBack(next, vacated.Cpus, vacated.MemoryMib);
                 next.ChangedAt = vacated.At?.Clone();

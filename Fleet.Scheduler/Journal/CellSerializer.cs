@@ -48,6 +48,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("vm-moved", VmMoved.Parser),
         ("host-drain-began", HostDrainBegan.Parser),
         ("host-drain-done", HostDrainDone.Parser),
+        ("host-preempted", HostPreempted.Parser),
         ("host-quarantined", HostQuarantined.Parser),
         ("host-quarantine-lifted", HostQuarantineLifted.Parser),
         ("host-pressure-changed", HostPressureChanged.Parser),

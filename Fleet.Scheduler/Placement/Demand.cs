@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -22,6 +23,12 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
     /// <summary>What it wants of its place beyond that; null: nothing.</summary>
     public PlacementRules? Rules { get; init; }
 
+    /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
+    public int Rank { get; init; } = PriorityClass.Rank("");
+
+    /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
+    public ImmutableArray<string> Groups { get; init; } = [];
+
     public static Demand Of(VmSpec spec)
     {
         ArgumentNullException.ThrowIfNull(spec);
@@ -33,9 +40,9 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
             spec.Host,
             spec.RateLimits.Count > 0)
         {
-            Rules = spec.HostLabels.Count == 0 && spec.Zones.Count == 0
-                ? null
-                : new PlacementRules { Labels = [.. spec.HostLabels], Zones = [.. spec.Zones] },
+            Rules = GroupNames.RulesOf(spec),
+            Groups = GroupNames.MemberOf(spec),
+            Rank = PriorityClass.Rank(spec.Priority),
         };
     }
 

@@ -5,7 +5,7 @@ internal abstract class HostFilter
 {
     /// <summary>All there are, in the order in which their reasons are told.</summary>
     public static readonly IReadOnlyList<HostFilter> All =
-        [new DriverFilter(), new LabelFilter(), new ZoneFilter(), new GroupZoneFilter(), new SpreadFilter(), new GroupHostFilter()];
+        [new DriverFilter(), new LabelFilter(), new ZoneFilter(), new GroupZoneFilter(), new SpreadFilter(), new GroupHostFilter(), new NeighbourFilter()];
 
     /// <summary>See <see cref="RejectionReason"/>.</summary>
     public abstract string Reason { get; }
@@ -116,7 +116,7 @@ internal sealed class GroupHostFilter : HostFilter
         foreach (var rule in demand.Rules!.Groups)
         {
             if (rule.Hard && rule.Scope == RuleScope.Host && engine.Group(rule.Group) is { Hosts.Count: > 0 } group
-                && host.Of(group) > 0 == rule.Apart)
+                && (rule.Apart ? host.Of(group) > rule.Most : host.Of(group) == 0))
                 return false;
         }
         return true;

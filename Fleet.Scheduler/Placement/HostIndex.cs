@@ -1,6 +1,8 @@
+using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -28,13 +30,22 @@ public sealed class HostIndex
 {
     private readonly Dictionary<string, Entry> _hosts = new(StringComparer.Ordinal);
     private readonly PlacementEngine _engine = new();
+    private readonly PlacementTrials _trials;
 
     // What was refused since a host last said something: many that wait ask the same. Bounded, for those that all ask something else.
     private const int MostRefused = 256;
 
     private readonly Dictionary<Demand, IReadOnlyList<Rejection>> _refused = [];
 
+    // The same of those for whom nobody could give way.
+    private readonly HashSet<Demand> _unyielding = [];
+
+    // By class, the hosts that carry some of it that could give way: where none of a lower class does, no host is looked at.
+    private readonly int[] _givers = new int[PriorityClass.All.Count];
+
     private sealed record Entry(HostView View, TimeSpan HeardAt);
+
+    public HostIndex() => _trials = new(_engine);
 
     public int Count => _hosts.Count;
 
@@ -49,16 +60,43 @@ public sealed class HostIndex
             return false;
         _hosts[view.HostId] = new Entry(view, now);
         _refused.Clear();
-        _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
+        _unyielding.Clear();
+        var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
+        _trials.Seen(view.HostId, view.Version);
+        var regrouped = Regroup(host, known, view);
+        Give(known, -1);
+        Give(view, 1);
         if (!view.Connected)
-            return false;
+            return regrouped;
         return known is not { Connected: true }
             || (known.Cordoned && !view.Cordoned)
             || (known.Quarantined && !view.Quarantined)
             || (known.Pressed && !view.Pressed)
             || FreeCpus(view) > FreeCpus(known)
             || FreeMemory(view) > FreeMemory(known)
-            || !Equals(view.Inventory, known.Inventory);
+            || !Equals(view.Inventory, known.Inventory)
+            || regrouped;
+    }
+
+    private void Give(HostView? view, int by)
+    {
+        foreach (var room in view?.Preemptible ?? [])
+        {
+            if (room.Rank < _givers.Length)
+                _givers[room.Rank] += by;
+        }
+    }
+
+    // Members that come or go may open a place elsewhere.
+    private bool Regroup(PlacedHost host, HostView? known, HostView view)
+    {
+        if (known is null ? view.Groups.Count == 0 : view.Groups.Equals(known.Groups))
+            return false;
+        foreach (var before in known?.Groups ?? [])
+            _engine.Count(host, before.Group, -(int)before.Members);
+        foreach (var now in view.Groups)
+            _engine.Count(host, now.Group, (int)now.Members);
+        return true;
     }
 
     /// <summary>Whether each of the hosts has said something of itself.</summary>
@@ -70,11 +108,124 @@ public sealed class HostIndex
         var silent = _hosts.Where(host => host.Value.HeardAt < before).Select(host => host.Key).ToList();
         foreach (var host in silent)
         {
-            _hosts.Remove(host);
+            _hosts.Remove(host, out var entry);
+            Give(entry?.View, -1);
+            _trials.Gone(host);
             _engine.Remove(host);
         }
+        _trials.DropOlder(before);
         _refused.Clear();
+        _unyielding.Clear();
         return silent.Count;
+    }
+
+    /// <summary>
+    /// <see cref="Find(Demand, IReadOnlySet{string})"/> for a microVM that will go to the first of the hosts: as a member of its groups it counts there from now on, until
+    /// the host's own view shows it or <see cref="Tried"/> says otherwise.
+    /// </summary>
+    /// <param name="demand">What is wanted.</param>
+    /// <param name="excluded">Hosts that said no.</param>
+    /// <param name="vmId">The microVM.</param>
+    /// <param name="leaving">The host that it is on and leaves, where it does not count against itself; empty: none.</param>
+    /// <param name="now">On the clock of <see cref="Update"/>.</param>
+    /// <param name="preempt">Hosts that have room when those of lower classes give way, instead of those that have some.</param>
+    public PlacementAdvice Find(Demand demand, IReadOnlySet<string> excluded, string vmId, string leaving, TimeSpan now, bool preempt = false)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        ArgumentNullException.ThrowIfNull(excluded);
+        if (demand.Groups.IsEmpty)
+            return Ask();
+        _trials.End(vmId);
+        Leave(1);
+        var advice = Ask();
+        Leave(-1);
+        if (advice.Hosts.Count > 0)
+            _trials.Begin(vmId, advice.Hosts[0], demand.Groups, now);
+        return advice;
+
+        PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded).Take(PlacementEngine.Candidates)], []) : Find(Kept(demand, excluded), excluded);
+
+        void Leave(int by)
+        {
+            if (_engine.Find(leaving) is not { } old)
+                return;
+            foreach (var group in demand.Groups)
+                _engine.Count(old, group, -by);
+        }
+    }
+
+    // With as many of its wishes about single microVMs as can be.
+    private Demand Kept(Demand demand, IReadOnlySet<string> excluded)
+    {
+        if (demand.Rules is not { Neighbours.Length: > 0 })
+            return demand;
+        var kept = demand;
+        foreach (var tried in Neighbours.Softly(demand))
+        {
+            kept = tried;
+            if (_engine.Choose(tried, excluded).Length > 0)
+                break;
+        }
+        return kept;
+    }
+
+    /// <summary>
+    /// The hosts that would have room if those of lower classes gave way: where only the lowest have to first, and of those where least is missing. Looks at every host:
+    /// it is asked only when none has room.
+    /// </summary>
+    private IEnumerable<string> Preempting(Demand demand, IReadOnlySet<string> excluded)
+    {
+        var found = new List<(int Rank, double Missing, string Host)>();
+        var remembered = excluded.Count == 0 && demand.Rules is null;
+        if (!_givers.AsSpan(0, demand.Rank).ContainsAnyExcept(0) || (remembered && _unyielding.Contains(demand)))
+            return [];
+        foreach (var (hostId, entry) in _hosts)
+        {
+            if (excluded.Contains(hostId) || Highest(demand, entry.View) is not { } rank)
+                continue;
+            var host = _engine.Find(hostId)!;
+            if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory })
+            {
+                found.Add((rank, Math.Max(
+                    (demand.Needs.Cpus - host.Free.Cpus) / (double)Math.Max(1, host.Capacity.Cpus),
+                    (demand.Needs.MemoryMib - host.Free.MemoryMib) / (double)Math.Max(1, host.Capacity.MemoryMib)), hostId));
+            }
+        }
+        if (remembered && found.Count == 0 && _unyielding.Count < MostRefused)
+            _unyielding.Add(demand);
+        return found.OrderBy(one => one.Rank).ThenBy(one => one.Missing).ThenBy(one => one.Host, StringComparer.Ordinal).Select(one => one.Host);
+    }
+
+    // The highest class of which some must give way; null: all that are lower are not enough.
+    private static int? Highest(Demand demand, HostView view)
+    {
+        var free = Free(view);
+        foreach (var room in view.Preemptible)
+        {
+            if (room.Rank >= demand.Rank)
+                break;
+            free += new Resources((long)room.Cpus, (long)room.MemoryMib);
+            if (demand.Needs.FitsIn(free))
+                return (int)room.Rank;
+        }
+        return null;
+    }
+
+    /// <summary>What became of a microVM that was found a place.</summary>
+    /// <param name="vmId">The microVM.</param>
+    /// <param name="host">The host that it asks now, or that took it; empty: it goes nowhere.</param>
+    /// <param name="version">Of the host's record that has it; 0: it only asks.</param>
+    /// <param name="groups">That it is a member of.</param>
+    /// <param name="now">On the clock of <see cref="Update"/>.</param>
+    public void Tried(string vmId, string host, ulong version, ImmutableArray<string> groups, TimeSpan now)
+    {
+        ArgumentNullException.ThrowIfNull(host);
+        if (host.Length == 0 || (version > 0 && _hosts.GetValueOrDefault(host) is { } entry && entry.View.Version >= version))
+            _trials.End(vmId);
+        else if (version > 0)
+            _trials.Reserved(vmId, version);
+        else
+            _trials.Begin(vmId, host, groups, now);
     }
 
     /// <summary>
@@ -85,7 +236,9 @@ public sealed class HostIndex
     {
         ArgumentNullException.ThrowIfNull(demand);
         ArgumentNullException.ThrowIfNull(excluded);
-        if (excluded.Count == 0 && _refused.TryGetValue(demand, out var refused))
+        // Rules go by where others are, which changes without a word of a host.
+        var remembered = excluded.Count == 0 && demand.Rules is null;
+        if (remembered && _refused.TryGetValue(demand, out var refused))
             return new PlacementAdvice([], refused);
         var best = _engine.Choose(demand, excluded);
         if (best.Length > 0)
@@ -102,7 +255,7 @@ public sealed class HostIndex
                 tally.Add(Named(refusal, entry.View));
         }
         refused = tally.ToList();
-        if (excluded.Count == 0 && _refused.Count < MostRefused)
+        if (remembered && _refused.Count < MostRefused)
             _refused.Add(demand, refused);
         return new PlacementAdvice([], refused);
     }
@@ -123,6 +276,37 @@ public sealed class HostIndex
         }
         return verdicts;
     }
+
+    /// <summary>What would become of a microVM with that spec, and what would have to be different if it fits nowhere.</summary>
+    /// <param name="spec">What is wanted.</param>
+    /// <param name="neighbours">The hosts of the microVMs that its rules name.</param>
+    public PlacementReview Review(VmSpec spec, IReadOnlyDictionary<string, string> neighbours)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        Demand Of(VmSpec wanted) => Neighbours.With(Demand.Of(wanted), neighbours);
+        var demand = Kept(Of(spec), NoHosts);
+        var best = _engine.Choose(demand, NoHosts);
+        var candidates = new List<ReviewedHost>(best.Length);
+        foreach (var candidate in best)
+            candidates.Add(new(candidate.Host.Id, _engine.Parts(demand, candidate.Host)));
+        var hosts = _hosts.Keys.Select(host => _engine.Find(host)!).ToList();
+        var (fitting, tally) = (0, new RejectionTally());
+        foreach (var host in hosts)
+        {
+            if (_engine.Refuse(demand, host) is { } refusal)
+                tally.Add(Named(refusal, _hosts[host.Id].View));
+            else
+                fitting++;
+        }
+        var rejections = tally.ToList();
+        if (candidates.Count == 0 && Preempting(demand, NoHosts).ToList() is { Count: > 0 } others)
+            return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
+        return candidates.Count > 0
+            ? new(candidates, fitting, rejections, null, [])
+            : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, host => _hosts[host.Id].View.Inventory ?? Nothing, Of).Changes(spec));
+    }
+
+    private static readonly HashSet<string> NoHosts = [];
 
     private static readonly Inventory Nothing = new();
 

@@ -1,7 +1,9 @@
+using System.Collections.Immutable;
 using Akka.Actor;
 using Akka.Cluster.Tools.PublishSubscribe;
 using Akka.Event;
 using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Placement;
 
@@ -9,7 +11,20 @@ namespace Fleet.Scheduler.Placement;
 /// <param name="Demand">What is wanted.</param>
 /// <param name="Excluded">Hosts that said no just now.</param>
 /// <param name="Search">Comes back in the answer, so that an old answer is told from a new one.</param>
-internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, long Search) : INoSerializationVerificationNeeded;
+internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, long Search) : INoSerializationVerificationNeeded
+{
+    /// <summary>The microVM that will go to the first host of the answer; empty: somebody who only wants to know.</summary>
+    public string VmId { get; init; } = "";
+
+    /// <summary>The host that it leaves; empty: it is on none.</summary>
+    public string Leaving { get; init; } = "";
+
+    /// <summary>No host has room: those are wanted that would have some if lower classes gave way.</summary>
+    public bool Preempt { get; init; }
+}
+
+/// <summary>Tells the node's own <see cref="PlacementActor"/> what became of a microVM that is a member of groups: see <see cref="HostIndex.Tried"/>.</summary>
+internal sealed record PlaceTried(string VmId, string Host, ulong Version, ImmutableArray<string> Groups) : INoSerializationVerificationNeeded;
 
 /// <summary>The answer to <see cref="FindHosts"/>.</summary>
 internal sealed record HostsFound(PlacementAdvice Advice, long Search) : INoSerializationVerificationNeeded;
@@ -19,6 +34,12 @@ internal sealed record JudgeHosts(Demand? Demand) : INoSerializationVerification
 
 /// <summary>The answer to <see cref="JudgeHosts"/>, in no order.</summary>
 internal sealed record HostsJudged(IReadOnlyList<HostVerdict> Hosts) : INoSerializationVerificationNeeded;
+
+/// <summary>Asks the node's own <see cref="PlacementActor"/> for a <see cref="PlacementReview"/>.</summary>
+internal sealed record ReviewPlacement(VmSpec Spec, IReadOnlyDictionary<string, string> Neighbours) : INoSerializationVerificationNeeded;
+
+/// <summary>The answer to <see cref="ReviewPlacement"/>.</summary>
+internal sealed record PlacementReviewed(PlacementReview Review) : INoSerializationVerificationNeeded;
 
 /// <summary>On the node's event stream: somewhere is more room than before.</summary>
 internal sealed class CapacityChanged : INoSerializationVerificationNeeded
@@ -81,10 +102,19 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
             case FindHosts find:
                 // By then every host has said something that can.
                 var isEarly = Now < 3 * _options.HostAnnounce && !_index.KnowsAll(find.Excluded);
-                Sender.Tell(new HostsFound(_index.Find(find.Demand, find.Excluded) with { IsEarly = isEarly }, find.Search));
+                var advice = find.VmId.Length == 0
+                    ? _index.Find(find.Demand, find.Excluded)
+                    : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now, find.Preempt);
+                Sender.Tell(new HostsFound(advice with { IsEarly = isEarly }, find.Search));
+                break;
+            case PlaceTried tried:
+                _index.Tried(tried.VmId, tried.Host, tried.Version, tried.Groups, Now);
                 break;
             case JudgeHosts judge:
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));
+                break;
+            case ReviewPlacement review:
+                Sender.Tell(new PlacementReviewed(_index.Review(review.Spec, review.Neighbours)));
                 break;
             case HostView view:
                 if (_index.Update(view, Now) && !Timers.IsTimerActive(Wake.Instance))

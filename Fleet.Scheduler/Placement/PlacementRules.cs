@@ -16,7 +16,11 @@ public enum RuleScope
 /// <param name="Scope">What is shared or not shared with it.</param>
 /// <param name="Apart">True: where none of the group is; false: where one is. Of a group that is nowhere yet, anywhere.</param>
 /// <param name="Hard">It is refused rather than placed against the rule; else the rule is a wish.</param>
-public sealed record GroupRule(string Group, RuleScope Scope, bool Apart, bool Hard);
+public sealed record GroupRule(string Group, RuleScope Scope, bool Apart, bool Hard)
+{
+    /// <summary>Of a hard rule that keeps it apart on one host: so many of the group may be there all the same.</summary>
+    public int Most { get; init; }
+}
 
 /// <summary>Keeps a group even: no zone may have over <paramref name="MostAhead"/> more of it than the zone that has the fewest.</summary>
 /// <param name="Group">The group.</param>
@@ -55,6 +59,8 @@ public sealed record PlacementRules
     }
 
     public ImmutableArray<GroupRule> Groups { get; init; } = [];
+
+    public ImmutableArray<NeighbourRule> Neighbours { get; init; } = [];
 
     public ZoneSpread? Spread { get; init; }
 }

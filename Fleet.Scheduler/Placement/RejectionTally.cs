@@ -112,7 +112,7 @@ public sealed class RejectionTally
             RejectionReason.Iops => $"{hosts} short of disk operations (wanted {rejection.Wanted}/s, most free {rejection.MostFree}/s)",
             RejectionReason.Labels => $"{hosts} without the labels",
             RejectionReason.Zone => $"{hosts} in other zones",
-            RejectionReason.Spread => $"{hosts} in zones that have enough of its group",
+            RejectionReason.Spread => $"{hosts} in no zone, or in one that has enough of its group",
             RejectionReason.Group => $"{hosts} kept from it by its rules about groups",
             RejectionReason.Driver => $"{hosts} without the driver",
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",

@@ -80,7 +80,7 @@ public sealed class UsageBook
         return true;
     }
 
-    /// <summary>Predicted of all reservations that are not vacated.</summary>
+    /// <summary>Predicted of all reservations that hold room.</summary>
     public PeakUse Predict(IReadOnlyCollection<Reservation> held, IPeakPredictor cpu, IPeakPredictor memory, TimeSpan now)
     {
         ArgumentNullException.ThrowIfNull(held);
@@ -90,7 +90,7 @@ public sealed class UsageBook
         var mib = new List<Consumer>(held.Count);
         foreach (var one in held)
         {
-            if (one.Vacated)
+            if (!one.Holds)
                 continue;
             var entry = _vms.GetValueOrDefault((one.VmId, one.Epoch));
             entry?.Cpu.Roll(now);

@@ -13,6 +13,7 @@ internal sealed class PlacementSearch
     /// <summary>Hosts that look free but say no: the index is far behind then, and a pause helps more than another question.</summary>
     public const int MostRefusals = 16;
 
+    private readonly IReadOnlyCollection<string> _avoided;
     private readonly HashSet<string> _asked;
     private readonly RejectionTally _refused = new();
     private readonly Queue<string> _candidates = new();
@@ -27,12 +28,16 @@ internal sealed class PlacementSearch
     {
         Demand = demand;
         Epoch = epoch;
+        _avoided = [.. avoided];
         _asked = new(avoided, StringComparer.Ordinal);
         if (avoided.Count > 0)
             _refused.Add(new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = (uint)avoided.Count });
     }
 
-    public Demand Demand { get; }
+    public Demand Demand { get; private set; }
+
+    /// <summary>The hosts of the microVMs that its rules name.</summary>
+    public void Found(IReadOnlyDictionary<string, string> hosts) => Demand = Neighbours.With(Demand, hosts);
 
     public ulong Epoch { get; }
 
@@ -41,12 +46,25 @@ internal sealed class PlacementSearch
 
     public IReadOnlySet<string> Asked => _asked;
 
+    /// <summary>No host has room: they are asked to have others give way.</summary>
+    public bool Preempting { get; private set; }
+
+    /// <summary>Begins anew with the hosts, once.</summary>
+    public void Preempt()
+    {
+        Preempting = true;
+        _asked.Clear();
+        _asked.UnionWith(_avoided);
+    }
+
     public void Take(PlacementAdvice advice)
     {
         _candidates.Clear();
         foreach (var host in advice.Hosts)
             _candidates.Enqueue(host);
-        _rejectedByIndex = advice.Rejections;
+        // Why they have no room was told before.
+        if (!Preempting)
+            _rejectedByIndex = advice.Rejections;
         _indexHasMore = advice.Hosts.Count > 0;
         _indexIsEarly = advice.IsEarly;
     }
@@ -64,7 +82,8 @@ internal sealed class PlacementSearch
     /// <summary>The asked host said no, or nothing.</summary>
     public void Refused(Rejection rejection)
     {
-        _refused.Add(rejection);
+        if (!Preempting)
+            _refused.Add(rejection);
         Asking = "";
     }
 

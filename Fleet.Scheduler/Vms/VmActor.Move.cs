@@ -6,7 +6,7 @@ namespace Fleet.Scheduler.Vms;
 
 /// <summary>
 /// Leaving a host that is drained or short of something: room elsewhere first, then the stop, then the launch there. A microVM that finds no room says why and runs
-/// on; the host asks again, and at its deadline does not ask any more.
+/// on; the host asks again, and at its deadline does not ask any more. One that gives way to a higher class is not asked either.
 /// </summary>
 internal sealed partial class VmActor
 {
@@ -18,7 +18,7 @@ internal sealed partial class VmActor
         if (move.Forced)
         {
             EndSearchForMove();
-            Store(_life.Move(move.HostId, move.Epoch, "", 0, move.GraceMs, Now, out _), () => AnswerMove(move, null));
+            Store(_life.Move(move.HostId, move.Epoch, "", 0, move.GraceMs, Now, out _, move.Preempted, move.Pressed), () => AnswerMove(move, null));
             return;
         }
         if (_life.Record is not { State: VmState.Running } record || record.Host != move.HostId || record.Epoch != move.Epoch)

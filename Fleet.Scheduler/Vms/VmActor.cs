@@ -133,6 +133,9 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 _search.Take(found.Advice);
                 AskNextHost();
                 break;
+            case NeighboursRead read:
+                OnNeighbours(read);
+                break;
             case RoomAnswer answer:
                 OnRoom(answer);
                 break;
@@ -242,11 +245,12 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             return;
         }
         var move = _move;
-        EndSearch();
+        Tried(answer.HostId, answer.Version);
+        EndSearch(reserved: true);
         bool wanted;
         var decision = move is null
             ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
-            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, move.Pressed);
+            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, pressed: move.Pressed);
         Store(decision, () =>
         {
             if (!wanted)
@@ -462,79 +466,6 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         if (pause > _options.CommandRetryMost)
             pause = _options.CommandRetryMost;
         Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, pause * (0.75 + 0.5 * Random.Shared.NextDouble()));
-    }
-
-    // --- the search for a host ---
-
-    private void Search(ulong epoch)
-    {
-        if (_search is not null)
-            return;
-        _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch, _life.Record.FailedHosts);
-        _capacityChangedMeanwhile = false;
-        AskIndex();
-    }
-
-    private void AskIndex()
-    {
-        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches));
-        Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
-    }
-
-    private void AskNextHost()
-    {
-        if (_search!.Next() is { } host)
-        {
-            _hosts.Tell(new ReserveRoom { HostId = host, VmId = _id, Epoch = _search.Epoch, Spec = _life.Record!.Spec });
-            Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
-            return;
-        }
-        if (_search.MaySearchOn)
-        {
-            AskIndex();
-            return;
-        }
-        var reason = _search.Explain();
-        var isLasting = _search.IsLasting;
-        if (_move is { } move)
-        {
-            EndSearch();
-            AnswerMove(move, reason);
-            return;
-        }
-        var again = _capacityChangedMeanwhile;
-        EndSearch();
-        Store(_life.Unplaced(reason, isLasting, Now), static () => { });
-        if (_goal is Goal.FindPlace)
-        {
-            Timers.StartSingleTimer(
-                GoalTimer,
-                PursueAgain.Instance,
-                again ? WakeSpread * Random.Shared.NextDouble() : _options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble()));
-        }
-    }
-
-    private void OnSearchOverdue()
-    {
-        if (_search!.Asking.Length == 0)
-        {
-            _log.Warning("Placement gave no answer for {VmId} within {Patience}", _id, SearchPatience);
-            EndSearch();
-            if (_goal is Goal.FindPlace)
-                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, _options.CommandRetryFirst);
-            return;
-        }
-        // If it said yes after all, the late answer is answered with "give it back".
-        _search.Refused(new Rejection { Reason = RejectionReason.Unreachable, Hosts = 1 });
-        AskNextHost();
-    }
-
-    private void EndSearch()
-    {
-        _search = null;
-        _move = null;
-        _searches++;
-        Timers.Cancel(SearchTimer);
     }
 
     private void TellVerdict(string host, ulong epoch, bool keep) =>

@@ -44,6 +44,14 @@ public static class VmFold
         return next;
     }
 
+    /// <summary>The host that carries it, or soon will; empty: none.</summary>
+    public static string CarriedBy(VmRecord? record) => record switch
+    {
+        { State: VmState.Stopping, Move.Host.Length: > 0 } => record.Move.Host,
+        { State: VmState.Starting or VmState.Running or VmState.Stopping } => record.Host,
+        _ => "",
+    };
+
     private static Timestamp? Fold(VmRecord next, IMessage stored)
     {
         switch (stored)
@@ -104,6 +112,16 @@ public static class VmFold
             case VmMoveBegan move:
                 next.State = VmState.Stopping;
                 next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed };
+                if (move.Preempted)
+                {
+                    next.Preemptions = PreemptionRules.Next(next, move.At?.ToDateTimeOffset() ?? default);
+                    next.Reason = new Reason
+                    {
+                        Code = PreemptionRules.PreemptedCode,
+                        Message = $"A microVM of a higher class takes its room on host {next.Host}: it stops there, and goes to a host that has room.",
+                    };
+                    return move.At;
+                }
                 var (code, why) = move.Pressed ? (HostPressureCode, "short of CPU or memory") : (HostDrainsCode, "drained");
                 next.Reason = new Reason
                 {
@@ -136,6 +154,7 @@ public static class VmFold
                 AwaitPlace(next);
                 next.FailedHosts.Clear();
                 next.Restarts = 0;
+                next.Preemptions = 0;
                 return start.At;
             case VmRestarted restarted:
                 AwaitPlace(next);

@@ -323,9 +323,10 @@ public sealed record VmLife
 
     /// <summary>
     /// Its host is drained, or short of something, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
-    /// empty). Not <paramref name="wanted"/> when that room must be given back.
+    /// empty), also because it is <paramref name="preempted"/>. Not <paramref name="wanted"/> when that room must be given back.
     /// </summary>
-    public Decision Move(string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool pressed = false)
+    public Decision Move(
+        string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false)
     {
         wanted = IsPlacedOn(host, epoch) && State switch
         {
@@ -337,7 +338,7 @@ public sealed record VmLife
         };
         if (!wanted)
             return Decision.Nothing;
-        var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs, Pressed = pressed };
+        var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs, Preempted = preempted && !IsMoving, Pressed = pressed };
         if (IsMoving)
             (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
         return Decision.Of(began);

@@ -48,6 +48,21 @@ public static class VmLimits
     /// <summary>Zones that one microVM may name.</summary>
     public const int MaxZones = 16;
 
+    /// <summary>Labels of hosts that tenants may ask for begin with it.</summary>
+    public const string PublicLabelPrefix = "public/";
+
+    /// <summary>Groups that one microVM may be a member of: every node's placement counts each of them for each host.</summary>
+    public const int MaxGroups = 4;
+
+    /// <summary>Rules of one microVM about being with groups or apart from them.</summary>
+    public const int MaxAffinities = 16;
+
+    /// <summary>Groups that one microVM keeps even.</summary>
+    public const int MaxSpreads = 4;
+
+    /// <summary>The largest difference that a spread may leave.</summary>
+    public const int MaxSpreadAhead = 1000;
+
     /// <summary>The label by which a host tells its zone.</summary>
     public const string ZoneLabel = "zone";
 

@@ -32,9 +32,11 @@ public static class VmSpecRules
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
             ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
             ?? OneOf("fencing", spec.Fencing.Length == 0 ? FencingPolicy.Strict : spec.Fencing, FencingPolicy.All)
+            ?? OneOf("priority", spec.Priority.Length == 0 ? PriorityClass.Normal : spec.Priority, PriorityClass.All)
             ?? Labels("labels", spec.Labels)
             ?? Labels("host_labels", spec.HostLabels)
             ?? Zones(spec.Zones)
+            ?? PlacementWishRules.FirstProblem("placement", spec.Placement)
             ?? Host(spec.Host)
             ?? Simulated(spec)
             ?? RateLimits(spec);

@@ -295,6 +295,19 @@ public sealed class CheckerTests
         Finds(Room.RanBeyondCaps, "a", story);
     }
 
+    /// <summary>Room of one that gives way is another's at once, but it may be used only when it is empty.</summary>
+    [Fact]
+    public void Should_count_room_once_in_which_one_gives_way_to_another()
+    {
+        string[] about = [Room.BeyondCaps, Room.RanBeyondCaps, Room.NoReservation];
+        static Story GivesWay() => new Story().Host("a", cpus: 2).Create("one", 2).Create("two", 2).Place("one", "a").After(1_000)
+            .Store("host/a", new HostPreempted { VmId = "one", Epoch = 1, Cpus = 2, MemoryMib = 32, ForVmId = "two", ForEpoch = 1 })
+            .Store("vm/one", new VmMoveBegan { Preempted = true });
+        IEnumerable<string> Rules(Story story) => story.Check().Violations.Select(violation => violation.Rule).Intersect(about);
+        Assert.Empty(Rules(GivesWay().EndRun("one", stood: true).Place("two", "a").After(1_000)));
+        Assert.Equal([Room.RanBeyondCaps], Rules(GivesWay().Place("two", "a").After(1_000)));
+    }
+
     [Fact]
     public void Should_find_room_that_is_held_for_nobody_and_a_microvm_without_room()
     {

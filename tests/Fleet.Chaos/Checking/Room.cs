@@ -133,6 +133,12 @@ internal sealed class Ledger
                 Cpus += reserved.Cpus;
                 MemoryMib += reserved.MemoryMib;
                 break;
+            // It may still run, in room that is another's from now on.
+            case HostPreempted preempted when _held.TryGetValue((preempted.VmId, preempted.Epoch), out var taken):
+                _held[(preempted.VmId, preempted.Epoch)] = default;
+                Cpus -= taken.Cpus;
+                MemoryMib -= taken.MemoryMib;
+                break;
             case HostVacated vacated:
                 GiveBack(vacated.VmId, vacated.Epoch);
                 _remains.Add((vacated.VmId, vacated.Epoch));

@@ -204,13 +204,30 @@ public sealed class ApiAccessTests : IAsyncLifetime
     public async Task A_tenant_has_no_say_in_whose_or_where_or_by_which_kernel()
     {
         var acme = await TenantAsync("acme");
-        foreach (var (field, body) in new[] { ("tenant", """{"tenant": "evil"}"""), ("host", """{"host": "h1"}"""), ("driver", """{"driver": "qemu"}"""), ("simulated", """{"driver": "simulated", "simulated": {"fault": "launch_fails"}}"""), ("boot", """{"boot": {"kernel_path": "/etc/passwd"}}""") })
+        foreach (var (field, body) in new[] { ("tenant", """{"tenant": "evil"}"""), ("host", """{"host": "h1"}"""), ("driver", """{"driver": "qemu"}"""), ("simulated", """{"driver": "simulated", "simulated": {"fault": "launch_fails"}}"""), ("boot", """{"boot": {"kernel_path": "/etc/passwd"}}"""), ("priority", """{"priority": "high"}"""), ("host_labels.disk", """{"host_labels": {"public/gpu": "yes", "disk": "ssd"}}""") })
             (await SendAsync(acme, HttpMethod.Post, "/v1/vms", body)).Problem(403, "forbidden", field);
-        var own = await SendAsync(acme, HttpMethod.Post, "/v1/vms", """{"tenant": "acme"}""");
+        var own = await SendAsync(acme, HttpMethod.Post, "/v1/vms", """{"tenant": "acme", "host_labels": {"public/gpu": "yes"}, "zones": ["a"]}""");
         Assert.Equal("acme", (string)own.Json["tenant"]!);
         var given = await _api.PostAsync("/v1/vms", """{"name": "gift", "tenant": "acme"}""");
         Assert.Equal((string)given.Json["id"]!, (string)(await SendAsync(acme, HttpMethod.Get, "/v1/vms/gift")).Json["id"]!);
         (await _api.PostAsync("/v1/vms", """{"tenant": "No/Name"}""")).Problem(400, "invalid_field", "tenant");
+    }
+
+    [Fact]
+    public async Task A_rule_names_microVMs_of_its_own_tenant_alone()
+    {
+        var (acme, evil) = (await TenantAsync("acme"), await TenantAsync("evil"));
+        var theirs = await IdAsync(SendAsync(acme, HttpMethod.Post, "/v1/vms", """{"name": "db"}"""));
+        string Near(string vm) => $$$"""{"placement": {"affinity": [{"vm": "{{{vm}}}"}]}}""";
+        var own = await SendAsync(acme, HttpMethod.Post, "/v1/vms", Near("db"));
+        Assert.Equal(theirs, (string)own.Json["spec"]!["placement"]!["affinity"]![0]!["vm"]!);
+        foreach (var vm in new[] { "db", theirs, "no name!", "vm-01jd8mbr4v3s6q8k2n0x5t7w9z" })
+        {
+            (await SendAsync(evil, HttpMethod.Post, "/v1/vms", Near(vm))).Problem(400, "invalid_field", "placement.affinity[0].vm");
+            (await SendAsync(evil, HttpMethod.Post, "/v1/placements", Near(vm))).Problem(400, "invalid_field", "placement.affinity[0].vm");
+        }
+        // An admin's own microVM has no more to do with it.
+        (await _api.PostAsync("/v1/vms", Near(theirs))).Problem(400, "invalid_field", "placement.affinity[0].vm");
     }
 
     [Fact]

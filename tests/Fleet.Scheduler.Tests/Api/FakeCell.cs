@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Threading.Channels;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
@@ -180,6 +181,21 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
                 continue;
             }
         }
+    }
+
+    public Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation)
+    {
+        var index = new HostIndex();
+        lock (_lock)
+        {
+            foreach (var host in _hosts.Values)
+            {
+                index.Update(
+                    new HostView { HostId = host.Id, Connected = host.State == HostState.Connected, Inventory = host.Inventory, Version = host.Version, CpuRatio = 1, MemoryRatio = 1, Cordoned = host.Cordoned },
+                    TimeSpan.Zero);
+            }
+        }
+        return Task.FromResult(index.Review(spec, new Dictionary<string, string>()));
     }
 
     public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>

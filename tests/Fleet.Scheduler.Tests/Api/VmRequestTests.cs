@@ -24,7 +24,7 @@ public sealed class VmRequestTests : IAsyncLifetime
         Assert.Equal($"/v1/vms/{id}", answer.Headers["Location"]);
         Assert.Equal("\"1\"", answer.Headers["ETag"]);
         Assert.Equal("""
-            {"id":"ID","name":"hello","tenant":null,"state":"pending","reason":null,"exit_status":null,"host":null,"epoch":0,"driver":null,"vmm_pid":null,"created_at":"2026-11-23T12:00:00.000Z","changed_at":"2026-11-23T12:00:00.000Z","version":1,"restarts":0,"restart_at":null,"spec":{"name":"hello","cpus":2,"memory_mib":300,"command":["sh","-c","exit 7"],"env":{"A":"ü","B":"2"},"driver":"auto","boot":null,"boot_timeout_seconds":120,"restart":"never","fencing":"strict","labels":{"app":"web"},"host":null,"host_labels":{},"zones":[],"simulated":null,"rate_limits":{}}}
+            {"id":"ID","name":"hello","tenant":null,"state":"pending","reason":null,"exit_status":null,"host":null,"epoch":0,"driver":null,"vmm_pid":null,"created_at":"2026-11-23T12:00:00.000Z","changed_at":"2026-11-23T12:00:00.000Z","version":1,"restarts":0,"restart_at":null,"spec":{"name":"hello","cpus":2,"memory_mib":300,"command":["sh","-c","exit 7"],"env":{"A":"ü","B":"2"},"driver":"auto","boot":null,"boot_timeout_seconds":120,"restart":"never","fencing":"strict","labels":{"app":"web"},"host":null,"host_labels":{},"zones":[],"priority":"normal","placement":null,"simulated":null,"rate_limits":{}}}
             """.Replace("ID", id, StringComparison.Ordinal), answer.Text);
     }
 
@@ -48,7 +48,8 @@ public sealed class VmRequestTests : IAsyncLifetime
     [Fact]
     public async Task A_spec_that_was_answered_can_be_sent_again()
     {
-        var first = await _api.PostAsync("/v1/vms", """{"name": "a", "driver": "simulated", "simulated": {"fault": "vmm_dies", "cpu_percent": [20, 80], "memory_percent": [50], "step_ms": 60000}, "boot": {"kernel_path": "/k"}, "host": "h1", "host_labels": {"disk": "ssd"}, "zones": ["b", "a"], "rate_limits": {"entropy": {"ops": {"size": 1, "refill_time_ms": 2}}}}""");
+        var first = await _api.PostAsync("/v1/vms", """{"name": "a", "driver": "simulated", "simulated": {"fault": "vmm_dies", "cpu_percent": [20, 80], "memory_percent": [50], "step_ms": 60000}, "boot": {"kernel_path": "/k"}, "host": "h1", "host_labels": {"disk": "ssd"}, "zones": ["b", "a"], "priority": "low", "placement": {"groups": ["web"], "affinity": [{"group": "db", "apart": true, "hard": false}, {"group": "a/b", "within": "zone"}], "spread": [{"group": "web"}, {"group": "web", "over": "host", "most_ahead": 3, "hard": false}]}, "rate_limits": {"entropy": {"ops": {"size": 1, "refill_time_ms": 2}}}}""");
+        Assert.True(first.Status == 201, first.Text);
         var spec = first.Json["spec"]!.AsObject();
         spec["name"] = "b";
         var second = await _api.PostAsync("/v1/vms", spec.ToJsonString());

@@ -45,6 +45,118 @@ public sealed class CapacityLedgerTests
             iter: 1000);
     }
 
+    [Fact]
+    public void Should_keep_a_group_apart_also_within_one_write_and_not_from_its_own_past()
+    {
+        Demand Web(int most = 0) => Wanting(1, 128) with
+        {
+            Groups = ["acme/web"],
+            Rules = new PlacementRules { Groups = [new("acme/web", RuleScope.Host, Apart: true, Hard: true) { Most = most }] },
+        };
+        HostReserved Reserved(string id, ulong epoch) => new() { VmId = id, Epoch = epoch, Cpus = 1, MemoryMib = 128, Groups = { "acme/web" } };
+
+        var ledger = new CapacityLedger();
+        Assert.False(ledger.KeepsOut(Web(), "vm-1", default));
+        Assert.True(ledger.KeepsOut(Web(), "vm-2", new Promised().And(Web())));
+        Assert.False(ledger.KeepsOut(Web(most: 1), "vm-2", new Promised().And(Web())));
+        ledger.Apply(Reserved("vm-1", 1));
+        Assert.Equal(1, ledger.Groups["acme/web"]);
+        Assert.False(ledger.KeepsOut(Web(), "vm-1", default));
+        Assert.True(ledger.KeepsOut(Web(), "vm-2", default));
+        Assert.True(ledger.KeepsOut(Web(most: 1), "vm-2", new Promised().And(Web())));
+        Assert.False(ledger.KeepsOut(Wanting(1, 128), "vm-2", default));
+        ledger.Apply(new HostVacated { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128 });
+        Assert.Empty(ledger.Groups);
+        Assert.False(ledger.KeepsOut(Web(), "vm-2", default));
+        ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 1 });
+        ledger.Apply(Reserved("vm-2", 1));
+        ledger.Apply(new HostLost());
+        Assert.Empty(ledger.Groups);
+    }
+
+    [Fact]
+    public void Should_keep_apart_from_one_other_that_is_here()
+    {
+        var demand = Wanting(1, 128) with { Rules = new PlacementRules { Neighbours = [new("vm-1", RuleScope.Host, Apart: true, Hard: true)] } };
+        var ledger = new CapacityLedger();
+        Assert.False(ledger.KeepsOut(demand, "vm-2", default));
+        ledger.Apply(new HostReserved { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128 });
+        Assert.True(ledger.KeepsOut(demand, "vm-2", default));
+        Assert.False(ledger.KeepsOut(demand, "vm-1", default));
+        ledger.Apply(new HostVacated { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128 });
+        Assert.False(ledger.KeepsOut(demand, "vm-2", default));
+    }
+
+    /// <summary>Long random histories in which those of higher classes take the room of lower ones: nothing is promised beyond the caps, and only who may gives way.</summary>
+    [Fact]
+    public void Should_keep_its_sums_and_caps_when_some_give_way()
+    {
+        Gen.Select(Gen.Int[0, 29], Gen.Int[0, 3], Gen.UInt[1, 8], Gen.ULong[1, 2048], Gen.Int[0, 2], Gen.Bool).Array[0, 200].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                var record = HostFold.Apply(null, new HostConnected { Id = "a", Inventory = Host });
+                void Apply(IMessage stored)
+                {
+                    ledger.Apply(stored);
+                    record = HostFold.Apply(record, stored);
+                }
+
+                foreach (var (vm, what, cpus, memory, rank, settled) in steps)
+                {
+                    var id = $"vm-{vm}";
+                    var demand = Wanting(cpus, memory) with { Rank = rank };
+                    var known = ledger.Find(id, 1);
+                    if (known is not null && what == 0 && !known.Vacated)
+                    {
+                        Apply(new HostVacated { VmId = id, Epoch = 1, Cpus = known.Holds ? known.Cpus : 0, MemoryMib = known.Holds ? known.MemoryMib : 0 });
+                    }
+                    else if (known is not null && what == 1)
+                    {
+                        Apply(new HostReleased { VmId = id, Epoch = 1, WasReserved = !known.Vacated, Cpus = known.Holds ? known.Cpus : 0, MemoryMib = known.Holds ? known.MemoryMib : 0 });
+                    }
+                    else if (known is null)
+                    {
+                        if (ledger.Check(demand, Host, Caps) is not null)
+                        {
+                            if (ledger.Preempt(demand, id, Host, Caps, null) is not { } giving)
+                                continue;
+                            Assert.All(giving, held => Assert.True(held is { Holds: true, Settled: false } && held.Rank < rank));
+                            Assert.InRange(giving.Count, 1, Preemption.Most);
+                            foreach (var held in giving)
+                                Apply(new HostPreempted { VmId = held.VmId, Epoch = 1, Cpus = held.Cpus, MemoryMib = held.MemoryMib, ForVmId = id, ForEpoch = 1 });
+                            Assert.Null(ledger.Check(demand, Host, Caps));
+                        }
+                        Apply(new HostReserved { VmId = id, Epoch = 1, Cpus = cpus, MemoryMib = memory, Priority = PriorityClass.Name(rank), Settled = settled && what == 3 });
+                    }
+                    var holds = ledger.Reservations.Where(held => held.Holds).ToList();
+                    Assert.Equal(((ulong)holds.Sum(held => held.Cpus), (ulong)holds.Sum(held => (long)held.MemoryMib)), (ledger.ReservedCpus, ledger.ReservedMemoryMib));
+                    Assert.Equal((record.ReservedCpus, record.ReservedMemoryMib, (int)record.Vms), ((uint)ledger.ReservedCpus, ledger.ReservedMemoryMib, ledger.Reservations.Count(held => !held.Vacated)));
+                    Assert.InRange(ledger.ReservedCpus, 0UL, 16UL);
+                    Assert.InRange(ledger.ReservedMemoryMib, 0UL, 4096UL);
+                    Assert.Equal(
+                        holds.Where(held => !held.Settled).GroupBy(held => held.Rank).OrderBy(kind => kind.Key).Select(kind => ((uint)kind.Key, (uint)kind.Count(), (ulong)kind.Sum(held => held.Cpus))),
+                        ledger.Preemptible.Select(room => (room.Rank, room.Vms, room.Cpus)));
+                }
+            },
+            iter: 1000);
+    }
+
+    [Fact]
+    public void Should_hand_on_whom_they_give_way_to()
+    {
+        var ledger = new CapacityLedger();
+        foreach (var (id, priority) in new[] { ("a", "low"), ("b", "normal"), ("c", "high") })
+        {
+            if (id != "a")
+                ledger.Apply(new HostPreempted { VmId = id == "b" ? "a" : "b", Epoch = 1, Cpus = 16, MemoryMib = 128, ForVmId = id, ForEpoch = 1 });
+            ledger.Apply(new HostReserved { VmId = id, Epoch = 1, Cpus = 16, MemoryMib = 128, Priority = priority });
+        }
+        Assert.Equal(("c", 1UL), ledger.Find("a", 1)!.GivesWayTo);
+        Assert.Equal(("c", 1UL), ledger.Find("b", 1)!.GivesWayTo);
+        Assert.Equal(16UL, ledger.ReservedCpus);
+    }
+
     /// <summary>What is decided together must come to the same as one after the other.</summary>
     [Fact]
     public void Should_say_the_same_of_what_is_about_to_be_promised_as_of_what_is()

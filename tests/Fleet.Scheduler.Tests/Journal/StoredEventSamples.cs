@@ -113,6 +113,24 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c39125d0a0c30313233343536373839616210041a03010203220461636d652a077261636b312d37320243493a0b08c3d590d80610809c9c39420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c39520c626139383736353433323130"),
         ("host-snapshot", new HostSnapshot { Record = Record(), Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Vacated = true } } }, 
             "0a720a077261636b312d3710011a3b08041080401a140a0471656d7510011a0851454d5520372e322001220471656d752a05362e312e3032067838365f36343a090a047261636b120131200228800230013a05302e312e30420b08c3d590d80610809c9c394a0b08c3d590d80610809c9c395009120f0a04766d2d31100318022080022801"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Placement = Wishes() } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a300a0568656c6c6fd202260a03776562120e0a0264621204686f7374180120011a0f0a0377656212047a6f6e6518022001"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Groups = { "acme/web" } },
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002320861636d652f776562"),
+        ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Groups = { "acme/web" } } } },
+            "12170a04766d2d31100318022080023a0861636d652f776562"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Priority = "low" } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a0d0a0568656c6c6fda02036c6f77"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Priority = "low", Settled = true },
+            "0a0b08c3d590d80610809c9c391204766d2d31180320022880023a036c6f774001"),
+        ("host-preempted", new HostPreempted { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, ForVmId = "vm-2", ForEpoch = 4 },
+            "0a0b08c3d590d80610809c9c391204766d2d31180320022880023204766d2d323804"),
+        ("vm-move-began", new VmMoveBegan { At = At, GraceMs = 10_000, Preempted = true },
+            "0a0b08c3d590d80610809c9c3920904e2801"),
+        ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Priority = "low", Settled = true, ForVmId = "vm-2", ForEpoch = 4 } } },
+            "121c0a04766d2d311003180220800242036c6f7748015204766d2d325804"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Placement = new PlacementWishes { Affinity = { new Affinity { Vm = "vm-2", Within = "host" } } } } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a180a0568656c6c6fd2020e120c1204686f73742a04766d2d32"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];
@@ -143,6 +161,13 @@ public sealed class StoredEventSamples : IDisposable
         Labels = { ["tier"] = "web" },
         Host = "rack1-7",
         Simulated = new SimulatedGuest { BootMs = 5, RunMs = 6, ExitStatus = 7, Fault = "vmm_dies" },
+    };
+
+    private static PlacementWishes Wishes() => new()
+    {
+        Groups = { "web" },
+        Affinity = { new Affinity { Group = "db", Within = "host", Apart = true, Soft = true } },
+        Spread = { new GroupSpread { Group = "web", Over = "zone", MostAhead = 2, Soft = true } },
     };
 
     private static TokenRecord Token() => new()

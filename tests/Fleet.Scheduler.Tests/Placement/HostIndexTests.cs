@@ -112,6 +112,105 @@ public sealed class HostIndexTests
         Assert.Equal(["a"], index.Find(Demand.Of(spec), Nobody).Hosts);
     }
 
+    private static VmSpec Web(params Affinity[] rules) =>
+        new() { Cpus = 1, MemoryMib = 128, Tenant = "acme", Placement = new PlacementWishes { Groups = { "web" }, Affinity = { rules } } };
+
+    [Fact]
+    public void Should_go_by_the_groups_that_hosts_tell_of_and_keep_tenants_apart()
+    {
+        var busy = View("busy", usedCpus: 4);
+        busy.Groups.Add(new GroupCount { Group = "acme/web", Members = 2 });
+        var index = Of(busy, View("free"));
+        var apart = Web(new Affinity { Group = "web", Within = "host", Apart = true });
+        Assert.Equal(["free"], index.Find(Demand.Of(apart), Nobody).Hosts);
+        apart.Tenant = "evil";
+        Assert.Equal(["busy", "free"], index.Find(Demand.Of(apart), Nobody).Hosts);
+
+        // Two on a host are enough; and then its members are gone.
+        var few = Web();
+        few.Placement.Spread.Add(new GroupSpread { Group = "web", Over = "host", MostAhead = 2 });
+        Assert.Equal(["free"], index.Find(Demand.Of(few), Nobody).Hosts);
+        few.Placement.Spread[0].MostAhead = 3;
+        Assert.Equal(["busy", "free"], index.Find(Demand.Of(few), Nobody).Hosts);
+        Assert.True(index.Update(View("busy", usedCpus: 4, version: 2), Now));
+        apart.Tenant = "acme";
+        Assert.Equal(["busy", "free"], index.Find(Demand.Of(apart), Nobody).Hosts);
+    }
+
+    [Theory]
+    [InlineData("host", false, true, "b")]
+    [InlineData("host", true, true, "c,a")]
+    [InlineData("zone", false, true, "b,c")]
+    [InlineData("zone", true, true, "a")]
+    [InlineData("host", false, false, "b")]
+    [InlineData("zone", true, false, "a")]
+    public void Should_go_by_where_one_other_is(string within, bool apart, bool hard, string expected)
+    {
+        var views = new[] { View("a"), View("b", usedCpus: 4, usedMemory: 4096), View("c", usedCpus: 2, usedMemory: 2048) };
+        foreach (var view in views)
+            view.Inventory.Labels.Add("zone", view.HostId == "a" ? "west" : "east");
+        var index = Of(views);
+        var spec = new VmSpec { Cpus = 1, MemoryMib = 128, Placement = new PlacementWishes { Affinity = { new Affinity { Vm = "vm-2", Within = within, Apart = apart, Soft = !hard } } } };
+        IReadOnlyList<string> Hosts(string carriedBy) =>
+            index.Find(Neighbours.With(Demand.Of(spec), new Dictionary<string, string> { ["vm-2"] = carriedBy }), Nobody, "vm-1", "", Now).Hosts;
+        Assert.Equal(expected.Split(','), Hosts("b"));
+        // One that is nowhere is no hindrance.
+        Assert.Equal(["b", "c", "a"], Hosts(""));
+        // Where it is there is no room for both: the wish is given up, the rule is not.
+        spec.MemoryMib = within == "host" && !apart ? 5000U : 128;
+        if (spec.MemoryMib == 5000)
+            Assert.Equal(hard ? [] : ["c", "a"], Hosts("b"));
+    }
+
+    [Fact]
+    public void Should_count_what_is_on_its_way_until_the_host_shows_it_or_it_goes_elsewhere()
+    {
+        HostView Zoned(string id, ulong version = 1, uint members = 0)
+        {
+            var view = View(id, version: version);
+            view.Inventory.Labels.Add("zone", id);
+            if (members > 0)
+                view.Groups.Add(new GroupCount { Group = "acme/web", Members = members });
+            return view;
+        }
+
+        var index = Of(Zoned("a"), Zoned("b"), Zoned("c"));
+        var spec = Web();
+        spec.Placement.Spread.Add(new GroupSpread { Group = "web", Over = "zone", MostAhead = 1 });
+        var demand = Demand.Of(spec);
+        string First(string vmId, string leaving = "") => index.Find(demand, Nobody, vmId, leaving, Now).Hosts[0];
+
+        Assert.Equal(["a", "b", "c", "a"], new[] { First("vm-1"), First("vm-2"), First("vm-3"), First("vm-4") });
+        Assert.Equal(["b", "c"], index.Find(demand, Nobody).Hosts);
+        // The fourth is refused at a and asks b; the first is taken, which the view shows at once or later.
+        index.Tried("vm-4", "b", 0, demand.Groups, Now);
+        Assert.Equal(["a", "c"], index.Find(demand, Nobody).Hosts);
+        index.Tried("vm-4", "", 0, demand.Groups, Now);
+        index.Tried("vm-1", "a", 2, demand.Groups, Now);
+        index.Update(Zoned("a", version: 2, members: 1), Now);
+        index.Update(Zoned("b", version: 2, members: 1), Now);
+        index.Tried("vm-2", "b", 2, demand.Groups, Now);
+        Assert.Equal(["a", "b", "c"], index.Find(demand, Nobody).Hosts);
+        // One that moves does not count where it leaves: the other zones are as full as its own.
+        index.Tried("vm-3", "c", 3, demand.Groups, Now);
+        index.Update(Zoned("c", version: 3, members: 2), Now);
+        Assert.Equal(["a", "b"], index.Find(demand, Nobody).Hosts);
+        Assert.Equal("a", First("vm-3", leaving: "c"));
+        Assert.Equal(["a", "b", "c"], index.Find(demand, Nobody, "vm-3", "c", Now).Hosts);
+        index.Tried("vm-3", "", 0, demand.Groups, Now);
+        Assert.Equal(["a", "b"], index.Find(demand, Nobody).Hosts);
+
+        // Whoever asked and was never heard of again does not count for ever.
+        Assert.Equal("a", First("vm-5"));
+        Assert.Equal(["b"], index.Find(demand, Nobody).Hosts);
+        index.DropSilent(Now);
+        Assert.Equal(["b"], index.Find(demand, Nobody).Hosts);
+        foreach (var view in new[] { Zoned("a", 4, 1), Zoned("b", 4, 1), Zoned("c", 4, 2) })
+            index.Update(view, Now + TimeSpan.FromSeconds(1));
+        index.DropSilent(Now + TimeSpan.FromSeconds(1));
+        Assert.Equal(["a", "b"], index.Find(demand, Nobody).Hosts);
+    }
+
     [Fact]
     public void Should_leave_out_those_that_said_no()
     {

@@ -47,7 +47,7 @@ internal sealed class NaivePlacement
     {
         if (rule.Scope == RuleScope.Zone && host.Zone.Length == 0)
             return false;
-        return Hosts.Values.All(other => other.Groups.GetValueOrDefault(rule.Group) == 0) || There(host, rule) > 0 != rule.Apart;
+        return Hosts.Values.All(other => other.Groups.GetValueOrDefault(rule.Group) == 0) || (rule.Apart ? There(host, rule) <= rule.Most : There(host, rule) > 0);
     }
 
     private bool Even(NaiveHost host, PlacementRules rules)

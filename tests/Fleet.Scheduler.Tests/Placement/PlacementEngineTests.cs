@@ -220,7 +220,10 @@ public sealed class PlacementEngineTests
     {
         die *= 2654435761;
         var groups = Enumerable.Range(0, (int)(die >> 4) % 3).Select(i => new GroupRule(
-            Teams[(die >> (5 + i)) % 3], (die >> (8 + i)) % 2 == 0 ? RuleScope.Host : RuleScope.Zone, (die >> (11 + i)) % 3 != 0, (die >> (14 + i)) % 2 == 0));
+            Teams[(die >> (5 + i)) % 3], (die >> (8 + i)) % 2 == 0 ? RuleScope.Host : RuleScope.Zone, (die >> (11 + i)) % 3 != 0, (die >> (14 + i)) % 2 == 0)
+            {
+                Most = (die >> (8 + i)) % 2 == 0 && (die >> (11 + i)) % 3 != 0 ? (int)(die >> (17 + i)) % 3 : 0,
+            });
         return Wanting(die % 5, die % 2048, (die >> 20) % 4 == 0 ? null : new PlacementRules
         {
             Labels = (die >> 22) % 4 == 0 ? [new("disk", "ssd")] : [],

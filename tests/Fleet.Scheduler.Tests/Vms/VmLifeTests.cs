@@ -70,7 +70,7 @@ public sealed class VmLifeTests
             HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
             HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
             HostLostIt lost => life.Lost(lost.Host, At(epoch, lost.EpochOffset), now),
-            Drained drained => life.Move(drained.Host, epoch, drained.To, drained.To.Length == 0 ? 0 : epoch + 1, drained.Grace, now, out _),
+            Drained drained => life.Move(drained.Host, epoch, drained.To, drained.To.Length == 0 ? 0 : epoch + 1, drained.Grace, now, out _, drained is { To: "", Grace: 1 }),
             Limited limited => life.Limit("entropy", Limit(limited.Operations), now),
             Reached reached => life.Reach(reached.Connected, now),
             _ => throw new InvalidOperationException(),

@@ -1,0 +1,142 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text.Json.Nodes;
+using Fleet.Cli.Api;
+
+namespace Fleet.Cli.Vms;
+
+/// <summary>What a microVM is to be, as options of a command, and the API's body for it.</summary>
+internal sealed class SpecOptions
+{
+    private readonly Option<string?> _name = new("--name") { Description = "Unique name; made up when absent" };
+    private readonly Option<int?> _cpus = new("--cpus") { Description = "vCPUs, 1 to 32 (default 1)" };
+    private readonly Option<int?> _memory = new("--memory") { Description = "MiB of memory (default 256)" };
+    private readonly Option<string?> _driver = new("--driver") { Description = "auto, kvm, qemu or simulated (default auto)" };
+    private readonly Option<string?> _host = new("--host") { Description = "Only this host may carry it" };
+    private readonly Option<string[]> _env = new("--env", "-e") { Description = "KEY=VALUE for the command; may be repeated" };
+    private readonly Option<string[]> _label = new("--label", "-l") { Description = "KEY=VALUE label; may be repeated" };
+    private readonly Option<string[]> _hostLabel = new("--host-label") { Description = "KEY=VALUE label that its host must have; may be repeated" };
+    private readonly Option<string[]> _zone = new("--zone") { Description = "A zone that it may be in (default: any); may be repeated" };
+    private readonly Option<string[]> _group = new("--group") { Description = "A group that it is a member of; may be repeated" };
+    private readonly Option<string[]> _with = new("--with") { Description = $"To be on a host with a group: {GroupText.AffinityForm}; may be repeated" };
+    private readonly Option<string[]> _apart = new("--apart") { Description = $"To be on no host with a group: {GroupText.AffinityForm}; may be repeated" };
+    private readonly Option<string[]> _spread = new("--spread") { Description = $"To keep a group even over zones: {GroupText.SpreadForm}; may be repeated" };
+    private readonly Option<string[]> _limit = new("--limit") { Description = $"A rate limit: {LimitText.Form}; may be repeated" };
+    private readonly Option<string?> _kernel = new("--kernel") { Description = "A kernel of your own: absolute path on the host" };
+    private readonly Option<string?> _initrd = new("--initrd") { Description = "Its initrd" };
+    private readonly Option<string?> _bootArgs = new("--boot-args") { Description = "Its command line" };
+    private readonly Option<int?> _bootTimeout = new("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
+    private readonly Option<string?> _restart = new("--restart") { Description = "What follows its end: never (default), on_failure or always" };
+    private readonly Option<string?> _priority = new("--priority") { Description = "low, normal (default) or high: where room is short, lower ones give way" };
+    private readonly Option<string?> _fencing = new("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
+    private readonly Option<string?> _simulate = new("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
+
+    public void AddTo(Command command)
+    {
+        Option[] all =
+        [
+            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
+            _fencing, _priority, _simulate,
+        ];
+        foreach (var option in all)
+            command.Options.Add(option);
+    }
+
+    /// <summary>The body of a create, without the command.</summary>
+    /// <exception cref="ApiException">An option has not the form that it must have.</exception>
+    public JsonObject Of(ParseResult parsed)
+    {
+        var spec = new JsonObject();
+        Put(spec, "name", parsed.GetValue(_name));
+        Put(spec, "cpus", parsed.GetValue(_cpus));
+        Put(spec, "memory_mib", parsed.GetValue(_memory));
+        Put(spec, "driver", parsed.GetValue(_driver));
+        Put(spec, "host", parsed.GetValue(_host));
+        Put(spec, "boot_timeout_seconds", parsed.GetValue(_bootTimeout));
+        Put(spec, "fencing", parsed.GetValue(_fencing));
+        Put(spec, "priority", parsed.GetValue(_priority));
+        Put(spec, "restart", parsed.GetValue(_restart));
+        spec["env"] = Pairs(parsed.GetValue(_env), "--env");
+        spec["labels"] = Pairs(parsed.GetValue(_label), "--label");
+        if (parsed.GetValue(_hostLabel) is { Length: > 0 } wanted)
+            spec["host_labels"] = Pairs(wanted, "--host-label");
+        if (parsed.GetValue(_zone) is { Length: > 0 } zones)
+            spec["zones"] = Words(zones);
+        if (Placement(parsed) is { Count: > 0 } placement)
+            spec["placement"] = placement;
+        if (LimitsCommand.Of(parsed.GetValue(_limit)) is { } limits)
+            spec["rate_limits"] = limits;
+        if (parsed.GetValue(_kernel) is { } path)
+        {
+            var boot = new JsonObject { ["kernel_path"] = path };
+            Put(boot, "initrd_path", parsed.GetValue(_initrd));
+            Put(boot, "boot_args", parsed.GetValue(_bootArgs));
+            spec["boot"] = boot;
+        }
+        else if (parsed.GetValue(_initrd) is not null || parsed.GetValue(_bootArgs) is not null)
+        {
+            throw new ApiException("invalid_field", "--initrd and --boot-args go with --kernel.");
+        }
+
+        if (parsed.GetValue(_simulate) is { } script)
+            spec["simulated"] = Simulated(script);
+        return spec;
+    }
+
+    private JsonObject Placement(ParseResult parsed)
+    {
+        var placement = new JsonObject();
+        if (parsed.GetValue(_group) is { Length: > 0 } groups)
+            placement["groups"] = Words(groups);
+        var affinity = GroupText.Rules(parsed.GetValue(_with) ?? [], word => GroupText.Affinity(word, apart: false), "--with", GroupText.AffinityForm);
+        foreach (var rule in GroupText.Rules(parsed.GetValue(_apart) ?? [], word => GroupText.Affinity(word, apart: true), "--apart", GroupText.AffinityForm))
+            affinity.Add(rule!.DeepClone());
+        if (affinity.Count > 0)
+            placement["affinity"] = affinity;
+        if (GroupText.Rules(parsed.GetValue(_spread) ?? [], GroupText.Spread, "--spread", GroupText.SpreadForm) is { Count: > 0 } spread)
+            placement["spread"] = spread;
+        return placement;
+    }
+
+    private static JsonArray Words(string[] words) => new([.. words.Select(word => JsonValue.Create(word))]);
+
+    private static void Put(JsonObject target, string member, string? value)
+    {
+        if (value is not null)
+            target[member] = value;
+    }
+
+    private static void Put(JsonObject target, string member, int? value)
+    {
+        if (value is not null)
+            target[member] = value;
+    }
+
+    private static JsonObject Pairs(string[]? words, string option)
+    {
+        var pairs = new JsonObject();
+        foreach (var word in words ?? [])
+        {
+            var (key, value) = KeyValue.Parse(word) ?? throw new ApiException("invalid_field", $"{option} wants KEY=VALUE, not '{word}'.");
+            pairs[key] = value;
+        }
+
+        return pairs;
+    }
+
+    private static JsonObject Simulated(string script)
+    {
+        var guest = new JsonObject();
+        foreach (var word in script.Split(',', StringSplitOptions.RemoveEmptyEntries))
+        {
+            var (key, value) = KeyValue.Parse(word) ?? throw new ApiException("invalid_field", $"--simulate wants KEY=VALUE, not '{word}'.");
+            guest[key] = key.EndsWith("_percent", StringComparison.Ordinal) ? Curve(value)
+                : int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number) ? number : value;
+        }
+
+        return guest;
+    }
+
+    private static JsonArray Curve(string steps) => [.. steps.Split('/').Select(step => (JsonNode?)(
+        int.TryParse(step, NumberStyles.None, CultureInfo.InvariantCulture, out var percent) ? JsonValue.Create(percent) : JsonValue.Create(step)))];
+}

@@ -1,0 +1,103 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+
+namespace Fleet.Scheduler.Placement;
+
+/// <summary>
+/// The single changes that would make a spec fit which fits nowhere: as much of a size as fits, one wish left out, or one host more. Each is found by asking
+/// every host again, so it costs as much as so many decisions without an index.
+/// </summary>
+/// <param name="engine">Knows the hosts.</param>
+/// <param name="hosts">All of them.</param>
+/// <param name="inventory">What a host has.</param>
+/// <param name="demandOf">What a spec wants.</param>
+internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollection<PlacedHost> hosts, Func<PlacedHost, Inventory> inventory, Func<VmSpec, Demand> demandOf)
+{
+    /// <summary>Kinds of hosts that are named; a fleet with many has no use for more.</summary>
+    private const int MostKinds = 4;
+
+    public IReadOnlyList<PlacementChange> Changes(VmSpec spec) =>
+        [.. new[] { Cpus(spec), Memory(spec) }.Concat(Without(spec)).OfType<PlacementChange>(), .. Kinds(demandOf(spec))];
+
+    private PlacementChange? Cpus(VmSpec spec)
+    {
+        var least = spec.Clone();
+        least.Cpus = 1;
+        return Smaller("cpus", spec.Cpus, demandOf(least), host => host.Free.Cpus);
+    }
+
+    private PlacementChange? Memory(VmSpec spec)
+    {
+        var least = spec.Clone();
+        least.MemoryMib = VmLimits.MinMemoryMib;
+        return Smaller("memory_mib", spec.MemoryMib, demandOf(least), host => host.Free.MemoryMib);
+    }
+
+    private PlacementChange? Smaller(string field, uint wanted, Demand least, Func<PlacedHost, long> free)
+    {
+        var fitting = hosts.Where(host => engine.Refuse(least, host) is null).Select(free).ToList();
+        if (fitting.Count == 0)
+            return null;
+        // What fits the largest room may fit others too.
+        var most = fitting.Max();
+        return most >= wanted ? null : new(field, (ulong)most, fitting.Count(room => room >= most));
+    }
+
+    private IEnumerable<PlacementChange?> Without(VmSpec spec)
+    {
+        PlacementChange? Try(string field, Action<VmSpec> change)
+        {
+            var other = spec.Clone();
+            change(other);
+            var demand = demandOf(other);
+            var fitting = hosts.Count(host => engine.Refuse(demand, host) is null);
+            return fitting == 0 ? null : new(field, null, fitting);
+        }
+
+        if (spec.Host.Length > 0)
+            yield return Try("host", other => other.Host = "");
+        if (spec.Driver is not (Demand.AutoDriver or Demand.SimulatedDriver or ""))
+            yield return Try("driver", other => other.Driver = Demand.AutoDriver);
+        if (spec.RateLimits.Count > 0)
+            yield return Try("rate_limits", other => other.RateLimits.Clear());
+        if (spec.Zones.Count > 0)
+            yield return Try("zones", other => other.Zones.Clear());
+        foreach (var label in spec.HostLabels.Keys.Order(StringComparer.Ordinal))
+            yield return Try($"host_labels.{label}", other => other.HostLabels.Remove(label));
+        for (var i = 0; i < (spec.Placement?.Affinity.Count ?? 0); i++)
+        {
+            var at = i;
+            if (!spec.Placement!.Affinity[at].Soft)
+                yield return Try($"placement.affinity[{at}]", other => other.Placement.Affinity.RemoveAt(at));
+        }
+        for (var i = 0; i < (spec.Placement?.Spread.Count ?? 0); i++)
+        {
+            var at = i;
+            if (!spec.Placement!.Spread[at].Soft)
+                yield return Try($"placement.spread[{at}]", other => other.Placement.Spread.RemoveAt(at));
+        }
+    }
+
+    private IEnumerable<PlacementChange> Kinds(Demand demand)
+    {
+        // A new host has another name than the one that is wanted.
+        if (demand.Host.Length > 0)
+            return [];
+        return hosts
+            .Where(host => demand.Rules?.HasLabels(inventory(host)) != false)
+            .GroupBy(host => host.Class)
+            .Select(kind => kind.Where(host => demand.Needs.FitsIn(host.Capacity)).MinBy(host => host.Id, StringComparer.Ordinal))
+            .OfType<PlacedHost>()
+            .Where(host => Takes(host.Class, demand))
+            .OrderBy(host => host.Capacity.Cpus).ThenBy(host => host.Capacity.MemoryMib).ThenBy(host => host.Id, StringComparer.Ordinal)
+            .Take(MostKinds)
+            .Select(host => new PlacementChange(PlacementChange.AddHost, null, 1, host.Id));
+    }
+
+    private bool Takes(HostClass kind, Demand demand)
+    {
+        var empty = new PlacedHost("") { Class = kind };
+        return HostFilter.All.All(filter => filter is LabelFilter || !filter.Concerns(demand) || (filter.Allows(kind, demand, engine) && filter.Allows(empty, demand, engine)));
+    }
+}

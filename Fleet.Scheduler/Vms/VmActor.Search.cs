@@ -1,0 +1,106 @@
+using Akka.Actor;
+using Akka.Event;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+
+namespace Fleet.Scheduler.Vms;
+
+/// <summary>The search for a host: the node's placement is asked for candidates, they one after the other, and if none has room those where others could give way.</summary>
+internal sealed partial class VmActor
+{
+    private void Search(ulong epoch)
+    {
+        if (_search is not null)
+            return;
+        _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch, _life.Record.FailedHosts);
+        _capacityChangedMeanwhile = false;
+        AskNeighbours();
+    }
+
+    private void AskIndex()
+    {
+        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "", Preempt = _search.Preempting });
+        Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
+    }
+
+    private void AskNextHost()
+    {
+        if (_search!.Next() is { } host)
+        {
+            Tried(host, 0);
+            _hosts.Tell(new ReserveRoom
+            {
+                HostId = host,
+                VmId = _id,
+                Epoch = _search.Epoch,
+                Spec = _life.Record!.Spec,
+                Preempt = _search.Preempting,
+                Settled = PreemptionRules.IsSettled(_life.Record),
+            });
+            Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
+            return;
+        }
+        if (_search.MaySearchOn)
+        {
+            AskIndex();
+            return;
+        }
+        // One that is drained away has a place, and nobody gives way to it.
+        if (!_search.Preempting && _search.Demand.Rank > 0 && _move is null)
+        {
+            _search.Preempt();
+            AskIndex();
+            return;
+        }
+        var reason = _search.Explain();
+        var isLasting = _search.IsLasting;
+        if (_move is { } move)
+        {
+            EndSearch();
+            AnswerMove(move, reason);
+            return;
+        }
+        var again = _capacityChangedMeanwhile;
+        EndSearch();
+        Store(_life.Unplaced(reason, isLasting, Now), static () => { });
+        if (_goal is Goal.FindPlace)
+        {
+            Timers.StartSingleTimer(
+                GoalTimer,
+                PursueAgain.Instance,
+                again ? WakeSpread * Random.Shared.NextDouble() : _options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble()));
+        }
+    }
+
+    private void OnSearchOverdue()
+    {
+        if (_search!.Asking.Length == 0)
+        {
+            _log.Warning("Placement gave no answer for {VmId} within {Patience}", _id, SearchPatience);
+            EndSearch();
+            if (_goal is Goal.FindPlace)
+                Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, _options.CommandRetryFirst);
+            return;
+        }
+        // If it said yes after all, the late answer is answered with "give it back".
+        _search.Refused(new Rejection { Reason = RejectionReason.Unreachable, Hosts = 1 });
+        AskNextHost();
+    }
+
+    /// <summary>Placement hears where a member of groups goes: it counts there before the host's own word of it comes.</summary>
+    private void Tried(string host, ulong version)
+    {
+        if (_search is { Demand.Groups.IsEmpty: false } search)
+            _placement.Tell(new PlaceTried(_id, host, version, search.Demand.Groups));
+    }
+
+    private void EndSearch(bool reserved = false)
+    {
+        if (!reserved)
+            Tried("", 0);
+        _search = null;
+        _move = null;
+        _searches++;
+        Timers.Cancel(SearchTimer);
+    }
+}

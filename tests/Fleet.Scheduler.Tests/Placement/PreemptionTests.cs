@@ -1,0 +1,88 @@
+using CsCheck;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Placement;
+
+public sealed class PreemptionTests
+{
+    /// <summary>Against every subset: as few as any, of classes no higher than need be, enough, and none of them in vain.</summary>
+    [Fact]
+    public void Should_choose_the_smallest_set_of_the_lowest_classes()
+    {
+        var one = Gen.Select(Gen.Int[0, 2], Gen.Long[1, 4], Gen.Long[1, 8]);
+        Gen.Select(one.Array[0, 9], Gen.Int[0, 2], Gen.Long[-2, 12], Gen.Long[-2, 30]).Sample(
+            (all, rank, shortCpus, shortMemory) =>
+            {
+                var there = all.Select((vm, at) => new Preemptible($"vm-{at}", vm.Item1, vm.Item2, vm.Item3)).ToList();
+                var chosen = Preemption.Choose(there, rank, shortCpus, shortMemory);
+                var sets = Enumerable.Range(0, 1 << there.Count)
+                    .Select(bits => there.Where((_, at) => (bits >> at & 1) == 1).ToList())
+                    .Where(set => set.All(vm => vm.Rank < rank) && Enough(set, shortCpus, shortMemory))
+                    .ToList();
+                if (sets.Count == 0)
+                {
+                    Assert.Null(chosen);
+                    return;
+                }
+                Assert.NotNull(chosen);
+                Assert.Equal(chosen.Count, chosen.Select(vm => vm.VmId).Distinct().Count());
+                Assert.All(chosen, vm => Assert.Contains(vm, there));
+                Assert.True(Enough(chosen, shortCpus, shortMemory));
+                var highest = sets.Min(set => set.Count == 0 ? -1 : set.Max(vm => vm.Rank));
+                Assert.True(chosen.All(vm => vm.Rank <= highest), "a lower class would have done");
+                Assert.Equal(sets.Where(set => set.All(vm => vm.Rank <= highest)).Min(set => set.Count), chosen.Count);
+            },
+            iter: 3000);
+    }
+
+    [Fact]
+    public void Should_take_the_one_that_is_little_more_than_is_short()
+    {
+        Preemptible[] there = [new("huge", 0, 8, 65536), new("small", 0, 1, 64), new("right", 0, 2, 300), new("own", 1, 2, 256)];
+        Assert.Equal(["right"], Preemption.Choose(there, 1, 2, 256)!.Select(vm => vm.VmId));
+        Assert.Null(Preemption.Choose(there, 0, 1, 1));
+        Assert.Empty(Preemption.Choose(there, 0, 0, 0)!);
+    }
+
+    [Fact]
+    public void Should_not_send_away_a_crowd_and_not_reckon_long_over_a_full_host()
+    {
+        var crowd = Enumerable.Range(0, 4096).Select(at => new Preemptible($"vm-{at}", 0, 1, 64)).ToList();
+        Assert.Equal(Preemption.Most, Preemption.Choose(crowd, 1, Preemption.Most, 1)!.Count);
+        Assert.Null(Preemption.Choose(crowd, 1, Preemption.Most + 1, 1));
+        Assert.Null(Preemption.Choose(crowd, 1, long.MaxValue / 2, 1));
+    }
+
+    [Fact]
+    public void Should_find_the_hosts_where_the_lowest_have_to_give_way()
+    {
+        HostView Full(string id, params ClassRoom[] rooms) => new()
+        {
+            HostId = id, Connected = true, Version = 1, CpuRatio = 1, MemoryRatio = 1, ReservedCpus = 8, ReservedMemoryMib = 8192, Preemptible = { rooms },
+            Inventory = new Inventory { Cpus = 8, MemoryMib = 8192, AutoDriver = "kvm", Drivers = { new DriverStatus { Name = "kvm", Usable = true, StockKernels = true } } },
+        };
+        ClassRoom Room(uint rank, ulong cpus) => new() { Rank = rank, Vms = 1, Cpus = cpus, MemoryMib = 4096 };
+
+        var index = new HostIndex();
+        foreach (var view in new[] { Full("normals", Room(1, 4)), Full("both", Room(0, 1), Room(1, 4)), Full("lows", Room(0, 4)), Full("highs", Room(2, 8)), Full("little", Room(0, 1)) })
+            index.Update(view, TimeSpan.Zero);
+        var spec = new VmSpec { Cpus = 2, MemoryMib = 512, Priority = "high" };
+        IReadOnlyList<string> Asked() => index.Find(Demand.Of(spec), new HashSet<string>(), "vm-1", "", TimeSpan.Zero, preempt: true).Hosts;
+        Assert.Equal(["lows", "both", "normals"], Asked());
+        Assert.True(index.Review(spec, new Dictionary<string, string>()) is { Preempts: true, Fitting: 3, Reason: null });
+        spec.Priority = "";
+        Assert.Equal(["lows"], Asked());
+        spec.Priority = "low";
+        Assert.Empty(Asked());
+        Assert.Equal("no_capacity", index.Review(spec, new Dictionary<string, string>()).Reason!.Code);
+        spec.Priority = "high";
+        spec.Zones.Add("nowhere");
+        Assert.Empty(Asked());
+    }
+
+    private static bool Enough(IReadOnlyCollection<Preemptible> set, long shortCpus, long shortMemory) =>
+        set.Sum(vm => vm.Cpus) >= shortCpus && set.Sum(vm => vm.MemoryMib) >= shortMemory;
+}
