@@ -10,11 +10,11 @@ namespace Fleet.Host.Pressure;
 /// </summary>
 internal sealed class HostReaction
 {
-    /// <summary>vCPUs waited for as long as they ran: with everybody busy, twice as many vCPUs as CPUs.</summary>
-    public const double HighWait = 0.5;
+    /// <summary>vCPUs waited for twice as long as they ran: with everybody busy, three vCPUs to a CPU.</summary>
+    public const double HighWait = 0.66;
 
     /// <summary>Far enough below the first, so that one guest more or less does not carry over both.</summary>
-    public const double LowWait = 0.25;
+    public const double LowWait = 0.45;
 
     /// <summary>Of all CPUs' time; less is noise of the hypervisor that the machine itself runs under.</summary>
     public const double HighSteal = 0.3;

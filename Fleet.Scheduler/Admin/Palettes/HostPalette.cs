@@ -42,6 +42,7 @@ internal sealed class HostPalette : Palette
             ("host", host.Id), ("state", BodyMapping.Name(host.State)), ("cordoned", host.Cordoned), ("fenced", host.Fenced),
             ("drain", DrainOf(host)), ("drain_deadline", host.Drain?.Deadline?.ToDateTimeOffset()), ("drain_staying", host.Drain?.Staying.Count),
             ("quarantined", host.Quarantine is not null), ("quarantine_reason", host.Quarantine?.Reason?.Message), ("quarantine_retry_at", host.Quarantine?.RetryAt?.ToDateTimeOffset()),
+            ("pressure", host.Pressure is { } pressure ? $"{BodyMapping.Name(pressure.Cpu)} for CPU, {BodyMapping.Name(pressure.Memory)} for memory: {pressure.Why}" : null),
             ("connected_at", host.ConnectedAt?.ToDateTimeOffset()), ("changed_at", host.ChangedAt?.ToDateTimeOffset()), ("version", host.Version),
             ("machine", $"{inventory.Architecture}, Linux {inventory.Kernel}"), ("agent", host.AgentVersion),
             ("cpus", inventory.Cpus), ("reserved_cpus", host.ReservedCpus), ("memory_mib", inventory.MemoryMib), ("reserved_memory_mib", host.ReservedMemoryMib),

