@@ -38,7 +38,9 @@ public static class SimulationPicture
 
     private static void Panel(StringBuilder svg, SimulationResult result)
     {
-        var most = Math.Max(1, result.Points.Max(point => Lines.Max(line => line.Of(point) ?? 0)));
+        // Quarters of it are whole tens of percents.
+        var highest = result.Points.Max(point => Lines.Max(line => line.Of(point) ?? 0));
+        var most = highest <= 1 ? 1 : Math.Ceiling(highest / 0.4) * 0.4;
         var end = Math.Max(1, result.Points[^1].At);
         svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{Left}\" y=\"18\" font-size=\"14\">{Escape(result.Plan.Trace.Name)}, {Escape(result.Plan.Policy)}, seed {result.Plan.Seed}: {result.Hosts} hosts, {result.Refused} of {result.Arrived} refused</text>\n");
         for (var quarter = 0; quarter <= 4; quarter++)

@@ -13,7 +13,7 @@ internal static class PackingBenchmark
     {
         var results = new List<Measurement>();
         var seed = (int)options.Number("seed", 1);
-        var policies = options.Number("ours", 0) == 0 ? PlacementPolicies.Names : [PlacementPolicies.Engine];
+        var policies = options.Number("ours", 0) == 0 ? PlacementPolicies.Names : [.. PlacementPolicies.Names.Where(name => name.StartsWith(PlacementPolicies.Engine, StringComparison.Ordinal))];
         foreach (var trace in Load(options, seed))
         {
             foreach (var shape in trace.Shapes)

@@ -73,7 +73,7 @@ internal sealed class NaivePlacement
         double Stranded(double[] free, int kind) => free[kind] - (scarce[kind] * Math.Min(free[0] / scarce[0], free[1] / scarce[1]));
         double Weighed(Func<int, double> of) => ((Math.Pow(scarce[0], 3) * of(0)) + (Math.Pow(scarce[1], 3) * of(1))) / (Math.Pow(scarce[0], 3) + Math.Pow(scarce[1], 3));
         // Hosts that are equal but for how it was reckoned are told apart by their names.
-        var fit = Math.Round(Weighed(kind => Math.Log((after[kind] + 0.03) / 0.03) / Math.Log(1.03 / 0.03)) + (2.55 * Weighed(kind => Stranded(after, kind) - Stranded(before, kind))), 9);
+        var fit = Math.Round(Weighed(kind => Math.Log((after[kind] + 0.03) / 0.03) / Math.Log(1.03 / 0.03)) + (2.4 * Weighed(kind => Stranded(after, kind) - Stranded(before, kind))), 9);
         var wishes = demand.Rules?.Groups.Where(rule => !rule.Hard).ToList() ?? [];
         return fit + (wishes.Count == 0 ? 0 : 8 * wishes.Average(rule =>
             Hosts.Values.All(other => other.Groups.GetValueOrDefault(rule.Group) == 0) ? 0
