@@ -13,6 +13,8 @@ public static class LocalAdmin
 {
     public const string TokenFile = "admin.token", AuthorityFile = "ca.crt";
 
+    private const int MostTries = 3;
+
     /// <summary>Writes the root, and a token when there is none of this cell; the node makes it known when it starts.</summary>
     /// <returns>The token of the file.</returns>
     /// <exception cref="SchedulerStartException">The folder can't be written.</exception>
@@ -40,13 +42,21 @@ public static class LocalAdmin
         // One that is unknown to a cell that has had tokens may have been revoked so long ago that it is forgotten: only a cell's first may come from the file.
         if (verdict.Token is not null || verdict.Code is "token_revoked" or "token_expired" || tokens.All.Count > 0)
             token = Guarded(folder, () => Replace(folder, authority));
-        try
+        for (var tried = 1; ; tried++)
         {
-            await tokens.PutAsync(token, new TokenRequest(TokenRole.Admin) { Note = $"of the node on {Environment.MachineName}" }, "", cancellation);
-        }
-        catch (CellException refused)
-        {
-            throw new SchedulerStartException($"The token in {Path.Combine(folder, TokenFile)} could not be made known to the cell: {refused.Message}", refused);
+            try
+            {
+                await tokens.PutAsync(token, new TokenRequest(TokenRole.Admin) { Note = $"of the node on {Environment.MachineName}" }, "", cancellation);
+                return;
+            }
+            catch (CellException late) when (late.Code == "unavailable" && tried < MostTries)
+            {
+                // The actor may just be on its way, or its disk slow. The same token again is no second one.
+            }
+            catch (CellException refused)
+            {
+                throw new SchedulerStartException($"The token in {Path.Combine(folder, TokenFile)} could not be made known to the cell: {refused.Message}", refused);
+            }
         }
     }
 

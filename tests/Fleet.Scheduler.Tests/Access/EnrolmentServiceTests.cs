@@ -9,7 +9,7 @@ using Xunit;
 
 namespace Fleet.Scheduler.Tests.Access;
 
-/// <summary>Joining, without the network before it and the actors behind it.</summary>
+/// <summary>Joining and a node's own credentials, without the network before them and the actors behind them.</summary>
 public sealed class EnrolmentServiceTests : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("fleet-enrolment-");
@@ -38,6 +38,19 @@ public sealed class EnrolmentServiceTests : IDisposable
         for (var i = 0; i < EnrolmentService.MostRefusals; i++)
             Assert.Equal("host_exists", (await service.EnrolHost(request, new Call())).Refusal.Code);
         Assert.Equal("too_many_attempts", (await service.EnrolHost(request, new Call())).Refusal.Code);
+    }
+
+    [Fact]
+    public async Task A_node_asks_again_when_its_own_token_is_not_taken_in_time()
+    {
+        using var authority = CertificateAuthority.OpenOrCreate(Path.Combine(_folder.FullName, "ca"), _clock);
+        var (book, asked, late) = (new TokenBook(), 0, 2);
+        var tokens = new Tokens(book, (question, _) => Task.FromResult(asked++ < late ? null : new TokenReply { Token = ((CreateToken)question).Token }), authority.Pin, _clock);
+        await LocalAdmin.EnsureAsync(Path.Combine(_folder.FullName, "one"), authority, tokens, default);
+        Assert.Equal((3, TokenRole.Admin), (asked, Assert.Single(book.All).Role));
+        (asked, late) = (0, 100);
+        await Assert.ThrowsAsync<Fleet.Scheduler.Node.SchedulerStartException>(() => LocalAdmin.EnsureAsync(Path.Combine(_folder.FullName, "two"), authority, tokens, default));
+        Assert.Equal(3, asked);
     }
 
     /// <summary>One call from one address.</summary>
