@@ -371,6 +371,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Cordoned = _record.Cordoned,
             Quarantined = IsQuarantined,
             Pressed = IsPressed,
+            Removed = !Exists,
             PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
         }));
     }

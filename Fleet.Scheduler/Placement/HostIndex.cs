@@ -47,6 +47,12 @@ public sealed class HostIndex
         var known = _hosts.GetValueOrDefault(view.HostId)?.View;
         if (known is not null && known.Version > view.Version)
             return false;
+        if (view.Removed)
+        {
+            Drop(view.HostId);
+            _refused.Clear();
+            return false;
+        }
         _hosts[view.HostId] = new Entry(view, now);
         _refused.Clear();
         _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
@@ -69,12 +75,15 @@ public sealed class HostIndex
     {
         var silent = _hosts.Where(host => host.Value.HeardAt < before).Select(host => host.Key).ToList();
         foreach (var host in silent)
-        {
-            _hosts.Remove(host);
-            _engine.Remove(host);
-        }
+            Drop(host);
         _refused.Clear();
         return silent.Count;
+    }
+
+    private void Drop(string hostId)
+    {
+        if (_hosts.Remove(hostId))
+            _engine.Remove(hostId);
     }
 
     /// <summary>
