@@ -77,6 +77,9 @@ internal static class CommandContext
         return command;
     }
 
+    /// <summary>What should be known beside the answer: a sentence on standard error.</summary>
+    public static void Warn(ParseResult parsed, string message) => parsed.InvocationConfiguration.Error.WriteLine($"fleet: {Render.Printable(message)}");
+
     /// <summary>A failure: with --json the problem document on standard output, else a sentence on standard error.</summary>
     public static void Tell(ParseResult parsed, string code, string message, JsonElement? problem = null)
     {

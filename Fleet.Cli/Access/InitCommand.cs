@@ -32,7 +32,7 @@ internal static class InitCommand
                 if (parsed.GetValue(CommandContext.Json))
                     Render.Json(output, new JsonObject { ["pin"] = authority.Pin, ["authority"] = root, ["admin_token"] = token });
                 else
-                    output.WriteLine($"pin          {authority.Pin}\nauthority    {root}\nadmin token  {token}\nBack up {folder}: who has it is the cell. Start the node with: fleet scheduler");
+                    output.WriteLine($"pin          {authority.Pin}\nauthority    {root}\nadmin token  {token}\nBack up {folder}: who has it is the cell. Start the node with: fleet scheduler{(parsed.GetResult(CommandContext.Data) is { Implicit: false } ? $" --data {data.Root}" : "")}");
                 return ExitCodes.Ok;
             }
             catch (SchedulerStartException failed)

@@ -81,9 +81,11 @@ internal sealed class AdminShell(AdminSession session, ParseResult parsed, Conso
     /// <exception cref="ApiException">The node refused it, or it failed.</exception>
     public async Task RunAsync(IReadOnlyList<string> words, CancellationToken cancellation)
     {
-        if (words[0] == "help")
+        // Also behind the palette that one wants help for.
+        string[]? asked = words[0] == "help" ? [.. words.Skip(1)] : words is [var palette, "help"] ? [palette] : null;
+        if (asked is not null)
         {
-            foreach (var text in AdminHelp.Of(session.Palettes, [.. words.Skip(1)]))
+            foreach (var text in AdminHelp.Of(session.Palettes, asked))
                 _output.WriteLine(text);
             return;
         }

@@ -8,6 +8,7 @@ using Fleet.Cli.Output;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images;
 using Fleet.Host.Pressure;
+using Fleet.Scheduler.Journal;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Cli.Doctor;
@@ -69,7 +70,15 @@ internal static class DoctorCommand
             ? new Finding("tools", Mark.Ok, string.Join(", ", Tools))
             : new Finding("tools", Mark.Broken, $"not found: {string.Join(", ", missing)}; Fleet wants Debian's apt, kmod and util-linux");
         yield return Disk(data);
+        yield return Journal(data);
     }
+
+    private static Finding Journal(DataDirectory data) => JournalCheck.Look(data.Scheduler) switch
+    {
+        (_, { } trouble) => new Finding("journal", Mark.Broken, trouble),
+        ({ } file, _) => new Finding("journal", Mark.Ok, file),
+        _ => new Finding("journal", Mark.Missing, $"none in {data.Scheduler}: no control plane with a database of its own has run there"),
+    };
 
     private static Finding Disk(DataDirectory data)
     {

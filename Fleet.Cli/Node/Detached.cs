@@ -11,6 +11,7 @@ namespace Fleet.Cli.Node;
 internal static class Detached
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(90);
+    private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(5);
 
     public static async Task<int> StartAsync(
         ParseResult parsed, DataDirectory data, Uri api, IReadOnlyList<string> arguments, bool withHost, CancellationToken cancellation)
@@ -37,6 +38,7 @@ internal static class Detached
         using var node = Process.Start(new ProcessStartInfo("sh", ["-c", "out=$1; shift; exec setsid \"$@\" </dev/null >\"$out\" 2>&1", "sh", console, Environment.ProcessPath!, Programs.Cli, .. arguments]))!;
         using var client = new ApiClient(api, ApiCredentials.Of(parsed));
         var clock = Stopwatch.StartNew();
+        string? waitsFor = null, told = null;
         while (clock.Elapsed < Patience)
         {
             if (node.HasExited)
@@ -45,7 +47,11 @@ internal static class Detached
                 return ExitCodes.Failed;
             }
 
-            if (await IsReadyAsync(client, node.Id, withHost, cancellation))
+            waitsFor = await NotReadyAsync(client, node.Id, withHost, cancellation);
+            // What is over in a moment belongs to every start.
+            if (waitsFor is { Length: > 0 } && waitsFor != told && clock.Elapsed > Quiet)
+                CommandContext.Warn(parsed, $"not ready yet: {told = waitsFor}");
+            if (waitsFor is null)
             {
                 if (parsed.GetValue(CommandContext.Json))
                     Render.Json(parsed.InvocationConfiguration.Output, new System.Text.Json.Nodes.JsonObject { ["api"] = api.ToString(), ["pid"] = node.Id, ["data"] = data.Root });
@@ -57,25 +63,26 @@ internal static class Detached
             await Task.Delay(100, cancellation);
         }
 
-        CommandContext.Tell(parsed, "start_failed", $"Fleet was not ready within {Patience.TotalSeconds} s; it still tries. The log is in {data.Log}.");
+        CommandContext.Tell(parsed, "start_failed", $"Fleet was not ready within {Patience.TotalSeconds} s; it still tries{(waitsFor is { Length: > 0 } ? $": {waitsFor}" : ".")} The log is in {data.Log}.");
         return ExitCodes.Timeout;
     }
 
-    private static async Task<bool> IsReadyAsync(ApiClient client, int pid, bool withHost, CancellationToken cancellation)
+    /// <summary>Null: it is ready. Else why not, or nothing where only its start is awaited.</summary>
+    private static async Task<string?> NotReadyAsync(ApiClient client, int pid, bool withHost, CancellationToken cancellation)
     {
         try
         {
             // Another Fleet may hold the address; ours then ends by itself and says so.
             if (!await client.IsServedByAsync(pid, cancellation))
-                return false;
+                return "";
             if (!withHost)
-                return true;
+                return null;
             var hosts = await client.ListAsync("v1/hosts", cancellation);
-            return hosts.Any(host => JsonSerializer.SerializeToElement(host).Text("state") == "connected");
+            return hosts.Any(host => JsonSerializer.SerializeToElement(host).Text("state") == "connected") ? null : "";
         }
         catch (ApiException notYet) when (notYet.Code is ApiException.Unreachable or "unavailable" or "unauthenticated" or "wrong_cell")
         {
-            return false;
+            return notYet.Code == "unavailable" ? notYet.Message : "";
         }
     }
 

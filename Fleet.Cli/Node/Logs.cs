@@ -10,6 +10,9 @@ internal static class Logs
 {
     private const string Form = "{Timestamp:HH:mm:ss.fff} {Level:u3} {Message:lj}{NewLine}{Exception}";
 
+    /// <summary>Property of what standard error is told in the program's own words: the log's need not be there as well.</summary>
+    public const string Told = "Told";
+
     /// <summary>Warnings and what long work is at, for somebody who waits in front of a terminal.</summary>
     public static ILogger ToStandardError() => new LoggerConfiguration()
         .MinimumLevel.Information()
@@ -22,7 +25,9 @@ internal static class Logs
         .MinimumLevel.Override("Microsoft", LogEventLevel.Warning)
         .MinimumLevel.Override("Grpc", LogEventLevel.Warning)
         .MinimumLevel.Override("Akka", LogEventLevel.Warning)
-        .WriteTo.Console(detached ? LogEventLevel.Fatal : LogEventLevel.Verbose, outputTemplate: Form, formatProvider: CultureInfo.InvariantCulture)
+        .WriteTo.Logger(console => console
+            .Filter.ByExcluding(entry => entry.Properties.ContainsKey(Told))
+            .WriteTo.Console(detached ? LogEventLevel.Fatal : LogEventLevel.Verbose, outputTemplate: Form, formatProvider: CultureInfo.InvariantCulture))
         .WriteTo.File(
             Path.Combine(data.Log, "fleet.log"), outputTemplate: "{Timestamp:O} {Level:u3} {SourceContext} {Message:lj}{NewLine}{Exception}",
             formatProvider: CultureInfo.InvariantCulture, fileSizeLimitBytes: 16 << 20, rollOnFileSizeLimit: true, retainedFileCountLimit: 8)

@@ -141,7 +141,7 @@ internal static class NodeProcess
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             // What says itself why and what to do needs no stack trace beside it.
-            log.Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", failed.Message);
+            log.ForContext(Logs.Told, true).Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", failed.Message);
             CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? "start_failed", failed.Message);
             return ExitCodes.Failed;
         }

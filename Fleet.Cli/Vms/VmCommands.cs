@@ -71,12 +71,15 @@ internal static class VmCommands
             }
 
             var now = TimeProvider.System.GetUtcNow();
-            var rows = vms.Select(node => JsonSerializer.SerializeToElement(node)).Select(one => (IReadOnlyList<string>)
+            var all = vms.Select(node => JsonSerializer.SerializeToElement(node)).ToList();
+            // Names are each tenant's own.
+            var tenants = all.Exists(one => one.Text("tenant") != "-");
+            var rows = all.Select(one => (IReadOnlyList<string>)
             [
-                one.Text("name"), StateText(one), one.GetProperty("spec").Text("cpus"), one.GetProperty("spec").Text("memory_mib"),
+                .. tenants ? [one.Text("tenant")] : Array.Empty<string>(), one.Text("name"), StateText(one), one.GetProperty("spec").Text("cpus"), one.GetProperty("spec").Text("memory_mib"),
                 one.Text("host"), one.Text("driver"), Render.Age(one.Text("created_at"), now), ReasonText(one),
             ]);
-            Render.Table(output, ["NAME", "STATE", "CPUS", "MiB", "HOST", "DRIVER", "AGE", "REASON"], rows);
+            Render.Table(output, [.. tenants ? ["TENANT"] : Array.Empty<string>(), "NAME", "STATE", "CPUS", "MiB", "HOST", "DRIVER", "AGE", "REASON"], rows);
             return ExitCodes.Ok;
         });
     }

@@ -2,6 +2,7 @@ using System.Data.Common;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Threading.Channels;
+using Fleet.Scheduler.Access;
 using Microsoft.Extensions.Logging;
 
 namespace Fleet.Scheduler.Admission;
@@ -47,6 +48,7 @@ internal sealed class ClaimStore : IAsyncDisposable
     private readonly ClaimDatabase _database;
     private readonly TimeProvider _clock;
     private readonly ILogger _log;
+    private readonly RefusalLimit _told;
     private readonly int _keysKept;
     private readonly Channel<Work> _waiting = Channel.CreateBounded<Work>(new BoundedChannelOptions(MaxWaiting) { SingleReader = true });
     private readonly Task _writing;
@@ -65,6 +67,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         _log = log;
         _keysKept = keysKept;
         _database = database;
+        _told = new RefusalLimit(1, clock);
         _connection = database.Open();
         _writing = Task.Factory.StartNew(Write, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
     }
@@ -278,7 +281,9 @@ internal sealed class ClaimStore : IAsyncDisposable
             // One of many may be at fault, unless it is the way to the database: then each would wait for it again.
             if (batch.Count > 1 && fault is not (DbException { IsTransient: true } or TimeoutException or SocketException))
                 return false;
-            _log.LogError(fault, "Names and idempotency keys can't be written");
+            // Whoever waits tries again and again; each is told, the log once a minute.
+            if (_told.Note(""))
+                _log.LogError(fault, "Names and idempotency keys can't be written");
             foreach (var item in batch)
                 item.Fail(fault);
             return true;

@@ -5,11 +5,11 @@ namespace Fleet.Scheduler.Api;
 /// <summary>What the API logs.</summary>
 internal static partial class ApiLog
 {
-    [LoggerMessage(Level = LogLevel.Information, Message = "{Method} {Path} by token {TokenId} answered {Status} in {Milliseconds} ms, request {RequestId}")]
-    public static partial void LogChanged(this ILogger log, string method, string path, string tokenId, int status, long milliseconds, string requestId);
+    [LoggerMessage(Level = LogLevel.Information, Message = "{Method} {Path} of {Peer} by {Who} answered {Outcome} in {Milliseconds} ms, request {RequestId}")]
+    public static partial void LogAnswered(this ILogger log, string method, string path, string peer, string who, string outcome, long milliseconds, string requestId);
 
-    [LoggerMessage(Level = LogLevel.Debug, Message = "{Method} {Path} by token {TokenId} answered {Status} in {Milliseconds} ms, request {RequestId}")]
-    public static partial void LogRead(this ILogger log, string method, string path, string tokenId, int status, long milliseconds, string requestId);
+    [LoggerMessage(Level = LogLevel.Debug, Message = "{Method} {Path} of {Peer} by {Who} answered {Outcome} in {Milliseconds} ms, request {RequestId}")]
+    public static partial void LogRead(this ILogger log, string method, string path, string peer, string who, string outcome, long milliseconds, string requestId);
 
     [LoggerMessage(Level = LogLevel.Error, Message = "{Method} {Path} failed, request {RequestId}")]
     public static partial void LogFault(this ILogger log, Exception fault, string method, string path, string requestId);

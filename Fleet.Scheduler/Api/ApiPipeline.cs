@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using Fleet.Scheduler.Access;
 using Fleet.Shared.Access;
 using Microsoft.AspNetCore.Http;
@@ -16,10 +17,11 @@ internal sealed class ApiPipeline(ApiContext api)
 
     private const string Scheme = "Bearer ";
 
-    // Of one address within a minute.
+    // Of one address without a valid token, and of reads of one token, within a minute.
     private const int LoggedRefusals = 20;
 
     private readonly RefusalLimit _refusals = new(LoggedRefusals, api.Clock);
+    private readonly RefusalLimit _databaseTold = new(1, api.Clock);
 
     public async Task InvokeAsync(HttpContext http, RequestDelegate next)
     {
@@ -63,7 +65,9 @@ internal sealed class ApiPipeline(ApiContext api)
         }
         catch (Exception fault) when (!http.Response.HasStarted && RequestRefused.IsDatabaseAway(fault))
         {
-            api.Log.LogFault(fault, http.Request.Method, http.Request.Path, http.TraceIdentifier);
+            // Clients try again and again; each request has its line, the fault its trace once a minute.
+            if (_databaseTold.Note(""))
+                api.Log.LogFault(fault, http.Request.Method, http.Request.Path, http.TraceIdentifier);
             await Exchange.WriteProblemAsync(http, ErrorCodes.Unavailable, RequestRefused.DatabaseAway(fault).Message);
         }
         catch (Exception fault)
@@ -92,9 +96,9 @@ internal sealed class ApiPipeline(ApiContext api)
         if (audience == Audience.Anybody && http.Request.Headers.Authorization.Count == 0)
             return next(http);
         var who = Authenticate(http);
+        http.Features.Set(who);
         if (who.Tenant is not null && endpoint is not null && audience == Audience.Admins)
             throw Refused(http, ErrorCodes.Forbidden, $"The token {who.TokenId} is a tenant's; this needs one of role admin.");
-        http.Features.Set(who);
         return next(http);
     }
 
@@ -114,7 +118,7 @@ internal sealed class ApiPipeline(ApiContext api)
 
     private RequestRefused Refused(HttpContext http, string code, string message)
     {
-        var peer = http.Connection.RemoteIpAddress?.ToString() ?? "";
+        var peer = Peer(http);
         // An attacker may try as often as he likes, but not fill the log with it.
         if (_refusals.Note(peer))
             api.Log.LogRefused(http.Request.Method, Logged(http.Request.Path), peer, code, message);
@@ -135,16 +139,35 @@ internal sealed class ApiPipeline(ApiContext api)
         });
     }
 
+    /// <summary>Every change and every refusal, with who it was. What had no valid token was told of when it was refused, within its bound.</summary>
     private void Log(HttpContext http, TimeSpan took)
     {
+        var who = http.Features.Get<Principal>();
+        var status = http.Response.StatusCode;
+        if (who is null && status is StatusCodes.Status401Unauthorized or StatusCodes.Status403Forbidden)
+            return;
+        var (method, path, peer) = (http.Request.Method, Logged(http.Request.Path), Peer(http));
+        var by = who is null ? "nobody" : who.Tenant is { } tenant ? $"token {who.TokenId} (tenant {tenant})" : $"token {who.TokenId} (admin)";
+        var outcome = Outcome(http);
         var milliseconds = (long)took.TotalMilliseconds;
-        var path = Logged(http.Request.Path);
-        var who = http.Features.Get<Principal>()?.TokenId ?? "none";
-        if (HttpMethods.IsGet(http.Request.Method))
-            api.Log.LogRead(http.Request.Method, path, who, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
+        // A wait whose time is over was not refused.
+        var refused = status is >= 400 and < ClientGone and not StatusCodes.Status408RequestTimeout;
+        if (!HttpMethods.IsGet(method) || (refused && _refusals.Note(who?.TokenId ?? peer)))
+            api.Log.LogAnswered(method, path, peer, by, outcome, milliseconds, http.TraceIdentifier);
         else
-            api.Log.LogChanged(http.Request.Method, path, who, http.Response.StatusCode, milliseconds, http.TraceIdentifier);
+            api.Log.LogRead(method, path, peer, by, outcome, milliseconds, http.TraceIdentifier);
     }
+
+    /// <summary>The status, with the code of a problem or the path of what was made.</summary>
+    private static string Outcome(HttpContext http)
+    {
+        var status = http.Response.StatusCode.ToString(CultureInfo.InvariantCulture);
+        return Exchange.ProblemOf(http) is { } code ? $"{status} {code}"
+            : http.Response is { StatusCode: StatusCodes.Status201Created, Headers.Location: [{ } made] } ? $"{status} {made}"
+            : status;
+    }
+
+    private static string Peer(HttpContext http) => http.Connection.RemoteIpAddress?.ToString() ?? "";
 
     // Somebody may take a token for its id. What else stands there may not steer a terminal, nor look like lines of its own.
     private static string Logged(PathString path) => path.Value is { Length: > 100 } text

@@ -18,6 +18,8 @@ internal static class Exchange
     public const string IdempotencyHeader = "Idempotency-Key";
     public const string RequestIdHeader = "Fleet-Request-Id";
 
+    private static readonly object ProblemKey = new();
+
     /// <summary>The JSON body by the shape of its type; null when it is empty and may be.</summary>
     /// <exception cref="RequestRefused">The body is too large, no JSON, or of another shape.</exception>
     public static async Task<T?> ReadJsonAsync<T>(HttpContext http, JsonTypeInfo<T> type, bool optional) where T : class
@@ -81,10 +83,14 @@ internal static class Exchange
         if (code is ErrorCodes.Unavailable or ErrorCodes.ConsoleBusy)
             http.Response.Headers.RetryAfter = "1";
         http.Response.Headers.Remove(HeaderNames.ETag);
+        http.Items[ProblemKey] = code;
         return WriteJsonAsync(http, status,
             new ProblemBody("about:blank", title, status, detail, code, field, http.TraceIdentifier),
             ApiJson.Wire.ProblemBody, "application/problem+json");
     }
+
+    /// <summary>The code of the problem that the request was answered with; null: none.</summary>
+    public static string? ProblemOf(HttpContext http) => http.Items[ProblemKey] as string;
 
     private static bool IsJson(string? contentType) =>
         MediaTypeHeaderValue.TryParse(contentType, out var type) && type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase)

@@ -387,6 +387,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Cordoned = _record.Cordoned,
             Quarantined = IsQuarantined,
             Pressed = IsPressed,
+            Removed = !Exists,
             PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
             Preemptible = { _ledger.Preemptible.Select(room => room.Clone()) },
             Groups = { _ledger.Groups.Select(group => new GroupCount { Group = group.Key, Members = (uint)group.Value }) },

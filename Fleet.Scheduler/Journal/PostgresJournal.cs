@@ -37,7 +37,7 @@ internal sealed class PostgresJournal : CellJournal
         catch (Exception fault) when (fault is NpgsqlException or TimeoutException or SocketException)
         {
             journal.Dispose();
-            throw new CellStartException($"The database {database} can't be used: {fault.Message} Check the address, the user and its rights, and that it runs.", fault);
+            throw new CellStartException($"The database {database} can't be used: {fault.Message.TrimEnd('.')}. Check the address, the user and its rights, and that it runs.", fault);
         }
         catch
         {

@@ -17,6 +17,9 @@ internal sealed class SqliteJournal : CellJournal
     /// </summary>
     internal const string ConnectionPragmas = "pragma synchronous = full; pragma busy_timeout = 5000;";
 
+    /// <summary>Of the file, in the node's folder.</summary>
+    public const string FileName = "journal.db";
+
     private static readonly TimeSpan LastWritePatience = TimeSpan.FromSeconds(5);
 
     private readonly string _connectionString;
@@ -39,7 +42,7 @@ internal sealed class SqliteJournal : CellJournal
     /// <exception cref="CellStartException">The folder can't be made or written, or the file is no SQLite database.</exception>
     public static SqliteJournal Open(string dataDirectory)
     {
-        var path = Path.Combine(Path.GetFullPath(dataDirectory), "journal.db");
+        var path = Path.Combine(Path.GetFullPath(dataDirectory), FileName);
         var journal = new SqliteJournal(path);
         try
         {
@@ -66,7 +69,7 @@ internal sealed class SqliteJournal : CellJournal
         {
             journal.Dispose();
             throw new CellStartException(
-                $"The journal {path} can't be opened: {fault.Message} Check that the data directory can be written and that the file is Fleet's.", fault);
+                $"The journal {path} can't be opened: {fault.Message.TrimEnd('.')}. Check that the data directory can be written and that the file is Fleet's.", fault);
         }
     }
 

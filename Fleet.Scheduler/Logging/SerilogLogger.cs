@@ -19,6 +19,8 @@ internal sealed class SerilogLogger : UntypedActor, IRequiresMessageQueue<ILogge
         ? setup.Value.Log
         : Serilog.Log.Logger;
 
+    private string? _last;
+
     protected override void OnReceive(object message)
     {
         switch (message)
@@ -35,6 +37,29 @@ internal sealed class SerilogLogger : UntypedActor, IRequiresMessageQueue<ILogge
         }
     }
 
+    /// <summary>Akka's own parts say the same to each of many peers: once in a row is enough.</summary>
+    private bool IsRepeated(LogEvent entry)
+    {
+        if (entry.Cause is not null || entry.LogClass.Assembly.GetName().Name?.StartsWith("Akka", StringComparison.Ordinal) != true)
+        {
+            _last = null;
+            return false;
+        }
+        var text = $"{entry.LogSource} {entry.Message}";
+        var repeated = text == _last;
+        _last = text;
+        return repeated;
+    }
+
+    /// <summary>The class that says it; where Akka names none, what it names instead: <c>Cluster</c> of <c>Cluster (akka://fleet)</c>.</summary>
+    private static string SourceOf(LogEvent entry)
+    {
+        if (entry.LogClass != typeof(DummyClassForStringSources))
+            return entry.LogClass.Name;
+        var name = entry.LogSource.Split('(', 2)[0].TrimEnd().Split('/')[^1];
+        return name.Length > 0 ? name : entry.LogSource;
+    }
+
     private void Write(LogEvent entry)
     {
         var level = entry.LogLevel() switch
@@ -44,10 +69,10 @@ internal sealed class SerilogLogger : UntypedActor, IRequiresMessageQueue<ILogge
             LogLevel.WarningLevel => SerilogLevel.Warning,
             _ => SerilogLevel.Error,
         };
-        if (!_log.IsEnabled(level))
+        if (!_log.IsEnabled(level) || IsRepeated(entry))
             return;
         var log = _log
-            .ForContext("SourceContext", entry.LogClass.Name)
+            .ForContext("SourceContext", SourceOf(entry))
             .ForContext("Actor", entry.LogSource);
         // The template and its values go through as they are, so that {VmId} stays a property.
         if (entry.Message is LogMessage template)

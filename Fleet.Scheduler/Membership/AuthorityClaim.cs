@@ -34,13 +34,13 @@ internal static class AuthorityClaim
             if (claimed is not null && !CertificateAuthority.Exists(folder))
             {
                 throw new SchedulerStartException(
-                    $"The database {database} is that of a cell whose certificate authority is not in {folder}. Have this node join that cell (--join https://NODE:7071, with a token of role scheduler), or put the authority back from a backup.");
+                    $"The database {database} belongs to the cell of authority {claimed}, which is not in {folder}; nothing was made there. Have this node join that cell (--join https://NODE:7071, with a token of role scheduler), or put the authority back from a backup.");
             }
             authority = CertificateAuthority.OpenOrCreate(folder, clock);
             if (claimed is null)
                 await RunAsync("insert into cell_authority (pin) values (@pin)", ("pin", authority.Pin)).ConfigureAwait(false);
             else if (claimed != authority.Pin)
-                throw Foreign(database, folder);
+                throw Foreign(database, folder, claimed);
             await transaction.CommitAsync(cancellation).ConfigureAwait(false);
             return authority;
 
@@ -56,11 +56,11 @@ internal static class AuthorityClaim
         {
             authority?.Dispose();
             if (fault is NpgsqlException or TimeoutException)
-                throw new Cell.CellStartException($"The database {database} can't be used: {fault.Message} Check the address, the user and its rights, and that it runs.", fault);
+                throw new Cell.CellStartException($"The database {database} can't be used: {fault.Message.TrimEnd('.')}. Check the address, the user and its rights, and that it runs.", fault);
             throw;
         }
     }
 
-    private static SchedulerStartException Foreign(PostgresDatabase database, string folder) => new(
-        $"The certificate authority in {folder} is not that of the cell in the database {database}. Use the database of its own cell; or, to make this node one of that cell, move {folder} away and start it with --join https://NODE:7071 and a token of role scheduler.");
+    private static SchedulerStartException Foreign(PostgresDatabase database, string folder, string claimed) => new(
+        $"The certificate authority in {folder} is not that of the cell in the database {database}, which is {claimed}. Use the database of its own cell; or, to make this node one of that cell, move {folder} away and start it with --join https://NODE:7071 and a token of role scheduler.");
 }

@@ -1,8 +1,13 @@
+using Fleet.Scheduler.Journal;
+using Fleet.Shared.Files;
+
 namespace Fleet.Scheduler.Node;
 
 /// <summary>The node's folder, held by one process at a time: two writers on one journal would end both.</summary>
 internal sealed class DataDirectory : IDisposable
 {
+    private const string JournalNote = "journal.made";
+
     private readonly FileStream _lock;
 
     private DataDirectory(string path, FileStream held)
@@ -41,6 +46,40 @@ internal sealed class DataDirectory : IDisposable
         {
             throw new SchedulerStartException(
                 $"Another scheduler holds the data directory {path}. Stop that one first, or give this one a directory of its own. ({fault.Message})", fault);
+        }
+    }
+
+    /// <summary>
+    /// A cell whose journal was removed would start as an empty one, under the same authority: to its hosts it is the old cell, which
+    /// has forgotten everything.
+    /// </summary>
+    /// <exception cref="SchedulerStartException">There was a journal, and it is gone.</exception>
+    public void RequireJournal()
+    {
+        if (HadJournal(Path) && !System.IO.File.Exists(File(SqliteJournal.FileName)))
+        {
+            throw new SchedulerStartException(
+                $"{File(SqliteJournal.FileName)} is missing: it was here before, and every microVM, host and token of this cell is in it. Put it back from a backup. To begin anew as an empty fleet, remove {File(JournalNote)} and start again.");
+        }
+    }
+
+    /// <summary>Whether a journal was made in that folder once.</summary>
+    public static bool HadJournal(string folder) => System.IO.File.Exists(System.IO.Path.Combine(folder, JournalNote));
+
+    /// <summary>From now on there is a journal here.</summary>
+    /// <exception cref="SchedulerStartException">The folder can't be written.</exception>
+    public void NoteJournal()
+    {
+        var note = File(JournalNote);
+        if (System.IO.File.Exists(note))
+            return;
+        try
+        {
+            OwnFile.Write(note, $"{SqliteJournal.FileName} was made here. Without it no node starts on this folder, unless this file is removed too.\n");
+        }
+        catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)
+        {
+            throw new SchedulerStartException($"{note} can't be written: {fault.Message}", fault);
         }
     }
 

@@ -6,8 +6,8 @@ using Fleet.Scheduler.Projection;
 
 namespace Fleet.Scheduler.Node;
 
-/// <summary>Whether the node can do its work: a member of the cell, both kinds of actors reachable, the view up to date.</summary>
-internal sealed class NodeHealth(CellSystem cell, ViewProjection projection)
+/// <summary>Whether the node can do its work: a member of the cell, both kinds of actors reachable, the view up to date, room on the disk.</summary>
+internal sealed class NodeHealth(CellSystem cell, ViewProjection projection, DiskProbe disk)
 {
     private static readonly TimeSpan RegionPatience = TimeSpan.FromSeconds(2);
 
@@ -19,6 +19,8 @@ internal sealed class NodeHealth(CellSystem cell, ViewProjection projection)
         var member = Cluster.Get(cell.ActorSystem).SelfMember.Status;
         if (member != MemberStatus.Up)
             return $"This node is {member.ToString().ToLowerInvariant()} in its cell.";
+        if (disk.Trouble() is { } full)
+            return full;
         if (projection.Trouble is { } trouble)
             return $"The view does not follow the journal: {trouble}";
         if (cell.Events.Trouble is { } away)

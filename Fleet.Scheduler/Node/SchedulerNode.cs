@@ -96,6 +96,8 @@ public sealed class SchedulerNode : IAsyncDisposable
 
         var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
         cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
+        if (cellOptions.Database is null)
+            folder.RequireJournal();
         var authority = cellOptions.Database is { } database
             ? await AuthorityClaim.OpenAsync(database, options.AuthorityDirectory, options.Clock, cancellation)
             : CertificateAuthority.OpenOrCreate(options.AuthorityDirectory, options.Clock);
@@ -120,6 +122,8 @@ public sealed class SchedulerNode : IAsyncDisposable
         }
         var cell = await CellSystem.StartAsync(cellOptions, cancellation);
         Own(cell.DisposeAsync);
+        if (cellOptions.Database is null)
+            folder.NoteJournal();
         Ended = cell.ActorSystem.WhenTerminated;
         var book = new TokenBook();
         _tokens = new Tokens(book, cell.AskTokens, authority.Pin, options.Clock);
@@ -139,7 +143,7 @@ public sealed class SchedulerNode : IAsyncDisposable
 
         var gate = new CellGate(cell.Cell, projection.Freshness, options.Clock);
         var context = new ApiContext(gate, new VmAdmission(gate, claims, options.Clock), claims, projection,
-            new NodeHealth(cell, projection).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
+            new NodeHealth(cell, projection, new DiskProbe(folder.Path, options.Clock)).TroubleAsync, options.Clock, log.CreateLogger<ApiServer>())
         {
             Tokens = _tokens,
             Authority = authority.Certificate.RawData,
@@ -194,7 +198,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         }
         catch (DbException fault)
         {
-            throw new SchedulerStartException($"{file} can't be opened: {fault.Message} Check that it can be written and that the disk is not full.", fault);
+            throw new SchedulerStartException($"{file} can't be opened: {fault.Message.TrimEnd('.')}. Check that it can be written and that the disk is not full.", fault);
         }
     }
 

@@ -58,6 +58,13 @@ public sealed class HostIndex
         var known = _hosts.GetValueOrDefault(view.HostId)?.View;
         if (known is not null && known.Version > view.Version)
             return false;
+        if (view.Removed)
+        {
+            Drop(view.HostId);
+            _refused.Clear();
+            _unyielding.Clear();
+            return false;
+        }
         _hosts[view.HostId] = new Entry(view, now);
         _refused.Clear();
         _unyielding.Clear();
@@ -107,16 +114,20 @@ public sealed class HostIndex
     {
         var silent = _hosts.Where(host => host.Value.HeardAt < before).Select(host => host.Key).ToList();
         foreach (var host in silent)
-        {
-            _hosts.Remove(host, out var entry);
-            Give(entry?.View, -1);
-            _trials.Gone(host);
-            _engine.Remove(host);
-        }
+            Drop(host);
         _trials.DropOlder(before);
         _refused.Clear();
         _unyielding.Clear();
         return silent.Count;
+    }
+
+    private void Drop(string hostId)
+    {
+        if (!_hosts.Remove(hostId, out var entry))
+            return;
+        Give(entry.View, -1);
+        _trials.Gone(hostId);
+        _engine.Remove(hostId);
     }
 
     /// <summary>

@@ -60,8 +60,7 @@ internal sealed class PlacementPalette : Palette
             .Take(call.Number("most"))
             .Select(host => new object?[]
             {
-                host.View.HostId, host.Rejection is null ? "would take it" : "no", host.Rejection?.Reason, host.Rejection is { Wanted: > 0 } short1 ? short1.Wanted : null,
-                host.Rejection is { Wanted: > 0 } short2 ? short2.MostFree : null,
+                host.View.HostId, host.Rejection is null ? "would take it" : "no", host.Rejection?.Reason, Wanted(host.Rejection, demand), Free(host),
             }).ToList();
         await call.Output.SayAsync(
             $"Wanted: {demand.Cpus} vCPUs, {demand.MemoryMib} MiB, driver {demand.Driver}{(demand.OwnKernel ? ", a kernel of its own" : "")}{(demand.Host.Length > 0 ? $", host {demand.Host}" : "")}{(demand.Limited ? ", rate limits" : "")}.");
@@ -77,6 +76,21 @@ internal sealed class PlacementPalette : Palette
             tally.Add(rejection);
         await call.Output.SayAsync(tally.Explain(demand).Message);
     }
+
+    /// <summary>What a host lacks, where that can be named.</summary>
+    private static object? Wanted(Rejection? no, Demand demand) => no switch
+    {
+        { Wanted: > 0 } => no.Wanted,
+        { Reason: RejectionReason.Driver } => demand.Driver,
+        _ => null,
+    };
+
+    private static object? Free(HostVerdict host) => host.Rejection switch
+    {
+        { Wanted: > 0 } no => no.MostFree,
+        { Reason: RejectionReason.Driver } => string.Join(',', (host.View.Inventory?.Drivers ?? []).Where(driver => driver.Usable).Select(driver => driver.Name)),
+        _ => null,
+    };
 
     private static async Task<IReadOnlyList<HostVerdict>> KnownAsync(CommandCall call, Demand? demand) =>
         (await call.Node.AskAsync<HostsJudged>(call.Node.Placement, new JudgeHosts(demand), call.Cancellation)).Hosts;

@@ -26,6 +26,8 @@ public sealed class AccessTests
         (_, output, _) = await fleet.CliAsync("vm", "list", "--token", acme);
         Assert.Contains("web", output, StringComparison.Ordinal);
         Assert.DoesNotContain("infra", output, StringComparison.Ordinal);
+        (_, output, _) = await fleet.CliAsync("vm", "list");
+        Assert.Matches(@"(?m)^TENANT  NAME .*\n(.*\n)*acme    web ", output);
         (exit, _, error) = await fleet.CliAsync("vm", "show", "infra", "--token", acme);
         Assert.Equal(3, exit);
         // What to do is said in words of the command line too.

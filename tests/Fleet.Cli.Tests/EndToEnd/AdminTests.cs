@@ -33,6 +33,10 @@ public sealed class AdminTests
         Assert.Equal(0, exit);
         Assert.StartsWith("cluster down ADDRESS [--yes]\n", output, StringComparison.Ordinal);
 
+        (exit, output, _) = await fleet.CliAsync("admin", "cluster-sharding", "help");
+        Assert.Equal(0, exit);
+        Assert.StartsWith("cluster-sharding: ", output, StringComparison.Ordinal);
+
         Assert.Equal(3, (await fleet.CliAsync("admin", "host", "show", "nobody")).Exit);
         (exit, output, error) = await fleet.CliAsync("admin", "host", "list", "-x", "1");
         Assert.Equal((2, "", "fleet: host list does not take '-x'. It takes -n, --most. (invalid_command)\n"), (exit, output, error));

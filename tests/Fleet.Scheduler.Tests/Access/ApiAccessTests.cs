@@ -95,13 +95,35 @@ public sealed class ApiAccessTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task The_log_says_by_which_token_a_change_was_made()
+    public async Task The_log_says_who_made_each_change_and_was_refused()
     {
-        var token = await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "acme" });
-        Assert.Equal(201, (await SendAsync($"Bearer {token}", HttpMethod.Post, "/v1/vms", """{"name": "web"}""")).Status);
-        Assert.Equal(401, (await SendAsync(null, HttpMethod.Post, "/v1/health")).Status);
-        await ApiUnderTest.UntilAsync(() => _api.Log.Lines.Any(line => line.StartsWith($"POST /v1/vms by token {token.Split('.')[1]} answered 201 ", StringComparison.Ordinal)));
-        await ApiUnderTest.UntilAsync(() => _api.Log.Lines.Any(line => line.StartsWith("POST /v1/health by token none answered ", StringComparison.Ordinal)));
+        var (acme, evil) = (await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "acme" }), await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "evil" }));
+        var vm = await IdAsync(SendAsync($"Bearer {acme}", HttpMethod.Post, "/v1/vms", """{"name": "web"}"""));
+        await LoggedAsync($"POST /v1/vms of 127.0.0.1 by token {acme.Split('.')[1]} (tenant acme) answered 201 /v1/vms/{vm} in ");
+        var thief = $"of 127.0.0.1 by token {evil.Split('.')[1]} (tenant evil) answered";
+        foreach (var (method, path) in new[] { (HttpMethod.Get, ""), (HttpMethod.Get, "/console"), (HttpMethod.Get, "/rate_limits"), (HttpMethod.Post, "/stop"), (HttpMethod.Post, "/start"), (HttpMethod.Delete, "") })
+        {
+            (await SendAsync($"Bearer {evil}", method, $"/v1/vms/{vm}{path}")).Problem(404, "not_found");
+            await LoggedAsync($"{method} /v1/vms/{vm}{path} {thief} 404 not_found in ");
+        }
+        (await SendAsync($"Bearer {evil}", HttpMethod.Get, "/v1/hosts")).Problem(403, "forbidden");
+        await LoggedAsync($"GET /v1/hosts {thief} 403 forbidden in ");
+        (await SendAsync(null, HttpMethod.Post, "/v1/health")).Problem(401, "unauthenticated");
+        await LoggedAsync("POST /v1/health of 127.0.0.1 was refused: unauthenticated, ");
+        Assert.Equal(202, (await _api.DeleteAsync($"/v1/vms/{vm}")).Status);
+        await LoggedAsync($"DELETE /v1/vms/{vm} of 127.0.0.1 by token ", "(admin) answered 202 in ");
+
+        // What went well and changed nothing is not told, nor a wait that took its time, and refused reads within a bound.
+        Assert.Equal(200, (await SendAsync($"Bearer {acme}", HttpMethod.Get, "/v1/vms")).Status);
+        for (var i = 0; i < 50; i++)
+            (await SendAsync($"Bearer {evil}", HttpMethod.Get, "/v1/vms/nothing")).Problem(404, "not_found");
+        Assert.DoesNotContain(_api.Log.Lines, line => line.StartsWith("GET /v1/vms of", StringComparison.Ordinal));
+        Assert.InRange(_api.Log.Lines.Count(line => line.StartsWith("GET /v1/vms/nothing", StringComparison.Ordinal)), 1, 20);
+        foreach (var secret in new[] { acme, evil })
+            Assert.DoesNotContain(_api.Log.Lines, line => line.Contains(secret.Split('.')[2], StringComparison.Ordinal));
+
+        Task LoggedAsync(string start, string more = "") => ApiUnderTest.UntilAsync(() => _api.Log.Lines.Any(line =>
+            line.StartsWith(start, StringComparison.Ordinal) && line.Contains(more, StringComparison.Ordinal)));
     }
 
     [Theory]

@@ -40,6 +40,29 @@ public sealed class NodeLogTests
     }
 
     [Fact]
+    public async Task Should_name_who_speaks_in_Akka_and_hear_the_same_once_in_a_row()
+    {
+        var setup = Akka.Actor.BootstrapSetup.Create().WithConfig("akka { loglevel = INFO, stdout-loglevel = OFF, loggers = [\"Fleet.Scheduler.Logging.SerilogLogger, Fleet.Scheduler\"] }")
+            .And(new SerilogSetup(_log));
+        var actors = Akka.Actor.ActorSystem.Create("logs", setup);
+        try
+        {
+            foreach (var said in new[] { "gossip", "gossip", "gossip", "news", "gossip" })
+                actors.EventStream.Publish(new Akka.Event.Info("Cluster (akka://logs)", typeof(Akka.Event.DummyClassForStringSources), said));
+            // Of our own actors each word counts.
+            for (var i = 0; i < 2; i++)
+                actors.EventStream.Publish(new Akka.Event.Info("vm-1", typeof(NodeLogTests), "started"));
+            IEnumerable<(string Source, string Text)> Heard() => _kept.After(0, 100).Where(one => one.Source is "Cluster" or nameof(NodeLogTests) || one.Source.StartsWith("Dummy", StringComparison.Ordinal)).Select(one => (one.Source, one.Message));
+            await ApiUnderTest.UntilAsync(() => Heard().Count(one => one.Text == "started") == 2);
+            Assert.Equal([("Cluster", "gossip"), ("Cluster", "news"), ("Cluster", "gossip"), (nameof(NodeLogTests), "started"), (nameof(NodeLogTests), "started")], Heard());
+        }
+        finally
+        {
+            await actors.Terminate();
+        }
+    }
+
+    [Fact]
     public async Task Should_be_tailed_with_signs_of_life_while_nothing_happens()
     {
         var clock = new ManualClock();

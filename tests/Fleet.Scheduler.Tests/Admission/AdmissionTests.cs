@@ -23,6 +23,42 @@ public sealed class AdmissionTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_database_that_takes_nothing_is_in_the_log_once_a_minute()
+    {
+        var folder = Directory.CreateTempSubdirectory("fleet-claims-");
+        var (log, clock) = (new FaultLog(), new ManualClock());
+        var file = Path.Combine(folder.FullName, "claims.db");
+        await using (var claims = new ClaimStore(new ClaimDatabase.File(file), clock, log))
+        {
+            using (var broken = new Microsoft.Data.Sqlite.SqliteConnection($"Data Source={file};Pooling=false"))
+            {
+                broken.Open();
+                using var read = new Microsoft.Data.Sqlite.SqliteCommand("select name from sqlite_schema where type = 'table'", broken);
+                var tables = new List<string>();
+                using (var rows = read.ExecuteReader())
+                {
+                    while (rows.Read())
+                        tables.Add(rows.GetString(0));
+                }
+                foreach (var table in tables.Where(table => !table.StartsWith("sqlite_", StringComparison.Ordinal)))
+                {
+                    using var drop = new Microsoft.Data.Sqlite.SqliteCommand($"drop table {table}", broken);
+                    drop.ExecuteNonQuery();
+                }
+            }
+            for (var i = 0; i < 5; i++)
+                await FailAsync();
+            Assert.Single(log.Faults);
+            clock.Advance(TimeSpan.FromMinutes(1));
+            await FailAsync();
+            Assert.Equal(2, log.Faults.Count);
+
+            async Task FailAsync() => await Assert.ThrowsAsync<Microsoft.Data.Sqlite.SqliteException>(() => claims.ClaimAsync(new("vm-1", "web", null, [])));
+        }
+        folder.Delete(recursive: true);
+    }
+
+    [Fact]
     public async Task Fifty_requests_for_one_name_make_one_microVM()
     {
         var answers = await Task.WhenAll(Enumerable.Range(0, 50).Select(i => _api.PostAsync("/v1/vms", """{"name": "hello"}""", key: $"key {i}")));

@@ -31,6 +31,7 @@ public sealed class AuthorityClaimTests(SharedPostgres postgres) : IDisposable
 
         var stranger = await Assert.ThrowsAsync<SchedulerStartException>(() => OpenAsync(database, Folder("stranger")));
         Assert.Contains("--join", stranger.Message, StringComparison.Ordinal);
+        Assert.Contains(first.Pin, stranger.Message, StringComparison.Ordinal);
         // It can still join: nothing of another cell is in its way.
         Assert.False(CertificateAuthority.Exists(Folder("stranger")));
         CertificateAuthority.Import(Folder("stranger"), first.ExportPem()).Dispose();

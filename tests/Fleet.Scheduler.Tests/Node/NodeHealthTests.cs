@@ -15,7 +15,7 @@ public sealed class NodeHealthTests
         await using var cell = await TestCell.StartAsync();
         await using var projection = new ViewProjection(new(Path.Combine(cell.Folder, "view.db")), cell.System.Events, (_, _) => Task.CompletedTask, TimeProvider.System, NullLogger.Instance);
         await projection.StartAsync(CancellationToken.None);
-        var health = new NodeHealth(cell.System, projection);
+        var health = new NodeHealth(cell.System, projection, new DiskProbe(cell.Folder, TimeProvider.System));
         await Eventually.TrueAsync(async () => await health.TroubleAsync(CancellationToken.None) is null);
         await cell.System.Placement.GracefulStop(Eventually.Bound);
         Assert.Contains("finds places has ended", await health.TroubleAsync(CancellationToken.None), StringComparison.Ordinal);

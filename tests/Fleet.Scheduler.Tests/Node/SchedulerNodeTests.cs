@@ -4,6 +4,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json.Nodes;
 using Fleet.Scheduler.Access;
+using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Node;
 using Fleet.Scheduler.Tests.Api;
 using Xunit;
@@ -89,6 +90,75 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         Assert.StartsWith(changes[..^3].Split(",\"changes\"")[1], (await GetAsync("/v1/changes")).ToJsonString().Split(",\"changes\"")[1], StringComparison.Ordinal);
         using var again = await PostAsync("/v1/vms", """{"name": "vm1"}""", null);
         Assert.Equal(HttpStatusCode.Conflict, again.StatusCode);
+    }
+
+    [Fact]
+    public async Task A_journal_that_is_gone_is_missed_until_told_to_begin_anew()
+    {
+        Assert.Equal((null, null), JournalCheck.Look(_folder.FullName));
+        await StartAsync();
+        var pin = _node!.AuthorityPin;
+        Assert.Equal((Path.Combine(_folder.FullName, "journal.db"), null), JournalCheck.Look(_folder.FullName));
+        await _node!.DisposeAsync();
+        foreach (var file in _folder.GetFiles("*.db*"))
+            file.Delete();
+
+        var fault = await Assert.ThrowsAsync<SchedulerStartException>(() => SchedulerNode.StartAsync(Options(), default));
+        Assert.Contains("journal.db is missing", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("is missing", JournalCheck.Look(_folder.FullName).Trouble, StringComparison.Ordinal);
+        Assert.Empty(_folder.GetFiles("*.db*"));
+
+        File.Delete(Path.Combine(_folder.FullName, "journal.made"));
+        await StartAsync();
+        Assert.Equal(pin, _node!.AuthorityPin);
+    }
+
+    [Fact]
+    public async Task A_journal_that_is_damaged_is_found_by_a_look_at_it()
+    {
+        await StartAsync();
+        await _node!.DisposeAsync();
+        var journal = Path.Combine(_folder.FullName, "journal.db");
+        await using (var file = File.OpenWrite(journal))
+        {
+            file.Seek(4096, SeekOrigin.Begin);
+            await file.WriteAsync(Enumerable.Repeat((byte)0xff, 4096).ToArray());
+        }
+        Assert.Contains("put it back from a backup", JournalCheck.Look(_folder.FullName).Trouble, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_full_disk_is_no_good_health()
+    {
+        var folder = _folder.CreateSubdirectory("small").FullName;
+        Run("mount", "-t", "tmpfs", "-o", "size=16m", "fleet-test", folder);
+        try
+        {
+            _node = await SchedulerNode.StartAsync(Options() with { DataDirectory = folder }, default);
+            Http.DefaultRequestHeaders.Authorization = null;
+            await ApiUnderTest.UntilAsync(() => Http.GetAsync(Base + "/v1/health").Result.IsSuccessStatusCode);
+            Assert.Throws<IOException>(() => File.WriteAllBytes(Path.Combine(folder, "filler"), new byte[32 << 20]));
+
+            var told = "";
+            await ApiUnderTest.UntilAsync(() => (told = Http.GetAsync(Base + "/v1/health").Result.Content.ReadAsStringAsync().Result).Contains("Nothing more can be stored", StringComparison.Ordinal));
+            Assert.Equal("unavailable", (string)JsonNode.Parse(told)!["code"]!);
+            File.Delete(Path.Combine(folder, "filler"));
+            await ApiUnderTest.UntilAsync(() => Http.GetAsync(Base + "/v1/health").Result.IsSuccessStatusCode);
+        }
+        finally
+        {
+            if (_node is not null)
+                await _node.DisposeAsync();
+            // Pooled connections may still have its files open.
+            Run("umount", "--lazy", folder);
+        }
+
+        static void Run(string program, params string[] words)
+        {
+            using var process = Process.Start(program, words);
+            process.WaitForExit();
+            Assert.Equal(0, process.ExitCode);
+        }
     }
 
     [Fact]

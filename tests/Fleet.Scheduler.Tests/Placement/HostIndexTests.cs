@@ -47,6 +47,23 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_forget_a_host_that_was_removed()
+    {
+        var index = Of(View("gone"));
+        Assert.Equal(["gone"], index.Find(Wanting(host: "gone"), Nobody).Hosts);
+        var removed = View("gone", connected: false, version: 2);
+        removed.Removed = true;
+        Assert.False(index.Update(removed, Now));
+        Assert.Equal(0, index.Count);
+        var tally = new RejectionTally();
+        foreach (var rejection in index.Find(Wanting(host: "gone"), Nobody).Rejections)
+            tally.Add(rejection);
+        Assert.Contains("No host named 'gone' is known", tally.Explain(Wanting(host: "gone")).Message, StringComparison.Ordinal);
+        index.Update(View("gone", version: 3), Now);
+        Assert.Equal(["gone"], index.Find(Wanting(host: "gone"), Nobody).Hosts);
+    }
+
+    [Fact]
     public void Should_choose_the_fullest_host_that_fits()
     {
         var index = Of(View("empty"), View("half", usedCpus: 4, usedMemory: 4096), View("full", usedCpus: 8), View("nearly", usedCpus: 7, usedMemory: 7000));
