@@ -49,7 +49,7 @@ internal sealed class EvictionPlan
         // Of a class the newest placement first: it has the least to lose, and the rest is left in peace.
         var next = here
             .Where(one => !_stays.ContainsKey((one.VmId, one.Epoch)))
-            .OrderBy(one => new VmRank(one.MemoryMib)).ThenByDescending(one => one.VmId, StringComparer.Ordinal)
+            .OrderBy(one => new VmRank(one.Rank, one.MemoryMib)).ThenByDescending(one => one.VmId, StringComparer.Ordinal)
             .FirstOrDefault();
         if (next is not null)
             (_asked, _askedAt, _goes) = ((next.VmId, next.Epoch), now, false);

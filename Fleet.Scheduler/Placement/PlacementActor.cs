@@ -102,8 +102,9 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
             case FindHosts find:
                 // By then every host has said something that can.
                 var isEarly = Now < 3 * _options.HostAnnounce && !_index.KnowsAll(find.Excluded);
-                var advice = find.VmId.Length == 0
-                    ? _index.Find(find.Demand, find.Excluded)
+                // Nobody gives way because a host that has room has said nothing yet.
+                var advice = find.Preempt && Now < 2 * _options.HostAnnounce ? new PlacementAdvice([], [])
+                    : find.VmId.Length == 0 ? _index.Find(find.Demand, find.Excluded)
                     : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now, find.Preempt);
                 Sender.Tell(new HostsFound(advice with { IsEarly = isEarly }, find.Search));
                 break;

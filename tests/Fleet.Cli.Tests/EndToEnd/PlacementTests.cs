@@ -50,8 +50,10 @@ public sealed class PlacementTests
         (exit, var output, error) = await fleet.CliAsync("vm", "place", "--driver", "simulated", "--memory", Share(50));
         Assert.True(exit == 0, error);
         Assert.StartsWith("It would take the room of microVMs of lower classes on box.", output, StringComparison.Ordinal);
+        // Its node has just started, and says that it waits.
         (exit, _, error) = await fleet.CliAsync("vm", "run", "--detach", "--name", "normal", "--driver", "simulated", "--memory", Share(50));
-        Assert.True(exit == 0, error);
+        Assert.True(exit is 0 or 125, error);
+        await fleet.WaitForAsync("normal", "running", seconds: 90);
         Assert.Equal("no_capacity", (await fleet.WaitForAsync("low", "unplaced")).GetProperty("reason").GetProperty("code").GetString());
         (exit, _, error) = await fleet.CliAsync("vm", "delete", "normal");
         Assert.True(exit == 0, error);
