@@ -24,10 +24,13 @@ public static class LinkFault
     public static bool IsNoLink(RpcException failed)
     {
         ArgumentNullException.ThrowIfNull(failed);
-        return Causes(failed).Any(static fault =>
-            fault is HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError or HttpRequestError.HttpProtocolError or HttpRequestError.InvalidResponse }
-            // .NET has no code for a peer that answers a handshake in clear text.
-            || (fault is AuthenticationException && fault.Message.Contains("frame", StringComparison.OrdinalIgnoreCase)));
+        var causes = Causes(failed).ToList();
+        if (causes.OfType<HttpRequestException>().Any(static fault => fault.HttpRequestError is HttpRequestError.VersionNegotiationError or HttpRequestError.HttpProtocolError or HttpRequestError.InvalidResponse))
+            return true;
+        // .NET has no code for a handshake that fails because the other side answers in clear text, or takes no HTTP/2: but a
+        // handshake that fails otherwise does so for a certificate, and says that.
+        return causes.Exists(static fault => fault is AuthenticationException)
+            && !causes.Exists(static fault => fault.Message.Contains("certificate", StringComparison.OrdinalIgnoreCase));
     }
 
     private static IEnumerable<Exception> Causes(RpcException failed)

@@ -47,6 +47,7 @@ public sealed class JoinTests : IAsyncLifetime
         var token = await TokenAsync(TokenRole.Scheduler);
         async Task<string> FaultAsync(string address) => (await Assert.ThrowsAsync<SchedulerStartException>(() =>
             NodeEnrolment.JoinAsync(new Uri(address), token, Path.Combine(_folder.FullName, "new"), default))).Message;
+        Assert.EndsWith("(port 7071 unless set otherwise).", await FaultAsync($"https://{_node.ApiEndpoint}"), StringComparison.Ordinal);
         Assert.Contains("Connection refused", await FaultAsync($"https://127.0.0.1:{FreePort.Next()}"), StringComparison.Ordinal);
         var plain = await SchedulerNode.StartAsync(Options("plain") with { ApiEncrypted = false }, default);
         await using (plain)
