@@ -11,6 +11,7 @@ namespace Fleet.Cli.Hosts;
 internal static class HostCommands
 {
     private static readonly TimeSpan DrainLook = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan PlacingPatience = TimeSpan.FromSeconds(15);
 
     /// <summary>The verbs; <paramref name="host"/> is also the command that runs an agent.</summary>
     public static void AddTo(Command host)
@@ -117,7 +118,9 @@ internal static class HostCommands
         var noWait = new Option<bool>("--no-wait") { Description = "Return when the request is accepted" };
         return new Command("drain", "Have a host take no new microVM, and those that it has move elsewhere by a restart") { id, deadline, grace, noWait }.Calls(async (api, parsed, cancellation) =>
         {
-            var path = "v1/hosts/" + Uri.EscapeDataString(parsed.GetRequiredValue(id));
+            var name = Uri.EscapeDataString(parsed.GetRequiredValue(id));
+            var path = "v1/hosts/" + name;
+            var moving = (await api.ListAsync("v1/vms?host=" + name, cancellation)).Select(vm => JsonSerializer.SerializeToElement(vm).Text("id")).ToHashSet();
             var body = new JsonObject { ["deadline_seconds"] = (long)parsed.GetValue(deadline).TotalSeconds, ["grace_seconds"] = parsed.GetValue(grace) };
             var host = await api.PostAsync(path + "/drain", body, cancellation);
             var output = parsed.InvocationConfiguration.Output;
@@ -132,13 +135,32 @@ internal static class HostCommands
                 host = await Persistence.AskAsync(answered: true, () => api.GetAsync(path, cancellation), cancellation);
             }
 
+            var drained = host.GetProperty("drain").ValueKind == JsonValueKind.Object;
+            var unplaced = drained && !IsDraining(host) ? await UnplacedAsync(api, moving, cancellation) : [];
             if (quiet)
                 Render.Json(output, host);
             else
-                output.WriteLine(host.GetProperty("drain").ValueKind == JsonValueKind.Object ? Progress(host) : $"{host.Text("id")}: the drain was ended");
-            return ExitCodes.Ok;
+                output.WriteLine(drained ? Progress(host) + Summary(unplaced) : $"{host.Text("id")}: the drain was ended");
+            return unplaced.Count == 0 ? ExitCodes.Ok : ExitCodes.Incomplete;
         });
     }
+
+    /// <summary>Why those of the microVMs that have no place have none, once all have found one or been refused, or <see cref="PlacingPatience"/> is over.</summary>
+    private static async Task<IReadOnlyList<string>> UnplacedAsync(ApiClient api, HashSet<string> moving, CancellationToken cancellation)
+    {
+        var since = TimeProvider.System.GetTimestamp();
+        while (true)
+        {
+            var waiting = (await Persistence.AskAsync(answered: true, async () => JsonSerializer.SerializeToElement(await api.ListAsync("v1/vms?state=pending,unplaced", cancellation)), cancellation))
+                .EnumerateArray().Where(vm => moving.Contains(vm.Text("id"))).ToList();
+            if (waiting.All(vm => vm.Text("state") == "unplaced") || TimeProvider.System.GetElapsedTime(since) > PlacingPatience)
+                return [.. waiting.Select(vm => vm.GetProperty("reason") is { ValueKind: JsonValueKind.Object } reason ? reason.Text("message") : "It is being placed.")];
+            await Task.Delay(DrainLook, cancellation);
+        }
+    }
+
+    private static string Summary(IReadOnlyList<string> unplaced) => unplaced.Count == 0 ? ""
+        : $"; {unplaced.Count} of its microVMs {(unplaced.Count == 1 ? "is" : "are")} unplaced: {unplaced.CountBy(reason => reason).MaxBy(reason => reason.Value).Key}";
 
     private static bool IsDraining(JsonElement host) =>
         host.GetProperty("drain") is { ValueKind: JsonValueKind.Object } drain && drain.Text("done_at") == "-";
@@ -182,6 +204,10 @@ internal static class HostCommands
         return new Command("remove", "Forget a host; what it carried is placed elsewhere") { id, force }.Calls(async (api, parsed, cancellation) =>
         {
             await api.DeleteAsync("v1/hosts/" + Uri.EscapeDataString(parsed.GetRequiredValue(id)) + (parsed.GetValue(force) ? "?force=true" : ""), cancellation);
+            if (parsed.GetValue(CommandContext.Json))
+                Render.Json(parsed.InvocationConfiguration.Output, new JsonObject { ["id"] = parsed.GetRequiredValue(id), ["removed"] = true });
+            else
+                parsed.InvocationConfiguration.Output.WriteLine($"{Render.Printable(parsed.GetRequiredValue(id))}: removed");
             return ExitCodes.Ok;
         });
     }

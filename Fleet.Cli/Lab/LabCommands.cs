@@ -9,6 +9,8 @@ using Fleet.Cli.Output;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images;
 using Fleet.Host.Lab;
+using Fleet.Host.Link;
+using Fleet.Shared.Access;
 
 namespace Fleet.Cli.Lab;
 
@@ -17,6 +19,9 @@ internal static class LabCommands
 {
     /// <summary>An agent in a node is compiled by a JIT under emulation before it dials.</summary>
     private static readonly TimeSpan AgentPatience = TimeSpan.FromMinutes(4);
+
+    /// <summary>Twice the default lease with its margin, and a connection that is found dead.</summary>
+    private static readonly TimeSpan ForgetPatience = TimeSpan.FromSeconds(60);
 
     public static Command Create() => new("lab", "Bare-metal hosts as QEMU machines with real (emulated-SVM) KVM, joined to the fleet")
     {
@@ -34,16 +39,19 @@ internal static class LabCommands
             await api.GetAsync("v1/health", cancellation);
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
             var log = Logs.ToStandardError();
-            var images = new ImageOptions(directory.Cache, Programs.Init);
-            using (var store = new DefaultImageStore(images, log))
-                await store.GetDefaultAsync(cancellation);
             var tokens = new Dictionary<string, string>();
             for (var number = 1; number <= Math.Min(parsed.GetValue(nodes), Host.Lab.Lab.MostNodes); number++)
             {
                 var made = await api.PostAsync("v1/tokens", new JsonObject { ["role"] = "host", ["host"] = $"lab-{number}", ["note"] = "of fleet lab up" }, cancellation);
                 tokens[$"lab-{number}"] = made.Text("secret");
+                // Nodes boot for minutes: that nobody takes them in is found before.
+                if (number == 1)
+                    await RequireLinkAsync(api, made, parsed.GetRequiredValue(link), cancellation);
             }
 
+            var images = new ImageOptions(directory.Cache, Programs.Init);
+            using (var store = new DefaultImageStore(images, log))
+                await store.GetDefaultAsync(cancellation);
             var lab = Open(directory, log, parsed.GetValue(memory), parsed.GetValue(cpus), parsed.GetRequiredValue(link), tokens);
             var before = lab.List().Where(node => node.State == LabNodeState.Running).Select(node => node.Name).ToHashSet();
             var started = await lab.UpAsync(parsed.GetValue(nodes), cancellation);
@@ -128,12 +136,13 @@ internal static class LabCommands
     }
 
     /// <summary>
-    /// Takes the host out of the fleet's books. The machine is gone already, so a control plane that is not there, or still
-    /// counts microVMs on the host, is told to the user and no failure.
+    /// Takes the host out of the fleet's books. While microVMs are placed on it that waits until its lease is over, and they go elsewhere. The
+    /// machine is gone already, so a host that can't be forgotten is told to the user and no failure, and a control plane that is not there is none.
     /// </summary>
     private static async Task ForgetAsync(ApiClient api, ParseResult parsed, string node, CancellationToken cancellation)
     {
-        var limit = TimeProvider.System.GetTimestamp();
+        var since = TimeProvider.System.GetTimestamp();
+        var told = false;
         while (true)
         {
             try
@@ -145,15 +154,32 @@ internal static class LabCommands
             {
                 return;
             }
-            catch (ApiException stillThere) when (stillThere.Code == "host_connected" && TimeProvider.System.GetElapsedTime(limit) < TimeSpan.FromSeconds(20))
+            catch (ApiException stillThere) when (stillThere.Code is "host_connected" or "host_in_use" && TimeProvider.System.GetElapsedTime(since) < ForgetPatience)
             {
+                if (stillThere.Code == "host_in_use" && !told)
+                    await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: {stillThere.Message} Waiting for that.");
+                told |= stillThere.Code == "host_in_use";
                 await Task.Delay(200, cancellation);
             }
             catch (ApiException kept)
             {
-                await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: host {node} stays in the list: {kept.Message} ({kept.Code})");
+                await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: host {node} stays in the list: {kept.Message} ({kept.Code}) Then: fleet host remove {node}");
                 return;
             }
+        }
+    }
+
+    /// <exception cref="LabException">No node of the cell that made the token takes hosts there.</exception>
+    private static async Task RequireLinkAsync(ApiClient api, JsonElement made, IPEndPoint link, CancellationToken cancellation)
+    {
+        try
+        {
+            await HostEnrolment.CheckAsync(new Uri($"https://{link}"), AccessToken.Parse(made.Text("secret"))!.Pin, cancellation);
+        }
+        catch (LinkException elsewhere)
+        {
+            await api.DeleteAsync("v1/tokens/" + made.GetProperty("token").Text("id"), cancellation);
+            throw new LabException(elsewhere.Code, $"{elsewhere.Message} No node was started. Give the --link of the fleet at {api.Endpoint}.", elsewhere);
         }
     }
 

@@ -264,6 +264,14 @@ internal static class NodeOptions
     {
         Description = "Id of this host in the fleet",
         DefaultValueFactory = _ => IdFrom(Environment.MachineName),
+        Validators =
+        {
+            result =>
+            {
+                if (result.Tokens is [var word] && !VmSpecRules.IsHostId(word.Value))
+                    result.AddError($"--id wants 1 to 40 of the characters a-z, 0-9 and '-', beginning with a letter or a digit, not '{word.Value}'.");
+            },
+        },
     };
 
     public static Option<int?> Lease() => new("--lease")

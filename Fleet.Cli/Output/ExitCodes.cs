@@ -21,6 +21,9 @@ internal static class ExitCodes
 
     public const int Timeout = 6;
 
+    /// <summary>Done, but not for every microVM: some have no place to run, or are on a host that is gone.</summary>
+    public const int Incomplete = 7;
+
     /// <summary><c>vm run</c>: Fleet failed, not the command.</summary>
     public const int RunFailed = 125;
 

@@ -40,6 +40,14 @@ public static class HostEnrolment
         return credentials;
     }
 
+    /// <summary>Looks whether a node of that cell takes hosts there. Shows nothing.</summary>
+    /// <param name="link">Where: <c>https://ADDRESS:PORT</c>.</param>
+    /// <param name="pin">Of the cell's root.</param>
+    /// <param name="cancellation">Ends the look.</param>
+    /// <exception cref="LinkException"><c>unreachable</c>, <c>no_link_port</c>, or <c>wrong_cell</c>.</exception>
+    public static async Task CheckAsync(Uri link, string pin, CancellationToken cancellation) =>
+        (await ReadAuthorityAsync(link, pin, cancellation).ConfigureAwait(false)).Dispose();
+
     /// <summary>Fetches a new certificate with a new key, by the one that there is.</summary>
     /// <exception cref="LinkException">As for joining.</exception>
     public static async Task RenewAsync(Uri link, LinkCredentials credentials, TimeProvider clock, CancellationToken cancellation)
@@ -84,9 +92,7 @@ public static class HostEnrolment
         }
         catch (RpcException failed) when (!cancellation.IsCancellationRequested)
         {
-            // The detail of a failed handshake stands in the exception within.
-            var why = failed.InnerException?.InnerException?.Message ?? failed.Status.Detail;
-            throw new LinkException("unreachable", $"No control plane takes hosts at {link}: {why}", failed);
+            throw new LinkException(LinkFault.IsNoLink(failed) ? "no_link_port" : "unreachable", $"No control plane takes hosts at {link}: {LinkFault.Describe(failed)}.", failed);
         }
         catch (RpcException) when (cancellation.IsCancellationRequested)
         {

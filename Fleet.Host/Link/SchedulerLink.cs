@@ -148,7 +148,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
         }
         catch (RpcException failed)
         {
-            return Clean(failed.Status.Detail.Length > 0 ? failed.Status.Detail : failed.StatusCode.ToString());
+            return Clean(LinkFault.Describe(failed));
         }
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {

@@ -48,7 +48,7 @@ public static class NodeEnrolment
         }
         catch (RpcException failed) when (!cancellation.IsCancellationRequested)
         {
-            throw new SchedulerStartException($"No node of a cell answers at {link}: {failed.InnerException?.InnerException?.Message ?? failed.Status.Detail}", failed);
+            throw new SchedulerStartException($"No node of a cell answers at {link}: {LinkFault.Describe(failed)}.", failed);
         }
     }
 

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Fleet.Tests;
 using Xunit;
 
 namespace Fleet.Cli.Tests.EndToEnd;
@@ -20,6 +21,31 @@ public class DetachedTests
         (exit, _, error) = await fleet.CliAsync("up", "--detach", "--data", fleet.Data);
         Assert.NotEqual(0, exit);
         Assert.Contains("already_running", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Should_say_why_it_does_not_start_once_and_with_the_words_it_was_given()
+    {
+        await using var fleet = await RunningFleet.StartAsync();
+        var other = Path.Combine(fleet.Files, "other");
+        var (exit, output, error) = await fleet.CliAsync("up", "--data", other, "--link", $"127.0.0.1:{FreePort.Next()}");
+        Assert.Equal(1, exit);
+        Assert.Single((output + error).Split('\n'), line => line.Contains("can't listen on", StringComparison.Ordinal));
+
+        (exit, _, error) = await fleet.CliAsync("host", "--join", fleet.Link.ToString(), "--id", "BAD_ID", "--token", "nonsense", "--data", other);
+        Assert.Equal(2, exit);
+        Assert.Contains("not 'BAD_ID'", error, StringComparison.Ordinal);
+
+        (exit, output, _) = await fleet.CliAsync("scheduler", "init", "--data", Path.Combine(fleet.Files, "new"));
+        Assert.Equal(0, exit);
+        Assert.EndsWith($"fleet scheduler --data {Path.Combine(fleet.Files, "new")}\n", output, StringComparison.Ordinal);
+
+        (exit, output, error) = await fleet.CliAsync("lab", "up", "--link", fleet.Http.BaseAddress!.Authority, "--data", fleet.Data);
+        Assert.Equal(1, exit);
+        Assert.Contains("no link port", error, StringComparison.Ordinal);
+        Assert.Contains("No node was started", error, StringComparison.Ordinal);
+        (_, output, _) = await fleet.CliAsync("token", "list");
+        Assert.DoesNotContain(output.Split('\n'), line => line.Contains("lab-1", StringComparison.Ordinal) && line.Contains("valid", StringComparison.Ordinal));
     }
 
     /// <summary>The directory and the API's address are two words of the command; they must lead to one node.</summary>

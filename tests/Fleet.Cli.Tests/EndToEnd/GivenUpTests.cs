@@ -74,14 +74,23 @@ public sealed partial class GivenUpTests
         try
         {
             const string Draining = """{"id": "box", "drain": {"done_at": null, "vms": 1, "left": 1, "deadline": "2026-01-01T00:00:00Z", "staying": []}}""";
+            await AnswerAsync(200, """{"items": [{"id": "vm-1"}, {"id": "vm-2"}, {"id": "vm-3"}], "next_page_token": null}""");
             await AnswerAsync(202, Draining);
             await AnswerAsync(503, """{"code": "unavailable", "detail": "The control plane is stopping."}""");
             (await NextAsync()).Response.Abort();
             await AnswerAsync(200, Draining.Replace("\"done_at\": null", "\"done_at\": \"2026-01-01T00:00:00Z\"", StringComparison.Ordinal));
+            // One has no place yet; then two have none for good, and the third belongs to somebody else.
+            await AnswerAsync(200, Waiting("pending"));
+            await AnswerAsync(200, Waiting("unplaced"));
             var output = await drain.StandardOutput.ReadToEndAsync(new CancellationTokenSource(TimeSpan.FromSeconds(20)).Token);
             await drain.WaitForExitAsync();
-            Assert.True(drain.ExitCode == 0, await drain.StandardError.ReadToEndAsync());
-            Assert.EndsWith("box: drained, no microVM is left\n", output, StringComparison.Ordinal);
+            Assert.True(drain.ExitCode == 7, await drain.StandardError.ReadToEndAsync());
+            Assert.EndsWith("box: drained, no microVM is left; 2 of its microVMs are unplaced: No room.\n", output, StringComparison.Ordinal);
+
+            static string Waiting(string state) => $$$"""
+                {"items": [{"id": "vm-1", "state": "unplaced", "reason": {"message": "No room."}}, {"id": "vm-2", "state": "{{{state}}}", "reason": {"message": "No room."}},
+                {"id": "vm-9", "state": "pending", "reason": null}], "next_page_token": null}
+                """;
         }
         finally
         {

@@ -6,6 +6,7 @@ using Fleet.Scheduler.Node;
 using Fleet.Scheduler.Tests.Cell;
 using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
+using Fleet.Tests;
 using Google.Protobuf;
 using Grpc.Core;
 using Xunit;
@@ -39,6 +40,19 @@ public sealed class JoinTests : IAsyncLifetime
 
     private async Task<string> TokenAsync(TokenRole role, string? host = null, TimeSpan? life = null) =>
         (await _node.CreateTokenAsync(new TokenRequest(role) { Host = host, Life = life }, default)).Text;
+
+    [Fact]
+    public async Task Who_dials_what_is_no_link_port_is_told_so()
+    {
+        var token = await TokenAsync(TokenRole.Scheduler);
+        async Task<string> FaultAsync(string address) => (await Assert.ThrowsAsync<SchedulerStartException>(() =>
+            NodeEnrolment.JoinAsync(new Uri(address), token, Path.Combine(_folder.FullName, "new"), default))).Message;
+        Assert.EndsWith("(port 7071 unless set otherwise).", await FaultAsync($"https://{_node.ApiEndpoint}"), StringComparison.Ordinal);
+        Assert.Contains("Connection refused", await FaultAsync($"https://127.0.0.1:{FreePort.Next()}"), StringComparison.Ordinal);
+        var plain = await SchedulerNode.StartAsync(Options("plain") with { ApiEncrypted = false }, default);
+        await using (plain)
+            Assert.Contains("no link port", await FaultAsync($"https://{plain.ApiEndpoint}"), StringComparison.Ordinal);
+    }
 
     private async Task<string> CodeAsync(string token, string host)
     {

@@ -103,7 +103,7 @@ public sealed class PaletteTests(AdminNode node) : IClassFixture<AdminNode>
         Assert.Equal("would take it", (string)fits[0]["says"]!);
         Assert.Equal(other, (string)fits[0]["host"]!);
         Assert.Contains($"Tried first: {other}.", await node.TextAsync("placement", "candidates", "-d", "simulated", "-i", other), StringComparison.Ordinal);
-        Assert.All(await node.RowsAsync("placement", "candidates", "-d", "kvm"), row => Assert.Equal("driver", (string?)row["reason"]));
+        Assert.All(await node.RowsAsync("placement", "candidates", "-d", "kvm"), row => Assert.Equal(("driver", "kvm", "simulated"), ((string?)row["reason"], (string?)row["wanted"], (string?)row["free"])));
     }
 
     [Fact]
@@ -156,8 +156,10 @@ public sealed class PaletteTests(AdminNode node) : IClassFixture<AdminNode>
         var shard = (string)Assert.Single(await node.RowsAsync("cluster-sharding", "list-entities", "vm", "-n", "10000"), row => (string)row["entity"]! == id)["shard"]!;
         Assert.Contains(await node.RowsAsync("cluster-sharding", "list-shards", "-r", "vm"), row => (string)row["shard"]! == shard && (int)row["entities"]! > 0);
         Assert.Contains(await node.RowsAsync("cluster-sharding", "list-entities", "-r", "vm", "-s", shard), row => (string)row["entity"]! == id);
-        Assert.Matches(@"^akka\.tcp://fleet@127\.0\.0\.1:\d+ \| \[scheduler\] \| up \|  \| \S+ \[coordinator\]\(host\) \| shards: \d+ \| entities: \d+$",
+        Assert.Matches(@"^akka\.ssl\.tcp://fleet@127\.0\.0\.1:\d+ \| \[scheduler\] \| up \|  \| \S+ \[coordinator\]\(host\) \| shards: \d+ \| entities: \d+$",
             await node.TextAsync("cluster-sharding", "region-stats", "-r", "host"));
+        foreach (var region in await node.RowsAsync("cluster-sharding", "list-regions"))
+            Assert.NotEmpty(await node.RowsAsync("cluster-sharding", "region-stats", (string)region["region"]!));
         Assert.Equal("invalid_command", (await node.RefusalAsync("cluster-sharding", "region-stats", "-r", "nothing")).Code);
     }
 
