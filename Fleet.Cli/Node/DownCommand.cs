@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 using Fleet.Cli.Vms;
@@ -10,6 +11,15 @@ namespace Fleet.Cli.Node;
 /// <summary><c>fleet down</c>: ends the node that runs on this data directory. MicroVMs go on, unless told otherwise.</summary>
 internal static class DownCommand
 {
+    /// <summary>So often it is looked whether the host of a microVM that does not end is still there.</summary>
+    private static readonly TimeSpan HostLook = TimeSpan.FromSeconds(2);
+
+    /// <summary>Half a minute: longer than the default lease, after which the host is given up and its microVMs are free to end.</summary>
+    private const int MostLooks = 15;
+
+    /// <summary>Two minutes for one whose host is there.</summary>
+    private const int GivenUpAfter = 60;
+
     public static Command Create()
     {
         var withVms = new Option<bool>("--vms") { Description = "Delete every microVM of this fleet first" };
@@ -22,6 +32,7 @@ internal static class DownCommand
                 return ExitCodes.NotFound;
             }
 
+            var stranded = new List<Stranded>();
             if (parsed.GetValue(withVms))
             {
                 // Two addresses lead here, the directory's and the API's: only of one and the same node may it delete.
@@ -31,7 +42,9 @@ internal static class DownCommand
                     return ExitCodes.Conflict;
                 }
 
-                await DeleteAllAsync(api, cancellation);
+                stranded = await DeleteAllAsync(api, cancellation);
+                foreach (var host in stranded)
+                    CommandContext.Warn(parsed, host.ToString());
             }
 
             if (!await NodeLock.EndHolderAsync(directory, TimeSpan.FromSeconds(30), cancellation))
@@ -48,19 +61,77 @@ internal static class DownCommand
             }
             else
             {
-                Render.Json(parsed.InvocationConfiguration.Output, new System.Text.Json.Nodes.JsonObject { ["vms_left"] = left });
+                Render.Json(parsed.InvocationConfiguration.Output, new JsonObject
+                {
+                    ["vms_left"] = left,
+                    ["stranded"] = new JsonArray([.. stranded.Select(host => (JsonNode)new JsonObject { ["host"] = host.Host, ["state"] = host.State, ["vms"] = host.Vms })]),
+                });
             }
 
-            return ExitCodes.Ok;
+            return stranded.Count == 0 ? ExitCodes.Ok : ExitCodes.Incomplete;
         });
     }
 
-    private static async Task DeleteAllAsync(ApiClient api, CancellationToken cancellation)
+    /// <summary>MicroVMs whose deletion waits for a host that is not there.</summary>
+    private sealed record Stranded(string Host, string State, int Vms)
+    {
+        public override string ToString() =>
+            $"{Vms} microVM{(Vms == 1 ? " is" : "s are")} on host {Host}, which is {State}: deleted when it is back or given up. If it never comes back, the next time that Fleet is up: fleet host remove {Host}";
+    }
+
+    /// <summary>Waits for all but those on hosts that are not there: that may be for ever, and what was asked for is in the journal.</summary>
+    private static async Task<List<Stranded>> DeleteAllAsync(ApiClient api, CancellationToken cancellation)
     {
         var vms = (await api.ListAsync("v1/vms", cancellation)).Select(node => JsonSerializer.SerializeToElement(node)).ToArray();
         foreach (var vm in vms)
             await api.DeleteAsync(VmCommands.PathOf(vm.Text("id")), cancellation);
+        var stranded = new SortedDictionary<string, Stranded>(StringComparer.Ordinal);
         foreach (var vm in vms)
-            await VmCommands.DeletedAsync(api, vm, cancellation);
+        {
+            // A host that was found away is not waited for again.
+            for (var look = 1; !await IsGoneAsync(api, vm.Text("id"), stranded.ContainsKey(vm.Text("host")) ? TimeSpan.Zero : HostLook, cancellation); look++)
+            {
+                if (await AwayAsync(api, vm.Text("id"), cancellation) is not { } host || (look < MostLooks && !stranded.ContainsKey(host.Host)))
+                {
+                    if (look == GivenUpAfter)
+                        throw new ApiException("timeout", $"{vm.Text("id")} does not end, and its host is there: fleet vm show {vm.Text("id")}. Fleet goes on.");
+                    continue;
+                }
+
+                stranded[host.Host] = host with { Vms = (stranded.GetValueOrDefault(host.Host)?.Vms ?? 0) + 1 };
+                break;
+            }
+        }
+
+        return [.. stranded.Values];
+    }
+
+    private static async Task<bool> IsGoneAsync(ApiClient api, string id, TimeSpan patience, CancellationToken cancellation)
+    {
+        try
+        {
+            await VmCommands.WaitAsync(api, id, "deleted", patience, cancellation);
+            return true;
+        }
+        catch (ApiException notYet) when (notYet.Code is "timeout" or "not_found")
+        {
+            return notYet.Code == "not_found";
+        }
+    }
+
+    /// <summary>The host that a microVM is on, if that is not there; null: it is, or the microVM is nowhere.</summary>
+    private static async Task<Stranded?> AwayAsync(ApiClient api, string id, CancellationToken cancellation)
+    {
+        try
+        {
+            if ((await api.GetAsync(VmCommands.PathOf(id), cancellation)).Text("host") is not { } name || name == "-")
+                return null;
+            var host = await api.GetAsync("v1/hosts/" + Uri.EscapeDataString(name), cancellation);
+            return host.Text("state") == "connected" ? null : new Stranded(name, host.Text("state"), 0);
+        }
+        catch (ApiException gone) when (gone.Code == "not_found")
+        {
+            return null;
+        }
     }
 }

@@ -48,6 +48,32 @@ public class DetachedTests
         Assert.DoesNotContain(output.Split('\n'), line => line.Contains("lab-1", StringComparison.Ordinal) && line.Contains("valid", StringComparison.Ordinal));
     }
 
+    /// <summary>A host that is gone for good would keep its microVMs, and the fleet, for ever.</summary>
+    [Fact]
+    [Trait("Kind", "Slow")]
+    public async Task Should_go_down_without_the_microvms_of_a_host_that_is_gone_and_say_so()
+    {
+        await using var fleet = await RunningFleet.StartAsync("--lease", "60");
+        using (var host = new JoinedHost(fleet, "rack-1"))
+        {
+            await host.ConnectedAsync();
+            foreach (var on in new[] { "rack-1", "box" })
+                await fleet.WaitForAsync((await fleet.CreateAsync(new System.Text.Json.Nodes.JsonObject { ["driver"] = "simulated", ["host"] = on })).GetProperty("id").GetString()!, "running");
+            host.Signal("KILL");
+            await RunningFleet.WaitAsync("the host to be missed", async () => (await host.ShowAsync()).GetProperty("state").GetString() != "connected");
+
+            var (exit, output, error) = await fleet.CliAsync("down", "--vms", "--data", fleet.Data);
+            Assert.True(exit == 7, error);
+            Assert.Matches("^fleet: 1 microVM is on host rack-1, which is disconnected: deleted when it is back or given up.*fleet host remove rack-1\n$", error);
+            Assert.Equal("Fleet is down.\n", output);
+        }
+
+        // What it was told to do is done as soon as it can be.
+        await fleet.UpAsync();
+        await RunningFleet.WaitAsync("the host to be forgotten", async () => (await fleet.CliAsync("host", "remove", "rack-1")) is (0, "rack-1: removed\n", _), TimeSpan.FromSeconds(100));
+        await RunningFleet.WaitAsync("its microVM to be gone", async () => (await fleet.SendAsync(HttpMethod.Get, "/v1/vms")).Body.GetProperty("items").GetArrayLength() == 0);
+    }
+
     /// <summary>The directory and the API's address are two words of the command; they must lead to one node.</summary>
     [Fact]
     [Trait("Kind", "Slow")]
