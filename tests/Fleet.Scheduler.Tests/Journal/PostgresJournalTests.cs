@@ -140,6 +140,45 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
         Assert.InRange(back.Elapsed.TotalSeconds, 0, 10);
     }
 
+    [Fact]
+    [Trait("Kind", "Slow")]
+    public async Task Should_keep_what_an_actor_stored_after_it_came_back_from_another_node()
+    {
+        var options = TestCell.Options(Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}")) with { ExtraHocon = "", Database = await postgres.NewDatabaseAsync() };
+        await using var first = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
+        await using var second = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next() }, CancellationToken.None);
+        var stored = 0;
+        foreach (var node in new[] { first, second, first, second })
+        {
+            var actor = node.ActorSystem.ActorOf(Props.Create(() => new Wanderer()));
+            Assert.Equal(stored++, await actor.Ask<int>("how many", Eventually.Bound));
+            Assert.Equal(stored, await actor.Ask<int>("one more", Eventually.Bound));
+            await actor.GracefulStop(Eventually.Bound);
+        }
+    }
+
+    /// <summary>Counts its events.</summary>
+    private sealed class Wanderer : UntypedPersistentActor
+    {
+        private int _events;
+
+        public override string PersistenceId => "probe/wanderer";
+
+        protected override void OnCommand(object message)
+        {
+            if (message is "one more")
+                Persist(new HostUncordoned(), _ => Sender.Tell(++_events));
+            else
+                Sender.Tell(_events);
+        }
+
+        protected override void OnRecover(object message)
+        {
+            if (message is HostUncordoned)
+                _events++;
+        }
+    }
+
     private static async Task<bool> RecoversAsync(TestCell cell, string id)
     {
         var recovered = new TaskCompletionSource<bool>(TaskCreationOptions.RunContinuationsAsynchronously);
