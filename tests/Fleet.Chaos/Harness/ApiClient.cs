@@ -97,7 +97,7 @@ internal sealed class ApiClient : IDisposable
         }
     }
 
-    public async Task<bool> IsHealthyAsync(int node) => (await SendAsync(node, HttpMethod.Get, "/v1/health", timeout: TimeSpan.FromSeconds(2))).Status == 200;
+    public Task<Answer> HealthAsync(int node) => SendAsync(node, HttpMethod.Get, "/v1/health", timeout: TimeSpan.FromSeconds(2));
 
     public void Dispose()
     {

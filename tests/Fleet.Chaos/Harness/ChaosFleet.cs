@@ -192,15 +192,18 @@ internal sealed class ChaosFleet : IAsyncDisposable
         }
     }
 
-    public async Task<bool> AllHealthyAsync()
+    public async Task<bool> AllHealthyAsync() => await AilmentAsync() is null;
+
+    /// <summary>What the first node that is not healthy says of itself; null: all are.</summary>
+    public async Task<string?> AilmentAsync()
     {
         for (var node = 0; node < Schedulers.Count; node++)
         {
-            if (!await Api.IsHealthyAsync(node))
-                return false;
+            if (await Api.HealthAsync(node) is { Status: not 200 } sick)
+                return $"{Schedulers[node].Name} is not healthy: {(sick.Status == 0 ? "no answer" : sick.Body.ToString())}";
         }
 
-        return true;
+        return null;
     }
 
     /// <summary>Whether exactly so many hosts are connected.</summary>

@@ -90,7 +90,16 @@ internal static class ChaosRun
         tell(unrest ?? "all is at rest");
         await watched.CancelAsync();
         await watching;
-        var history = (await CollectAsync(fleet, injector, load, options.Fleet)) with { Unrest = unrest, Crashes = crashes };
+        History history;
+        try
+        {
+            history = (await CollectAsync(fleet, injector, load, options.Fleet)) with { Unrest = unrest, Crashes = crashes };
+        }
+        catch (InvalidOperationException)
+        {
+            tell($"what there is is kept in {Keep(fleet, options.Seed)}");
+            throw;
+        }
         var verdict = Checker.Check(history);
         if (verdict.Violations.Count > 0)
             tell($"what was collected is kept in {Keep(fleet, options.Seed)}");
@@ -155,8 +164,8 @@ internal static class ChaosRun
         for (var since = Kernel.BootMs; Kernel.BootMs < until; await Task.Delay(500))
         {
             string? now = null;
-            if (!await fleet.AllHealthyAsync())
-                unrest = "not every node is healthy";
+            if (await fleet.AilmentAsync() is { } ailment)
+                unrest = ailment;
             else if (!await fleet.AreConnectedAsync(fleet.Options.Hosts))
                 unrest = "not every host is connected";
             else if (await fleet.Api.ListAsync(0, "/v1/vms") is not { } vms)
