@@ -6,6 +6,8 @@ using Xunit.Abstractions;
 namespace Fleet.Chaos.Tests.Harness;
 
 /// <summary>The whole of it, for a short time; `fleet bench chaos` is the long one.</summary>
+/// <remarks>Its own and nobody else's networks are to be gone afterwards, so that it is not run beside others that make some.</remarks>
+[Collection("Networks")]
 public sealed class ChaosRunTests(ITestOutputHelper output)
 {
     [SkippableFact]

@@ -8,6 +8,7 @@ using Xunit;
 namespace Fleet.Chaos.Tests.Network;
 
 /// <summary>Two networks and the switch between them, with real sockets.</summary>
+[Collection("Networks")]
 public sealed class NetworkTests : IDisposable
 {
     private const string A = "10.72.0.1";
