@@ -109,7 +109,7 @@ public sealed class NetworkTests : IDisposable
         Kernel.Run("ip", "netns", "add", name);
         using var stray = Process.Start("nsenter", [$"--net=/run/netns/{name}", "--", "sleep", "1000"]);
         NetworkNamespace.CleanUp();
-        stray.WaitForExit();
+        Assert.True(stray.WaitForExit(TimeSpan.FromSeconds(20)));
         Assert.False(File.Exists($"/run/netns/{name}"));
         Assert.All(_networks, network => Assert.True(File.Exists($"/run/netns/{network.Name}")));
     }
