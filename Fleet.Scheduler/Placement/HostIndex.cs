@@ -314,7 +314,7 @@ public sealed class HostIndex
             return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
         return candidates.Count > 0
             ? new(candidates, fitting, rejections, null, [])
-            : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, host => _hosts[host.Id].View.Inventory ?? Nothing, Of).Changes(spec));
+            : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, Of).Changes(spec));
     }
 
     private static readonly HashSet<string> NoHosts = [];

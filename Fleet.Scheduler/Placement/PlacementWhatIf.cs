@@ -10,9 +10,8 @@ namespace Fleet.Scheduler.Placement;
 /// </summary>
 /// <param name="engine">Knows the hosts.</param>
 /// <param name="hosts">All of them.</param>
-/// <param name="inventory">What a host has.</param>
 /// <param name="demandOf">What a spec wants.</param>
-internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollection<PlacedHost> hosts, Func<PlacedHost, Inventory> inventory, Func<VmSpec, Demand> demandOf)
+internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollection<PlacedHost> hosts, Func<VmSpec, Demand> demandOf)
 {
     /// <summary>Kinds of hosts that are named; a fleet with many has no use for more.</summary>
     private const int MostKinds = 4;
@@ -85,19 +84,19 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
         if (demand.Host.Length > 0)
             return [];
         return hosts
-            .Where(host => demand.Rules?.HasLabels(inventory(host)) != false)
+            .Where(host => demand.Rules?.HasLabels(host.Inventory) != false)
             .GroupBy(host => host.Class)
             .Select(kind => kind.Where(host => demand.Needs.FitsIn(host.Capacity)).MinBy(host => host.Id, StringComparer.Ordinal))
             .OfType<PlacedHost>()
-            .Where(host => Takes(host.Class, demand))
+            .Where(host => Takes(host, demand))
             .OrderBy(host => host.Capacity.Cpus).ThenBy(host => host.Capacity.MemoryMib).ThenBy(host => host.Id, StringComparer.Ordinal)
             .Take(MostKinds)
             .Select(host => new PlacementChange(PlacementChange.AddHost, null, 1, host.Id));
     }
 
-    private bool Takes(HostClass kind, Demand demand)
+    private bool Takes(PlacedHost like, Demand demand)
     {
-        var empty = new PlacedHost("") { Class = kind };
-        return HostFilter.All.All(filter => filter is LabelFilter || !filter.Concerns(demand) || (filter.Allows(kind, demand, engine) && filter.Allows(empty, demand, engine)));
+        var empty = new PlacedHost("") { Class = like.Class, Inventory = like.Inventory };
+        return HostFilter.All.All(filter => !filter.Concerns(demand) || (filter.Allows(empty.Class, demand, engine) && filter.Allows(empty, demand, engine)));
     }
 }
