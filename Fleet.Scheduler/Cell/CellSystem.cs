@@ -135,29 +135,11 @@ public sealed class CellSystem : IAsyncDisposable
         _ = actors.WhenTerminated.ContinueWith(_ => pulse.Dispose(), TaskScheduler.Default);
         // Each kind tells the other. microVMs want something of their hosts at once; hosts speak when an agent is there.
         var vms = new LateRegion();
-        var hostRegion = await sharding.StartAsync(
-            ShardRegions.Hosts,
-            id => Props.Create(() => new HostActor(id, options, vms, pulse)),
-            settings,
-            new HostExtractor(),
-            sharding.DefaultShardAllocationStrategy(settings),
-            HandOff.Instance).ConfigureAwait(false);
-        var vmRegion = await sharding.StartAsync(
-            ShardRegions.Vms,
-            id => Props.Create(() => new VmActor(id, options, placement, hostRegion)),
-            settings,
-            new VmExtractor(),
-            sharding.DefaultShardAllocationStrategy(settings),
-            HandOff.Instance).ConfigureAwait(false);
+        var hostRegion = await ShareAsync(ShardRegions.Hosts, id => Props.Create(() => new HostActor(id, options, vms, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
+        var vmRegion = await ShareAsync(ShardRegions.Vms, id => Props.Create(() => new VmActor(id, options, placement, hostRegion)), new VmExtractor(), settings).ConfigureAwait(false);
         vms.Started(vmRegion);
         // One actor that is there when it is asked: nothing of it has to be woken.
-        var tokens = await sharding.StartAsync(
-            ShardRegions.Tokens,
-            _ => Props.Create(() => new TokensActor(options)),
-            settings.WithRememberEntities(false),
-            new TokensExtractor(),
-            sharding.DefaultShardAllocationStrategy(settings),
-            HandOff.Instance).ConfigureAwait(false);
+        var tokens = await ShareAsync(ShardRegions.Tokens, _ => Props.Create(() => new TokensActor(options)), new TokensExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
 
         // Last: as soon as it is a member, the others write the state of shards to this node too, and wait for its answer.
         await JoinAsync(actors, register, options, cancellation).ConfigureAwait(false);
@@ -175,6 +157,9 @@ public sealed class CellSystem : IAsyncDisposable
             figures,
             placement,
             (question, ends) => client.AskAsync<TokenReply>(tokens, question, options.AskTimeout, ends));
+
+        Task<IActorRef> ShareAsync(string kind, Func<string, Props> props, IMessageExtractor extractor, ClusterShardingSettings how) =>
+            sharding.StartAsync(kind, props, how, extractor, sharding.DefaultShardAllocationStrategy(how), HandOff.Instance);
     }
 
     private static async Task JoinAsync(ActorSystem actors, CellRegister? register, CellOptions options, CancellationToken cancellation)
