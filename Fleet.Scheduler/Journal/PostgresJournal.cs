@@ -37,7 +37,7 @@ internal sealed class PostgresJournal : CellJournal
         catch (Exception fault) when (fault is NpgsqlException or TimeoutException or SocketException)
         {
             journal.Dispose();
-            throw new CellStartException($"The database {database} can't be used: {fault.Message.TrimEnd('.')}. Check the address, the user and its rights, and that it runs.", fault);
+            throw Unusable(database, fault);
         }
         catch
         {
@@ -45,6 +45,10 @@ internal sealed class PostgresJournal : CellJournal
             throw;
         }
     }
+
+    /// <summary>What somebody is told who starts a node.</summary>
+    internal static CellStartException Unusable(PostgresDatabase database, Exception fault) =>
+        new($"The database {database} can't be used: {fault.Message.TrimEnd('.')}. Check the address, the user and its rights, and that it runs.", fault);
 
     public override DataOptionsSetup ToSetup() => new(new DataOptions()
         .UseConnectionString(ProviderName.PostgreSQL15, _connectionString)

@@ -56,7 +56,7 @@ internal static class AuthorityClaim
         {
             authority?.Dispose();
             if (fault is NpgsqlException or TimeoutException)
-                throw new Cell.CellStartException($"The database {database} can't be used: {fault.Message.TrimEnd('.')}. Check the address, the user and its rights, and that it runs.", fault);
+                throw PostgresJournal.Unusable(database, fault);
             throw;
         }
     }
