@@ -49,6 +49,12 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
 
     /// <summary>Whether room is promised to it.</summary>
     public bool Holds => !Vacated && GivesWayTo is null;
+
+    /// <summary>vCPUs that are free again when it leaves.</summary>
+    public uint HeldCpus => Holds ? Cpus : 0;
+
+    /// <summary>MiB that are free again when it leaves.</summary>
+    public ulong HeldMemoryMib => Holds ? MemoryMib : 0;
 }
 
 /// <summary>What is about to be promised, and not in the ledger yet.</summary>

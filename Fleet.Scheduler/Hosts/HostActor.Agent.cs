@@ -303,8 +303,8 @@ internal sealed partial class HostActor
         VmId = held.VmId,
         Epoch = held.Epoch,
         WasReserved = !held.Vacated,
-        Cpus = held.Holds ? held.Cpus : 0,
-        MemoryMib = held.Holds ? held.MemoryMib : 0,
+        Cpus = held.HeldCpus,
+        MemoryMib = held.HeldMemoryMib,
     };
 
     // --- reports ---
@@ -345,7 +345,7 @@ internal sealed partial class HostActor
                 break;
             case HostVmState.Ended or HostVmState.Failed when !held.Vacated:
                 _presence.Seen(report.VmId, report.Epoch);
-                var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.Holds ? held.Cpus : 0, MemoryMib = held.Holds ? held.MemoryMib : 0 };
+                var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.HeldCpus, MemoryMib = held.HeldMemoryMib };
                 Store([vacated], () =>
                 {
                     PublishView();
