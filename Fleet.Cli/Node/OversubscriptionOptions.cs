@@ -8,23 +8,12 @@ namespace Fleet.Cli.Node;
 /// <summary>How much more than they have the cell's hosts promise: the options of whoever runs a scheduler.</summary>
 internal sealed class OversubscriptionOptions
 {
-    private readonly Option<double?> _cpuRatio = Ratio("--cpu-ratio", "vCPUs that a host may promise per CPU");
-    private readonly Option<double?> _memoryRatio = Ratio("--memory-ratio", "MiB that a host may promise per MiB");
+    private readonly Option<double?> _cpuRatio = Ratio("--cpu-ratio", "vCPUs that a host may promise per CPU", "4");
+    private readonly Option<double?> _memoryRatio = Ratio("--memory-ratio", "MiB that a host may promise per MiB", "1");
     private readonly Option<bool> _predict = new("--predict") { Description = "Within the ratios promise only what the peak of real use leaves free (docs/oversubscription.md)" };
     private readonly Option<string?> _cpu = Predictor("--cpu-predictor", PredictorSettings.DefaultCpu, Fold.P90);
     private readonly Option<string?> _memory = Predictor("--memory-predictor", PredictorSettings.DefaultMemory, Fold.Max);
-    private readonly Option<double?> _reserve = new("--reserve")
-    {
-        Description = "Share of a machine that predictions leave free, 0 to 0.9 (default 0.1)",
-        Validators =
-        {
-            result =>
-            {
-                if (result.GetValueOrDefault<double?>() is not (null or (>= 0 and <= 0.9)))
-                    result.AddError("--reserve wants a share from 0 to 0.9.");
-            },
-        },
-    };
+    private readonly Option<double?> _reserve = Reserve();
 
     public void AddTo(Command command)
     {
@@ -44,23 +33,20 @@ internal sealed class OversubscriptionOptions
     {
         var cpuRatio = parsed.GetValue(_cpuRatio);
         var memoryRatio = parsed.GetValue(_memoryRatio);
-        PredictionTerms? terms = null;
-        if (parsed.GetValue(_predict))
-        {
-            terms = new();
-            terms = new()
-            {
-                Cpu = parsed.GetValue(_cpu) ?? terms.Cpu,
-                Memory = parsed.GetValue(_memory) ?? terms.Memory,
-                Reserve = parsed.GetValue(_reserve) ?? terms.Reserve,
-            };
-        }
+        var terms = parsed.GetValue(_predict) ? Terms(parsed.GetValue(_cpu), parsed.GetValue(_memory), parsed.GetValue(_reserve)) : null;
         return options => options with
         {
             CpuRatio = cpuRatio ?? options.CpuRatio,
             MemoryRatio = memoryRatio ?? options.MemoryRatio,
             Prediction = terms ?? options.Prediction,
         };
+    }
+
+    /// <summary>What is given, and the defaults for the rest.</summary>
+    public static PredictionTerms Terms(string? cpu, string? memory, double? reserve)
+    {
+        var terms = new PredictionTerms();
+        return new() { Cpu = cpu ?? terms.Cpu, Memory = memory ?? terms.Memory, Reserve = reserve ?? terms.Reserve };
     }
 
     /// <summary>The same words for another process.</summary>
@@ -80,9 +66,25 @@ internal sealed class OversubscriptionOptions
             yield return _predict.Name;
     }
 
-    private static Option<double?> Ratio(string name, string what) => new(name)
+    public static Option<double?> Reserve() => new("--reserve")
     {
-        Description = $"{what} (default {(name == "--cpu-ratio" ? 4 : 1)})",
+        Description = "Share of a machine that predictions leave free, 0 to 0.9 (default 0.1)",
+        Validators =
+        {
+            result =>
+            {
+                if (result.GetValueOrDefault<double?>() is not (null or (>= 0 and <= 0.9)))
+                    result.AddError("--reserve wants a share from 0 to 0.9.");
+            },
+        },
+    };
+
+    /// <param name="name">Of the option.</param>
+    /// <param name="what">It is.</param>
+    /// <param name="otherwise">What holds where it is not given.</param>
+    public static Option<double?> Ratio(string name, string what, string otherwise) => new(name)
+    {
+        Description = $"{what} (default {otherwise})",
         Validators =
         {
             result =>
@@ -93,7 +95,10 @@ internal sealed class OversubscriptionOptions
         },
     };
 
-    private static Option<string?> Predictor(string name, string otherwise, Fold fold) => new(name)
+    /// <param name="name">Of the option.</param>
+    /// <param name="otherwise">The predictor where it is not given.</param>
+    /// <param name="fold">Of the samples that it predicts from.</param>
+    public static Option<string?> Predictor(string name, string otherwise, Fold fold) => new(name)
     {
         Description = $"{PredictorSettings.Grammar} (default {otherwise})",
         Validators =

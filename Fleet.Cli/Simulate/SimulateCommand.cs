@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Fleet.Cli.Node;
 using Fleet.Cli.Output;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Prediction;
@@ -19,6 +20,8 @@ internal static class SimulateCommand
     private const int Generated = 1000;
 
     private const string GeneratedUsage = "generated";
+
+    private const string NoRatio = "1: no oversubscription";
 
     private static readonly Option<string?> Arrivals = new("--arrivals") { Description = "A Protean CSV, or the folder of Azure's trace of 2017 (default: generated)" };
     private static readonly Option<int> MicroVms = Bounded("--microvms", "How many to generate", 20_000, 1, ArrivalTrace.MostVms);
@@ -52,24 +55,12 @@ internal static class SimulateCommand
         DefaultValueFactory = _ => [1],
     };
 
-    private static readonly Option<double> CpuRatio = Ratio("--cpu-ratio", "vCPUs that a host may promise per CPU");
-    private static readonly Option<double> MemoryRatio = Ratio("--memory-ratio", "MiB that it may promise per MiB");
+    private static readonly Option<double?> CpuRatio = OversubscriptionOptions.Ratio("--cpu-ratio", "vCPUs that a host may promise per CPU", NoRatio);
+    private static readonly Option<double?> MemoryRatio = OversubscriptionOptions.Ratio("--memory-ratio", "MiB that it may promise per MiB", NoRatio);
     private static readonly Option<bool> Predict = new("--predict") { Description = "Within the ratios promise only what the peak of use leaves free; wants --usage" };
-    private static readonly Option<string> CpuPredictor = Predictor("--cpu-predictor", PredictorSettings.DefaultCpu);
-    private static readonly Option<string> MemoryPredictor = Predictor("--memory-predictor", PredictorSettings.DefaultMemory);
-    private static readonly Option<double> Reserve = new("--reserve")
-    {
-        Description = "Share of a machine that predictions leave free, 0 to 0.9 (default 0.1)",
-        DefaultValueFactory = _ => new PredictionTerms().Reserve,
-        Validators =
-        {
-            result =>
-            {
-                if (result.GetValueOrDefault<double>() is not (>= 0 and <= 0.9))
-                    result.AddError("--reserve wants a share from 0 to 0.9.");
-            },
-        },
-    };
+    private static readonly Option<string?> CpuPredictor = OversubscriptionOptions.Predictor("--cpu-predictor", PredictorSettings.DefaultCpu, Fold.P90);
+    private static readonly Option<string?> MemoryPredictor = OversubscriptionOptions.Predictor("--memory-predictor", PredictorSettings.DefaultMemory, Fold.Max);
+    private static readonly Option<double?> Reserve = OversubscriptionOptions.Reserve();
 
     private static readonly Option<FileInfo?> Picture = new("--picture") { Description = "Draw how full the fleet was over time into this file (SVG)" };
 
@@ -133,7 +124,7 @@ internal static class SimulateCommand
     {
         var policies = parsed.GetRequiredValue(Policies).Contains("all") ? PlacementPolicies.Names : [.. parsed.GetRequiredValue(Policies).Distinct()];
         var terms = parsed.GetValue(Predict)
-            ? new PredictionTerms { Cpu = parsed.GetRequiredValue(CpuPredictor), Memory = parsed.GetRequiredValue(MemoryPredictor), Reserve = parsed.GetValue(Reserve) }
+            ? OversubscriptionOptions.Terms(parsed.GetValue(CpuPredictor), parsed.GetValue(MemoryPredictor), parsed.GetValue(Reserve))
             : null;
         IReadOnlyList<UsageCurve>? recorded = parsed.GetValue(Usage) is { } usage && usage != GeneratedUsage ? [.. UsageCurves.Read(usage)] : null;
         if (recorded is { Count: 0 })
@@ -147,8 +138,8 @@ internal static class SimulateCommand
             plans.AddRange(policies.Select(policy => new SimulationPlan(trace, hosts, policy, seed)
             {
                 Usage = curves,
-                CpuRatio = parsed.GetValue(CpuRatio),
-                MemoryRatio = parsed.GetValue(MemoryRatio),
+                CpuRatio = parsed.GetValue(CpuRatio) ?? 1,
+                MemoryRatio = parsed.GetValue(MemoryRatio) ?? 1,
                 Prediction = terms,
             }));
         }
@@ -238,34 +229,6 @@ internal static class SimulateCommand
             {
                 if (result.GetValueOrDefault<int>() is var number && (number < least || number > most))
                     result.AddError($"{name} wants a number from {least} to {most}.");
-            },
-        },
-    };
-
-    private static Option<double> Ratio(string name, string what) => new(name)
-    {
-        Description = $"{what} (default 1: no oversubscription)",
-        DefaultValueFactory = _ => 1,
-        Validators =
-        {
-            result =>
-            {
-                if (result.GetValueOrDefault<double>() is not (>= 0.1 and <= 100))
-                    result.AddError($"{name} wants a number from 0.1 to 100.");
-            },
-        },
-    };
-
-    private static Option<string> Predictor(string name, string otherwise) => new(name)
-    {
-        Description = $"{PredictorSettings.Grammar} (default {otherwise})",
-        DefaultValueFactory = _ => otherwise,
-        Validators =
-        {
-            result =>
-            {
-                if (result.GetValueOrDefault<string>() is { } text && PredictorSettings.Parse(text, Fold.Max) is null)
-                    result.AddError($"{name} wants {PredictorSettings.Grammar}; not '{text}'.");
             },
         },
     };
