@@ -61,7 +61,7 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         var hosts = figures.All();
         foreach (var (name, help, value) in Limiters)
         {
-            text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} counter\n");
+            Head(text, name, help, "counter");
             foreach (var (host, limiters, _, _) in hosts)
             {
                 // Ids and names are of forms that need no quoting; HostMessageRules saw to that.
@@ -71,14 +71,14 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         }
         foreach (var (name, help, value) in Machines)
         {
-            text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} gauge\n");
+            Head(text, name, help, "gauge");
             foreach (var (host, _, usage, _) in hosts)
             {
                 if (usage?.Machine is { } machine && value(machine) is { } figure)
                     text.Append(CultureInfo.InvariantCulture, $"{name}{{host=\"{host}\"}} {figure}\n");
             }
         }
-        text.Append("# HELP fleet_host_pressure What a host does about pressure: 1 nothing, 2 takes no microVM, 3 reclaims memory, 4 squeezes low classes, 5 evicts.\n# TYPE fleet_host_pressure gauge\n");
+        Head(text, "fleet_host_pressure", "What a host does about pressure: 1 nothing, 2 takes no microVM, 3 reclaims memory, 4 squeezes low classes, 5 evicts.", "gauge");
         foreach (var (host, _, _, pressure) in hosts)
         {
             if (pressure is not null)
@@ -86,7 +86,7 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         }
         foreach (var (name, help, value) in Vms)
         {
-            text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} gauge\n");
+            Head(text, name, help, "gauge");
             foreach (var (host, _, usage, _) in hosts)
             {
                 foreach (var vm in usage?.Vms ?? [])
@@ -98,6 +98,9 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         }
         return text.ToString();
     }
+
+    private static void Head(StringBuilder text, string name, string help, string type) =>
+        text.Append(CultureInfo.InvariantCulture, $"# HELP {name} {help}\n# TYPE {name} {type}\n");
 
     private async Task ReadAsync(HttpContext http)
     {
