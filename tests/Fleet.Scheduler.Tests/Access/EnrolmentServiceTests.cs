@@ -1,9 +1,9 @@
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Tests.Api;
+using Fleet.Scheduler.Tests.Sessions;
 using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
-using Grpc.Core;
 using Microsoft.Extensions.Logging;
 using Xunit;
 
@@ -32,12 +32,12 @@ public sealed class EnrolmentServiceTests : IDisposable
         var request = new EnrolHostRequest { Token = token, HostId = "box-1", Key = LinkClient.Request(key) };
 
         for (var i = 0; i < 2 * EnrolmentService.MostRefusals; i++)
-            Assert.Equal("unavailable", (await service.EnrolHost(request, new Call())).Refusal.Code);
+            Assert.Equal("unavailable", (await service.EnrolHost(request, Call())).Refusal.Code);
         Assert.Contains(logs.Lines, line => line.Contains("could not be let in now", StringComparison.Ordinal));
         cell.Refuses = new CellProblem("host_exists", "It is taken.");
         for (var i = 0; i < EnrolmentService.MostRefusals; i++)
-            Assert.Equal("host_exists", (await service.EnrolHost(request, new Call())).Refusal.Code);
-        Assert.Equal("too_many_attempts", (await service.EnrolHost(request, new Call())).Refusal.Code);
+            Assert.Equal("host_exists", (await service.EnrolHost(request, Call())).Refusal.Code);
+        Assert.Equal("too_many_attempts", (await service.EnrolHost(request, Call())).Refusal.Code);
     }
 
     [Fact]
@@ -54,19 +54,5 @@ public sealed class EnrolmentServiceTests : IDisposable
     }
 
     /// <summary>One call from one address.</summary>
-    private sealed class Call : ServerCallContext
-    {
-        protected override string MethodCore => "";
-        protected override string HostCore => "";
-        protected override string PeerCore => "ipv4:192.0.2.1:5000";
-        protected override DateTime DeadlineCore => DateTime.MaxValue;
-        protected override Metadata RequestHeadersCore { get; } = [];
-        protected override CancellationToken CancellationTokenCore => CancellationToken.None;
-        protected override Metadata ResponseTrailersCore { get; } = [];
-        protected override Status StatusCore { get; set; }
-        protected override WriteOptions? WriteOptionsCore { get; set; }
-        protected override AuthContext AuthContextCore => new("", []);
-        protected override ContextPropagationToken CreatePropagationTokenCore(ContextPropagationOptions? options) => throw new NotSupportedException();
-        protected override Task WriteResponseHeadersAsyncCore(Metadata responseHeaders) => Task.CompletedTask;
-    }
+    private static FakeCallContext Call() => new("ipv4:192.0.2.1:5000", CancellationToken.None);
 }

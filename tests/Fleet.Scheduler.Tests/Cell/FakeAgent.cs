@@ -3,6 +3,7 @@ using System.Threading.Channels;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Sessions;
+using Fleet.Scheduler.Tests.Sessions;
 using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
 using Grpc.Core;
@@ -124,7 +125,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         using var beat = new Timer(_ => OnBeat(toScheduler), null, Heartbeat, Heartbeat);
         try
         {
-            await service.Connect(new Reader(toScheduler.Reader), new Writer(this, stream.Token), new FakeCallContext(stream.Token)
+            await service.Connect(new Reader(toScheduler.Reader), new Writer(this, stream.Token), new FakeCallContext("test", stream.Token)
             {
                 UserState = { [LinkPeer.Key] = new CertificateVerdict(new(CertificateRole.Host, Certified ?? hostId, Enrolment, default, default), "", "") },
             });
@@ -282,21 +283,5 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
         }
 
         public Task WriteAsync(SchedulerMessage message, CancellationToken cancellationToken) => WriteAsync(message);
-    }
-
-    private sealed class FakeCallContext(CancellationToken cancellation) : ServerCallContext
-    {
-        protected override string MethodCore => "Connect";
-        protected override string HostCore => "test";
-        protected override string PeerCore => "test";
-        protected override DateTime DeadlineCore => DateTime.MaxValue;
-        protected override Metadata RequestHeadersCore { get; } = [];
-        protected override CancellationToken CancellationTokenCore => cancellation;
-        protected override Metadata ResponseTrailersCore { get; } = [];
-        protected override Status StatusCore { get; set; }
-        protected override WriteOptions? WriteOptionsCore { get; set; }
-        protected override AuthContext AuthContextCore => new("", []);
-        protected override ContextPropagationToken CreatePropagationTokenCore(ContextPropagationOptions? options) => throw new NotSupportedException();
-        protected override Task WriteResponseHeadersAsyncCore(Metadata responseHeaders) => Task.CompletedTask;
     }
 }

@@ -121,13 +121,9 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
     public async Task Should_go_on_a_moment_after_the_database_is_back()
     {
         await using var server = await PostgresServer.StartAsync();
-        using var free = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
-        free.Start();
-        var port = ((System.Net.IPEndPoint)free.LocalEndpoint).Port;
-        free.Stop();
         await using var cell = await TestCell.StartAsync(options => options with
         {
-            Database = PostgresDatabase.Parse(server.ConnectionString), RemotingPort = port,
+            Database = PostgresDatabase.Parse(server.ConnectionString), RemotingPort = FreePort.Next(),
         });
         await server.KillAsync();
         // More than the journal fails before it lets nobody through any more.
