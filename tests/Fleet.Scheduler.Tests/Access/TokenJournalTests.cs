@@ -56,7 +56,7 @@ public sealed class TokenJournalTests(SharedPostgres postgres)
         {
             await using System.Data.Common.DbConnection connection = database is null
                 ? new SqliteConnection($"Data Source={Path.Combine(cell.Folder, "journal.db")};Mode=ReadOnly;Pooling=False")
-                : database.ToSource().CreateConnection();
+                : new Npgsql.NpgsqlConnection(database.ConnectionString + ";Pooling=False");
             await connection.OpenAsync();
             await using var command = connection.CreateCommand();
             command.CommandText = $"select count(*) from journal where persistence_id = '{PersistenceIds.Tokens}'";

@@ -20,8 +20,8 @@ public sealed class QuarantineTests : IAsyncLifetime
     [Fact]
     public async Task Should_place_elsewhere_what_a_broken_host_can_not_launch_and_leave_that_host_alone()
     {
-        // Smaller, and so the better fit for everything.
-        await using var broken = await JoinAsync("broken", cpus: 2);
+        // Smaller and of the same proportions, and so the better fit for everything, whatever mix the fleet carries by then.
+        await using var broken = await JoinAsync("broken", cpus: 2, memoryMib: 512);
         broken.LaunchFault = Broken;
         await using var good = await JoinAsync("good", cpus: 4096, memoryMib: 1 << 20);
         for (var i = 0; i < 3; i++)
