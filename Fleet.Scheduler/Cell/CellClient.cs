@@ -19,6 +19,13 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     private int _reviews;
 
+    /// <summary>
+    /// After this long without an answer a question is asked once more, and then each time after half as long again, eight times in ten seconds: an actor that
+    /// moves to another node is told nothing that reaches its shard meanwhile (Akka's hand-off passes over it), and its caller would wait for
+    /// <see cref="CellOptions.AskTimeout"/>.
+    /// </summary>
+    private static readonly TimeSpan FirstRepeat = TimeSpan.FromMilliseconds(250);
+
     /// <summary>A long wait asks again this often, so that a microVM's move to another node costs a wait at most this.</summary>
     private static readonly TimeSpan WaitSlice = TimeSpan.FromSeconds(20);
 
@@ -50,7 +57,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         if (answer is not { Vm: { Host.Length: > 0, State: VmState.Running or VmState.Stopping } vm, Problem: null })
             return new LimitersAnswer(answer.Vm, [], answer.Problem);
         // A host that is away, or an answer that is late, takes nothing from what the journal knows.
-        var read = await AskAsync<LimitersRead>(hosts, new ReadLimiters { HostId = vm.Host, VmId = vmId }, options.AskTimeout, cancellation).ConfigureAwait(false);
+        var read = await AskUntilAnsweredAsync<LimitersRead>(hosts, new ReadLimiters { HostId = vm.Host, VmId = vmId }, cancellation).ConfigureAwait(false);
         return new LimitersAnswer(vm, [.. (read?.Limiters ?? []).Where(limiter => limiter.Epoch == vm.Epoch)], null);
     }
 
@@ -102,7 +109,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     {
         if (!VmSpecRules.IsHostId(hostId))
             return new LedgerAnswer(null, NoSuchHost(hostId));
-        var read = await AskAsync<LedgerRead>(hosts, new ReadLedger { HostId = hostId, Most = (uint)most }, options.AskTimeout, cancellation).ConfigureAwait(false);
+        var read = await AskUntilAnsweredAsync<LedgerRead>(hosts, new ReadLedger { HostId = hostId, Most = (uint)most }, cancellation).ConfigureAwait(false);
         return read is null
             ? new LedgerAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))
             : new LedgerAnswer(read, ProblemOf(read.Problem));
@@ -158,7 +165,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     }
 
     private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation) => VmId.IsValid(vmId)
-        ? ToAnswer(vmId, await AskAsync<VmReply>(vms, question, options.AskTimeout, cancellation).ConfigureAwait(false))
+        ? ToAnswer(vmId, await AskUntilAnsweredAsync<VmReply>(vms, question, cancellation).ConfigureAwait(false))
         : NoSuchVm(vmId);
 
     private VmAnswer ToAnswer(string vmId, VmReply? reply) => reply is null
@@ -173,13 +180,47 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     {
         if (!VmSpecRules.IsHostId(hostId))
             return new HostAnswer(null, NoSuchHost(hostId));
-        var reply = await AskAsync<HostReply>(hosts, question, options.AskTimeout, cancellation).ConfigureAwait(false);
+        var reply = await AskUntilAnsweredAsync<HostReply>(hosts, question, cancellation).ConfigureAwait(false);
         return reply is null
             ? new HostAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))
             : new HostAnswer(reply.Host, ProblemOf(reply.Problem));
     }
 
-    /// <summary>Null when no answer came in time.</summary>
+    /// <summary>The answer to a question that may be asked more than once; null when none came within <see cref="CellOptions.AskTimeout"/>.</summary>
+    internal async Task<TReply?> AskUntilAnsweredAsync<TReply>(IActorRef region, IMessage question, CancellationToken cancellation)
+        where TReply : class, IMessage
+    {
+        using var over = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        // Those asked before stay open: an actor that was only slow answers the first.
+        var asked = new List<Task<TReply>>(1);
+        var left = options.AskTimeout;
+        try
+        {
+            for (var pause = FirstRepeat; ; pause *= 1.5)
+            {
+                asked.Add(region.Ask<TReply>(question, left, over.Token));
+                try
+                {
+                    return await (await Task.WhenAny(asked).WaitAsync(left < pause ? left : pause, cancellation).ConfigureAwait(false)).ConfigureAwait(false);
+                }
+                catch (TimeoutException) when (left > pause)
+                {
+                    left -= pause;
+                }
+            }
+        }
+        catch (Exception late) when (late is AskTimeoutException or TimeoutException)
+        {
+            options.Log.Warning("No answer to {Question}, asked {Times} times within {Patience}", question.Descriptor.Name, asked.Count, options.AskTimeout);
+            return null;
+        }
+        finally
+        {
+            await over.CancelAsync().ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>The answer to a question that is asked once; null when none came in time.</summary>
     internal async Task<TReply?> AskAsync<TReply>(IActorRef region, IMessage question, TimeSpan patience, CancellationToken cancellation)
         where TReply : class, IMessage
     {

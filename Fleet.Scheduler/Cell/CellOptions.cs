@@ -87,7 +87,7 @@ public sealed record CellOptions
     public int WaitersPerVm { get; init; } = 64;
 
     /// <summary>Agents that one node serves at once.</summary>
-    public int SessionsPerNode { get; init; } = 4096;
+    public int SessionsPerNode { get; init; } = 8192;
 
     /// <summary>HOCON above everything else: for tests and for an operator who must.</summary>
     public string ExtraHocon { get; init; } = "";

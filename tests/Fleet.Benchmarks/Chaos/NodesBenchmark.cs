@@ -111,7 +111,7 @@ internal static class NodesBenchmark
     [
         new($"{phase}_requests", results.Count, ""),
         new($"{phase}_retried", results.Count(result => result.Succeeded && result.Statuses.Count > 1), ""),
-        new($"{phase}_told_to_retry", results.Count(result => result.Statuses[^1] == 503), ""),
-        new($"{phase}_failed", results.Count(result => !result.Succeeded && result.Statuses[^1] != 503), ""),
+        new($"{phase}_told_to_retry", results.Count(result => result.ToldToRetry), ""),
+        new($"{phase}_failed", results.Count(result => result is { Succeeded: false, ToldToRetry: false }), ""),
     ];
 }

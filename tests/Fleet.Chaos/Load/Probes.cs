@@ -11,6 +11,9 @@ namespace Fleet.Chaos.Load;
 internal sealed record ProbeResult(string Vm, long AskedMs, long AnsweredMs, IReadOnlyList<int> Statuses)
 {
     public bool Succeeded => Statuses[^1] == 200;
+
+    /// <summary>A node said that it can't now. That the next try went to one that is away takes nothing from it.</summary>
+    public bool ToldToRetry => !Succeeded && Statuses.Contains(503);
 }
 
 /// <summary>

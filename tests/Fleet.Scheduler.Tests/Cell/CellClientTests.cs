@@ -1,0 +1,61 @@
+using Akka.Actor;
+using Akka.TestKit.Xunit2;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Serilog.Core;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>What a caller sees when a question is lost on its way to an actor, as it is while a shard moves.</summary>
+public sealed class CellClientTests : TestKit
+{
+    private static readonly string Id = TestCell.NewVmId();
+
+    [Fact]
+    public async Task Should_ask_again_what_was_lost_on_its_way()
+    {
+        var vms = CreateTestProbe();
+        var asked = Client(vms, TimeSpan.FromMinutes(5)).GetVmAsync(Id, CancellationToken.None);
+        await vms.ExpectMsgAsync<ReadVm>();
+        await vms.ExpectMsgAsync<ReadVm>();
+        vms.Reply(new VmReply { Vm = new VmRecord { Id = Id } });
+        Assert.Equal(Id, (await asked.WaitAsync(Eventually.Bound)).Vm?.Id);
+    }
+
+    [Fact]
+    public async Task Should_take_the_answer_to_a_question_that_was_only_slow()
+    {
+        var vms = CreateTestProbe();
+        var asked = Client(vms, TimeSpan.FromMinutes(5)).GetVmAsync(Id, CancellationToken.None);
+        await vms.ExpectMsgAsync<ReadVm>();
+        var first = vms.LastSender;
+        await vms.ExpectMsgAsync<ReadVm>();
+        first.Tell(new VmReply { Vm = new VmRecord { Id = Id } });
+        Assert.Equal(Id, (await asked.WaitAsync(Eventually.Bound)).Vm?.Id);
+    }
+
+    [Fact]
+    public async Task Should_end_with_a_code_when_nobody_answers()
+    {
+        var vms = CreateTestProbe();
+        var answer = await Client(vms, TimeSpan.FromSeconds(1)).StopVmAsync(Id, TimeSpan.Zero, CancellationToken.None).WaitAsync(Eventually.Bound);
+        Assert.Equal("unavailable", answer.Problem?.Code);
+        // 0, 250, 625 ms: a question that nobody answers does not become a flood.
+        Assert.Equal(3, vms.ReceiveWhile<object>(TimeSpan.FromMilliseconds(100), message => message as RequestStop ?? throw new InvalidOperationException($"{message}")).Count);
+    }
+
+    [Fact]
+    public async Task Should_end_when_its_caller_goes()
+    {
+        using var gone = new CancellationTokenSource();
+        var vms = CreateTestProbe();
+        var asked = Client(vms, TimeSpan.FromMinutes(5)).GetVmAsync(Id, gone.Token);
+        await vms.ExpectMsgAsync<ReadVm>();
+        await gone.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => asked.WaitAsync(Eventually.Bound));
+    }
+
+    private CellClient Client(IActorRef vms, TimeSpan patience) =>
+        new(Sys, vms, Nobody.Instance, Nobody.Instance, new CellOptions { DataDirectory = Path.GetTempPath(), AskTimeout = patience, Log = Logger.None });
+}
