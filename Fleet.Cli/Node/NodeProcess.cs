@@ -151,7 +151,11 @@ internal static class NodeProcess
     {
         cell = roles.Oversubscription(cell);
         if (roles.Lease is { } lease)
-            cell = cell with { Lease = cell.Lease with { Lifetime = TimeSpan.FromSeconds(lease) } };
+        {
+            var lifetime = TimeSpan.FromSeconds(lease);
+            // A short lease has at least three beats.
+            cell = cell with { Lease = cell.Lease with { Lifetime = lifetime }, Heartbeat = lifetime / 3 < cell.Heartbeat ? lifetime / 3 : cell.Heartbeat };
+        }
         if (roles.Cluster is not { } cluster)
             return cell;
         var (host, port) = NodeAddress.Split(cluster);

@@ -282,7 +282,7 @@ internal static class NodeOptions
             result =>
             {
                 if (result.GetValueOrDefault<int?>() is < 6 or > 3600)
-                    result.AddError("--lease wants 6 to 3600 seconds: three heartbeats at least.");
+                    result.AddError("--lease wants 6 to 3600 seconds.");
             },
         },
     };

@@ -27,11 +27,14 @@ public sealed record CellOptions
 
     public Serilog.ILogger Log { get; init; } = Serilog.Core.Logger.None;
 
-    /// <summary>How often an agent shows that it lives. Agents are told in Welcome.</summary>
-    public TimeSpan Heartbeat { get; init; } = TimeSpan.FromSeconds(2);
+    /// <summary>
+    /// How often an agent shows that it lives and gets its lease anew; it is told in Welcome. A lease has six: more often costs every node of a large fleet
+    /// (docs/reliability.md) and gains nothing, since a dead host's lease ends no later.
+    /// </summary>
+    public TimeSpan Heartbeat { get; init; } = TimeSpan.FromSeconds(3);
 
     /// <summary>
-    /// Silence after which a stream is cut and its host counts as disconnected. Five beats: a busy agent may miss some; much longer,
+    /// Silence after which a stream is cut and its host counts as disconnected. Three beats: a busy agent may miss some; much longer,
     /// and placements go on choosing a dead host.
     /// </summary>
     public TimeSpan HostDeadAfter { get; init; } = TimeSpan.FromSeconds(10);

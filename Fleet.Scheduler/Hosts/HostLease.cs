@@ -20,7 +20,7 @@ public sealed record LeaseTerms(TimeSpan Lifetime, TimeSpan EndsAfter, TimeSpan 
     /// From a control-plane node's death until its hosts' actors grant leases elsewhere: 2.5 s until it is unreachable, 3 s until that is settled and 3 s of margin
     /// (hocon/cluster.conf), then shards move and agents dial; 12 to 13 s measured (docs/reliability.md), and one heartbeat.
     /// </summary>
-    public static readonly TimeSpan FailOver = TimeSpan.FromSeconds(15);
+    public static readonly TimeSpan FailOver = TimeSpan.FromSeconds(16);
 
     public static readonly LeaseTerms Default = new(TimeSpan.FromSeconds(20), TimeSpan.FromMinutes(10), TimeSpan.FromSeconds(2));
 

@@ -49,6 +49,8 @@ internal sealed class LinkServer : IAsyncDisposable
             grpc.MaxReceiveMessageSize = MaxMessage;
             grpc.EnableDetailedErrors = false;
         }).AddServiceOptions<EnrolmentService>(grpc => grpc.MaxReceiveMessageSize = EnrolmentService.MaxMessage);
+        // What came over a socket is dealt with by the thread that read it: a heartbeat is a few bytes, and waking another thread costs as much as all else about it.
+        builder.WebHost.UseSockets(sockets => sockets.UnsafePreferInlineScheduling = true);
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
