@@ -17,10 +17,12 @@ internal static class RunCommand
         var wanted = new SpecOptions();
         var detach = new Option<bool>("--detach", "-d") { Description = "Print the id and return when it runs" };
         var remove = new Option<bool>("--rm") { Description = "Delete the microVM when it has ended" };
+        var gang = new Option<string?>("--gang") { Description = "With --gang-size and --detach: run as many, NAME-0, NAME-1 and so on, and none before there is room for all" };
+        var gangSize = new Option<int?>("--gang-size") { Description = "How many; 1 to 100" };
         var interactive = new Option<bool>("--interactive", "-i") { Description = "Send standard input to the guest" };
         var command = new Argument<string[]>("command") { Description = "What to run, after --; without it the image's shell", Arity = ArgumentArity.ZeroOrMore };
 
-        var run = new Command("run", "Run a command in a new microVM") { detach, remove, interactive, command };
+        var run = new Command("run", "Run a command in a new microVM") { detach, remove, interactive, gang, gangSize, command };
         wanted.AddTo(run);
         return run.Calls(
             async (api, parsed, cancellation) =>
@@ -35,6 +37,15 @@ internal static class RunCommand
 
                 // One key for all the tries of this one command: a request that was answered and lost is not run twice.
                 var key = Guid.NewGuid().ToString("n");
+                if (parsed.GetValue(gang) is { } name)
+                {
+                    if (!parsed.GetValue(detach) || parsed.GetValue(gangSize) is not { } size)
+                        throw new ApiException("invalid_field", "--gang goes with --gang-size and --detach: each member has a console of its own.");
+                    return await GangAsync(api, parsed, new JsonObject { ["name"] = name, ["size"] = size, ["vm"] = spec }, key, cancellation);
+                }
+
+                if (parsed.GetValue(gangSize) is not null)
+                    throw new ApiException("invalid_field", "--gang-size goes with --gang.");
                 JsonElement vm;
                 try
                 {
@@ -71,6 +82,19 @@ internal static class RunCommand
             await parsed.InvocationConfiguration.Error.WriteLineAsync(
                 $"fleet: whether {(name is null ? "a microVM" : Render.Printable(name))} was created could not be found out ({unknown.Message}); fleet vm list shows it");
         }
+    }
+
+    private static async Task<int> GangAsync(ApiClient api, ParseResult parsed, JsonObject wanted, string key, CancellationToken cancellation)
+    {
+        var gang = await Persistence.AskAsync(answered: false, () => api.PostAsync("v1/gangs", wanted, cancellation, key), cancellation);
+        var worst = ExitCodes.Ok;
+        foreach (var member in gang.GetProperty("vms").EnumerateArray())
+        {
+            if (await DetachedAsync(api, parsed, member, cancellation) is var exit and not ExitCodes.Ok)
+                worst = exit;
+        }
+
+        return worst;
     }
 
     private static async Task<int> DetachedAsync(ApiClient api, ParseResult parsed, JsonElement vm, CancellationToken cancellation)

@@ -68,6 +68,7 @@ internal sealed class ApiServer : IAsyncDisposable
             web.UseRouting();
             web.Use(pipeline.AuthoriseAsync);
             new VmEndpoints(api).Map(web);
+            new GangEndpoints(api).Map(web);
             new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
             new PlacementEndpoints(api).Map(web);

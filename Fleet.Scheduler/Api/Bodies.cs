@@ -170,6 +170,7 @@ internal sealed record VmBody(
     ulong Version,
     uint Restarts,
     string? RestartAt,
+    GangMemberBody? Gang,
     VmSpecBody Spec);
 
 /// <summary>What was wanted, with every default filled in.</summary>
@@ -350,6 +351,8 @@ internal sealed record ProblemBody(
 
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
 [JsonSerializable(typeof(CreateVmBody))]
+[JsonSerializable(typeof(CreateGangBody))]
+[JsonSerializable(typeof(GangBody))]
 [JsonSerializable(typeof(StopVmBody))]
 [JsonSerializable(typeof(DrainHostBody))]
 [JsonSerializable(typeof(RateLimitBody))]

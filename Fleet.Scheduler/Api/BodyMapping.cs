@@ -161,6 +161,7 @@ internal static class BodyMapping
         vm.Version,
         vm.Restarts,
         RestartRules.RestartAt(vm) is { } again ? Text(Timestamp.FromDateTimeOffset(again)) : null,
+        vm.Spec.Gang is { } gang ? new(OrNull(gang.Id) ?? vm.Id, gang.Name, gang.Size, gang.Index) : null,
         new VmSpecBody(
             vm.Spec.Name, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Spec.Command, Sorted(vm.Spec.Env), vm.Spec.Driver,
             vm.Spec.Boot is { } boot

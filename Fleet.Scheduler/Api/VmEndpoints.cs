@@ -98,9 +98,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var who = Principal.Of(http);
         RefuseForTenant(who, body);
         var owned = await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted);
-        // Two tenants may use the same key; no key of an admin can look like a tenant's, for keys are printable.
-        var scoped = key is null || who.Tenant is null ? key : $"{who.Tenant}\n{key}";
-        var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(owned, name), body.Name is not null, scoped, Hash(body), http.RequestAborted);
+        var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(owned, name), body.Name is not null, Scoped(key, who), Hash(body), http.RequestAborted);
         http.Response.Headers.Location = $"/v1/vms/{vm.Id}";
         await Exchange.WriteVmAsync(http, StatusCodes.Status201Created, vm);
     }
@@ -202,7 +200,7 @@ internal sealed class VmEndpoints(ApiContext api)
     private static VmRecord Existing(VmRecord vm, string id) =>
         vm.State == VmState.Deleted ? throw VmNames.NotFound(id) : vm;
 
-    private static string? IdempotencyKey(HttpContext http)
+    internal static string? IdempotencyKey(HttpContext http)
     {
         var values = http.Request.Headers[Exchange.IdempotencyHeader];
         if (values.Count == 0)
@@ -212,8 +210,11 @@ internal sealed class VmEndpoints(ApiContext api)
             : throw new RequestRefused(ErrorCodes.InvalidField, $"{Exchange.IdempotencyHeader} must be given once, with 1 to {MaxKeyLength} printable ASCII characters.", Exchange.IdempotencyHeader);
     }
 
+    // Two tenants may use the same key; no key of an admin can look like a tenant's, for keys are printable.
+    internal static string? Scoped(string? key, Principal who) => key is null || who.Tenant is null ? key : $"{who.Tenant}\n{key}";
+
     // Of the members as they were read, so that space and order don't count, and in the order of keys.
-    private static byte[] Hash(CreateVmBody body) => SHA256.HashData(JsonSerializer.SerializeToUtf8Bytes(body with
+    internal static byte[] Hash(CreateVmBody body) => SHA256.HashData(JsonSerializer.SerializeToUtf8Bytes(body with
     {
         Env = body.Env is null ? null : new SortedDictionary<string, string>(body.Env.ToDictionary(), StringComparer.Ordinal),
         RateLimits = body.RateLimits is null ? null : new SortedDictionary<string, RateLimitBody>(body.RateLimits.ToDictionary(), StringComparer.Ordinal),

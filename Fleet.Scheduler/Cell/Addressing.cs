@@ -12,6 +12,12 @@ public interface IToHost
     string HostId { get; }
 }
 
+/// <summary>A message to the one actor of a gang, wherever it lives.</summary>
+public interface IToGang
+{
+    string GangId { get; }
+}
+
 public sealed partial class CreateVm : IToVm;
 public sealed partial class ReadVm : IToVm;
 public sealed partial class RequestStop : IToVm;
@@ -25,6 +31,11 @@ public sealed partial class HostReport : IToVm;
 public sealed partial class CheckPlacement : IToVm;
 public sealed partial class PlacementLost : IToVm;
 public sealed partial class MoveVm : IToVm;
+public sealed partial class TakePlace : IToVm;
+public sealed partial class GangWaits : IToVm;
+
+public sealed partial class JoinGang : IToGang;
+public sealed partial class GangRoomAsked : IToGang;
 
 public sealed partial class ReserveRoom : IToHost;
 public sealed partial class CommandHost : IToHost;

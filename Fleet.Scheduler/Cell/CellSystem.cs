@@ -9,6 +9,7 @@ using Akka.Persistence;
 using Akka.Persistence.Sql;
 using Akka.Remote.Transport.DotNetty;
 using Fleet.Scheduler.Access;
+using Fleet.Scheduler.Gangs;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Logging;
@@ -136,7 +137,9 @@ public sealed class CellSystem : IAsyncDisposable
         // Each kind tells the other. microVMs want something of their hosts at once; hosts speak when an agent is there.
         var vms = new LateRegion();
         var hostRegion = await ShareAsync(ShardRegions.Hosts, id => Props.Create(() => new HostActor(id, options, vms, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
-        var vmRegion = await ShareAsync(ShardRegions.Vms, id => Props.Create(() => new VmActor(id, options, placement, hostRegion)), new VmExtractor(), settings).ConfigureAwait(false);
+        // Whoever waits for its gang says so again and again, and wakes it.
+        var gangs = await ShareAsync(ShardRegions.Gangs, id => Props.Create(() => new GangActor(id, options, placement, hostRegion, vms)), new GangExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
+        var vmRegion = await ShareAsync(ShardRegions.Vms, id => Props.Create(() => new VmActor(id, options, placement, hostRegion, gangs)), new VmExtractor(), settings).ConfigureAwait(false);
         vms.Started(vmRegion);
         // One actor that is there when it is asked: nothing of it has to be woken.
         var tokens = await ShareAsync(ShardRegions.Tokens, _ => Props.Create(() => new TokensActor(options)), new TokensExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);

@@ -7,6 +7,8 @@ internal static class PersistenceIds
     public const string HostPrefix = "host/";
     public const string Tokens = "access/tokens";
 
+    public static string Gang(string id) => "gang/" + id;
+
     public static string Vm(string id) => VmPrefix + id;
 
     public static string Host(string id) => HostPrefix + id;

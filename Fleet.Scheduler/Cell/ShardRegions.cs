@@ -9,6 +9,7 @@ internal static class ShardRegions
     public const string Vms = "vm";
     public const string Hosts = "host";
     public const string Tokens = "tokens";
+    public const string Gangs = "gang";
 
     /// <summary>
     /// About ten per node of the largest cell that we plan for (five). For ever: what is remembered is stored per shard. Each shard costs one
@@ -18,6 +19,9 @@ internal static class ShardRegions
 
     /// <inheritdoc cref="VmShards"/>
     public const int HostShards = 30;
+
+    /// <summary>Gangs are awake only while they wait.</summary>
+    public const int GangShards = 20;
 }
 
 internal sealed class VmExtractor() : HashCodeMessageExtractor(ShardRegions.VmShards)
@@ -28,6 +32,11 @@ internal sealed class VmExtractor() : HashCodeMessageExtractor(ShardRegions.VmSh
 internal sealed class HostExtractor() : HashCodeMessageExtractor(ShardRegions.HostShards)
 {
     public override string? EntityId(object message) => message is IToHost host ? host.HostId : null;
+}
+
+internal sealed class GangExtractor() : HashCodeMessageExtractor(ShardRegions.GangShards)
+{
+    public override string? EntityId(object message) => message is IToGang gang ? gang.GangId : null;
 }
 
 /// <summary>

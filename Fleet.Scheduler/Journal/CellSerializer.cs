@@ -56,6 +56,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("token-created", TokenCreated.Parser),
         ("token-revoked", TokenRevoked.Parser),
         ("tokens-kept", TokensKept.Parser),
+        ("gang-placed", GangPlaced.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -79,6 +80,10 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-move-answer", MoveAnswer.Parser),
         ("m-drain-host", DrainHost.Parser),
         ("m-launch-verdict", LaunchVerdict.Parser),
+        ("m-join-gang", JoinGang.Parser),
+        ("m-gang-room-asked", GangRoomAsked.Parser),
+        ("m-take-place", TakePlace.Parser),
+        ("m-gang-waits", GangWaits.Parser),
         ("m-read-host", ReadHost.Parser),
         ("m-read-ledger", ReadLedger.Parser),
         ("m-ledger-read", LedgerRead.Parser),

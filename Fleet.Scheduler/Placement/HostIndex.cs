@@ -271,6 +271,44 @@ public sealed class HostIndex
         return new PlacementAdvice([], refused);
     }
 
+    /// <summary>How many of these, <paramref name="most"/> at most, have room at once: no more than that, and fewer if rules about groups are in the way. Looks at every host.</summary>
+    public int Room(Demand demand, int most)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        var together = (long)most;
+        foreach (var rule in demand.Rules?.Groups ?? [])
+        {
+            if (rule is { Hard: true, Apart: true, Scope: RuleScope.Host } && demand.Groups.Contains(rule.Group))
+                together = Math.Min(together, rule.Most + 1);
+        }
+        var room = 0L;
+        foreach (var entry in _hosts.Values)
+        {
+            var host = _engine.Find(entry.View.HostId)!;
+            if (_engine.Refuse(demand, host) is not null)
+                continue;
+            var there = together;
+            for (var kind = 0; kind < Resources.Kinds; kind++)
+            {
+                if (demand.Needs[kind] > 0)
+                    there = Math.Min(there, host.Free[kind] / demand.Needs[kind]);
+            }
+            room += there;
+            if (room >= most)
+                return most;
+        }
+        return (int)room;
+    }
+
+    /// <summary>Why no host takes the demand, in words.</summary>
+    public string Explain(Demand demand)
+    {
+        var tally = new RejectionTally();
+        foreach (var rejection in Find(demand, NoHosts).Rejections)
+            tally.Add(rejection);
+        return tally.Explain(demand).Message;
+    }
+
     /// <summary>Every host, and what it would say to the demand: for somebody who wants to know why.</summary>
     /// <param name="demand">What is wanted; null: nothing.</param>
     /// <param name="now">On the clock of <see cref="Update"/>.</param>

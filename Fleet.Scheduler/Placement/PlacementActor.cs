@@ -29,6 +29,18 @@ internal sealed record PlaceTried(string VmId, string Host, ulong Version, Immut
 /// <summary>The answer to <see cref="FindHosts"/>.</summary>
 internal sealed record HostsFound(PlacementAdvice Advice, long Search) : INoSerializationVerificationNeeded;
 
+/// <summary>Asks the node's own <see cref="PlacementActor"/> for how many of these there is room at once.</summary>
+/// <param name="Demand">What each wants.</param>
+/// <param name="Most">More need not be counted.</param>
+/// <param name="Asked">Comes back in the answer.</param>
+internal sealed record CountRoom(Demand Demand, int Most, long Asked) : INoSerializationVerificationNeeded;
+
+/// <summary>The answer to <see cref="CountRoom"/>.</summary>
+/// <param name="Room">At most: it is not more, rules about groups may make it less.</param>
+/// <param name="Why">Where there is none at all, why; else empty.</param>
+/// <param name="Asked">Of the question.</param>
+internal sealed record RoomCounted(int Room, string Why, long Asked) : INoSerializationVerificationNeeded;
+
 /// <summary>Asks the node's own <see cref="PlacementActor"/> what it knows of every host, and what each would say to the demand, if there is one.</summary>
 internal sealed record JudgeHosts(Demand? Demand) : INoSerializationVerificationNeeded;
 
@@ -107,6 +119,10 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                     : find.VmId.Length == 0 ? _index.Find(find.Demand, find.Excluded)
                     : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now, find.Preempt);
                 Sender.Tell(new HostsFound(advice with { IsEarly = isEarly }, find.Search));
+                break;
+            case CountRoom count:
+                var room = _index.Room(count.Demand, count.Most);
+                Sender.Tell(new RoomCounted(room, room > 0 ? "" : _index.Explain(count.Demand), count.Asked));
                 break;
             case PlaceTried tried:
                 _index.Tried(tried.VmId, tried.Host, tried.Version, tried.Groups, Now);

@@ -35,7 +35,7 @@ internal sealed partial class VmActor
         AskIndex();
     }
 
-    private static async Task<IReadOnlyDictionary<string, string>> ReadAsync(IActorRef vms, string[] named)
+    internal static async Task<IReadOnlyDictionary<string, string>> ReadAsync(IActorRef vms, string[] named)
     {
         var replies = await Task.WhenAll(named.Select(id => vms.Ask<VmReply>(new ReadVm { VmId = id }, SearchPatience))).ConfigureAwait(false);
         return named.Zip(replies, (id, reply) => (id, Host: VmFold.CarriedBy(reply.Vm))).ToDictionary(one => one.id, one => one.Host, StringComparer.Ordinal);

@@ -36,6 +36,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     private readonly CellOptions _options;
     private readonly IActorRef _placement;
     private readonly IActorRef _hosts;
+    private readonly IActorRef _gangs;
     private readonly VmWaiters _waiters;
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
@@ -52,12 +53,14 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     /// <param name="options">Of the node.</param>
     /// <param name="placement">The node's <see cref="PlacementActor"/>.</param>
     /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
-    public VmActor(string id, CellOptions options, IActorRef placement, IActorRef hosts)
+    /// <param name="gangs">Takes every <see cref="IToGang"/>.</param>
+    public VmActor(string id, CellOptions options, IActorRef placement, IActorRef hosts, IActorRef gangs)
     {
         _id = id;
         _options = options;
         _placement = placement;
         _hosts = hosts;
+        _gangs = gangs;
         _waiters = new VmWaiters(options.WaitersPerVm);
     }
 
@@ -144,6 +147,15 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 break;
             case HostReport report:
                 OnReport(report);
+                break;
+            case CheckPlacement or PlacementLost or MoveVm when _goal is Goal.AwaitGang:
+                AskGang(message);
+                break;
+            case TakePlace take:
+                OnTakePlace(take);
+                break;
+            case GangWaits waits:
+                Store(_life.Unplaced(waits.Reason, isLasting: false, Now), static () => { });
                 break;
             case CheckPlacement check:
                 OnCheck(check);
@@ -405,6 +417,9 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             case Goal.FindPlace place:
                 Search(place.Epoch);
                 break;
+            case Goal.AwaitGang:
+                JoinGang();
+                break;
             case Goal.Restart restart when RestartRules.Wait(restart.At, Now) is var left && left > TimeSpan.Zero:
                 Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, left);
                 break;
@@ -462,6 +477,11 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     private void Command(CommandHost command)
     {
         _hosts.Tell(command);
+        PursueLater();
+    }
+
+    private void PursueLater()
+    {
         var pause = _options.CommandRetryFirst * Math.Pow(2, Math.Min(_tries++, 10));
         if (pause > _options.CommandRetryMost)
             pause = _options.CommandRetryMost;

@@ -155,6 +155,8 @@ public static class VmFold
                 next.FailedHosts.Clear();
                 next.Restarts = 0;
                 next.Preemptions = 0;
+                // Its gang goes on without it, or never does.
+                next.GangOver = next.Spec.Gang is not null;
                 return start.At;
             case VmRestarted restarted:
                 AwaitPlace(next);

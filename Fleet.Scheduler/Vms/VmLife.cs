@@ -1,5 +1,6 @@
 using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Gangs;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf;
@@ -22,6 +23,9 @@ public abstract record Goal
 
     /// <summary>A host must be found under this epoch.</summary>
     public sealed record FindPlace(ulong Epoch) : Goal;
+
+    /// <summary>Its gang must find a place for each of its members, and so for it.</summary>
+    public sealed record AwaitGang : Goal;
 
     /// <summary>The host must launch it.</summary>
     public sealed record Launch(string Host, ulong Epoch) : Goal;
@@ -62,6 +66,8 @@ public sealed record VmLife
 
     private static readonly Goal Resting = new Goal.Rest();
 
+    private static readonly Goal AwaitingGang = new Goal.AwaitGang();
+
     /// <summary>Null: never created.</summary>
     public VmRecord? Record { get; private init; }
 
@@ -69,6 +75,13 @@ public sealed record VmLife
     public uint StopGraceMs { get; private init; }
 
     private VmState State => Record?.State ?? VmState.Unspecified;
+
+    /// <summary>It was never placed, and is not before its gang is: after that it is placed by itself like any other.</summary>
+    public static bool AwaitsGang(VmRecord record)
+    {
+        ArgumentNullException.ThrowIfNull(record);
+        return record is { State: VmState.Pending or VmState.Unplaced, Epoch: 0, GangOver: false, Spec.Gang: not null };
+    }
 
     public VmLife Apply(IMessage stored) => this with
     {
@@ -83,6 +96,7 @@ public sealed record VmLife
 
     public Goal Goal => State switch
     {
+        VmState.Pending or VmState.Unplaced when AwaitsGang(Record!) => AwaitingGang,
         VmState.Pending or VmState.Unplaced => new Goal.FindPlace(Record!.Epoch + 1),
         VmState.Starting => new Goal.Launch(Record!.Host, Record.Epoch),
         VmState.Stopping => new Goal.Stop(Record!.Host, Record.Epoch, StopGraceMs),
@@ -174,7 +188,7 @@ public sealed record VmLife
     /// <summary>A host reserved room. Not <paramref name="wanted"/> when the reservation must be given back.</summary>
     public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted)
     {
-        if (Goal is Goal.FindPlace place && place.Epoch == epoch)
+        if ((Goal is Goal.FindPlace && Record!.Epoch + 1 == epoch) || (Goal is Goal.AwaitGang && epoch == GangRound.Epoch))
         {
             wanted = true;
             return Decision.Of(new VmPlaced { At = At(now), Host = host, Epoch = epoch });
@@ -192,7 +206,7 @@ public sealed record VmLife
     /// <param name="now">The time.</param>
     public Decision Unplaced(Reason reason, bool isLasting, DateTimeOffset now)
     {
-        if (Goal is not Goal.FindPlace)
+        if (Goal is not (Goal.FindPlace or Goal.AwaitGang))
             return Decision.Nothing;
         // What could not be launched does not wait for hosts that may never come: its owner hears what is wrong. Hosts that are away for a moment are waited for.
         if (Record!.FailedHosts.Count > 0 && isLasting)

@@ -63,6 +63,12 @@ public static class VmLimits
     /// <summary>The largest difference that a spread may leave.</summary>
     public const int MaxSpreadAhead = 1000;
 
+    /// <summary>Members of a gang: room is held for all of them at once, one after the other.</summary>
+    public const int MaxGangSize = 100;
+
+    /// <summary>Of a gang's name: it and a member's number are that one's name.</summary>
+    public const int MaxGangNameLength = 60;
+
     /// <summary>The label by which a host tells its zone.</summary>
     public const string ZoneLabel = "zone";
 

@@ -131,6 +131,10 @@ public sealed class StoredEventSamples : IDisposable
             "121c0a04766d2d311003180220800242036c6f7748015204766d2d325804"),
         ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Placement = new PlacementWishes { Affinity = { new Affinity { Vm = "vm-2", Within = "host" } } } } },
             "0a0b08c3d590d80610809c9c391204766d2d311a180a0568656c6c6fd2020e120c1204686f73742a04766d2d32"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Gang = new Gang { Id = "vm-2", Name = "train", Size = 3, Index = 1 } } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a1b0a0568656c6c6f8205110a04766d2d321205747261696e18032001"),
+        ("gang-placed", new GangPlaced { At = At, Places = { new GangPlace { VmId = "vm-1", Host = "rack1-7", Epoch = 1 } } },
+            "0a0b08c3d590d80610809c9c3912110a04766d2d3112077261636b312d371801"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];

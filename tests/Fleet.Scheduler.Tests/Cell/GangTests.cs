@@ -1,0 +1,147 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Gangs;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>None of a gang is placed before all can be, and what it holds meanwhile goes back.</summary>
+public sealed class GangTests : IAsyncLifetime
+{
+    private TestCell _cell = null!;
+
+    public async Task InitializeAsync() => _cell = await TestCell.StartAsync();
+
+    public async Task DisposeAsync() => await _cell.DisposeAsync();
+
+    [Fact]
+    public async Task Should_wait_for_room_for_all_hold_none_meanwhile_and_run_when_there_is()
+    {
+        await using var agent = await JoinAsync("one");
+        var members = await CreateAsync("train", 6);
+        foreach (var id in members)
+        {
+            Assert.Equal(
+                (GangRound.WaitingCode, "The gang train of 6 is placed when there is room for all at once: there is for 4 at most."),
+                await ReasonAsync(id));
+        }
+        // Who needs no more than is left has it.
+        var other = await _cell.CreateAsync(TestCell.Spec(memoryMib: 8192));
+        await _cell.WaitAsync(other, VmState.Running);
+        Assert.Equal((8192UL, 1U), ((await _cell.HostAsync("one")).ReservedMemoryMib, (await _cell.HostAsync("one")).Vms));
+        await _cell.Cell.DeleteVmAsync(other, CancellationToken.None);
+        await _cell.WaitAsync(other, VmState.Deleted);
+
+        await using var second = await JoinAsync("two");
+        foreach (var id in members)
+            Assert.Equal(1U, (await _cell.WaitAsync(id, VmState.Running)).Epoch);
+        Assert.Equal(6U, (await _cell.HostAsync("one")).Vms + (await _cell.HostAsync("two")).Vms);
+    }
+
+    [Fact]
+    public async Task Should_wait_until_all_members_are_there_and_go_without_one_that_is_started_by_itself()
+    {
+        await using var agent = await JoinAsync("one");
+        var members = await CreateAsync("pair", 2, create: 1);
+        Assert.Equal("The gang pair of 2 is placed when all its members wait: 1 do. Delete them, if the others are gone.", (await ReasonAsync(members[0])).Message);
+        await _cell.Cell.StopVmAsync(members[0], TimeSpan.Zero, CancellationToken.None);
+        await _cell.WaitAsync(members[0], VmState.Stopped);
+        await CreateAsync("pair", 2, create: 2, known: members);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(members[1]) is { State: VmState.Unplaced, Reason.Code: GangRound.WaitingCode });
+        await _cell.Cell.StartVmAsync(members[0], CancellationToken.None);
+        await _cell.WaitAsync(members[0], VmState.Running);
+        Assert.Equal(VmState.Unplaced, (await _cell.GetAsync(members[1])).State);
+    }
+
+    [Fact]
+    public async Task Should_place_a_lost_member_again_by_itself()
+    {
+        await using var agent = await JoinAsync("one");
+        var members = await CreateAsync("pair", 2);
+        foreach (var id in members)
+            await _cell.WaitAsync(id, VmState.Running);
+        await using var two = await JoinAsync("two");
+        agent.Report(members[1], HostVmState.Failed, new Reason { Code = "lease_over", Message = "It is over." });
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(members[1]) is { State: VmState.Running, Epoch: 2 });
+        Assert.Equal(1U, (await _cell.GetAsync(members[0])).Epoch);
+    }
+
+    /// <summary>Two that have room each by itself and none together: one is placed, the other waits, and nothing is held for it.</summary>
+    [Fact]
+    public async Task Should_not_lock_each_other_out()
+    {
+        await using var one = await JoinAsync("one");
+        await using var two = await JoinAsync("two");
+        var gangs = await Task.WhenAll(CreateAsync("left", 5), CreateAsync("right", 5));
+        await Eventually.TrueAsync(async () => (await RunningAsync(gangs[0])) + (await RunningAsync(gangs[1])) == 5);
+        var (placed, waiting) = await RunningAsync(gangs[0]) == 5 ? (gangs[0], gangs[1]) : (gangs[1], gangs[0]);
+        Assert.Equal(5, await RunningAsync(placed));
+        await Eventually.TrueAsync(async () => (await HeldAsync()) == 5);
+        foreach (var id in waiting)
+            Assert.Equal(GangRound.WaitingCode, (await ReasonAsync(id)).Code);
+        foreach (var id in placed)
+            await _cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        foreach (var id in waiting)
+            await _cell.WaitAsync(id, VmState.Running);
+    }
+
+    /// <summary>A kill at any moment: all of them run in the end, each once, and no room is held twice.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(10)]
+    [InlineData(25)]
+    [InlineData(60)]
+    [InlineData(150)]
+    public async Task Should_go_on_after_a_kill_at_any_step(int ms)
+    {
+        await using var one = await JoinAsync("one");
+        await using var two = await JoinAsync("two");
+        var members = await CreateAsync("train", 8);
+        var since = global::System.Diagnostics.Stopwatch.StartNew();
+        await Eventually.TrueAsync(() => since.ElapsedMilliseconds >= ms);
+        await one.CutAsync();
+        await two.CutAsync();
+        await _cell.CrashAndRestartAsync();
+        await one.ConnectAsync(_cell.System.HostLink);
+        await two.ConnectAsync(_cell.System.HostLink);
+        foreach (var id in members)
+        {
+            Assert.Equal(1U, (await _cell.WaitAsync(id, VmState.Running)).Epoch);
+            Assert.Equal(1, (one.Find(id)?.Starts ?? 0) + (two.Find(id)?.Starts ?? 0));
+        }
+        await Eventually.TrueAsync(async () => (await HeldAsync()) == 8);
+    }
+
+    private async Task<long> HeldAsync() => (await _cell.HostAsync("one")).Vms + (await _cell.HostAsync("two")).Vms;
+
+    private async Task<int> RunningAsync(string[] ids)
+    {
+        var states = await Task.WhenAll(ids.Select(async id => (await _cell.GetAsync(id)).State));
+        return states.Count(state => state == VmState.Running);
+    }
+
+    private async Task<(string Code, string Message)> ReasonAsync(string id)
+    {
+        var reason = (await _cell.WaitAsync(id, VmState.Unplaced)).Reason;
+        return (reason.Code, reason.Message);
+    }
+
+    private async Task<string[]> CreateAsync(string name, int size, int? create = null, string[]? known = null)
+    {
+        var ids = known ?? [.. Enumerable.Range(0, size).Select(_ => TestCell.NewVmId())];
+        await Task.WhenAll(Enumerable.Range(0, create ?? size).Select(async index =>
+        {
+            var spec = TestCell.Spec($"{name}-{index}", memoryMib: 2048);
+            spec.Gang = new Gang { Id = index == 0 ? "" : ids[0], Name = name, Size = (uint)size, Index = (uint)index };
+            Assert.Null((await _cell.Cell.CreateVmAsync(ids[index], spec, CancellationToken.None)).Problem);
+        }));
+        return ids;
+    }
+
+    private async Task<FakeAgent> JoinAsync(string name)
+    {
+        var agent = new FakeAgent(name) { Inventory = FakeAgent.Simulated(cpus: 8, memoryMib: 8192) };
+        await agent.ConnectAsync(_cell.System.HostLink);
+        return agent;
+    }
+}
