@@ -19,6 +19,7 @@ internal static partial class Posix
     private const int CurrentDirectory = -100;
     private const uint StatxType = 1;
     private const uint StatxMode = 2;
+    private const uint StatxLinks = 4;
     private const uint StatxInode = 0x100;
     private const int NobodyId = 65534;
     private const int OpenReadNonblocking = 0x800 | 0x100 | CloseOnExec; // and O_NOCTTY
@@ -196,6 +197,20 @@ internal static partial class Posix
             : null;
     }
 
+    /// <summary>How many names a file has.</summary>
+    public static unsafe uint LinksOf(string path)
+    {
+        // SAFETY: struct statx has 256 bytes on every architecture; stx_nlink stands at 16.
+        var status = stackalloc byte[256];
+        return Statx(CurrentDirectory, path, 0, StatxLinks, status) == 0 ? *(uint*)(status + 16) : throw Failure("statx " + path);
+    }
+
+    /// <summary>Gives a file a second name in the same file system.</summary>
+    public static void Link(string path, string name)
+    {
+        if (LinkNative(path, name) != 0) throw Failure($"link {path} to {name}");
+    }
+
     /// <summary>Sets a process's limit on file sizes, in bytes; false when it is gone. The hard limit is raised if need be, which takes root.</summary>
     public static unsafe bool SetFileSizeLimit(int pid, ulong bytes)
     {
@@ -222,6 +237,9 @@ internal static partial class Posix
 
     [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int Open(string path, int flags);
+
+    [LibraryImport("libc", EntryPoint = "link", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int LinkNative(string path, string name);
 
     [LibraryImport("libc", EntryPoint = "statx", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static unsafe partial int Statx(int directory, string path, int flags, uint mask, byte* status);

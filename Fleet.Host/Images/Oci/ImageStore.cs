@@ -1,0 +1,367 @@
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+using Fleet.Host.Drivers;
+using Fleet.Shared.Files;
+using Fleet.Shared.Vms;
+using Serilog;
+
+namespace Fleet.Host.Images.Oci;
+
+/// <summary>An image of which this host has everything.</summary>
+/// <param name="Reference">Its name, in the one way to write it.</param>
+/// <param name="Digest">Of the manifest that the name led to.</param>
+/// <param name="Root">File name of its root file system; the same for every image of the same layers.</param>
+/// <param name="Config">What it runs.</param>
+public sealed record StoredImage(string Reference, string Digest, string Root, ImageRun Config);
+
+/// <summary>What an image runs unless the microVM's spec says something else.</summary>
+public sealed record ImageRun(
+    IReadOnlyList<string> Entrypoint, IReadOnlyList<string> Cmd, IReadOnlyList<string> Env, string User, string WorkingDirectory, int StopSignal);
+
+/// <summary>How far a pull is.</summary>
+/// <param name="Bytes">Of its layers that are here.</param>
+/// <param name="Total">Of its layers; 0: not known yet.</param>
+/// <param name="Unpacking">They are all here, and the root file system is being made.</param>
+public sealed record PullProgress(long Bytes, long Total, bool Unpacking);
+
+/// <summary>How much a host keeps of images.</summary>
+public sealed record ImageStoreOptions
+{
+    /// <summary>Bytes of layers and root file systems together; what is not in use goes first when there would be more.</summary>
+    public long MaxBytes { get; init; } = 64L << 30;
+
+    /// <summary>Bytes that stay free on the disk.</summary>
+    public long KeptFree { get; init; } = 256L << 20;
+
+    /// <summary>Longest pull.</summary>
+    public TimeSpan PullLimit { get; init; } = TimeSpan.FromMinutes(30);
+
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
+    public ILogger Log { get; init; } = Serilog.Core.Logger.None;
+
+    internal ImageLimits Limits { get; init; } = ImageLimits.Default;
+
+    internal RetryTerms Retries { get; init; } = RetryTerms.Default;
+}
+
+/// <summary>
+/// The images of a host, by the digests of what is in them: <c>layers</c> as they travel, <c>roots</c> that microVMs boot, and
+/// <c>names</c> that lead to them. A root is one read-only file for all microVMs of it: each has a hard link of its own in its folder, so that
+/// the file lives as long as anything uses it, whatever is removed here, and whatever is killed when.
+/// </summary>
+/// <remarks>Everything is made under another name, brought to the disk and renamed. Of one host's agent, which holds the state directory.</remarks>
+public sealed class ImageStore
+{
+    /// <summary>The host tells the control plane of so many of its images.</summary>
+    public const int MostTold = 256;
+
+    private const string Making = ".making-", Partial = ".part", RootEnd = ".squashfs";
+    private const int LayersAtOnce = 3, NoSpaceOnDevice = 28, DiskQuota = 122;
+
+    /// <summary>A launch that was given a root links it within this; until then it is not removed for want of room.</summary>
+    private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
+
+    private readonly string _layers, _roots, _names;
+    private readonly ImageStoreOptions _options;
+    private readonly ILogger _log;
+    private readonly Lock _gate = new();
+    private readonly Dictionary<string, int> _wanted = new(StringComparer.Ordinal);
+    private readonly SharedWork<StoredImage> _pulls = new();
+    private readonly SharedWork<string> _blobs = new(), _builds = new();
+
+    /// <param name="directory">A folder of the host's state directory: hard links lead from there to here.</param>
+    /// <param name="options">How much it keeps.</param>
+    /// <exception cref="IOException">The folder can't be used.</exception>
+    public ImageStore(string directory, ImageStoreOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        (_layers, _roots, _names) = (Path.Combine(directory, "layers"), Path.Combine(directory, "roots"), Path.Combine(directory, "names"));
+        _options = options;
+        _log = options.Log.ForContext<ImageStore>();
+        foreach (var folder in (string[])[_layers, _roots, _names])
+            Directory.CreateDirectory(folder);
+    }
+
+    /// <summary>Removes what a killed agent was making. What it was pulling stays, and is gone on with.</summary>
+    public void RemoveLeftovers()
+    {
+        foreach (var folder in (string[])[_roots, _names])
+        {
+            foreach (var left in Directory.GetFiles(folder, Making + "*")) File.Delete(left);
+        }
+    }
+
+    /// <summary>The image, if everything of it is here.</summary>
+    public StoredImage? Find(string reference)
+    {
+        if (ReadName(NameFile(Parse(reference).ToString())) is not { } image || !File.Exists(RootOf(image))) return null;
+        Touch(RootOf(image));
+        Touch(NameFile(image.Reference));
+        return image;
+    }
+
+    /// <summary>
+    /// The image, pulled when it is not here: once, however many ask at a time. With <paramref name="again"/> a name is looked up anew.
+    /// Throws <see cref="LaunchFailedException"/> with <c>image_not_found</c>, <c>image_refused</c>, <c>registry_unavailable</c> or <c>image_no_space</c>.
+    /// </summary>
+    public async Task<StoredImage> GetAsync(string reference, IProgress<PullProgress>? progress, bool again, CancellationToken cancellation)
+    {
+        var wanted = Parse(reference);
+        if (!again && Find(reference) is { } here) return here;
+        return await _pulls.RunAsync(wanted.ToString(), token => PullAsync(wanted, progress, token), cancellation).ConfigureAwait(false);
+    }
+
+    /// <summary>The file that microVMs of the image boot from.</summary>
+    public string RootOf(StoredImage image)
+    {
+        ArgumentNullException.ThrowIfNull(image);
+        return Path.Combine(_roots, image.Root);
+    }
+
+    /// <summary>Every image that is here, the one used last first.</summary>
+    public IReadOnlyList<StoredImage> List() =>
+        [.. new DirectoryInfo(_names).GetFiles("*.json").OrderByDescending(file => file.LastWriteTimeUtc).Select(file => ReadName(file.FullName)).OfType<StoredImage>().Where(image => File.Exists(RootOf(image)))];
+
+    /// <summary>Takes the name away, and what only it led to; microVMs that run from it go on. False when it is not here.</summary>
+    public bool Remove(string reference)
+    {
+        lock (_gate)
+        {
+            var file = NameFile(Parse(reference).ToString());
+            if (ReadName(file) is not { } image) return false;
+            File.Delete(file);
+            if (!NamedRoots().Contains(image.Root)) File.Delete(RootOf(image));
+            return true;
+        }
+    }
+
+    private async Task<StoredImage> PullAsync(ImageReference reference, IProgress<PullProgress>? progress, CancellationToken given)
+    {
+        using var limit = new CancellationTokenSource(_options.PullLimit, _options.Clock);
+        using var both = CancellationTokenSource.CreateLinkedTokenSource(given, limit.Token);
+        var started = _options.Clock.GetTimestamp();
+        try
+        {
+            using var origin = Origin(reference);
+            var (digest, manifest, config) = await ReadDocumentsAsync(origin, both.Token).ConfigureAwait(false);
+            var run = new ImageRun(config.Entrypoint, config.Cmd, config.Env, config.User, config.WorkingDirectory, StopSignals.Parse(config.StopSignal));
+            var root = RootName(config.DiffIds);
+            var image = new StoredImage(reference.ToString(), digest, root, run);
+            if (!File.Exists(RootOf(image)))
+            {
+                _log.Information("Pulling {Image}, {Layers} layers of {Bytes} bytes", reference, manifest.Layers.Count, manifest.Layers.Sum(layer => layer.Size));
+                await _builds.RunAsync(root, token => MakeRootAsync(origin, manifest, config, root, progress, token), both.Token).ConfigureAwait(false);
+            }
+            Touch(RootOf(image));
+            WriteName(image);
+            _log.Information("{Image} is here as {Digest} after {Seconds:0.0} s", reference, digest, _options.Clock.GetElapsedTime(started).TotalSeconds);
+            return image;
+        }
+        catch (OperationCanceledException) when (limit.IsCancellationRequested && !given.IsCancellationRequested)
+        {
+            throw ImageFault.Unavailable($"{reference} was not here within {_options.PullLimit.TotalMinutes:0} minutes; what came of it is kept for the next time.");
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            MakeRoom(0);
+            throw (failed.HResult & 0xFFFF) is NoSpaceOnDevice or DiskQuota
+                ? ImageFault.NoSpace($"This host's disk is full; {reference} does not fit. Remove images (fleet image remove), or give the state directory a larger disk.", failed)
+                : ImageUnavailable.Because($"{reference} can't be kept on this host: {failed.Message}", failed);
+        }
+    }
+
+    private IImageOrigin Origin(ImageReference reference) => reference.Location switch
+    {
+        ImageLocation.Layout => new LayoutOrigin(reference),
+        ImageLocation.Archive => new ArchiveOrigin(reference, _options.Limits),
+        _ => new RegistryOrigin(reference),
+    };
+
+    private async Task<(string Digest, ImageManifest Manifest, ImageConfig Config)> ReadDocumentsAsync(IImageOrigin origin, CancellationToken cancellation)
+    {
+        string? wanted = null;
+        // An index leads to a manifest; one that leads to another index leads nowhere.
+        for (var step = 0; step < 2; step++)
+        {
+            var bytes = await _options.Retries.RunAsync(_options.Clock, token => origin.ReadManifestAsync(wanted, token), cancellation).ConfigureAwait(false);
+            var (manifest, next) = ImageDocuments.ReadManifest(bytes);
+            if (manifest is null)
+            {
+                wanted = next!.Digest;
+                continue;
+            }
+            if (manifest.Layers.Sum(layer => (decimal)layer.Size) > _options.Limits.Bytes)
+                throw ImageFault.Refused($"its layers are more than {_options.Limits.Bytes} bytes");
+            var config = await _options.Retries.RunAsync(_options.Clock, async token =>
+            {
+                using var blob = await origin.OpenBlobAsync(manifest.Config, 0, token).ConfigureAwait(false);
+                return ImageDocument.Verified(await ImageDocument.ReadAsync(blob.Stream, "configuration", token).ConfigureAwait(false), manifest.Config.Digest, "configuration");
+            }, cancellation).ConfigureAwait(false);
+            return (ImageDocument.DigestOf(bytes), manifest, ImageDocuments.ReadConfig(config, manifest.Layers.Count));
+        }
+        throw ImageFault.Refused("its index leads to another index");
+    }
+
+    private async Task<string> MakeRootAsync(
+        IImageOrigin origin, ImageManifest manifest, ImageConfig config, string root, IProgress<PullProgress>? progress, CancellationToken cancellation)
+    {
+        var target = Path.Combine(_roots, root);
+        if (File.Exists(target)) return target;
+        var layers = manifest.Layers.DistinctBy(layer => layer.Digest).ToArray();
+        Want(layers, 1);
+        var making = Path.Combine(_roots, Making + Guid.NewGuid().ToString("n"));
+        try
+        {
+            var missing = layers.Where(layer => !File.Exists(LayerFile(layer))).Sum(layer => layer.Size);
+            // Unpacked they are about three times that; what is more shows when it is written.
+            MakeRoom(missing + 3 * layers.Sum(layer => layer.Size));
+            var arrived = new long[layers.Length];
+            var total = layers.Sum(layer => layer.Size);
+            await Parallel.ForEachAsync(Enumerable.Range(0, layers.Length), new ParallelOptions { MaxDegreeOfParallelism = LayersAtOnce, CancellationToken = cancellation }, async (i, token) =>
+            {
+                void Arrived(long bytes)
+                {
+                    Interlocked.Exchange(ref arrived[i], bytes);
+                    progress?.Report(new PullProgress(arrived.Sum(), total, Unpacking: false));
+                }
+                await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(origin, layers[i], Arrived, work), token).ConfigureAwait(false);
+            }).ConfigureAwait(false);
+            progress?.Report(new PullProgress(total, total, Unpacking: true));
+            RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, cancellation);
+            File.SetUnixFileMode(making, UnixFileMode.UserRead);
+            File.Move(making, target, overwrite: true);
+            FolderSync.Sync(_roots);
+            return target;
+        }
+        catch (LaunchFailedException refused) when (refused.Code == ImageFault.RefusedCode)
+        {
+            // Hostile bytes need no second look.
+            foreach (var layer in layers) File.Delete(LayerFile(layer));
+            throw;
+        }
+        finally
+        {
+            File.Delete(making);
+            Want(layers, -1);
+        }
+    }
+
+    private async Task<string> FetchAsync(IImageOrigin origin, Descriptor layer, Action<long> arrived, CancellationToken cancellation)
+    {
+        var file = LayerFile(layer);
+        if (File.Exists(file))
+        {
+            Touch(file);
+            arrived(layer.Size);
+            return file;
+        }
+        await new BlobDownload(layer, file + Partial, _options.Retries, _options.Clock, arrived).RunAsync(origin, cancellation).ConfigureAwait(false);
+        File.Move(file + Partial, file, overwrite: true);
+        FolderSync.Sync(_layers);
+        return file;
+    }
+
+    /// <summary>Removes what nothing uses, the longest unused first, until so many bytes more fit: layers, which can be had again, then whole images.</summary>
+    private void MakeRoom(long needed)
+    {
+        lock (_gate)
+        {
+            var layers = new DirectoryInfo(_layers).GetFiles().Where(file => !_wanted.ContainsKey(Path.GetFileNameWithoutExtension(file.Name)));
+            var recent = _options.Clock.GetUtcNow().UtcDateTime - JustUsed;
+            var roots = new DirectoryInfo(_roots).GetFiles("*" + RootEnd).Where(file => file.LastWriteTimeUtc < recent && Drivers.Processes.Posix.LinksOf(file.FullName) == 1);
+            foreach (var file in layers.OrderBy(file => file.LastWriteTimeUtc).Concat(roots.OrderBy(file => file.LastWriteTimeUtc)))
+            {
+                if (Fits(needed)) break;
+                _log.Information("Removing {File} of {Bytes} bytes to make room", file.FullName, file.Length);
+                file.Delete();
+            }
+            foreach (var name in Directory.GetFiles(_names, "*.json"))
+            {
+                if (ReadName(name) is not { } image || !File.Exists(RootOf(image))) File.Delete(name);
+            }
+            if (Fits(needed) || needed == 0) return;
+            throw ImageFault.NoSpace(
+                $"This host has no room for the image: it needs about {needed >> 20} MiB, and what is here is in use. Remove microVMs or images (fleet image remove), or give the state directory a larger disk.");
+        }
+    }
+
+    private bool Fits(long needed)
+    {
+        var used = ((string[])[_layers, _roots]).Sum(folder => new DirectoryInfo(folder).GetFiles().Sum(file => file.Length));
+        return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - needed >= _options.KeptFree;
+    }
+
+    private void Want(Descriptor[] layers, int change)
+    {
+        lock (_gate)
+        {
+            foreach (var layer in layers)
+            {
+                var count = _wanted.GetValueOrDefault(layer.Hex) + change;
+                if (count > 0) _wanted[layer.Hex] = count;
+                else _wanted.Remove(layer.Hex);
+            }
+        }
+    }
+
+    private void WriteName(StoredImage image)
+    {
+        var file = NameFile(image.Reference);
+        var making = Path.Combine(_names, Making + Guid.NewGuid().ToString("n"));
+        lock (_gate)
+        {
+            using (var stream = new FileStream(making, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = OwnFile.Private }))
+            {
+                JsonSerializer.Serialize(stream, image);
+                stream.Flush(flushToDisk: true);
+            }
+            File.Move(making, file, overwrite: true);
+            FolderSync.Sync(_names);
+        }
+    }
+
+    private StoredImage? ReadName(string file)
+    {
+        try
+        {
+            using var stream = File.OpenRead(file);
+            return JsonSerializer.Deserialize<StoredImage>(stream) is { } image && Path.GetFileName(image.Root) == image.Root ? image : null;
+        }
+        catch (FileNotFoundException)
+        {
+            return null;
+        }
+        catch (JsonException broken)
+        {
+            _log.Warning(broken, "{File} is broken; its image is pulled again when it is asked for", file);
+            return null;
+        }
+    }
+
+    private HashSet<string> NamedRoots() => [.. Directory.GetFiles(_names, "*.json").Select(ReadName).OfType<StoredImage>().Select(image => image.Root)];
+
+    private void Touch(string file)
+    {
+        try
+        {
+            File.SetLastWriteTimeUtc(file, _options.Clock.GetUtcNow().UtcDateTime);
+        }
+        catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
+        {
+            // Only how old it looks.
+        }
+    }
+
+    private string LayerFile(Descriptor layer) => Path.Combine(_layers, layer.Hex);
+
+    private string NameFile(string reference) => Path.Combine(_names, Hash(reference) + ".json");
+
+    private static string RootName(IReadOnlyList<string> diffIds) => Hash($"{SquashfsWriter.FormatVersion}\n{string.Join('\n', diffIds)}") + RootEnd;
+
+    private static string Hash(string text) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text)));
+
+    private static ImageReference Parse(string text) =>
+        ImageReference.TryParse(text, out var reference, out var problem) ? reference : throw ImageFault.NotFound(problem);
+}

@@ -1,0 +1,357 @@
+using System.Text;
+using System.Text.Json.Nodes;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Images.Oci;
+
+namespace Fleet.Host.Tests.Images.Oci;
+
+public sealed class ImageStoreTests : IDisposable
+{
+    private static readonly ImageStoreOptions Quick = new() { Retries = new RetryTerms(3, TimeSpan.FromMilliseconds(1)), KeptFree = 0 };
+
+    private readonly TestFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public async Task An_image_is_pulled_once_however_many_want_it()
+    {
+        var image = TestImage.Small();
+        using var registry = new FakeRegistry(image);
+        var store = Store();
+
+        var all = await Task.WhenAll(Enumerable.Range(0, 50).Select(_ => Get(store, registry.Reference)));
+
+        Assert.All(all, one => Assert.Equal((image.Digest, registry.Reference), (one.Digest, one.Reference)));
+        Assert.All(image.Layers, layer => Assert.Equal(1, registry.Asked(layer)));
+        Assert.Equal(1, registry.Asked("/manifests/"));
+        Assert.Equal([registry.Reference], store.List().Select(one => one.Reference));
+        Assert.Single(Files("roots"));
+        Assert.Equal(UnixFileMode.UserRead, File.GetUnixFileMode(store.RootOf(all[0])));
+    }
+
+    [Fact]
+    public async Task What_is_here_is_not_asked_for_again_also_by_the_next_agent()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        await Get(Store(), registry.Reference);
+        var asked = registry.Requests.Count;
+        await Get(Store(), registry.Reference);
+        Assert.Equal(asked, registry.Requests.Count);
+        Assert.Null(Store().Find("127.0.0.1:1/other:1"));
+    }
+
+    [Fact]
+    public async Task Two_names_of_one_image_share_its_root_and_the_last_name_takes_it_along()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        registry.Tags["2"] = registry.Tags["1"];
+        var store = Store();
+        await Get(store, registry.Reference);
+        var second = registry.Reference[..^1] + "2";
+        var image = await Get(store, second);
+        Assert.Single(Files("roots"));
+        Assert.True(store.Remove(registry.Reference));
+        Assert.True(File.Exists(store.RootOf(image)));
+        Assert.True(store.Remove(second));
+        Assert.False(store.Remove(second));
+        Assert.Empty(Files("roots"));
+        Assert.Empty(Files("names"));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_layer_that_breaks_off_is_gone_on_with(bool ranges)
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image) { KnowsRanges = ranges };
+        var broken = false;
+        registry.Fault = context => !broken && context.Request.RawUrl!.Contains(image.Layers[0], StringComparison.Ordinal)
+            && (broken = FakeRegistry.BreakOff(context, image.Blobs[image.Layers[0]], 1 << 20));
+        await Get(Store(), registry.Reference);
+        var ask = registry.Requests.Where(request => request.Path.Contains(image.Layers[0], StringComparison.Ordinal)).ToArray();
+        Assert.Equal(2, ask.Length);
+        Assert.Matches("^bytes=[1-9][0-9]*-$", ask[1].Range);
+    }
+
+    [Fact]
+    public async Task What_a_killed_agent_had_of_a_layer_the_next_one_keeps()
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image);
+        var blob = image.Blobs[image.Layers[0]];
+        var store = Store();
+        File.WriteAllBytes(_folder.At("images", "layers", image.Layers[0][7..] + ".part"), blob[..2_000_000]);
+        File.WriteAllText(_folder.At("images", "roots", ".making-dead"), "half");
+        store.RemoveLeftovers();
+        await Get(store, registry.Reference);
+        Assert.Equal(["bytes=2000000-"], registry.Requests.Where(request => request.Path.Contains(image.Layers[0], StringComparison.Ordinal)).Select(request => request.Range));
+        Assert.Single(Files("roots"));
+    }
+
+    [Fact]
+    public async Task What_a_killed_agent_left_wrong_is_had_anew()
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image);
+        var store = Store();
+        File.WriteAllBytes(_folder.At("images", "layers", image.Layers[0][7..] + ".part"), new byte[1_000_000]);
+        await Get(store, registry.Reference);
+        Assert.Equal(2, registry.Asked(image.Layers[0]));
+    }
+
+    [Fact]
+    public async Task A_registry_in_trouble_is_asked_again()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        var answers = new Queue<int>([503, 429, 200, 500, 200, 502]);
+        registry.Fault = context => answers.TryDequeue(out var status) && status != 200 && FakeRegistry.Answer(context, status, null, ("Retry-After", "0"));
+        await Get(Store(), registry.Reference);
+        Assert.Empty(answers);
+    }
+
+    [Fact]
+    public async Task A_registry_that_never_works_is_given_up_and_one_that_is_not_there_as_well()
+    {
+        using var registry = new FakeRegistry(TestImage.Small()) { Fault = context => FakeRegistry.Answer(context, 503) };
+        Assert.Equal("registry_unavailable", await CodeOf(registry.Reference));
+        Assert.Equal(3, registry.Requests.Count);
+        Assert.Equal("registry_unavailable", await CodeOf($"127.0.0.1:{Fleet.Tests.FreePort.Next()}/a:1"));
+    }
+
+    [Fact]
+    public async Task What_the_registry_has_not_is_not_found()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        Assert.Equal("image_not_found", await CodeOf($"{registry.Address}/some/image:no"));
+        Assert.Equal("image_not_found", await CodeOf($"oci:{_folder.At("nothing")}"));
+        Assert.Equal("image_not_found", await CodeOf($"docker-archive:{_folder.At("nothing.tar")}"));
+        Assert.Empty(Files("names"));
+    }
+
+    [Fact]
+    public async Task A_token_is_got_where_the_registry_says_and_given_to_nobody_else()
+    {
+        var image = TestImage.Small();
+        using var registry = new FakeRegistry(image);
+        using var elsewhere = new FakeRegistry(image);
+        registry.Fault = context =>
+        {
+            if (context.Request.RawUrl!.StartsWith("/token?", StringComparison.Ordinal))
+                return FakeRegistry.Answer(context, context.Request.QueryString["scope"] == "repository:some/image:pull" ? 200 : 500, """{"token":"abc"}"""u8.ToArray());
+            if (context.Request.Headers["Authorization"] != "Bearer abc")
+                return FakeRegistry.Answer(context, 401, null, ("WWW-Authenticate", $"Bearer realm=\"http://{registry.Address}/token\",service=\"it\""));
+            return context.Request.RawUrl.Contains("/blobs/", StringComparison.Ordinal)
+                && FakeRegistry.Answer(context, 307, null, ("Location", $"http://{elsewhere.Address}{context.Request.RawUrl}"));
+        };
+        await Get(Store(), registry.Reference);
+        Assert.All(elsewhere.Requests, request => Assert.Null(request.Authorization));
+        Assert.Equal(3, elsewhere.Requests.Count);
+    }
+
+    [Theory]
+    [InlineData("http://192.0.2.1/x")]
+    [InlineData("ftp://127.0.0.1/x")]
+    [InlineData("file:///etc/passwd")]
+    [InlineData("/v2/some/image/manifests/1")]
+    public async Task Where_it_must_not_be_sent_it_does_not_go(string location)
+    {
+        using var registry = new FakeRegistry(TestImage.Small()) { Fault = context => FakeRegistry.Answer(context, 307, null, ("Location", location)) };
+        Assert.Equal("registry_unavailable", await CodeOf(registry.Reference));
+        Assert.InRange(registry.Requests.Count, 1, 6);
+    }
+
+    [Fact]
+    public async Task Bytes_that_are_not_what_they_are_called_are_refused_and_not_kept()
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image);
+        var wrong = (byte[])image.Blobs[image.Layers[0]].Clone();
+        wrong[1000] ^= 1;
+        registry.Blobs[image.Layers[0]] = wrong;
+        Assert.Equal("image_refused", await CodeOf(registry.Reference));
+        registry.Blobs[image.Layers[0]] = [.. image.Blobs[image.Layers[0]], 0];
+        Assert.Equal("image_refused", await CodeOf(registry.Reference));
+        Assert.Empty(Files("layers"));
+        Assert.Empty(Files("roots"));
+
+        // A manifest that is asked for by its digest.
+        registry.Blobs[TarMaker.Digest([])] = image.Manifest;
+        Assert.Equal("image_refused", await CodeOf($"{registry.Address}/some/image@{TarMaker.Digest([])}"));
+    }
+
+    [Fact]
+    public async Task A_layer_cut_short_for_ever_is_the_registrys_fault()
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image);
+        registry.Blobs[image.Layers[0]] = image.Blobs[image.Layers[0]][..1000];
+        Assert.Equal("registry_unavailable", await CodeOf(registry.Reference));
+    }
+
+    [Fact]
+    public async Task A_hostile_layer_leaves_nothing_behind()
+    {
+        using var registry = new FakeRegistry(TestImage.Of([new TarMaker().File("../../../../etc/fleet-was-here", "x").ToArray()]));
+        Assert.Equal("image_refused", await CodeOf(registry.Reference));
+        Assert.Empty(Files("layers"));
+        Assert.Empty(Files("roots"));
+        Assert.Empty(Files("names"));
+        Assert.False(File.Exists("/etc/fleet-was-here"));
+    }
+
+    [Fact]
+    public async Task An_index_leads_to_the_manifest_for_this_machine()
+    {
+        var image = TestImage.Small();
+        using var registry = new FakeRegistry(image);
+        JsonObject Entry(string architecture, string digest) => new() { ["digest"] = digest, ["size"] = 1, ["platform"] = new JsonObject { ["os"] = "linux", ["architecture"] = architecture } };
+        byte[] Index(string architecture) => Encoding.UTF8.GetBytes(new JsonObject
+        {
+            ["schemaVersion"] = 2,
+            ["manifests"] = new JsonArray(Entry("s390x", TarMaker.Digest([])), Entry(architecture, image.Digest)),
+        }.ToJsonString());
+        registry.Tags["1"] = Index(ImageDocuments.Architecture);
+        Assert.Equal(image.Digest, (await Get(Store(), registry.Reference)).Digest);
+        registry.Tags["2"] = Index("riscv64");
+        Assert.Equal("image_refused", await CodeOf($"{registry.Address}/some/image:2"));
+    }
+
+    public static TheoryData<string> WrongDocuments() =>
+    [
+        "", "x", "[]", "{}", "null", """{"schemaVersion":1}""", """{"schemaVersion":2,"config":{},"layers":[]}""", """{"schemaVersion":2,"config":3,"layers":3}""",
+        """{"manifests":{}}""", """{"manifests":[]}""", """{"manifests":[1]}""", """{"manifests":[{"digest":"sha256:zz","size":1}]}""", new string('[', 100_000),
+    ];
+
+    [Theory]
+    [MemberData(nameof(WrongDocuments))]
+    public async Task A_manifest_that_is_none_is_refused(string text)
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        registry.Tags["1"] = Encoding.UTF8.GetBytes(text);
+        Assert.Equal("image_refused", await CodeOf(registry.Reference));
+    }
+
+    [Fact]
+    public async Task What_can_not_be_run_here_is_refused()
+    {
+        byte[][] layers = [new TarMaker().File("a", "x").ToArray()];
+        TestImage[] wrong =
+        [
+            TestImage.Of(layers, architecture: "s390x"),
+            TestImage.Of(layers, new JsonObject { ["StopSignal"] = "SIGNONE" }),
+            TestImage.Of(layers, new JsonObject { ["Env"] = new JsonArray("novalue") }),
+            TestImage.Of(layers, change: manifest => manifest["layers"] = new JsonArray()),
+            TestImage.Of(layers, change: manifest => manifest["layers"]![0]!["size"] = 1L << 50),
+            TestImage.Of(layers, change: manifest => manifest["layers"]![0]!["size"] = -1),
+            TestImage.Of(layers, change: manifest => manifest["layers"]![0]!["digest"] = "sha256:../../etc/passwd"),
+            TestImage.Of(layers, change: manifest => manifest["layers"]![0]!["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+            TestImage.Of([.. Enumerable.Range(0, 257).Select(i => new TarMaker().File($"{i}", "").ToArray())]),
+        ];
+        foreach (var image in wrong)
+        {
+            using var registry = new FakeRegistry(image);
+            Assert.Equal("image_refused", await CodeOf(registry.Reference));
+        }
+    }
+
+    [Fact]
+    public async Task An_image_removed_while_in_use_stays_with_its_microVM()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        var store = Store();
+        var image = await Get(store, registry.Reference);
+        var link = _folder.At("root.squashfs");
+        Posix.Link(store.RootOf(image), link);
+        var bytes = File.ReadAllBytes(link);
+        store.Remove(registry.Reference);
+        Assert.Equal(bytes, File.ReadAllBytes(link));
+        Assert.Null(store.Find(registry.Reference));
+    }
+
+    [Fact]
+    public async Task Room_is_made_of_what_nothing_uses_and_of_nothing_else()
+    {
+        using var first = new FakeRegistry(TestImage.Big());
+        using var second = new FakeRegistry(TestImage.Of([new TarMaker().File("other", new byte[4000]).ToArray()]));
+        var clock = new SetClock();
+        var store = Store(Quick with { Clock = clock, MaxBytes = 4 << 20, Limits = new ImageLimits(1000, 16 << 20) });
+        // About four times its layer is asked for, and it has room for itself once nothing else is here.
+        Assert.Equal("image_no_space", await CodeOf(first.Reference, store));
+
+        store = Store(Quick with { Clock = clock, MaxBytes = 13 << 20 });
+        var image = await Get(store, first.Reference);
+        var link = _folder.At("root.squashfs");
+        Posix.Link(store.RootOf(image), link);
+        clock.Now += TimeSpan.FromHours(1);
+        store = Store(Quick with { Clock = clock, MaxBytes = 3_300_000 });
+        await Get(store, second.Reference);
+        Assert.True(File.Exists(store.RootOf(image)), "a root in use went");
+        Assert.DoesNotContain(Files("layers"), file => new FileInfo(file).Length > 1 << 20);
+        clock.Now += TimeSpan.FromHours(1);
+        File.Delete(link);
+        using var third = new FakeRegistry(TestImage.Of([new TarMaker().File("third", new byte[400_000]).ToArray()]));
+        store = Store(Quick with { Clock = clock, MaxBytes = 1 << 20 });
+        await Get(store, third.Reference);
+        Assert.False(File.Exists(store.RootOf(image)), "an unused root stayed");
+    }
+
+    [Fact]
+    public async Task Who_gives_up_keeps_nobody_else_from_it()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        using var goOn = new ManualResetEventSlim();
+        registry.Fault = context =>
+        {
+            if (context.Request.RawUrl!.Contains("/manifests/", StringComparison.Ordinal)) goOn.Wait();
+            return false;
+        };
+        var store = Store();
+        using var impatient = new CancellationTokenSource();
+        var one = store.GetAsync(registry.Reference, null, again: false, impatient.Token);
+        var other = Get(store, registry.Reference);
+        await impatient.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => one);
+        goOn.Set();
+        await other;
+        Assert.Equal(1, registry.Asked("/manifests/"));
+    }
+
+    [Fact]
+    public async Task An_oci_layout_on_this_host_is_an_image()
+    {
+        var image = TestImage.Small();
+        image.WriteLayout(_folder.At("layout"), "v1");
+        Public();
+        Assert.Equal(image.Digest, (await Get(Store(), $"oci:{_folder.At("layout")}:v1")).Digest);
+        Assert.Equal(image.Digest, (await Get(Store(), $"oci:{_folder.At("layout")}")).Digest);
+        Assert.Equal("image_not_found", await CodeOf($"oci:{_folder.At("layout")}:v2"));
+    }
+
+    [Fact]
+    public void Stop_signals_have_names_and_numbers()
+    {
+        Assert.Equal([15, 15, 3, 3, 10, 37, 64, 9], ((string[])["", "SIGTERM", "SIGQUIT", "quit", "10", "SIGRTMIN+3", "RTMAX", "KILL"]).Select(StopSignals.Parse));
+        Assert.All((string[])["0", "65", "SIG", "SIGFOO", "RTMIN+99", "RTMIN+x", "-1"], wrong => Assert.Throws<LaunchFailedException>(() => StopSignals.Parse(wrong)));
+    }
+
+    private void Public() => File.SetUnixFileMode(_folder.Path, (UnixFileMode)0x1ED);
+
+    private ImageStore Store(ImageStoreOptions? options = null) => new(_folder.At("images"), options ?? Quick);
+
+    private static Task<StoredImage> Get(ImageStore store, string reference) => store.GetAsync(reference, null, again: false, default);
+
+    private string[] Files(string kind) => Directory.Exists(_folder.At("images", kind)) ? Directory.GetFiles(_folder.At("images", kind)) : [];
+
+    private async Task<string> CodeOf(string reference, ImageStore? store = null) =>
+        (await Assert.ThrowsAsync<LaunchFailedException>(() => Get(store ?? Store(), reference))).Code;
+
+    private sealed class SetClock : TimeProvider
+    {
+        public DateTimeOffset Now { get; set; } = DateTimeOffset.UtcNow;
+
+        public override DateTimeOffset GetUtcNow() => Now;
+    }
+}
