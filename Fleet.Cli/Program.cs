@@ -4,6 +4,7 @@ using Fleet.Cli.Access;
 using Fleet.Cli.Admin;
 using Fleet.Cli.Doctor;
 using Fleet.Cli.Hosts;
+using Fleet.Cli.Images;
 using Fleet.Cli.Lab;
 using Fleet.Cli.Node;
 using Fleet.Cli.Output;
@@ -16,7 +17,7 @@ HostCommands.AddTo(host);
 var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
 {
     UpCommand.Create(), DownCommand.Create(), SchedulerCommand.Create(), host,
-    VmCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(), SimulateCommand.Create(),
+    VmCommands.Create(), ImageCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(), SimulateCommand.Create(),
     CommandContext.Api, CommandContext.Token, CommandContext.Authority, CommandContext.Data, CommandContext.Json,
 };
 

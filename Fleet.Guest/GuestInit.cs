@@ -54,15 +54,23 @@ internal sealed class GuestInit
 
     private void RunCommand()
     {
-        FileSystems.MountForPrograms(Complain);
         var configuration = ReadConfiguration();
         Network.SetHostname(configuration.Hostname, Complain);
         Network.BringLoopbackUp(Complain);
         var nullDevice = Files.Open("/dev/null", Libc.O_RDWR, out _);
         VirtioDrivers.Load(nullDevice, Complain);
+        UserAccount? user = null;
+        if (configuration.Image is { } image)
+        {
+            ImageRoot.Enter(nullDevice, Complain);
+            user = UserAccount.Find(image.User);
+            // A program that opens /dev/stdout by its name opens the terminal anew.
+            if (_console >= 0) Libc.fchown(_console, user.Uid, user.Gid);
+        }
+        FileSystems.MountForPrograms(configuration.Image is not null, Complain);
 
-        var command = CommandLine.From(configuration, CommandLine.Probe);
-        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice);
+        var command = CommandLine.From(configuration, user, CommandLine.Probe);
+        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice, configuration.Image?.StopSignal ?? Libc.SIGTERM);
         void OnStop(PosixSignalContext context)
         {
             context.Cancel = true;
@@ -72,7 +80,9 @@ internal sealed class GuestInit
         using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnStop);
 
         _status.Ready();
-        var error = command.Path is null ? Libc.ENOENT : supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell);
+        var error = command.Path is null ? Libc.ENOENT
+            : user is null ? supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell)
+            : supervisor.Start(UserProgram.Self, UserProgram.Arguments(user, configuration.Image!.WorkingDirectory is { Length: > 0 } folder ? folder : "/", command.Path, command.Argv), command.Environment, command.IsShell);
         if (error == 0)
         {
             var status = supervisor.WaitForCommand();

@@ -22,6 +22,7 @@ internal sealed class SpecOptions
     private readonly Option<string[]> _apart = new("--apart") { Description = $"To be on no host with a group: {GroupText.AffinityForm}; may be repeated" };
     private readonly Option<string[]> _spread = new("--spread") { Description = $"To keep a group even over zones: {GroupText.SpreadForm}; may be repeated" };
     private readonly Option<string[]> _limit = new("--limit") { Description = $"A rate limit: {LimitText.Form}; may be repeated" };
+    private readonly Option<string?> _image = new("--image") { Description = "An OCI image: registry/name:tag, or on the host oci:/folder or docker-archive:/file.tar" };
     private readonly Option<string?> _kernel = new("--kernel") { Description = "A kernel of your own: absolute path on the host" };
     private readonly Option<string?> _initrd = new("--initrd") { Description = "Its initrd" };
     private readonly Option<string?> _bootArgs = new("--boot-args") { Description = "Its command line" };
@@ -35,7 +36,7 @@ internal sealed class SpecOptions
     {
         Option[] all =
         [
-            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
+            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
             _fencing, _priority, _simulate,
         ];
         foreach (var option in all)
@@ -55,6 +56,7 @@ internal sealed class SpecOptions
         Put(spec, "boot_timeout_seconds", parsed.GetValue(_bootTimeout));
         Put(spec, "fencing", parsed.GetValue(_fencing));
         Put(spec, "priority", parsed.GetValue(_priority));
+        Put(spec, "image", parsed.GetValue(_image));
         Put(spec, "restart", parsed.GetValue(_restart));
         spec["env"] = Pairs(parsed.GetValue(_env), "--env");
         spec["labels"] = Pairs(parsed.GetValue(_label), "--label");

@@ -7,7 +7,8 @@ namespace Fleet.Guest.Configuration;
 /// <param name="Argv">Program and arguments; empty means a shell on the console.</param>
 /// <param name="Env">Added to the image's environment, name and value.</param>
 /// <param name="Hostname">Empty leaves the kernel's.</param>
-internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyList<KeyValuePair<string, string>> Env, string Hostname)
+/// <param name="Image">The OCI image whose root file system it runs in; null: the initramfs.</param>
+internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyList<KeyValuePair<string, string>> Env, string Hostname, ImageConfiguration? Image = null)
 {
     public const string Path = "/fleet/run.json";
 
@@ -40,6 +41,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         List<string>? argv = null;
         List<KeyValuePair<string, string>>? env = null;
         string? hostname = null;
+        ImageConfiguration? image = null;
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
             throw new BadConfigurationException("run.json is not an object");
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
@@ -51,7 +53,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 case "argv" when argv is null: argv = ReadArgv(ref reader); break;
                 case "env" when env is null: env = ReadEnv(ref reader); break;
                 case "hostname" when hostname is null: hostname = ReadString(ref reader, member); break;
-                case "argv" or "env" or "hostname": throw new BadConfigurationException($"run.json has '{member}' twice");
+                case "image" when image is null: image = ReadImage(ref reader); break;
+                case "argv" or "env" or "hostname" or "image": throw new BadConfigurationException($"run.json has '{member}' twice");
                 default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
             }
         }
@@ -60,7 +63,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
         if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
             throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
-        return new RunConfiguration(argv, env ?? [], hostname ?? "");
+        return new RunConfiguration(argv, env ?? [], hostname ?? "", image);
     }
 
     private static List<string> ReadArgv(ref Utf8JsonReader reader)
@@ -87,12 +90,44 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         return env;
     }
 
+    private static ImageConfiguration ReadImage(ref Utf8JsonReader reader)
+    {
+        if (reader.TokenType != JsonTokenType.StartObject) throw new BadConfigurationException("'image' is not an object");
+        string? user = null, workdir = null;
+        int? signal = null;
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            var member = reader.GetString()!;
+            reader.Read();
+            switch (member)
+            {
+                case "user" when user is null: user = ReadString(ref reader, member); break;
+                case "workdir" when workdir is null: workdir = ReadString(ref reader, member); break;
+                case "stop_signal" when signal is null && reader.TokenType == JsonTokenType.Number && reader.TryGetInt32(out var number) && number is >= 1 and <= 64:
+                    signal = number;
+                    break;
+                default: throw new BadConfigurationException($"'image' has a member '{member}' that is unknown, repeated or out of its range");
+            }
+        }
+        return new ImageConfiguration(user ?? "", workdir ?? "", signal ?? ImageConfiguration.Terminate);
+    }
+
     private static string ReadString(ref Utf8JsonReader reader, string member)
     {
         if (reader.TokenType != JsonTokenType.String) throw new BadConfigurationException($"'{member}' holds something that is not a string");
         var text = reader.GetString()!;
         return text.Contains('\0') ? throw new BadConfigurationException($"'{member}' holds a string with a NUL") : text;
     }
+}
+
+/// <summary>How an OCI image wants its command to be run.</summary>
+/// <param name="User">Name or number, perhaps with a colon and a group; empty: root.</param>
+/// <param name="WorkingDirectory">Empty: the root.</param>
+/// <param name="StopSignal">What asks the command to end.</param>
+internal sealed record ImageConfiguration(string User, string WorkingDirectory, int StopSignal)
+{
+    /// <summary>SIGTERM.</summary>
+    public const int Terminate = 15;
 }
 
 /// <summary>fleet-init was told something it can't follow; reported as <c>bad_config</c>.</summary>

@@ -43,6 +43,27 @@ internal static unsafe partial class Libc
     public static partial int mount(byte* source, byte* target, byte* type, ulong flags, byte* data);
 
     [LibraryImport("libc", SetLastError = true)]
+    public static partial int chdir(byte* path);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int chroot(byte* path);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int fchown(int fd, uint owner, uint group);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int setgroups(nuint count, uint* groups);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int setgid(uint group);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int setuid(uint user);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int execv(byte* path, byte** argv);
+
+    [LibraryImport("libc", SetLastError = true)]
     public static partial int sethostname(byte* name, nuint length);
 
     [LibraryImport("libc", SetLastError = true)]

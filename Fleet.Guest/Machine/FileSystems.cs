@@ -22,6 +22,11 @@ internal static unsafe class FileSystems
     [
         new("devpts", "/dev/pts", NoSuid | NoExec, "gid=5,mode=620,ptmxmode=666"),
         new("tmpfs", "/dev/shm", NoSuid | NoDev, "mode=1777"),
+    ];
+
+    /// <summary>An image has what it wants in these folders, and they are written to its overlay.</summary>
+    private static readonly Mount[] OfInitramfs =
+    [
         new("tmpfs", "/run", NoSuid | NoDev, "mode=755"),
         new("tmpfs", "/tmp", NoSuid | NoDev, "mode=1777"),
     ];
@@ -35,9 +40,12 @@ internal static unsafe class FileSystems
     }
 
     /// <summary>Mounts and links the rest; what fails is told to <paramref name="complain"/> and left out.</summary>
-    public static void MountForPrograms(Action<string> complain)
+    /// <param name="inImage">The root is an image's.</param>
+    /// <param name="complain">Told what fails.</param>
+    public static void MountForPrograms(bool inImage, Action<string> complain)
     {
         MountAll(OfPrograms, complain);
+        if (!inImage) MountAll(OfInitramfs, complain);
         // Programs that take "a file" find standard input and output under these names.
         Link("/proc/self/fd", "/dev/fd");
         Link("/proc/self/fd/0", "/dev/stdin");

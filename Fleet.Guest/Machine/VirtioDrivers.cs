@@ -30,7 +30,8 @@ internal static class VirtioDrivers
         if (aliases.Count > 0) Run(["modprobe", "-a", .. aliases], nullDevice, complain);
     }
 
-    private static void Run(List<string> command, int nullDevice, Action<string> complain)
+    /// <summary>Runs modprobe; what it can't do is told.</summary>
+    public static void Run(List<string> command, int nullDevice, Action<string> complain)
     {
         var error = Spawner.Start(Modprobe, command, [], nullDevice, foreground: false, out var pid);
         if (error != 0) complain($"{Modprobe} can't be started: {Files.Describe(error)}");

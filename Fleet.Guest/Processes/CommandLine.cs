@@ -14,16 +14,22 @@ internal sealed record CommandLine(string? Path, IReadOnlyList<string> Argv, IRe
     private const string DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
     /// <summary>Puts the image's environment under the spec's and finds the program by the resulting PATH.</summary>
-    public static CommandLine From(RunConfiguration configuration, Func<string, FoundFile> probe)
+    /// <param name="configuration">What is wanted.</param>
+    /// <param name="user">Whom an image's command runs as; null: there is no image, and all is root's.</param>
+    /// <param name="probe">What lies at a path.</param>
+    public static CommandLine From(RunConfiguration configuration, UserAccount? user, Func<string, FoundFile> probe)
     {
         var environment = new Dictionary<string, string>(StringComparer.Ordinal)
         {
             ["PATH"] = DefaultPath,
-            ["HOME"] = "/root",
+            ["HOME"] = user?.Home ?? "/root",
             ["TERM"] = "vt220",
-            ["USER"] = "root",
-            ["SHELL"] = Shell,
         };
+        if (user is null)
+        {
+            environment["USER"] = "root";
+            environment["SHELL"] = Shell;
+        }
         if (configuration.Hostname.Length > 0) environment["HOSTNAME"] = configuration.Hostname;
         foreach (var (name, value) in configuration.Env) environment[name] = value;
         var lines = new List<string>(environment.Count);

@@ -10,7 +10,8 @@ namespace Fleet.Guest.Processes;
 /// Descriptor of the console. It must be the controlling terminal of this process, not of the command: the kernel throws
 /// unsent output away when a terminal's session leader ends, so the command must not be that.
 /// </param>
-internal sealed unsafe class Supervisor(int console)
+/// <param name="stopSignal">What asks the command to end.</param>
+internal sealed unsafe class Supervisor(int console, int stopSignal = Libc.SIGTERM)
 {
     /// <summary>How long a command may take to end once asked, before it is killed.</summary>
     private static readonly TimeSpan StopGrace = TimeSpan.FromSeconds(8);
@@ -111,7 +112,7 @@ internal sealed unsafe class Supervisor(int console)
 
     private void AskToEnd()
     {
-        Libc.kill(-_command, Libc.SIGTERM);
+        Libc.kill(-_command, stopSignal);
         // An interactive shell ignores SIGTERM; losing its terminal is what ends it.
         if (_isShell) Libc.kill(-_command, Libc.SIGHUP);
         Libc.kill(-_command, Libc.SIGCONT);

@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Host.Fencing;
+using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -55,17 +56,20 @@ public sealed class HostAgent : IAsyncDisposable
             var found = state.ReadAll();
             if (found.Count > 0)
                 log.Information("Taking over {Count} microVMs of an earlier agent", found.Count);
+            var images = new ImageStore(Path.Combine(options.StateDirectory, "images"), options.Images with { Clock = options.Clock, Log = options.Log });
+            images.RemoveLeftovers();
             var context = new MicroVmContext(
                 state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
             {
                 Fenced = options.Fenced,
+                Images = images,
                 Reacts = options.Reacts,
                 Credits = options.Credits,
                 Proc = options.Proc,
             };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
-            var owner = new LinkOwner(agent, options, inventory, context.BootId);
+            var owner = new LinkOwner(agent, options, inventory, images, context.BootId);
             return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddresses, options.Credentials, owner, options.Clock, options.Log),
                 new CertificateRenewal(options.SchedulerAddresses, options.Credentials, options.Clock, options.Log));
         }
@@ -96,7 +100,7 @@ public sealed class HostAgent : IAsyncDisposable
     }
 
     /// <summary>Carries between the link's tasks and the actor.</summary>
-    private sealed class LinkOwner(IActorRef agent, HostAgentOptions options, Inventory inventory, string bootId) : ILinkOwner, IDisposable
+    private sealed class LinkOwner(IActorRef agent, HostAgentOptions options, Inventory inventory, ImageStore images, string bootId) : ILinkOwner, IDisposable
     {
         /// <summary>Messages that may wait for the actor: what comes above stays with the control plane.</summary>
         private const int MostWaiting = 256;
@@ -111,12 +115,13 @@ public sealed class HostAgent : IAsyncDisposable
             var hello = new Hello
             {
                 HostId = options.HostId,
-                Inventory = inventory,
+                Inventory = inventory.Clone(),
                 AgentVersion = options.AgentVersion,
                 AgentInstance = _instance,
                 BootId = bootId,
                 Fenced = options.Fenced,
             };
+            hello.Inventory.Images.AddRange(images.List().Take(ImageStore.MostTold).Select(image => image.Reference));
             hello.Vms.AddRange(reports);
             return hello;
         }

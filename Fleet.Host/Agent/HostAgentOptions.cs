@@ -1,4 +1,5 @@
 using Fleet.Host.Drivers;
+using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
 using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
@@ -49,6 +50,9 @@ public sealed record HostAgentOptions
 
     /// <summary>Of every vCPU's CPU credits, under the driver <c>kvm</c>; null: a vCPU may use a whole CPU for ever.</summary>
     public CreditTerms? Credits { get; init; }
+
+    /// <summary>How much the host keeps of OCI images, in a folder of its state directory.</summary>
+    public ImageStoreOptions Images { get; init; } = new();
 
     /// <summary>Where the kernel tells of the machine.</summary>
     internal string Proc { get; init; } = "/proc";

@@ -1,3 +1,4 @@
+using Akka.Actor;
 using Fleet.Host.Drivers;
 
 namespace Fleet.Host.Agent;
@@ -8,7 +9,7 @@ internal sealed partial class MicroVmActor
     private static readonly TimeSpan FirstAdoptPause = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan LongestAdoptPause = TimeSpan.FromSeconds(30);
 
-    private async Task<object> StartAsync()
+    private async Task<object> StartAsync(IActorRef self)
     {
         if (_unwritten is { } unwritten)
             return new LaunchGivenUp("launch_failed", unwritten);
@@ -21,7 +22,11 @@ internal sealed partial class MicroVmActor
             var slots = _context.LaunchSlots(driver.Name);
             // What has not begun when the agent ends is left to the next agent; what has begun is finished.
             using (var waiting = CancellationTokenSource.CreateLinkedTokenSource(given, _context.Ending))
+            {
+                launch = launch with { Image = await ImageAsync(self, waiting.Token).ConfigureAwait(false) };
                 await slots.WaitAsync(waiting.Token).ConfigureAwait(false);
+            }
+
             try
             {
                 _context.Ending.ThrowIfCancellationRequested();
@@ -49,6 +54,21 @@ internal sealed partial class MicroVmActor
             _log.Error(fault, "Launching {VmId} failed", launch.VmId);
             return new LaunchGivenUp("launch_failed", $"The host could not start it: {fault.Message}");
         }
+    }
+
+    /// <summary>The OCI image to boot, pulled if need be: before the launch's turn, which others must not wait for.</summary>
+    private async Task<LaunchImage?> ImageAsync(IActorRef self, CancellationToken cancellation)
+    {
+        if (_record.Launch.Spec.Image is not { Length: > 0 } name)
+            return null;
+        var store = _context.Images ?? throw new LaunchFailedException("driver_unusable", "This host runs no images.");
+        if (store.Find(name) is not { } image)
+        {
+            self.Tell(new PullBegan(name));
+            image = await store.GetAsync(name, progress: null, again: false, cancellation).ConfigureAwait(false);
+        }
+
+        return new LaunchImage(store.RootOf(image), image.Config);
     }
 
     /// <summary>

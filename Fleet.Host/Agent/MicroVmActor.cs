@@ -73,6 +73,8 @@ internal sealed partial class MicroVmActor : UntypedActor
 
     private sealed record VmmNeverWas : INoSerializationVerificationNeeded;
 
+    private sealed record PullBegan(string Image) : INoSerializationVerificationNeeded;
+
     private sealed record LaunchGivenUp(string Code, string Message) : INoSerializationVerificationNeeded;
 
     /// <summary>The agent ends before the work was done; the next one does it.</summary>
@@ -122,6 +124,9 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case VmmNeverWas:
                 Carry(_life.NothingToAdopt());
+                break;
+            case PullBegan pull:
+                Carry(_life.Waits("pulling_image", $"The host pulls {pull.Image}."));
                 break;
             case LaunchGivenUp failed:
                 Carry(_life.LaunchFailed(failed.Code, failed.Message));
@@ -243,7 +248,8 @@ internal sealed partial class MicroVmActor : UntypedActor
                     Report(report);
                     break;
                 case MicroVmEffect.StartVmm:
-                    _context.Work.Track(Task.Run(StartAsync), _record.Launch.VmId).PipeTo(Self);
+                    var self = Self;
+                    _context.Work.Track(Task.Run(() => StartAsync(self)), _record.Launch.VmId).PipeTo(Self);
                     break;
                 case MicroVmEffect.AdoptVmm:
                     // An actor that failed may have left a launch or a deletion under way.

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Host.Images.Oci;
 using Fleet.Host.Pressure;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -25,6 +26,9 @@ internal sealed record MicroVmContext(
 
     /// <summary>The host's guests run under a lease.</summary>
     public bool Fenced { get; init; }
+
+    /// <summary>What microVMs of OCI images boot; null: this host has none.</summary>
+    public ImageStore? Images { get; init; }
 
     /// <summary>The host does something about pressure by itself.</summary>
     public bool Reacts { get; init; }

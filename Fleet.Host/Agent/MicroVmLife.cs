@@ -143,6 +143,11 @@ public sealed class MicroVmLife
             : Over(HostVmState.Ended, StopRequested(), null);
     }
 
+    /// <summary>The launch waits for something that takes long; people want to know for what.</summary>
+    public IReadOnlyList<MicroVmEffect> Waits(string code, string message) => State == HostVmState.Launching && _stopGrace is null
+        ? [new MicroVmEffect.Report(State, new Reason { Code = code, Message = message }, null)]
+        : [];
+
     /// <summary><see cref="NothingToAdopt"/> would start a VMM.</summary>
     public bool WouldBegin => _adopting && _found == HostVmState.Launching && _stopGrace is null;
 

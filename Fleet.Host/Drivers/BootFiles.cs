@@ -1,4 +1,5 @@
 using System.Text;
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Images;
 
 namespace Fleet.Host.Drivers;
@@ -10,6 +11,9 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
 {
     // The user's own files: their paths here lead to what is held, and to nothing else.
     private IReadOnlyList<FileStream> _held = [];
+
+    /// <summary>There is a <see cref="VmmFiles.Root"/>, to be the guest's first disk, read-only.</summary>
+    public bool HasRoot { get; private init; }
 
     /// <summary>
     /// For the default image, and for a kernel of the user's own without arguments. <c>reboot=k</c> resets through the
@@ -50,11 +54,24 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
 
         var image = await images.GetDefaultAsync(cancellation).ConfigureAwait(false);
         string initrd = Path.Combine(launch.Directory, VmmFiles.Initrd);
-        var run = new GuestRun(launch.Spec.Command, launch.Spec.Env, launch.Spec.Name);
+        if (launch.Image is { } oci) LinkRoot(oci.RootPath, Path.Combine(launch.Directory, VmmFiles.Root));
+        var run = GuestRun.Of(launch.Spec, launch.Image?.Run);
         await images.WriteInitrdAsync(image, run, initrd, cancellation).ConfigureAwait(false);
         // A kernel that has too little room dies without a word, or hangs.
         KernelFile.Check(image.KernelPath, initrd, launch.Spec.MemoryMib);
-        return new BootFiles(image.KernelPath, VmmFiles.Initrd, Join(extraArguments, DefaultArguments), null);
+        return new BootFiles(image.KernelPath, VmmFiles.Initrd, Join(extraArguments, DefaultArguments), null) { HasRoot = launch.Image is not null };
+    }
+
+    private static void LinkRoot(string root, string name)
+    {
+        try
+        {
+            Posix.Link(root, name);
+        }
+        catch (IOException e)
+        {
+            throw ImageUnavailable.Because($"The image's root file system can't be given to the microVM: {e.Message}", e);
+        }
     }
 
     /// <summary>To be called when the VMM has opened what it boots.</summary>

@@ -112,6 +112,13 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             ["balloon"] = VmmBalloon.Configuration(),
             ["fleet-status-port"] = new JsonObject { ["output_path"] = JailCommand.Status },
         };
+        if (boot.HasRoot)
+        {
+            configuration["drives"] = new JsonArray(new JsonObject
+            {
+                ["drive_id"] = "image", ["path_on_host"] = JailCommand.Root, ["is_root_device"] = false, ["is_read_only"] = true,
+            });
+        }
         if (launch.Lease is { } lease) configuration["fleet-lease"] = KvmVmm.LeaseBody(lease);
         try
         {

@@ -120,6 +120,10 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
             "-kernel", boot.KernelPath,
             "-append", boot.Arguments,
         ];
+        if (boot.HasRoot)
+        {
+            arguments.AddRange(["-drive", $"if=none,id=image,format=raw,readonly=on,file.filename={VmmFiles.Root}", "-device", "virtio-blk-device,drive=image"]);
+        }
         if (boot.InitrdPath.Length > 0) arguments.AddRange(["-initrd", boot.InitrdPath]);
         return arguments;
     }

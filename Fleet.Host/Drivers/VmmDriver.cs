@@ -1,4 +1,5 @@
 using Fleet.Host.Fencing;
+using Fleet.Host.Images.Oci;
 using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
@@ -101,7 +102,15 @@ public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Dir
 {
     /// <summary>Until when the guest may run; null: nobody limits that.</summary>
     public VmmLease? Lease { get; init; }
+
+    /// <summary>The OCI image that it runs; null: the spec names none.</summary>
+    public LaunchImage? Image { get; init; }
 }
+
+/// <summary>An OCI image that is here.</summary>
+/// <param name="RootPath">Its root file system, a read-only squashfs that other microVMs use as well.</param>
+/// <param name="Run">What it runs.</param>
+public sealed record LaunchImage(string RootPath, ImageRun Run);
 
 /// <summary>How a VMM ended.</summary>
 /// <param name="InOrder">The guest powered off, reset, or was stopped on request; otherwise <paramref name="Reason"/> says what broke.</param>

@@ -26,6 +26,9 @@ internal static class VmmFiles
     /// <summary>The initrd made for this microVM.</summary>
     public const string Initrd = "initrd";
 
+    /// <summary>The root file system of an OCI image: a hard link to the host's one file of it, which lives as long as this.</summary>
+    public const string Root = "root.squashfs";
+
     /// <summary>What fleet-vmm is to run.</summary>
     public const string Configuration = "config.json";
 
@@ -39,7 +42,7 @@ internal static class VmmFiles
     public const string QmpSocket = "qmp.sock";
 
     private static readonly string[] All =
-        [Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
+        [Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Root, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
 
     /// <summary>Makes the directory, or empties it of an earlier launch's files.</summary>
     public static void Prepare(string directory)

@@ -111,6 +111,14 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
             foreach (var (name, value) in run.Env) json.WriteString(name, value);
             json.WriteEndObject();
             json.WriteString("hostname"u8, run.Hostname);
+            if (run.Image is { } image)
+            {
+                json.WriteStartObject("image"u8);
+                json.WriteString("user"u8, image.User);
+                json.WriteString("workdir"u8, image.WorkingDirectory);
+                json.WriteNumber("stop_signal"u8, image.StopSignal);
+                json.WriteEndObject();
+            }
             json.WriteEndObject();
         }
         return buffer.ToArray();

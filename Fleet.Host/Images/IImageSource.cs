@@ -1,3 +1,6 @@
+using Fleet.Host.Images.Oci;
+using Fleet.Shared.Contracts;
+
 namespace Fleet.Host.Images;
 
 /// <summary>Where drivers get what the default image boots from.</summary>
@@ -25,4 +28,23 @@ public sealed record BootImage(string KernelPath, string InitrdPath);
 /// <param name="Argv">Run as given; empty means the image's shell on the console.</param>
 /// <param name="Env">Added to the image's environment.</param>
 /// <param name="Hostname">The microVM's name.</param>
-public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<string, string> Env, string Hostname);
+public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<string, string> Env, string Hostname)
+{
+    /// <summary>In whose root file system, and how; null: in the initramfs.</summary>
+    public ImageRun? Image { get; init; }
+
+    /// <summary>What a spec asks for, of its image if it names one: a command goes behind the image's entrypoint, in the place of its own.</summary>
+    public static GuestRun Of(VmSpec spec, ImageRun? image)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name);
+        var env = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var pair in image.Env)
+        {
+            var equals = pair.IndexOf('=', StringComparison.Ordinal);
+            env[pair[..equals]] = pair[(equals + 1)..];
+        }
+        foreach (var (name, value) in spec.Env) env[name] = value;
+        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image };
+    }
+}

@@ -36,6 +36,9 @@ internal sealed record CreateVmBody
     [Description("A kernel of your own; absent: the default image")]
     public BootBody? Boot { get; init; }
 
+    [Description("An OCI image that its host pulls: registry/name:tag, registry/name@sha256:…, or on the host oci:/folder:tag or docker-archive:/file.tar. Its command is what follows the image's entrypoint. Not with boot; absent: the default image"), MaxLength(ImageReference.MaxLength)]
+    public string? Image { get; init; }
+
     [Description("0: never given up. Default 120 with the default image, else 0"), Range(0, VmLimits.MaxBootTimeoutSeconds)]
     public long? BootTimeoutSeconds { get; init; }
 
@@ -182,6 +185,7 @@ internal sealed record VmSpecBody(
     IReadOnlyDictionary<string, string> Env,
     string Driver,
     BootBody? Boot,
+    string? Image,
     uint BootTimeoutSeconds,
     string Restart,
     string Fencing,

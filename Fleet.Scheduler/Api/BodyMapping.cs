@@ -32,6 +32,7 @@ internal static class BodyMapping
             Priority = body.Priority ?? PriorityClass.Normal,
             Host = body.Host ?? "",
             Tenant = body.Tenant ?? "",
+            Image = body.Image ?? "",
         };
         spec.Command.Add(body.Command ?? []);
         foreach (var (name, value) in body.Env ?? Empty)
@@ -167,6 +168,7 @@ internal static class BodyMapping
             vm.Spec.Boot is { } boot
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
+            OrNull(vm.Spec.Image),
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
             vm.Spec.Simulated is { } guest

@@ -16,6 +16,7 @@ internal static partial class HostMessageRules
 
     private const int MostDrivers = 16;
     private const int MostLabels = 64;
+    private const int MostImages = 256;
     private const int MostName = 64;
 
     [GeneratedRegex("^[a-z0-9_]{1,64}\\z")]
@@ -99,6 +100,13 @@ internal static partial class HostMessageRules
             return $"inventory.drivers has {inventory.Drivers.Count} entries; at most {MostDrivers} are taken.";
         if (inventory.Labels.Count > MostLabels)
             return $"inventory.labels has {inventory.Labels.Count} entries; at most {MostLabels} are taken.";
+        if (inventory.Images.Count > MostImages)
+            return $"inventory.images has {inventory.Images.Count} entries; at most {MostImages} are taken.";
+        foreach (var image in inventory.Images)
+        {
+            if (Unfit(image, ImageReference.MaxLength, "image") is { } wrong)
+                return wrong;
+        }
         foreach (var driver in inventory.Drivers)
         {
             if (Unfit(driver.Name, MostName, "driver.name") is { } wrong)

@@ -242,6 +242,9 @@ public sealed record VmLife
                     VmmPid = report.VmmPid,
                     LimitsRevision = Known(report.LimitsRevision),
                 });
+            // Told once: how far it is only its host knows.
+            case VmState.Starting when report.State == HostVmState.Launching && report.Reason is { Code: PullingImageCode } pulling && Record!.Reason?.Code != PullingImageCode:
+                return Decision.Of(new VmDelayed { At = At(now), Reason = pulling.Clone() });
             case VmState.Running when report.State == HostVmState.Running && Known(report.LimitsRevision) > Record!.LimitsInForce:
                 return Decision.Of(new VmLimitsInForce { At = At(now), Revision = Known(report.LimitsRevision) });
             case VmState.Starting or VmState.Running or VmState.Stopping:
@@ -384,6 +387,9 @@ public sealed record VmLife
     }
 
     public const string HostDisconnectedCode = "host_disconnected";
+
+    /// <summary>Its host pulls its image; it starts when that is here.</summary>
+    public const string PullingImageCode = "pulling_image";
 
     public const string HostLostCode = "host_lost";
 

@@ -29,6 +29,7 @@ public static class VmSpecRules
             ?? Env(spec.Env)
             ?? OneOf("driver", spec.Driver, Drivers)
             ?? Boot(spec.Boot)
+            ?? Image(spec)
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
             ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
             ?? OneOf("fencing", spec.Fencing.Length == 0 ? FencingPolicy.Strict : spec.Fencing, FencingPolicy.All)
@@ -120,6 +121,15 @@ public static class VmSpecRules
         return boot.BootArgs.All(c => c is >= ' ' and <= '~')
             ? null
             : new("boot.boot_args", "boot.boot_args must be printable ASCII on one line.");
+    }
+
+    private static SpecProblem? Image(VmSpec spec)
+    {
+        if (spec.Image.Length == 0)
+            return null;
+        if (spec.Boot is not null)
+            return new("image", "image does not go with boot: an image is run by Fleet's own kernel. Leave one of them out.");
+        return ImageReference.TryParse(spec.Image, out _, out var problem) ? null : new("image", problem);
     }
 
     private static SpecProblem? AbsolutePath(string field, string path)

@@ -118,7 +118,7 @@ public sealed class CommandLineTests
     public void The_specs_environment_lies_over_the_images()
     {
         var run = new RunConfiguration(["tool"], [new("HOME", "/data"), new("PATH", "/opt/bin"), new("EMPTY", "")], "db-1");
-        var command = CommandLine.From(run, path => Only("/opt/bin/tool", path));
+        var command = CommandLine.From(run, null, path => Only("/opt/bin/tool", path));
 
         Assert.Equal("/opt/bin/tool", command.Path);
         Assert.False(command.IsShell);
@@ -133,7 +133,7 @@ public sealed class CommandLineTests
     [Fact]
     public void No_command_means_a_shell()
     {
-        var command = CommandLine.From(new RunConfiguration([], [], ""), _ => FoundFile.Nothing);
+        var command = CommandLine.From(new RunConfiguration([], [], ""), null, _ => FoundFile.Nothing);
         Assert.True(command.IsShell);
         Assert.Equal("/bin/sh", command.Path);
         Assert.Equal(["sh"], command.Argv);

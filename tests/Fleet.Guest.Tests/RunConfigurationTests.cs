@@ -44,7 +44,22 @@ public sealed class RunConfigurationTests
         Assert.Equal("", run.Hostname);
     }
 
+    [Fact]
+    public void Reads_how_an_image_wants_to_be_run()
+    {
+        var image = Parse("""{"argv": [], "image": {"user": "app:1", "workdir": "/srv", "stop_signal": 3}}""").Image;
+        Assert.Equal(new ImageConfiguration("app:1", "/srv", 3), image);
+        Assert.Equal(new ImageConfiguration("", "", 15), Parse("""{"argv": [], "image": {}}""").Image);
+        Assert.Null(Parse("""{"argv": []}""").Image);
+    }
+
     [Theory]
+    [InlineData("""{"argv": [], "image": []}""", "not an object")]
+    [InlineData("""{"argv": [], "image": {"user": 1}}""", "not a string")]
+    [InlineData("""{"argv": [], "image": {"stop_signal": 0}}""", "stop_signal")]
+    [InlineData("""{"argv": [], "image": {"stop_signal": 65}}""", "stop_signal")]
+    [InlineData("""{"argv": [], "image": {"else": 1}}""", "else")]
+    [InlineData("""{"argv": [], "image": {}, "image": {}}""", "'image' twice")]
     [InlineData("", "not valid JSON")]
     [InlineData("{", "not valid JSON")]
     [InlineData("[]", "not an object")]

@@ -104,6 +104,19 @@ public sealed class VmLifeTests
     private static VmLife Say(VmLife life, HostVmState state, string host = "a") =>
         Apply(life, life.Report(host, ReportOf(life.Record!.Epoch, state), Start, out _));
 
+    [Fact]
+    public void A_microVM_says_that_it_waits_for_its_image_and_once()
+    {
+        var report = ReportOf(1, HostVmState.Launching);
+        report.Reason = new Reason { Code = "pulling_image", Message = "The host pulls nginx." };
+        var life = Apply(PlacedOn("a"), PlacedOn("a").Report("a", report, Start, out _));
+        Assert.Equal((VmState.Starting, "pulling_image"), (life.Record!.State, life.Record.Reason.Code));
+        Assert.True(life.Report("a", report, Start, out _).Events.IsEmpty);
+        var running = Say(life, HostVmState.Running);
+        Assert.Null(running.Record!.Reason);
+        Assert.True(running.Report("a", report, Start, out _).Events.IsEmpty);
+    }
+
     private static VmLife RunningOn(string host) => Say(PlacedOn(host), HostVmState.Running, host);
 
     [Theory]

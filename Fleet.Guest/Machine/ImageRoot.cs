@@ -1,0 +1,58 @@
+using System.Runtime.InteropServices;
+using Fleet.Guest.Linux;
+
+namespace Fleet.Guest.Machine;
+
+/// <summary>
+/// The root file system of an OCI image: the first disk, a squashfs that other microVMs read as well, and over it a layer in memory that takes what is
+/// written. It is gone with the microVM.
+/// </summary>
+internal static unsafe class ImageRoot
+{
+    private const string Disk = "/dev/vda", Image = "/fleet/image", Layer = "/fleet/layer", Root = "/fleet/root";
+    private const ulong ReadOnly = 1, Move = 8192, NoDev = 4;
+
+    /// <summary>The kernel makes the disk's node when it has looked at the disk, a moment after the driver is there.</summary>
+    private const int DiskLimitMs = 5000, PauseMs = 5;
+
+    /// <summary>Of the guest's memory: what the layer may take. A full one is an error of the program that writes, and of no other.</summary>
+    private const string LayerOptions = "size=50%,mode=755";
+
+    private static readonly string[] Carried = ["/proc", "/sys", "/dev"];
+
+    /// <summary>Makes the image's root this process's, with the mounts of the kernel's own file systems in it. Throws when it can't.</summary>
+    public static void Enter(int nullDevice, Action<string> complain)
+    {
+        VirtioDrivers.Run(["modprobe", "-a", "squashfs", "overlay"], nullDevice, complain);
+        for (var waited = 0; !System.IO.File.Exists(Disk) && waited < DiskLimitMs; waited += PauseMs) Thread.Sleep(PauseMs);
+        Mount(Disk, Image, "squashfs", ReadOnly | NoDev, "");
+        Mount("tmpfs", Layer, "tmpfs", NoDev, LayerOptions);
+        MakeFolder(Layer + "/upper");
+        MakeFolder(Layer + "/work");
+        Mount("overlay", Root, "overlay", NoDev, $"lowerdir={Image},upperdir={Layer}/upper,workdir={Layer}/work");
+        foreach (var folder in Carried) Mount(folder, Root + folder, "", Move, "");
+        using var strings = new NativeStrings();
+        var here = strings.Add(".");
+        // SAFETY: the strings end with NUL and live until the end of this method. The new root is moved over the old one, as switch_root(8) does:
+        // the initramfs can't be unmounted.
+        if (Libc.chdir(strings.Add(Root)) != 0 || Libc.mount(here, strings.Add("/"), here, Move, here) != 0 || Libc.chroot(here) != 0 || Libc.chdir(strings.Add("/")) != 0)
+            throw Failure("the image's root can't be entered");
+    }
+
+    private static void Mount(string source, string target, string type, ulong flags, string options)
+    {
+        MakeFolder(target);
+        using var strings = new NativeStrings();
+        // SAFETY: as above; the kernel copies them.
+        if (Libc.mount(strings.Add(source), strings.Add(target), strings.Add(type), flags, strings.Add(options)) != 0) throw Failure($"{source} can't be mounted on {target}");
+    }
+
+    private static void MakeFolder(string path)
+    {
+        using var strings = new NativeStrings();
+        // SAFETY: as above. One that is there is as good.
+        Libc.mkdir(strings.Add(path), 0x1ED);
+    }
+
+    private static InvalidOperationException Failure(string what) => new($"{what}: {Files.Describe(Marshal.GetLastPInvokeError())}");
+}
