@@ -33,6 +33,10 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
 
     private HostRecord? _record;
     private IActorRef? _session;
+
+    // What the nodes' placement knows of its images, and the inventory without them.
+    private Inventory? _imagesTold;
+    private Inventory? _bare;
     private int _eventsSinceSnapshot;
 
     /// <param name="id">The host's id: the entity id of the shard.</param>
@@ -238,6 +242,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 ReconcileSome();
                 break;
             case Announce:
+                _imagesTold = null;
                 PublishView();
                 break;
             case LeaveIfIdle:
@@ -374,11 +379,20 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     {
         if (_record is null)
             return;
+        HostImages? images = null;
+        if (_imagesTold is null || !ReferenceEquals(_imagesTold, _record.Inventory))
+        {
+            images = new HostImages { Names = { _record.Inventory?.Images ?? [] } };
+            _bare = _record.Inventory?.Clone();
+            _bare?.Images.Clear();
+            _imagesTold = _record.Inventory;
+        }
         _mediator.Tell(new Publish(PlacementActor.HostViewTopic, new HostView
         {
             HostId = _id,
             Connected = Connected,
-            Inventory = _record.Inventory,
+            Inventory = _bare,
+            Images = images,
             ReservedCpus = _record.ReservedCpus,
             ReservedMemoryMib = _record.ReservedMemoryMib,
             Version = _record.Version,

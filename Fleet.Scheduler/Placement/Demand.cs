@@ -26,6 +26,9 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
     /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
     public int Rank { get; init; } = PriorityClass.Rank("");
 
+    /// <summary>The OCI image that it boots; empty: none.</summary>
+    public string Image { get; init; } = "";
+
     /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
     public ImmutableArray<string> Groups { get; init; } = [];
 
@@ -43,6 +46,7 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
             Rules = GroupNames.RulesOf(spec),
             Groups = GroupNames.MemberOf(spec),
             Rank = PriorityClass.Rank(spec.Priority),
+            Image = spec.Image,
         };
     }
 

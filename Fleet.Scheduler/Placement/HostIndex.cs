@@ -35,6 +35,9 @@ public sealed class HostIndex
     // What was refused since a host last said something: many that wait ask the same. Bounded, for those that all ask something else.
     private const int MostRefused = 256;
 
+    /// <summary>Hosts of which the best is good enough for who makes others give way: a storm of them asks once each.</summary>
+    private const int PreemptingSample = 64;
+
     private readonly Dictionary<Demand, IReadOnlyList<Rejection>> _refused = [];
 
     // The same of those for whom nobody could give way.
@@ -65,10 +68,18 @@ public sealed class HostIndex
             _unyielding.Clear();
             return false;
         }
+        var images = view.Images;
+        if (images is not null)
+        {
+            view = view.Clone();
+            view.Images = null;
+        }
         _hosts[view.HostId] = new Entry(view, now);
         _refused.Clear();
         _unyielding.Clear();
         var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
+        if (images is not null)
+            _engine.SetImages(host, images.Names);
         _trials.Seen(view.HostId, view.Version);
         var regrouped = Regroup(host, known, view);
         Give(known, -1);
@@ -154,7 +165,7 @@ public sealed class HostIndex
             _trials.Begin(vmId, advice.Hosts[0], demand.Groups, now);
         return advice;
 
-        PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded).Take(PlacementEngine.Candidates)], []) : Find(Kept(demand, excluded), excluded);
+        PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded, PreemptingSample).Take(PlacementEngine.Candidates)], []) : Find(Kept(demand, excluded), excluded);
 
         void Leave(int by)
         {
@@ -181,14 +192,15 @@ public sealed class HostIndex
     }
 
     /// <summary>
-    /// The hosts that would have room if those of lower classes gave way: where only the lowest have to first, and of those where least is missing. Looks at every host:
-    /// it is asked only when none has room.
+    /// The hosts that would have room if those of lower classes gave way: where only the lowest have to first, and of those where least is missing. It is asked only when
+    /// none has room, and looks at hosts until it has found <paramref name="most"/> where the lowest class that there is suffices; that there is none takes a look at all.
     /// </summary>
-    private IEnumerable<string> Preempting(Demand demand, IReadOnlySet<string> excluded)
+    private IEnumerable<string> Preempting(Demand demand, IReadOnlySet<string> excluded, int most)
     {
         var found = new List<(int Rank, double Missing, string Host)>();
         var remembered = excluded.Count == 0 && demand.Rules is null;
-        if (!_givers.AsSpan(0, demand.Rank).ContainsAnyExcept(0) || (remembered && _unyielding.Contains(demand)))
+        var lowest = _givers.AsSpan(0, demand.Rank).IndexOfAnyExcept(0);
+        if (lowest < 0 || (remembered && _unyielding.Contains(demand)))
             return [];
         foreach (var (hostId, entry) in _hosts)
         {
@@ -200,6 +212,8 @@ public sealed class HostIndex
                 found.Add((rank, Math.Max(
                     (demand.Needs.Cpus - host.Free.Cpus) / (double)Math.Max(1, host.Capacity.Cpus),
                     (demand.Needs.MemoryMib - host.Free.MemoryMib) / (double)Math.Max(1, host.Capacity.MemoryMib)), hostId));
+                if (rank == lowest && --most == 0)
+                    break;
             }
         }
         if (remembered && found.Count == 0 && _unyielding.Count < MostRefused)
@@ -348,7 +362,7 @@ public sealed class HostIndex
                 fitting++;
         }
         var rejections = tally.ToList();
-        if (candidates.Count == 0 && Preempting(demand, NoHosts).ToList() is { Count: > 0 } others)
+        if (candidates.Count == 0 && Preempting(demand, NoHosts, int.MaxValue).ToList() is { Count: > 0 } others)
             return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
         return candidates.Count > 0
             ? new(candidates, fitting, rejections, null, [])

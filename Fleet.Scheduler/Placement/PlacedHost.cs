@@ -29,6 +29,9 @@ public sealed class PlacedHost
     /// <summary>Its drivers and labels.</summary>
     internal Inventory Inventory { get; set; } = null!;
 
+    /// <summary>The images that are there.</summary>
+    internal PlacedImage[] Images { get; set; } = [];
+
     /// <summary>How many of the group it has.</summary>
     internal int Of(PlacedGroup group) => _groups is null ? 0 : _groups.GetValueOrDefault(group);
 
@@ -56,4 +59,12 @@ internal sealed class PlacedGroup(string name)
 
     /// <summary>Members by zone; hosts without one are in none.</summary>
     public Dictionary<string, int> Zones { get; } = new(StringComparer.Ordinal);
+}
+
+/// <summary>Where one image is. Only those that some host has exist.</summary>
+internal sealed class PlacedImage(string name)
+{
+    public string Name { get; } = name;
+
+    public HashSet<PlacedHost> Hosts { get; } = [];
 }

@@ -27,6 +27,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     private const int Rare = 256;
 
     private readonly Dictionary<KeyValuePair<string, string>, HashSet<PlacedHost>> _byLabel = [];
+    private readonly Dictionary<string, PlacedImage> _images = new(StringComparer.Ordinal);
     private readonly Dictionary<string, HostClass> _classByKey = new(StringComparer.Ordinal);
     private readonly List<HostClass> _classes = [];
     private readonly Dictionary<string, PlacedGroup> _groups = new(StringComparer.Ordinal);
@@ -41,6 +42,8 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     internal IReadOnlyDictionary<string, int> OpenByZone => _openByZone;
 
     internal PlacedGroup? Group(string name) => _groups.GetValueOrDefault(name);
+
+    internal PlacedImage? Image(string name) => _images.GetValueOrDefault(name);
 
     /// <summary>As it is for the demand that is asked about.</summary>
     internal ref readonly Scarcity Scarcity => ref _scarcity;
@@ -94,10 +97,36 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         Open(host);
     }
 
+    /// <summary>The images that are on a host now.</summary>
+    public void SetImages(PlacedHost host, IReadOnlyCollection<string> names)
+    {
+        ArgumentNullException.ThrowIfNull(host);
+        ArgumentNullException.ThrowIfNull(names);
+        if (names.SequenceEqual(host.Images.Select(image => image.Name)))
+            return;
+        foreach (var image in host.Images)
+        {
+            image.Hosts.Remove(host);
+            if (image.Hosts.Count == 0)
+                _images.Remove(image.Name);
+        }
+        host.Images = new PlacedImage[names.Count];
+        var at = 0;
+        foreach (var name in names)
+        {
+            // One name, however many hosts have it.
+            ref var image = ref CollectionsMarshal.GetValueRefOrAddDefault(_images, name, out _);
+            image ??= new PlacedImage(name);
+            image.Hosts.Add(host);
+            host.Images[at++] = image;
+        }
+    }
+
     public void Remove(string id)
     {
         if (!_hosts.Remove(id, out var host))
             return;
+        SetImages(host, []);
         Shut(host);
         foreach (var (group, count) in host.Groups.ToList())
             Count(host, group, -count);
@@ -130,6 +159,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         }
         if (OfferShared(demand, survey) || OfferLabelled(demand, survey))
             return survey.Best;
+        OfferWithImage(demand, survey);
         if (!Wishes.Any(demand))
         {
             Search(demand, survey, sample, null, null);
@@ -221,6 +251,23 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
             return true;
         }
         return false;
+    }
+
+    // What few have is hardly among those that are fullest.
+    private void OfferWithImage(Demand demand, PlacementSurvey survey)
+    {
+        if (demand.Image.Length == 0 || Image(demand.Image) is not { } image)
+            return;
+        var (left, room) = (Rare, sample);
+        foreach (var host in image.Hosts)
+        {
+            if (left-- == 0 || room == 0)
+                return;
+            if (host.Closed is not null || !demand.Needs.FitsIn(host.Free))
+                continue;
+            room--;
+            Offer(host, demand, survey);
+        }
     }
 
     private static void Offer(PlacedHost? host, Demand demand, PlacementSurvey survey)

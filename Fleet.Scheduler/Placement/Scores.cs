@@ -3,7 +3,7 @@ namespace Fleet.Scheduler.Placement;
 /// <summary>One thing by which hosts that would do are told apart: the less the better, at most 1.</summary>
 internal abstract class HostScore
 {
-    public static readonly IReadOnlyList<HostScore> All = [new BestFit(), new Balance(), new Wishes()];
+    public static readonly IReadOnlyList<HostScore> All = [new BestFit(), new Balance(), new Wishes(), new ImageThere()];
 
     public abstract string Name { get; }
 
@@ -132,4 +132,16 @@ internal sealed class Wishes : HostScore
         }
         return broken / all;
     }
+}
+
+/// <summary>Whether a host must fetch the image first. It outweighs what two hosts of which one is fuller differ by, and no wish.</summary>
+internal sealed class ImageThere : HostScore
+{
+    public override string Name => "image";
+
+    public override double Weight => 0.5;
+
+    public override bool Concerns(Demand demand) => demand.Image.Length > 0;
+
+    public override double Of(PlacedHost host, Demand demand, PlacementEngine engine) => engine.Image(demand.Image)?.Hosts.Contains(host) == true ? 0 : 1;
 }

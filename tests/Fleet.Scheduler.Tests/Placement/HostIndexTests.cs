@@ -47,6 +47,22 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_keep_the_images_of_a_host_until_it_tells_others()
+    {
+        var there = View("b");
+        there.Images = new HostImages { Names = { "web:1" } };
+        var index = Of(View("a"), there);
+        var demand = Wanting() with { Image = "web:1" };
+        Assert.Equal(["b", "a"], index.Find(demand, Nobody).Hosts);
+        index.Update(View("b", version: 2), Now);
+        Assert.Equal(["b", "a"], index.Find(demand, Nobody).Hosts);
+        var gone = View("b", version: 3);
+        gone.Images = new HostImages();
+        index.Update(gone, Now);
+        Assert.Equal(["a", "b"], index.Find(demand, Nobody).Hosts);
+    }
+
+    [Fact]
     public void Should_forget_a_host_that_was_removed()
     {
         var index = Of(View("gone"));

@@ -17,6 +17,8 @@ internal sealed class NaiveHost(string id)
 
     public Dictionary<string, int> Groups { get; } = [];
 
+    public string[] Images { get; set; } = [];
+
     public string Zone => Inventory.Labels.GetValueOrDefault("zone", "");
 }
 
@@ -75,6 +77,7 @@ internal sealed class NaivePlacement
         // Hosts that are equal but for how it was reckoned are told apart by their names.
         var fit = Math.Round(Weighed(kind => Math.Log((after[kind] + 0.03) / 0.03) / Math.Log(1.03 / 0.03)) + (2.4 * Weighed(kind => Stranded(after, kind) - Stranded(before, kind))), 9);
         var wishes = demand.Rules?.Groups.Where(rule => !rule.Hard).ToList() ?? [];
+        fit += demand.Image.Length == 0 || host.Images.Contains(demand.Image) ? 0 : 0.5;
         return fit + (wishes.Count == 0 ? 0 : 8 * wishes.Average(rule =>
             Hosts.Values.All(other => other.Groups.GetValueOrDefault(rule.Group) == 0) ? 0
             : rule.Apart ? There(host, rule) / (There(host, rule) + 1.0)

@@ -149,6 +149,30 @@ public sealed class PlacementEngineTests
     }
 
     [Fact]
+    public void Should_rather_go_where_the_image_is_and_anywhere_rather_than_nowhere()
+    {
+        var engine = new PlacementEngine();
+        for (var i = 0; i < 400; i++)
+            engine.SetFree(Add(engine, $"full{i:d3}"), new(2, 2048));
+        var some = Add(engine, "some");
+        engine.SetFree(some, new(6, 6144));
+        engine.SetImages(some, ["web:1", "db:2"]);
+        var demand = Wanting() with { Image = "web:1" };
+        Assert.Equal("full000", Choose(engine, Wanting())[0]);
+        Assert.Equal("some", Choose(engine, demand)[0]);
+        Assert.Equal([("some", 0), ("full000", 0.5)], ((string[])["some", "full000"]).Select(id => (id, engine.Parts(demand, engine.Find(id)!).Single(part => part.Key == "image").Value)));
+        engine.SetFree(some, default);
+        Assert.Equal("full000", Choose(engine, demand)[0]);
+        engine.SetFree(some, new(6, 6144));
+        engine.SetImages(some, ["db:2"]);
+        Assert.Equal("full000", Choose(engine, demand)[0]);
+        engine.SetImages(some, ["db:2", "web:1"]);
+        engine.Remove("some");
+        Assert.Null(engine.Image("web:1"));
+        Assert.Null(engine.Image("db:2"));
+    }
+
+    [Fact]
     public void Should_count_every_resource()
     {
         var engine = new PlacementEngine();
@@ -183,6 +207,11 @@ public sealed class PlacementEngineTests
                         naive.Count(known, team, by);
                         whole.Count(whole.Find(id)!, team, by);
                         sampled.Count(sampled.Find(id)!, team, by);
+                        break;
+                    case 4 when known is not null && die / 300 % 3 == 0:
+                        known.Images = [.. Teams.Where((_, i) => (die >> (20 + i)) % 2 == 0)];
+                        whole.SetImages(whole.Find(id)!, known.Images);
+                        sampled.SetImages(sampled.Find(id)!, known.Images);
                         break;
                     case 3 when known is not null:
                         naive.Hosts.Remove(id);
@@ -230,6 +259,6 @@ public sealed class PlacementEngineTests
             Zones = (die >> 24) % 3 == 0 ? ["a", "c"] : [],
             Spread = (die >> 26) % 4 == 0 ? new(Teams[(die >> 28) % 3], 1 + (int)((die >> 30) % 2)) : null,
             Groups = [.. groups],
-        });
+        }) with { Image = (die >> 13) % 3 == 0 ? Teams[(die >> 15) % 3] : "" };
     }
 }
