@@ -53,7 +53,11 @@ internal sealed class ClaimStore : IAsyncDisposable
     private readonly Channel<Work> _waiting = Channel.CreateBounded<Work>(new BoundedChannelOptions(MaxWaiting) { SingleReader = true });
     private readonly Task _writing;
     private readonly Dictionary<string, int> _driving = [];
+    private readonly Dictionary<string, DbCommand> _commands = [];
     private DbConnection? _connection;
+
+    /// <summary>Of the transaction that is under way: one look at the clock for all that it carries.</summary>
+    private DateTimeOffset _now;
     private TimeSpan _nextPurge;
 
     /// <param name="database">Where they are kept. Unlike the view it can't be made again: it holds what was promised.</param>
@@ -108,11 +112,10 @@ internal sealed class ClaimStore : IAsyncDisposable
     {
         if (IsDriven(vmId))
             return false;
-        using (var younger = Command("SELECT 1 FROM vm_names WHERE vm_id = @vm AND claimed_at <> @since", transaction,
-            ("@vm", vmId), ("@since", since.ToUnixTimeMilliseconds())))
+        if (Scalar("SELECT 1 FROM vm_names WHERE vm_id = @vm AND claimed_at <> @since", transaction,
+            ("@vm", vmId), ("@since", since.ToUnixTimeMilliseconds())) is not null)
         {
-            if (younger.ExecuteScalar() is not null)
-                return false;
+            return false;
         }
         return Withdraw(vmId, transaction);
     });
@@ -130,16 +133,12 @@ internal sealed class ClaimStore : IAsyncDisposable
     /// </summary>
     public Task<int> AdoptAsync(IEnumerable<(string Name, string VmId)> names) => SubmitAsync(transaction =>
     {
-        using (var any = Command("SELECT 1 FROM vm_names LIMIT 1", transaction))
-        {
-            if (any.ExecuteScalar() is not null)
-                return 0;
-        }
+        if (Scalar("SELECT 1 FROM vm_names LIMIT 1", transaction) is not null)
+            return 0;
         var adopted = 0;
         foreach (var (name, vmId) in names)
         {
-            Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now) ON CONFLICT (name) DO NOTHING", transaction,
-                ("@name", name), ("@vm", vmId), ("@now", _database.Now(transaction, _clock).ToUnixTimeMilliseconds()));
+            TakeName(name, vmId, transaction);
             adopted++;
         }
         return adopted;
@@ -163,33 +162,36 @@ internal sealed class ClaimStore : IAsyncDisposable
 
     private Claim Decide(ClaimRequest request, DbTransaction transaction)
     {
-        var now = _database.Now(transaction, _clock);
-        Claim Held(string vmId, DateTimeOffset since) => new Claim.NameHeld(vmId, since, now - since);
-        if (request.Key is not null && FindKey(request.Key, now, transaction) is { } known)
+        if (request.Key is not null && FindKey(request.Key, transaction) is { } known)
         {
             if (!known.Hash.AsSpan().SequenceEqual(request.BodyHash))
                 return new Claim.KeyReused();
-            Run("UPDATE vm_names SET claimed_at = @now WHERE vm_id = @vm", transaction, ("@now", now.ToUnixTimeMilliseconds()), ("@vm", known.VmId));
+            Run("UPDATE vm_names SET claimed_at = @now WHERE vm_id = @vm", transaction, ("@now", _now.ToUnixTimeMilliseconds()), ("@vm", known.VmId));
             Drive(known.VmId);
             return new Claim.Repeated(known.VmId);
         }
-        using (var command = Command("SELECT vm_id, claimed_at FROM vm_names WHERE name = @name", transaction, ("@name", request.Name)))
-        using (var reader = command.ExecuteReader())
+        // Most names are free: the first look is the taking itself.
+        if (!TakeName(request.Name, request.VmId, transaction))
         {
-            if (reader.Read())
-                return Held(reader.GetString(0), DateTimeOffset.FromUnixTimeMilliseconds(reader.GetInt64(1)));
+            using var reader = Command("SELECT vm_id, claimed_at FROM vm_names WHERE name = @name", transaction, ("@name", request.Name)).ExecuteReader();
+            reader.Read();
+            var since = DateTimeOffset.FromUnixTimeMilliseconds(reader.GetInt64(1));
+            return new Claim.NameHeld(reader.GetString(0), since, _now - since);
         }
-        Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now)", transaction,
-            ("@name", request.Name), ("@vm", request.VmId), ("@now", now.ToUnixTimeMilliseconds()));
         if (request.Key is not null)
             Run("""
                 INSERT INTO idempotency_keys (key, body_hash, vm_id, created_at) VALUES (@key, @hash, @vm, @now)
                 ON CONFLICT (key) DO UPDATE SET body_hash = excluded.body_hash, vm_id = excluded.vm_id, created_at = excluded.created_at
                 """, transaction,
-                ("@key", request.Key), ("@hash", request.BodyHash), ("@vm", request.VmId), ("@now", now.ToUnixTimeMilliseconds()));
+                ("@key", request.Key), ("@hash", request.BodyHash), ("@vm", request.VmId), ("@now", _now.ToUnixTimeMilliseconds()));
         Drive(request.VmId);
         return new Claim.Granted(request.VmId);
     }
+
+    /// <summary>False: another microVM has it.</summary>
+    private bool TakeName(string name, string vmId, DbTransaction transaction) =>
+        Run("INSERT INTO vm_names (name, vm_id, claimed_at) VALUES (@name, @vm, @now) ON CONFLICT (name) DO NOTHING", transaction,
+            ("@name", name), ("@vm", vmId), ("@now", _now.ToUnixTimeMilliseconds())) > 0;
 
     private void Drive(string vmId)
     {
@@ -211,11 +213,10 @@ internal sealed class ClaimStore : IAsyncDisposable
             Driven(repeated.VmId);
     }
 
-    private (byte[] Hash, string VmId)? FindKey(string key, DateTimeOffset now, DbTransaction transaction)
+    private (byte[] Hash, string VmId)? FindKey(string key, DbTransaction transaction)
     {
-        using var command = Command("SELECT body_hash, vm_id FROM idempotency_keys WHERE key = @key AND created_at > @oldest", transaction,
-            ("@key", key), ("@oldest", (now - KeyLifetime).ToUnixTimeMilliseconds()));
-        using var reader = command.ExecuteReader();
+        using var reader = Command("SELECT body_hash, vm_id FROM idempotency_keys WHERE key = @key AND created_at > @oldest", transaction,
+            ("@key", key), ("@oldest", (_now - KeyLifetime).ToUnixTimeMilliseconds())).ExecuteReader();
         return reader.Read() ? (reader.GetFieldValue<byte[]>(0), reader.GetString(1)) : null;
     }
 
@@ -230,8 +231,7 @@ internal sealed class ClaimStore : IAsyncDisposable
     {
         if (_clock.GetElapsedTime(0) < _nextPurge)
             return;
-        var now = _database.Now(transaction, _clock);
-        Run("DELETE FROM idempotency_keys WHERE created_at <= @oldest", transaction, ("@oldest", (now - KeyLifetime).ToUnixTimeMilliseconds()));
+        Run("DELETE FROM idempotency_keys WHERE created_at <= @oldest", transaction, ("@oldest", (_now - KeyLifetime).ToUnixTimeMilliseconds()));
         Run("""
             DELETE FROM idempotency_keys WHERE created_at <=
                 (SELECT created_at FROM idempotency_keys ORDER BY created_at DESC LIMIT 1 OFFSET @kept)
@@ -266,6 +266,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         {
             _connection ??= _database.Open();
             using var transaction = _database.Begin(_connection);
+            _now = _database.Now(transaction, _clock);
             Purge(transaction);
             foreach (var item in batch)
                 item.Execute(transaction);
@@ -274,6 +275,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         catch (Exception fault)
         {
             // Whatever it was, the next batch begins with a new connection.
+            _commands.Clear();
             _connection?.Dispose();
             _connection = null;
             foreach (var item in batch)
@@ -293,14 +295,26 @@ internal sealed class ClaimStore : IAsyncDisposable
         return true;
     }
 
-    private void Run(string sql, DbTransaction transaction, params ReadOnlySpan<(string, object)> values)
-    {
-        using var command = Command(sql, transaction, values);
-        command.ExecuteNonQuery();
-    }
+    private int Run(string sql, DbTransaction transaction, params ReadOnlySpan<(string, object)> values) =>
+        Command(sql, transaction, values).ExecuteNonQuery();
 
-    private static DbCommand Command(string sql, DbTransaction transaction, params ReadOnlySpan<(string Name, object Value)> values) =>
-        Command(transaction.Connection!, transaction, sql, values);
+    private object? Scalar(string sql, DbTransaction transaction, params ReadOnlySpan<(string, object)> values) =>
+        Command(sql, transaction, values).ExecuteScalar();
+
+    /// <summary>Prepared once for each connection.</summary>
+    private DbCommand Command(string sql, DbTransaction transaction, params ReadOnlySpan<(string Name, object Value)> values)
+    {
+        if (_commands.TryGetValue(sql, out var known))
+        {
+            known.Transaction = transaction;
+            for (var at = 0; at < values.Length; at++)
+                known.Parameters[at].Value = values[at].Value;
+            return known;
+        }
+        var command = Command(transaction.Connection!, transaction, sql, values);
+        command.Prepare();
+        return _commands[sql] = command;
+    }
 
     private static DbCommand Command(DbConnection connection, DbTransaction? transaction, string sql, params ReadOnlySpan<(string Name, object Value)> values)
     {
