@@ -85,7 +85,8 @@ public sealed class CellSystem : IAsyncDisposable
         var setup = ActorSystemSetup.Create(
             BootstrapSetup.Create().WithConfig(Configure(options, journal)),
             new SerilogSetup(options.Log),
-            journal.ToSetup());
+            journal.ToSetup(),
+            new CellWriteJournalSetup(journal));
         if (options.Authority is { } authority)
             setup = setup.And(Tls(authority, options));
         var actors = ActorSystem.Create(SystemName, setup);

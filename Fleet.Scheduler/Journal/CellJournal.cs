@@ -15,11 +15,24 @@ internal abstract class CellJournal : IDisposable
         ? await PostgresJournal.OpenAsync(database, cancellation).ConfigureAwait(false)
         : SqliteJournal.Open(options.DataDirectory);
 
-    /// <summary>What Akka.Persistence.Sql opens its connections with.</summary>
+    /// <summary>What the store of snapshots opens its connections with.</summary>
     public abstract DataOptionsSetup ToSetup();
 
     /// <summary>A connection to the journal, open. Dispose it soon: others may wait for it.</summary>
     public abstract Task<DbConnection> ConnectAsync(CancellationToken cancellation);
+
+    /// <summary>Stores the events, all or none of them: on the disk when it answers. Their offsets rise in the order given.</summary>
+    /// <param name="connection">Of <see cref="ConnectAsync"/>.</param>
+    /// <param name="rows">At least one.</param>
+    /// <param name="writer">Who writes, for those who look into the table.</param>
+    /// <exception cref="DbException"><see cref="IsTaken"/> says whether a number was given out before.</exception>
+    public abstract Task WriteAsync(DbConnection connection, IReadOnlyList<JournalRow> rows, string writer);
+
+    /// <summary>The highest number that each id has ever had, in the order given; 0: none.</summary>
+    public abstract Task<IReadOnlyList<long>> ReadHighestAsync(DbConnection connection, IReadOnlyList<string> persistenceIds);
+
+    /// <summary>Whether a write failed because another writer had stored an event under the same number.</summary>
+    public abstract bool IsTaken(DbException fault);
 
     /// <summary>
     /// A mark in the order of all writes to come: when <see cref="IsPastAsync"/> says that it is past, every write that had taken its place in

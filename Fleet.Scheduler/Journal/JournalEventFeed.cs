@@ -1,4 +1,3 @@
-using System.Data.Common;
 using System.Runtime.CompilerServices;
 using Akka.Actor;
 using Fleet.Scheduler.Cell;
@@ -44,10 +43,6 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             ? $"Lists and watches have stood still for {waited.TotalSeconds:0} s: a transaction is open in the database server, and until it ends nobody knows what it will still write. Find it (pg_stat_activity, pg_prepared_xacts) and end it."
         : null;
 
-    private const string Columns = "ordering, persistence_id, sequence_number, message, identifier, manifest";
-
-    private sealed record Row(long Offset, string PersistenceId, long SequenceNr, byte[] Message, int Serializer, string Manifest);
-
     public async IAsyncEnumerable<JournalEvent> ReadAsync(long after, [EnumeratorCancellation] CancellationToken cancellation)
     {
         var window = new SettledWindow(after);
@@ -55,7 +50,7 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
         while (true)
         {
             cancellation.ThrowIfCancellationRequested();
-            IReadOnlyList<Row> rows;
+            IReadOnlyList<StoredRow> rows;
             try
             {
                 rows = await ReadSettledAsync(window, cancellation).ConfigureAwait(false);
@@ -77,7 +72,7 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
             }
             foreach (var row in rows)
             {
-                if (IsOurs(row.PersistenceId))
+                if (IsOurs(row.Row.PersistenceId))
                     yield return ToEvent(row);
             }
             if (rows.Count < RowsAtOnce)
@@ -87,18 +82,9 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
 
     public async IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, [EnumeratorCancellation] CancellationToken cancellation)
     {
-        List<Row> rows;
+        List<StoredRow> rows;
         await using (var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false))
-        {
-            await using var command = connection.CreateCommand();
-            command.CommandText = $"select {Columns} from journal where persistence_id = @id and sequence_number > @after and deleted = @deleted order by sequence_number limit @limit";
-            Add(command, "@id", persistenceId);
-            Add(command, "@after", after);
-            Add(command, "@limit", most);
-            // The last one of those that were deleted stays as a mark.
-            Add(command, "@deleted", false);
-            rows = await ReadRowsAsync(command, cancellation).ConfigureAwait(false);
-        }
+            rows = await JournalTable.ReadOneAsync(connection, persistenceId, after, long.MaxValue, most, cancellation).ConfigureAwait(false);
         foreach (var row in rows)
             yield return ToEvent(row);
     }
@@ -109,18 +95,18 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
         await using var command = connection.CreateCommand();
         // Walks back over what sharding stored for itself.
         command.CommandText = "select ordering from journal where substr(persistence_id, 1, 3) = @vm or substr(persistence_id, 1, 5) = @host order by ordering desc limit 1";
-        Add(command, "@vm", PersistenceIds.VmPrefix);
-        Add(command, "@host", PersistenceIds.HostPrefix);
+        JournalTable.Add(command, "@vm", PersistenceIds.VmPrefix);
+        JournalTable.Add(command, "@host", PersistenceIds.HostPrefix);
         return await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is long end ? end : 0;
     }
 
     /// <summary>The rows that may be handed out now, in order; the window has moved behind them.</summary>
-    private async Task<IReadOnlyList<Row>> ReadSettledAsync(SettledWindow window, CancellationToken cancellation)
+    private async Task<IReadOnlyList<StoredRow>> ReadSettledAsync(SettledWindow window, CancellationToken cancellation)
     {
         await using var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false);
         if (window.Mark is { } mark && await journal.IsPastAsync(connection, mark, cancellation).ConfigureAwait(false))
             window.MarkIsPast();
-        var rows = await ReadRowsAsync(connection, window.Last, cancellation).ConfigureAwait(false);
+        var rows = await JournalTable.ReadAsync(connection, window.Last, RowsAtOnce, cancellation).ConfigureAwait(false);
         var settled = window.Take([.. rows.Select(row => row.Offset)]);
         if (settled < rows.Count && window.Mark is null)
         {
@@ -137,38 +123,8 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
         return settled == rows.Count ? rows : rows.GetRange(0, settled);
     }
 
-    private static async Task<List<Row>> ReadRowsAsync(DbConnection connection, long after, CancellationToken cancellation)
-    {
-        await using var command = connection.CreateCommand();
-        command.CommandText = $"select {Columns} from journal where ordering > @after order by ordering limit @limit";
-        Add(command, "@after", after);
-        Add(command, "@limit", RowsAtOnce);
-        return await ReadRowsAsync(command, cancellation).ConfigureAwait(false);
-    }
-
-    private static async Task<List<Row>> ReadRowsAsync(DbCommand command, CancellationToken cancellation)
-    {
-        var rows = new List<Row>();
-        await using var reader = await command.ExecuteReaderAsync(cancellation).ConfigureAwait(false);
-        while (await reader.ReadAsync(cancellation).ConfigureAwait(false))
-        {
-            rows.Add(new Row(
-                reader.GetInt64(0), reader.GetString(1), reader.GetInt64(2), reader.GetFieldValue<byte[]>(3), reader.GetInt32(4),
-                await reader.IsDBNullAsync(5, cancellation).ConfigureAwait(false) ? "" : reader.GetString(5)));
-        }
-        return rows;
-    }
-
-    private JournalEvent ToEvent(Row row) =>
-        new(row.Offset, row.PersistenceId, row.SequenceNr, (IMessage)system.Serialization.Deserialize(row.Message, row.Serializer, row.Manifest));
-
-    private static void Add(DbCommand command, string name, object value)
-    {
-        var parameter = command.CreateParameter();
-        parameter.ParameterName = name;
-        parameter.Value = value;
-        command.Parameters.Add(parameter);
-    }
+    private JournalEvent ToEvent(StoredRow stored) =>
+        new(stored.Offset, stored.Row.PersistenceId, stored.Row.SequenceNr, (IMessage)system.Serialization.Deserialize(stored.Row.Message, stored.Row.Serializer, stored.Row.Manifest));
 
     private static bool IsOurs(string persistenceId) =>
         persistenceId.StartsWith(PersistenceIds.VmPrefix, StringComparison.Ordinal)

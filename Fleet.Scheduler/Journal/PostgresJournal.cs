@@ -6,6 +6,7 @@ using Fleet.Scheduler.Cell;
 using LinqToDB;
 using LinqToDB.DataProvider.PostgreSQL;
 using Npgsql;
+using NpgsqlTypes;
 
 namespace Fleet.Scheduler.Journal;
 
@@ -56,6 +57,54 @@ internal sealed class PostgresJournal : CellJournal
 
     public override async Task<DbConnection> ConnectAsync(CancellationToken cancellation) =>
         await _source.OpenConnectionAsync(cancellation).ConfigureAwait(false);
+
+    public override async Task WriteAsync(DbConnection connection, IReadOnlyList<JournalRow> rows, string writer)
+    {
+        // One statement: a transaction of its own, one way there and back.
+        await using var insert = new NpgsqlCommand(
+            """
+            insert into journal (created, deleted, persistence_id, sequence_number, message, manifest, identifier, writer_uuid)
+            select $1, false, id, number, message, manifest, serializer, $2
+            from unnest($3, $4, $5, $6, $7) with ordinality as stored (id, number, message, manifest, serializer, place) order by place
+            """, (NpgsqlConnection)connection)
+        {
+            Parameters =
+            {
+                new NpgsqlParameter<long> { TypedValue = DateTime.UtcNow.Ticks },
+                new NpgsqlParameter<string> { TypedValue = writer },
+                new NpgsqlParameter<string[]> { TypedValue = [.. rows.Select(row => row.PersistenceId)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Text },
+                new NpgsqlParameter<long[]> { TypedValue = [.. rows.Select(row => row.SequenceNr)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Bigint },
+                new NpgsqlParameter<byte[][]> { TypedValue = [.. rows.Select(row => row.Message)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Bytea },
+                new NpgsqlParameter<string[]> { TypedValue = [.. rows.Select(row => row.Manifest)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Text },
+                new NpgsqlParameter<int[]> { TypedValue = [.. rows.Select(row => row.Serializer)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Integer },
+            },
+        };
+        await insert.PrepareAsync().ConfigureAwait(false);
+        await insert.ExecuteNonQueryAsync().ConfigureAwait(false);
+    }
+
+    public override async Task<IReadOnlyList<long>> ReadHighestAsync(DbConnection connection, IReadOnlyList<string> persistenceIds)
+    {
+        var highest = new long[persistenceIds.Count];
+        await using var read = new NpgsqlCommand(
+            """
+            select place, (select max(sequence_number) from journal where persistence_id = id)
+            from unnest($1) with ordinality as asked (id, place)
+            """, (NpgsqlConnection)connection)
+        {
+            Parameters = { new NpgsqlParameter<string[]> { TypedValue = [.. persistenceIds], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Text } },
+        };
+        await read.PrepareAsync().ConfigureAwait(false);
+        await using var reader = await read.ExecuteReaderAsync().ConfigureAwait(false);
+        while (await reader.ReadAsync().ConfigureAwait(false))
+        {
+            if (!await reader.IsDBNullAsync(1).ConfigureAwait(false))
+                highest[reader.GetInt64(0) - 1] = reader.GetInt64(1);
+        }
+        return highest;
+    }
+
+    public override bool IsTaken(DbException fault) => fault is PostgresException { SqlState: PostgresErrorCodes.UniqueViolation };
 
     /// <summary>
     /// A transaction id of our own. A trigger has every writer take its id before its first number of the journal (<see cref="PostgresSchema"/>), so

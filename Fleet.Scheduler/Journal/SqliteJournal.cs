@@ -20,6 +20,9 @@ internal sealed class SqliteJournal : CellJournal
     /// <summary>Of the file, in the node's folder.</summary>
     public const string FileName = "journal.db";
 
+    /// <summary>SQLite's word for a row that a unique index refuses.</summary>
+    private const int Constraint = 19;
+
     private static readonly TimeSpan LastWritePatience = TimeSpan.FromSeconds(5);
 
     private readonly string _connectionString;
@@ -74,6 +77,46 @@ internal sealed class SqliteJournal : CellJournal
     }
 
     public override string Settings => "sqlite.conf";
+
+    public override Task WriteAsync(DbConnection connection, IReadOnlyList<JournalRow> rows, string writer)
+    {
+        var sqlite = (SqliteConnection)connection;
+        using var transaction = sqlite.BeginTransaction(deferred: false);
+        using var insert = new SqliteCommand(
+            """
+            insert into journal (created, deleted, persistence_id, sequence_number, message, manifest, identifier, writer_uuid)
+            values (@created, 0, @id, @number, @message, @manifest, @serializer, @writer)
+            """, sqlite, transaction);
+        insert.Parameters.AddWithValue("@created", DateTime.UtcNow.Ticks);
+        insert.Parameters.AddWithValue("@writer", writer);
+        var id = insert.Parameters.Add("@id", SqliteType.Text);
+        var number = insert.Parameters.Add("@number", SqliteType.Integer);
+        var message = insert.Parameters.Add("@message", SqliteType.Blob);
+        var manifest = insert.Parameters.Add("@manifest", SqliteType.Text);
+        var serializer = insert.Parameters.Add("@serializer", SqliteType.Integer);
+        foreach (var row in rows)
+        {
+            (id.Value, number.Value, message.Value, manifest.Value, serializer.Value) = (row.PersistenceId, row.SequenceNr, row.Message, row.Manifest, row.Serializer);
+            insert.ExecuteNonQuery();
+        }
+        transaction.Commit();
+        return Task.CompletedTask;
+    }
+
+    public override Task<IReadOnlyList<long>> ReadHighestAsync(DbConnection connection, IReadOnlyList<string> persistenceIds)
+    {
+        using var read = new SqliteCommand("select max(sequence_number) from journal where persistence_id = @id", (SqliteConnection)connection);
+        var id = read.Parameters.Add("@id", SqliteType.Text);
+        var highest = new long[persistenceIds.Count];
+        for (var at = 0; at < highest.Length; at++)
+        {
+            id.Value = persistenceIds[at];
+            highest[at] = read.ExecuteScalar() is long number ? number : 0;
+        }
+        return Task.FromResult<IReadOnlyList<long>>(highest);
+    }
+
+    public override bool IsTaken(DbException fault) => fault is SqliteException { SqliteErrorCode: Constraint };
 
     /// <summary>Journal, snapshots and queries go through the one gate.</summary>
     public override DataOptionsSetup ToSetup() => new(new DataOptions()
