@@ -1,0 +1,67 @@
+using System.Diagnostics;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Fleet.Host.Tests.Images.Oci;
+using Fleet.Tests;
+using Xunit;
+
+namespace Fleet.Cli.Tests.EndToEnd;
+
+/// <summary>Images by way of the whole fleet, from a registry on this machine.</summary>
+[Trait("Kind", "Slow")]
+public sealed class ImageTests
+{
+    [SkippableFact]
+    public async Task Should_pull_an_image_and_run_it_and_say_why_another_can_not_be_had()
+    {
+        Skip.IfNot(DockerRegistry.IsInstalled, "docker-registry is not installed; run ./fleet build");
+        var folder = Directory.CreateTempSubdirectory("fleet-images-").FullName;
+        try
+        {
+            using var registry = await DockerRegistry.StartAsync(Path.Combine(folder, "registry"));
+            var reference = $"{registry.Address}/team/app:v1";
+            await PushAsync(reference, folder);
+            await using var fleet = await RunningFleet.StartAsync();
+
+            var (exit, output, error) = await fleet.CliAsync("vm", "run", "--name", "first", "--driver", "qemu", "--image", reference, "--env", "B=2", "--", "echo $A $B; id -u; cat /etc/greeting; exit 7");
+            Assert.True(exit == 7, $"exit {exit}\n{output}\n{error}\n{fleet.Log()}");
+            Assert.Equal("1 2\n1000\nhello from the image\n", output.ReplaceLineEndings("\n"));
+            (_, output, _) = await fleet.CliAsync("vm", "show", "first", "--json");
+            var vm = JsonDocument.Parse(output).RootElement;
+            Assert.Equal(reference, vm.GetProperty("spec").GetProperty("image").GetString());
+
+            (exit, output, error) = await fleet.CliAsync("vm", "run", "--name", "none", "--image", reference + "x");
+            Assert.Equal(125, exit);
+            Assert.Contains("image_not_found", output + error, StringComparison.Ordinal);
+            (exit, _, error) = await fleet.CliAsync("vm", "run", "--name", "wrong", "--image", "No Name");
+            Assert.Equal(125, exit);
+            Assert.Contains("invalid_field", error, StringComparison.Ordinal);
+
+            (_, output, _) = await fleet.CliAsync("image", "list");
+            Assert.Contains(reference, output, StringComparison.Ordinal);
+            Assert.Equal(0, (await fleet.CliAsync("image", "remove", reference)).Exit);
+            Assert.Equal(3, (await fleet.CliAsync("image", "remove", reference)).Exit);
+            (exit, output, error) = await fleet.CliAsync("image", "pull", reference);
+            Assert.True(exit == 0, error);
+            Assert.Contains("sha256:", output, StringComparison.Ordinal);
+            await fleet.DeleteAsync(vm);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    private static async Task PushAsync(string reference, string folder)
+    {
+        Skip.IfNot(File.Exists("/bin/busybox") && File.Exists("/usr/bin/skopeo"), "busybox-static or skopeo is not installed; run ./fleet build");
+        var tar = new TarMaker().Folder("bin").File("bin/busybox", await File.ReadAllBytesAsync("/bin/busybox"), 0x1ED);
+        foreach (var name in (string[])["sh", "id", "cat"]) tar.Symlink($"bin/{name}", "busybox");
+        tar.File("etc/passwd", "app:x:1000:1000::/:/bin/sh\n").File("etc/greeting", "hello from the image\n");
+        var config = new JsonObject { ["Entrypoint"] = new JsonArray("sh", "-c"), ["Env"] = new JsonArray("A=1"), ["User"] = "app" };
+        TestImage.Of([tar.ToArray()], config).WriteLayout(Path.Combine(folder, "layout"), "v1");
+        using var push = Process.Start("skopeo", ["--insecure-policy", "copy", "--dest-tls-verify=false", $"oci:{folder}/layout:v1", $"docker://{reference}"]);
+        await push.WaitForExitAsync();
+        Assert.Equal(0, push.ExitCode);
+    }
+}
