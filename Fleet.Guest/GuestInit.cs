@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using Fleet.Guest.Channel;
 using Fleet.Guest.Configuration;
 using Fleet.Guest.Linux;
 using Fleet.Guest.Machine;
@@ -70,7 +71,8 @@ internal sealed class GuestInit
         FileSystems.MountForPrograms(configuration.Image is not null, Complain);
 
         var command = CommandLine.From(configuration, user, CommandLine.Probe);
-        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice, configuration.Image?.StopSignal ?? Libc.SIGTERM);
+        var exits = new ChildExits();
+        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice, exits, configuration.Image?.StopSignal ?? Libc.SIGTERM);
         void OnStop(PosixSignalContext context)
         {
             context.Cancel = true;
@@ -79,6 +81,7 @@ internal sealed class GuestInit
         using var ctrlAltDel = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnStop);
         using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnStop);
 
+        new HostChannel(Carrier.Find, configuration, exits).Start();
         _status.Ready();
         var error = command.Path is null ? Libc.ENOENT
             : user is null ? supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell)

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
+using System.Net.WebSockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -104,6 +105,32 @@ internal sealed class ApiClient : IDisposable
         catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
         {
             throw new ApiException(ApiException.Unreachable, $"{Endpoint} did not answer within {Patience}.");
+        }
+    }
+
+    /// <summary>An open WebSocket. The caller disposes it.</summary>
+    public async Task<ClientWebSocket> OpenSocketAsync(string path, CancellationToken cancellation)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        patience.CancelAfter(Patience);
+        var http = await OpenAsync(cancellation);
+        var socket = new ClientWebSocket();
+        socket.Options.KeepAliveInterval = TimeSpan.FromSeconds(15);
+        if (_credentials.Token() is { } token)
+            socket.Options.SetRequestHeader("Authorization", $"Bearer {token.Text}");
+        var address = new UriBuilder(new Uri(Endpoint, path)) { Scheme = Endpoint.Scheme == Uri.UriSchemeHttps ? Uri.UriSchemeWss : Uri.UriSchemeWs }.Uri;
+        try
+        {
+            await socket.ConnectAsync(address, http, patience.Token);
+            return socket;
+        }
+        catch (Exception failed) when (failed is WebSocketException or OperationCanceledException)
+        {
+            socket.Dispose();
+            cancellation.ThrowIfCancellationRequested();
+            // The refusal's words are lost with an upgrade that fails; without one the same is refused with words.
+            await SendAsync(HttpMethod.Get, path, null, null, cancellation);
+            throw new ApiException(ApiException.Unreachable, $"{Endpoint} does not open a WebSocket: {failed.Message}");
         }
     }
 

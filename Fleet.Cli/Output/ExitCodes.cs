@@ -1,6 +1,6 @@
 namespace Fleet.Cli.Output;
 
-/// <summary>What the program's exit status tells a script. <c>vm run</c> gives the command's own status instead, and 125 for every failure of Fleet's.</summary>
+/// <summary>What the program's exit status tells a script. <c>vm run</c> and <c>vm exec</c> give the command's own status instead, and 125 for every failure of Fleet's.</summary>
 internal static class ExitCodes
 {
     public const int Ok = 0;
@@ -24,8 +24,14 @@ internal static class ExitCodes
     /// <summary>Done, but not for every microVM: some have no place to run, or are on a host that is gone.</summary>
     public const int Incomplete = 7;
 
-    /// <summary><c>vm run</c>: Fleet failed, not the command.</summary>
+    /// <summary><c>vm run</c>, <c>vm exec</c>: Fleet failed, not the command.</summary>
     public const int RunFailed = 125;
+
+    /// <summary><c>vm exec</c>: the guest has the command, but it can't be executed.</summary>
+    public const int CommandNotExecutable = 126;
+
+    /// <summary><c>vm exec</c>: the guest does not have the command.</summary>
+    public const int CommandNotFound = 127;
 
     /// <summary>Ended by Ctrl-C.</summary>
     public const int Interrupted = 130;

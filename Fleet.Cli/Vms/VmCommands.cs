@@ -7,7 +7,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Vms;
 
-/// <summary><c>fleet vm run | place | list | show | stop | start | delete | wait | limits</c>.</summary>
+/// <summary><c>fleet vm run | place | list | show | console | exec | cp | stop | start | delete | wait | limits</c>.</summary>
 internal static class VmCommands
 {
     private const int WaitSeconds = 120;
@@ -20,6 +20,8 @@ internal static class VmCommands
         vm.Subcommands.Add(List());
         vm.Subcommands.Add(Show());
         vm.Subcommands.Add(ConsoleCommand.Create());
+        vm.Subcommands.Add(ExecCommand.Create());
+        vm.Subcommands.Add(CopyCommand.Create());
         vm.Subcommands.Add(Stop());
         vm.Subcommands.Add(Start());
         vm.Subcommands.Add(Delete());

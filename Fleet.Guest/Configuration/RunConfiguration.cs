@@ -66,7 +66,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         return new RunConfiguration(argv, env ?? [], hostname ?? "", image);
     }
 
-    private static List<string> ReadArgv(ref Utf8JsonReader reader)
+    internal static List<string> ReadArgv(ref Utf8JsonReader reader)
     {
         if (reader.TokenType != JsonTokenType.StartArray) throw new BadConfigurationException("'argv' is not an array");
         var argv = new List<string>();
@@ -74,7 +74,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         return argv;
     }
 
-    private static List<KeyValuePair<string, string>> ReadEnv(ref Utf8JsonReader reader)
+    internal static List<KeyValuePair<string, string>> ReadEnv(ref Utf8JsonReader reader)
     {
         if (reader.TokenType != JsonTokenType.StartObject) throw new BadConfigurationException("'env' is not an object");
         var env = new List<KeyValuePair<string, string>>();
@@ -112,7 +112,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         return new ImageConfiguration(user ?? "", workdir ?? "", signal ?? ImageConfiguration.Terminate);
     }
 
-    private static string ReadString(ref Utf8JsonReader reader, string member)
+    internal static string ReadString(ref Utf8JsonReader reader, string member)
     {
         if (reader.TokenType != JsonTokenType.String) throw new BadConfigurationException($"'{member}' holds something that is not a string");
         var text = reader.GetString()!;

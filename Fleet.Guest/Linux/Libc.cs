@@ -5,14 +5,18 @@ namespace Fleet.Guest.Linux;
 /// <summary>The C library's functions that fleet-init calls, by their own names (man 2, man 3). Failures leave errno in <see cref="Marshal.GetLastSystemError"/> of the calling thread.</summary>
 internal static unsafe partial class Libc
 {
-    public const int ENOENT = 2, EINTR = 4, E2BIG = 7, ENOEXEC = 8, ECHILD = 10, EACCES = 13, EBUSY = 16, EEXIST = 17, ENOTDIR = 20, EISDIR = 21, ELOOP = 40, ENAMETOOLONG = 36;
+    public const int ENOENT = 2, EINTR = 4, E2BIG = 7, ENOEXEC = 8, ECHILD = 10, EAGAIN = 11, EACCES = 13, EBUSY = 16, EEXIST = 17, ENOTDIR = 20, EISDIR = 21, ELOOP = 40, ENAMETOOLONG = 36;
 
-    public const int O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0x40, O_NOCTTY = 0x100, O_CLOEXEC = 0x80000;
+    public const int O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0x40, O_NOCTTY = 0x100, O_NONBLOCK = 0x800, O_CLOEXEC = 0x80000;
 
-    public const int SIGHUP = 1, SIGINT = 2, SIGKILL = 9, SIGTERM = 15, SIGCONT = 18, SIGTTOU = 22;
+    public const int F_GETFL = 3, F_SETFL = 4;
 
-    /// <summary>SIG_IGN.</summary>
-    public const nint Ignore = 1;
+    public const short POLLIN = 1, POLLOUT = 4, POLLERR = 8, POLLHUP = 16, POLLNVAL = 32;
+
+    public const int SIGHUP = 1, SIGINT = 2, SIGKILL = 9, SIGPIPE = 13, SIGTERM = 15, SIGCONT = 18, SIGTTOU = 22;
+
+    /// <summary>SIG_DFL and SIG_IGN.</summary>
+    public const nint Default = 0, Ignore = 1;
 
     public const int WNOHANG = 1, WUNTRACED = 2;
 
@@ -68,6 +72,24 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int socket(int domain, int type, int protocol);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int bind(int fd, void* address, uint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int listen(int fd, int backlog);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int accept4(int fd, void* address, uint* length, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int pipe2(int* ends, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int fcntl(int fd, int command, int value);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int poll(PollEntry* entries, nuint count, int timeoutMilliseconds);
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int ioctl(int fd, nuint request, void* argument);
@@ -132,6 +154,12 @@ internal static unsafe partial class Libc
     public static partial int posix_spawn_file_actions_addtcsetpgrp_np(void* actions, int tty);
 
     [LibraryImport("libc")]
+    public static partial int posix_spawn_file_actions_addopen(void* actions, int fd, byte* path, int flags, uint mode);
+
+    [LibraryImport("libc")]
+    public static partial int posix_spawn_file_actions_addchdir_np(void* actions, byte* path);
+
+    [LibraryImport("libc")]
     public static partial int posix_spawnattr_init(void* attributes);
 
     [LibraryImport("libc")]
@@ -157,4 +185,12 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc")]
     public static partial byte* strerror(int error);
+}
+
+/// <summary>struct pollfd. An <see cref="Fd"/> below zero is passed over.</summary>
+internal struct PollEntry
+{
+    public int Fd;
+    public short Events;
+    public short Returned;
 }

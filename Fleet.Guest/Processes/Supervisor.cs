@@ -10,8 +10,9 @@ namespace Fleet.Guest.Processes;
 /// Descriptor of the console. It must be the controlling terminal of this process, not of the command: the kernel throws
 /// unsent output away when a terminal's session leader ends, so the command must not be that.
 /// </param>
+/// <param name="others">Told of every other child that has ended.</param>
 /// <param name="stopSignal">What asks the command to end.</param>
-internal sealed unsafe class Supervisor(int console, int stopSignal = Libc.SIGTERM)
+internal sealed unsafe class Supervisor(int console, ChildExits others, int stopSignal = Libc.SIGTERM)
 {
     /// <summary>How long a command may take to end once asked, before it is killed.</summary>
     private static readonly TimeSpan StopGrace = TimeSpan.FromSeconds(8);
@@ -79,7 +80,11 @@ internal sealed unsafe class Supervisor(int console, int stopSignal = Libc.SIGTE
                 if (Marshal.GetLastPInvokeError() == Libc.EINTR) continue;
                 throw new InvalidOperationException($"waiting for the command failed: {Files.Describe(Marshal.GetLastPInvokeError())}");
             }
-            if (pid != _command) continue;
+            if (pid != _command)
+            {
+                if (!ExitStatus.IsStopped(status)) others.Ended(pid, status);
+                continue;
+            }
             if (ExitStatus.IsStopped(status))
             {
                 // Ctrl-Z with no shell above the command to continue it: nobody else ever would.

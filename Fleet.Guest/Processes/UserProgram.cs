@@ -28,6 +28,8 @@ internal static unsafe class UserProgram
         var (folder, path, argv) = (arguments[4], arguments[5], arguments[FixedArguments..]);
         if (!Become(Number(arguments[1]), Number(arguments[2]), arguments[3], folder, out var what))
             return Refuse(what, Marshal.GetLastPInvokeError());
+        // The runtime ignores it, and what is ignored stays so.
+        Libc.signal(Libc.SIGPIPE, Libc.Default);
         using var strings = new NativeStrings();
         // SAFETY: the strings end with NUL, the array with a null pointer, and both live until another program takes the process over.
         Libc.execv(strings.Add(path), strings.AddArray(argv));

@@ -233,6 +233,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case SchedulerMessage.BodyOneofCase.CloseConsole:
                 _readers.Close(message.CloseConsole.StreamId);
                 break;
+            case SchedulerMessage.BodyOneofCase.GuestFrame:
+                Pass(message.GuestFrame);
+                break;
             case SchedulerMessage.BodyOneofCase.ConsoleInput:
                 var input = message.ConsoleInput;
                 if (input.Data.Length <= MostInput && _vms.TryGetValue(input.VmId, out var typed) && !typed.Actor.IsNobody())
@@ -529,34 +532,6 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         Refuse(new LaunchVm { VmId = id, Epoch = entry.Epoch }, "The agent failed before it had written the launch down; its log tells more.");
         if (entry.Next is { } next)
             Begin(_context.NewRecord(next), found: false);
-    }
-
-    private void Open(OpenConsole request)
-    {
-        if (_session is not { } session)
-            return;
-        if (!_vms.TryGetValue(request.VmId, out var entry))
-        {
-            RefuseConsole(session, request.StreamId, "not_found", "This host has no such microVM.");
-            return;
-        }
-
-        var log = new ConsoleLog(_context.State.FolderOf(request.VmId), _context.Clock);
-        if (_readers.TryOpen(request, log, entry.Console.Task, session) is not { } opened)
-        {
-            RefuseConsole(session, request.StreamId, "unavailable", "Too many readers of this console or of this host's consoles; close one and try again.");
-            return;
-        }
-
-        var done = new ReaderDone(request.StreamId, opened.Reader);
-        _ = opened.Run.PipeTo(Self, success: () => done, failure: _ => done);
-    }
-
-    private void RefuseConsole(LinkSession session, ulong stream, string code, string message)
-    {
-        var refusal = new ConsoleChunk { StreamId = stream, End = true, Error = new Reason { Code = code, Message = message } };
-        if (!session.TrySend(new HostMessage { Console = refusal }))
-            _log.Warning("The stream to the control plane is full; it does not hear that console {Stream} was refused", stream);
     }
 
     private sealed class Entry(LaunchRecord record)

@@ -1,6 +1,8 @@
 using Akka.Actor;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
+using Fleet.Host.Guests;
+using Fleet.Host.Link;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -32,6 +34,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private readonly MicroVmLife _life;
     private readonly VmmSlot _slot = new();
     private readonly HeldInput _input = new();
+    private readonly GuestStreams _guests;
     private readonly CancellationTokenSource _launching = new();
     private IVmm? _vmm;
     private ITimer? _bootTimer;
@@ -50,6 +53,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         _log = context.Log.ForContext<MicroVmActor>().ForContext("VmId", record.Launch.VmId).ForContext("Epoch", record.Launch.Epoch);
         var limit = TimeSpan.FromSeconds(record.Launch.Spec.BootTimeoutSeconds);
         _limitsInForce = record.Report.LimitsRevision;
+        _guests = new GuestStreams(context.Clock, _log);
         _life = found ? MicroVmLife.Found(limit, record.Report, record.StopGrace?.ToTimeSpan()) : MicroVmLife.New(limit);
     }
 
@@ -68,6 +72,9 @@ internal sealed partial class MicroVmActor : UntypedActor
     }
 
     public sealed record Input(ReadOnlyMemory<byte> Data) : INoSerializationVerificationNeeded;
+
+    /// <summary>A frame for fleet-init, by the stream to the control plane that the answer goes to.</summary>
+    public sealed record ForGuest(GuestFrame Frame, LinkSession Session) : INoSerializationVerificationNeeded;
 
     private sealed record VmmLaunched(IVmm Vmm) : INoSerializationVerificationNeeded;
 
@@ -106,6 +113,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         _bootTimer?.Dispose();
         _leaseTimer?.Dispose();
         _ended.TrySetResult();
+        _context.Work.Track(_guests.EndAsync("The host's agent lets go of the microVM."));
         if (_slot.Close() is { } vmm)
             _context.Work.Track(LetGoAsync(vmm));
     }
@@ -150,6 +158,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 _leaseTimer?.Dispose();
                 EndLimiters();
                 EndBalloon();
+                _context.Work.Track(_guests.EndAsync("The microVM has ended."));
                 Carry(_life.VmmEnded(gone.End));
                 break;
             case Stop stop:
@@ -162,6 +171,9 @@ internal sealed partial class MicroVmActor : UntypedActor
 
                 Carry(_life.Stop(stop.Grace));
                 SettleAwaited();
+                break;
+            case ForGuest guest:
+                _guests.Take(_vmm, guest.Frame, guest.Session);
                 break;
             case ReadUse:
                 Read();

@@ -119,6 +119,8 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
                 ["drive_id"] = "image", ["path_on_host"] = JailCommand.Root, ["is_root_device"] = false, ["is_read_only"] = true,
             });
         }
+        // The way to fleet-init, which a kernel of the user's own does not have.
+        if (launch.Spec.Boot is null) configuration["vsock"] = new JsonObject { ["guest_cid"] = KvmVmm.GuestContext, ["uds_path"] = JailCommand.Guest };
         if (launch.Lease is { } lease) configuration["fleet-lease"] = KvmVmm.LeaseBody(lease);
         try
         {

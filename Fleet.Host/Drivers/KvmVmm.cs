@@ -23,6 +23,14 @@ internal sealed class KvmVmm : RunningVmm
 
     private const int BadSystemCall = 31; // SIGSYS
 
+    /// <summary>The guest's number among sockets. Every microVM has a VMM of its own, and so may have the same.</summary>
+    public const int GuestContext = 3;
+
+    /// <summary>Where fleet-init listens, docs/guest-protocol.md.</summary>
+    private const int GuestPort = 7070;
+
+    private static readonly TimeSpan GuestRetry = TimeSpan.FromMilliseconds(200);
+
     private readonly HttpClient _api;
     private readonly JailKeeper _jails;
     private Task _learning = Task.CompletedTask;
@@ -66,6 +74,46 @@ internal sealed class KvmVmm : RunningVmm
     {
         Keep();
         _learning = KeepLearningAsync();
+    }
+
+    /// <summary>Dials fleet-init's port, again and again until it listens.</summary>
+    public override async Task<Stream?> ConnectGuestAsync(CancellationToken cancellation)
+    {
+        while (true)
+        {
+            if (await base.ConnectGuestAsync(cancellation).ConfigureAwait(false) is not { } connection) return null;
+            try
+            {
+                if (await DialAsync(connection, cancellation).ConfigureAwait(false)) return connection;
+            }
+            catch (Exception)
+            {
+                await connection.DisposeAsync().ConfigureAwait(false);
+                throw;
+            }
+            await connection.DisposeAsync().ConfigureAwait(false);
+            await Task.Delay(GuestRetry, Clock, cancellation).ConfigureAwait(false);
+        }
+    }
+
+    // As Firecracker has it: "CONNECT port" is answered by "OK number" when the guest has taken it, else by the end.
+    private static async Task<bool> DialAsync(Stream connection, CancellationToken cancellation)
+    {
+        const int longest = 32;
+        try
+        {
+            await connection.WriteAsync(Encoding.ASCII.GetBytes($"CONNECT {GuestPort}\n"), cancellation).ConfigureAwait(false);
+            var letter = new byte[1];
+            for (int i = 0; i < longest && await connection.ReadAsync(letter, cancellation).ConfigureAwait(false) == 1; i++)
+            {
+                if (letter[0] == '\n') return true;
+            }
+            return false;
+        }
+        catch (IOException)
+        {
+            return false;
+        }
     }
 
     protected override Task AskGuestAsync(CancellationToken cancellation) =>

@@ -17,6 +17,9 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
 
     private static readonly TimeSpan GivingUp = TimeSpan.FromSeconds(1);
 
+    /// <summary>The name by which fleet-init finds its port.</summary>
+    private const string GuestPort = "fleet.channel";
+
     private readonly KvmProbe _kvm = new();
 
     public string Name => "qemu";
@@ -125,6 +128,17 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
             arguments.AddRange(["-drive", $"if=none,id=image,format=raw,readonly=on,file.filename={VmmFiles.Root}", "-device", "virtio-blk-device,drive=image"]);
         }
         if (boot.InitrdPath.Length > 0) arguments.AddRange(["-initrd", boot.InitrdPath]);
+        // The way to fleet-init, which a kernel of the user's own does not have.
+        if (launch.Spec.Boot is null)
+        {
+            arguments.AddRange(
+            [
+                "-global", "virtio-mmio.force-legacy=false",
+                "-chardev", $"socket,id=guest,path={VmmFiles.GuestSocket},server=on,wait=off",
+                "-device", "virtio-serial-device,max_ports=2",
+                "-device", $"virtserialport,chardev=guest,name={GuestPort}",
+            ]);
+        }
         return arguments;
     }
 

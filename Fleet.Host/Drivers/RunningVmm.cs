@@ -99,6 +99,19 @@ internal abstract class RunningVmm : IVmm
 
     public virtual Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
 
+    public virtual async Task<Stream?> ConnectGuestAsync(CancellationToken cancellation)
+    {
+        if (!File.Exists(Path.Combine(Launch.Directory, VmmFiles.GuestSocket))) return null;
+        try
+        {
+            return new NetworkStream(await VmmSocket.ConnectAsync(Launch.Directory, VmmFiles.GuestSocket, cancellation).ConfigureAwait(false), ownsSocket: true);
+        }
+        catch (SocketException e)
+        {
+            throw new IOException($"The VMM does not take a connection to its guest: {e.Message}", e);
+        }
+    }
+
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
     {
         cancellation.ThrowIfCancellationRequested();

@@ -81,6 +81,13 @@ public interface IVmm : IAsyncDisposable
     /// </summary>
     Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation);
 
+    /// <summary>
+    /// A connection to fleet-init, of which there is one at a time; null: this microVM has no way to it. Whether fleet-init is
+    /// there, only its greeting tells.
+    /// </summary>
+    /// <exception cref="IOException">The VMM does not take it.</exception>
+    Task<Stream?> ConnectGuestAsync(CancellationToken cancellation) => Task.FromResult<Stream?>(null);
+
     /// <summary>Bytes for the guest's serial console. Drops what the guest does not take.</summary>
     ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation);
 }

@@ -41,8 +41,11 @@ internal static class VmmFiles
     /// <summary>QEMU's machine protocol.</summary>
     public const string QmpSocket = "qmp.sock";
 
+    /// <summary>Leads to fleet-init in the guest.</summary>
+    public const string GuestSocket = "guest.sock";
+
     private static readonly string[] All =
-        [Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Root, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
+        [GuestSocket, Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Root, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
 
     /// <summary>Makes the directory, or empties it of an earlier launch's files.</summary>
     public static void Prepare(string directory)

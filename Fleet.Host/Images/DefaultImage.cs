@@ -9,7 +9,7 @@ namespace Fleet.Host.Images;
 internal static class DefaultImage
 {
     /// <summary>Raise it with every change here, so that hosts make the image anew.</summary>
-    public const int RecipeVersion = 3;
+    public const int RecipeVersion = 4;
 
     public const string KernelFile = "vmlinuz";
     public const string InitramfsFile = "initramfs.cpio";
@@ -20,7 +20,7 @@ internal static class DefaultImage
     /// </summary>
     private static readonly string[] Modules =
     [
-        "virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "overlay", "squashfs",
+        "virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "squashfs",
     ];
 
     /// <summary>

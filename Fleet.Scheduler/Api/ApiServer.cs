@@ -66,11 +66,13 @@ internal sealed class ApiServer : IAsyncDisposable
             var pipeline = new ApiPipeline(api);
             web.Use(pipeline.InvokeAsync);
             web.UseRouting();
+            web.UseWebSockets(new WebSocketOptions { KeepAliveInterval = TimeSpan.FromSeconds(15), KeepAliveTimeout = TimeSpan.FromSeconds(30) });
             web.Use(pipeline.AuthoriseAsync);
             new VmEndpoints(api).Map(web);
             new GangEndpoints(api).Map(web);
             new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
+            new ExecEndpoint(api).Map(web);
             new PlacementEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);
             new ChangeEndpoints(api).Map(web);

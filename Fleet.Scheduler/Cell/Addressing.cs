@@ -58,3 +58,4 @@ public sealed partial class SessionPressure : IToHost;
 public sealed partial class ReadLimiters : IToHost;
 public sealed partial class ConsoleRequest : IToHost;
 public sealed partial class ConsoleWrite : IToHost;
+public sealed partial class GuestOpen : IToHost;

@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.GuestChannel;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Cell;
@@ -75,6 +76,15 @@ public interface ICell
     /// </summary>
     Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation);
 
+    /// <summary>
+    /// Opens a stream to fleet-init in the microVM. What fleet-init or the host says to the request comes as its first frame. Throws
+    /// <see cref="CellException"/> (<c>not_found</c>, <c>wrong_state</c> when it does not run).
+    /// </summary>
+    /// <param name="vmId">The microVM.</param>
+    /// <param name="request">What is wanted, as fleet-init takes it (docs/guest-protocol.md).</param>
+    /// <param name="cancellation">Gives up.</param>
+    Task<IGuestStream> OpenGuestAsync(string vmId, ReadOnlyMemory<byte> request, CancellationToken cancellation);
+
     /// <summary>Sends bytes to the guest's console. Throws <see cref="CellException"/>.</summary>
     Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation);
 }
@@ -110,6 +120,18 @@ public interface IConsoleStream : IAsyncDisposable
 
     /// <summary>The bytes in order; ends when the microVM has ended and everything was read, or at once after what there is without <c>follow</c>.</summary>
     IAsyncEnumerable<ReadOnlyMemory<byte>> ReadAsync(CancellationToken cancellation);
+}
+
+/// <summary>A stream to fleet-init in a guest. Disposing it closes the stream there. Who uses it keeps a ledger of it.</summary>
+public interface IGuestStream : IAsyncDisposable
+{
+    /// <summary>Sends a frame; only after the first one came.</summary>
+    void Send(FrameType type, ReadOnlyMemory<byte> payload);
+
+    /// <summary>
+    /// What comes, to the last frame of the stream, which is a refusal too when the way to the guest breaks.
+    /// </summary>
+    IAsyncEnumerable<(FrameType Type, ReadOnlyMemory<byte> Payload)> ReadAsync(CancellationToken cancellation);
 }
 
 /// <summary>Every event of the journal in one order: what the projection reads.</summary>

@@ -401,7 +401,12 @@ internal sealed partial class HostActor
         var problem = Exists
             ? new Problem { Code = "unavailable", Message = $"Host '{_id}' is not connected." }
             : new Problem { Code = "not_found", Message = $"There is no host '{_id}'." };
-        Sender.Tell(message is ReadLimiters ? new LimitersRead { Problem = problem } : new ConsoleRefused { Problem = problem });
+        Sender.Tell(message switch
+        {
+            ReadLimiters => new LimitersRead { Problem = problem },
+            GuestOpen => new GuestRefused { Problem = problem },
+            _ => (object)new ConsoleRefused { Problem = problem },
+        });
         if (!Exists)
             LeaveSoon();
     }

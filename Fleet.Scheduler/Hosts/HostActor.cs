@@ -232,7 +232,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case RemoveHost remove:
                 OnRemove(remove.Forced);
                 break;
-            case ConsoleRequest or ConsoleWrite or ReadLimiters:
+            case ConsoleRequest or ConsoleWrite or ReadLimiters or GuestOpen:
                 OnForSession(message);
                 break;
             case Audit:

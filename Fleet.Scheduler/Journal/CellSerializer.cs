@@ -113,6 +113,10 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-console-done", ConsoleDone.Parser),
         ("m-console-write", ConsoleWrite.Parser),
         ("m-console-written", ConsoleWritten.Parser),
+        ("m-guest-open", GuestOpen.Parser),
+        ("m-guest-refused", GuestRefused.Parser),
+        ("m-guest-from-host", GuestFromHost.Parser),
+        ("m-guest-to-host", GuestToHost.Parser),
         ("m-host-view", HostView.Parser),
     ];
 

@@ -1,5 +1,6 @@
 using System.Text.RegularExpressions;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.GuestChannel;
 using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Sessions;
@@ -64,6 +65,8 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Usage => Check(message.Usage),
         HostMessage.BodyOneofCase.Pressure => Check(message.Pressure),
         HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
+        HostMessage.BodyOneofCase.GuestFrame => message.GuestFrame.Payload.Length > Frame.MaxPayload
+            ? $"guest_frame.payload has {message.GuestFrame.Payload.Length} bytes; at most {Frame.MaxPayload} are taken." : null,
         HostMessage.BodyOneofCase.Heartbeat or HostMessage.BodyOneofCase.Goodbye => null,
         _ => "The message has no body that this version knows.",
     };

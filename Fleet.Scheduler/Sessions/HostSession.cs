@@ -29,6 +29,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     private readonly ChannelWriter<SchedulerMessage> _toAgent;
     private readonly uint _enrolment;
     private readonly SessionConsoles _consoles;
+    private readonly SessionGuests _guests;
     private readonly ReportsUnderWay _reports = new();
     private readonly InputWindow _input = new();
     private readonly HostFigures _figures;
@@ -63,6 +64,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         _hosts = _host = hosts;
         _toAgent = toAgent;
         _consoles = new SessionConsoles(Context, Send);
+        _guests = new SessionGuests(Context, Send);
     }
 
     public ITimerScheduler Timers { get; set; } = null!;
@@ -90,6 +92,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
     protected override void PostStop()
     {
         _consoles.EndAll("The host's stream ended.");
+        _guests.EndAll("The host's stream ended.");
         _reports.LeaveAll();
         _figures.Remove(HostId, this);
         _toAgent.TryComplete();
@@ -133,6 +136,12 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case ConsoleDone done:
                 _consoles.Done(done.StreamId, Sender);
                 break;
+            case GuestOpen open:
+                _guests.Open(open, Sender);
+                break;
+            case GuestToHost frame:
+                _guests.ToHost(frame.Frame, Sender);
+                break;
             case ConsoleWrite write when !_input.TryEnter(write.VmId):
                 Sender.Tell(new ConsoleRefused
                 {
@@ -152,6 +161,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 break;
             case Terminated terminated:
                 _consoles.ReaderGone(terminated.ActorRef);
+                _guests.ClientGone(terminated.ActorRef);
                 break;
             case SendHello:
                 TellHello();
@@ -197,6 +207,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case HostMessage.BodyOneofCase.Console:
                 if (_consoles.Chunk(message.Console) is { } wrong)
                     End("invalid_message", wrong);
+                break;
+            case HostMessage.BodyOneofCase.GuestFrame:
+                if (_guests.FromHost(message.GuestFrame) is { } unfit)
+                    End("invalid_message", unfit);
                 break;
             case HostMessage.BodyOneofCase.InputTaken:
                 _input.Leave(message.InputTaken.VmId, message.InputTaken.Messages);

@@ -16,6 +16,7 @@ internal static class JailCommand
     public const string Initrd = "/dev/fd/8";
     public const string Runs = "/dev/fd/9";
     public const string Root = "/dev/fd/10";
+    public const string Guest = "/dev/fd/11";
 
     /// <summary>Where the limit can't be raised as the console goes on, it must not end the console: then only the agent's eye bounds the files.</summary>
     private const long LargestFile = 1L << 50;
@@ -37,6 +38,7 @@ internal static class JailCommand
         ];
         if (boot.InitrdPath.Length > 0) arguments.AddRange(["--fd", "8=read:" + boot.InitrdPath]);
         if (boot.HasRoot) arguments.AddRange(["--fd", "10=read:" + VmmFiles.Root]);
+        if (launch.Spec.Boot is null) arguments.AddRange(["--fd", "11=listen:" + VmmFiles.GuestSocket]);
         if (runs is not null) arguments.AddRange(["--fd", "9=append:" + runs.NewFile(launch)]);
         if (groups.Version > 0)
         {

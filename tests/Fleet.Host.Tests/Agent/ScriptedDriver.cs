@@ -153,6 +153,11 @@ internal sealed class ScriptedVmm(Action gone, Func<Task<IReadOnlyList<int>>> th
             Limits[name] = limit;
     }
 
+    /// <summary>Makes a connection to fleet-init; null: there is no way to it.</summary>
+    public Func<Stream?> OnGuest { get; set; } = () => null;
+
+    public Task<Stream?> ConnectGuestAsync(CancellationToken cancellation) => Task.FromResult(OnGuest());
+
     public ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation)
     {
         lock (Input)

@@ -1,8 +1,11 @@
 using System.Text;
+using System.Threading.Channels;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
+using Fleet.Host.Guests;
 using Fleet.Host.Images;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.GuestChannel;
 using Fleet.Tests;
 using Serilog;
 
@@ -99,6 +102,54 @@ public sealed class LinuxBootTests
         Assert.False(vmm.Completion.IsCompleted);
         await vmm.StopAsync(TimeSpan.Zero).WaitAsync(Boot);
         Assert.Equal("stop_requested", (await vmm.Completion).Reason.Code);
+    }
+
+    /// <summary>When an agent is gone in the middle, what it had run is ended, and the next is served.</summary>
+    [SkippableFact]
+    public async Task Should_run_commands_beside_the_microvms_own()
+    {
+        await using var scratch = new Scratch();
+        using var images = Images();
+        var driver = new QemuDriver(Scratch.Options(images));
+        await using var vmm = await driver.LaunchAsync(scratch.Launch(Spec("sleep", "1000")), default);
+        await vmm.GuestReady.WaitAsync(Boot);
+        await using (var first = await ExecAsync(vmm, "sh", "-c", "echo $$ > /tmp/left; trap '' HUP; echo up; sleep 1000"))
+            Assert.Equal("up\n", Encoding.ASCII.GetString((await first.NextAsync(FrameType.Output)).Span));
+
+        await using (var second = await ExecAsync(vmm, "sh", "-c", "while kill -0 $(cat /tmp/left) 2>/dev/null; do sleep 0.1; done; uname -s; echo err >&2; exit 5"))
+        {
+            Assert.Equal("Linux\n", Encoding.ASCII.GetString((await second.NextAsync(FrameType.Output)).Span));
+            Assert.Equal("err\n", Encoding.ASCII.GetString((await second.NextAsync(FrameType.Errors)).Span));
+            Assert.Equal(5, (await second.NextAsync(FrameType.Exit)).Span[0]);
+        }
+        await vmm.StopAsync(TimeSpan.Zero).WaitAsync(Boot);
+    }
+
+    private static async Task<Exec> ExecAsync(IVmm vmm, params string[] argv)
+    {
+        var frames = Channel.CreateUnbounded<(FrameType, ReadOnlyMemory<byte>)>();
+        using var limit = new CancellationTokenSource(Boot);
+        var connection = await vmm.ConnectGuestAsync(limit.Token);
+        Assert.NotNull(connection);
+        var conversation = await GuestConversation.BeginAsync(connection, (type, _, payload) => { frames.Writer.TryWrite((type, payload)); return default; }, limit.Token);
+        conversation.TrySend(FrameType.Open, conversation.NextStream(), System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(new { argv }));
+        return new Exec(conversation, frames.Reader);
+    }
+
+    private sealed record Exec(GuestConversation Conversation, ChannelReader<(FrameType Type, ReadOnlyMemory<byte> Payload)> Frames) : IAsyncDisposable
+    {
+        public async Task<ReadOnlyMemory<byte>> NextAsync(FrameType wanted)
+        {
+            using var limit = new CancellationTokenSource(Boot);
+            while (true)
+            {
+                var (type, payload) = await Frames.ReadAsync(limit.Token);
+                if (type == wanted) return payload;
+                Assert.True(type == FrameType.Started, $"{type}: {Encoding.UTF8.GetString(payload.Span)}");
+            }
+        }
+
+        public ValueTask DisposeAsync() => Conversation.DisposeAsync();
     }
 
     private static VmSpec Spec(params string[] command)

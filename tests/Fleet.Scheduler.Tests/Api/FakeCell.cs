@@ -246,6 +246,15 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
             : throw new CellException("wrong_state", "It was never placed.");
     }
 
+    /// <summary>Makes the guest's end of every stream that is opened.</summary>
+    public Func<ReadOnlyMemory<byte>, IGuestStream>? Guest { get; set; }
+
+    public async Task<IGuestStream> OpenGuestAsync(string vmId, ReadOnlyMemory<byte> request, CancellationToken cancellation)
+    {
+        await FindAsync(vmId, cancellation);
+        return Guest?.Invoke(request) ?? throw new CellException("wrong_state", "It does not run.");
+    }
+
     public async Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)
     {
         await FindAsync(vmId, cancellation);

@@ -1,0 +1,119 @@
+using System.CommandLine;
+using System.IO.Pipelines;
+using System.Text;
+using System.Text.Json.Nodes;
+using Fleet.Cli.Api;
+using Fleet.Cli.Output;
+using Fleet.Shared.Files;
+
+namespace Fleet.Cli.Vms;
+
+/// <summary><c>fleet vm cp</c>: files and folders into a running microVM and out of it.</summary>
+internal static class CopyCommand
+{
+    /// <summary>fleet-init itself, whatever the guest's root is.</summary>
+    private const string Copier = "/proc/1/exe";
+
+    private const int MostWords = 4096;
+
+    public static Command Create()
+    {
+        var source = new Argument<string>("source") { Description = "PATH here, or VM:PATH" };
+        var target = new Argument<string>("target") { Description = "VM:PATH, or PATH here; into it if it is a folder, else as it" };
+        return new Command("cp", "Copy files or folders into a running microVM, or out of it") { source, target }.Calls(async (api, parsed, cancellation) =>
+        {
+            switch (Split(parsed.GetRequiredValue(source)), Split(parsed.GetRequiredValue(target)))
+            {
+                case ({ Vm: null } here, { Vm: { } vm } there):
+                    await InAsync(api, here.Path, vm, there.Path, cancellation);
+                    return ExitCodes.Ok;
+                case ({ Vm: { } vm } there, { Vm: null } here):
+                    await OutAsync(api, vm, there.Path, here.Path, cancellation);
+                    return ExitCodes.Ok;
+                default:
+                    throw new ApiException("invalid_field", "One side must be VM:PATH, and the other a path here. A path here with a colon is written with a slash before it: ./a:b.");
+            }
+        });
+    }
+
+    /// <summary>A colon behind what may be a name makes it a place in a microVM.</summary>
+    internal static (string? Vm, string Path) Split(string word)
+    {
+        var colon = word.IndexOf(':', StringComparison.Ordinal);
+        return colon <= 0 || word.AsSpan(0, colon).Contains('/') ? (null, word) : (word[..colon], word.Length > colon + 1 ? word[(colon + 1)..] : "/");
+    }
+
+    private static Task InAsync(ApiClient api, string here, string vm, string there, CancellationToken cancellation)
+    {
+        if (!Path.Exists(here))
+            throw new ApiException("not_found", $"There is nothing at {here}.");
+        return CarryAsync(api, vm, "unpack", there, stream => TreeCopy.Pack(here, stream), packs: true, cancellation);
+    }
+
+    private static Task OutAsync(ApiClient api, string vm, string there, string here, CancellationToken cancellation) =>
+        CarryAsync(api, vm, "pack", there, stream => TreeCopy.Unpack(stream, here), packs: false, cancellation);
+
+    private static async Task CarryAsync(ApiClient api, string vm, string verb, string there, Action<Stream> ours, bool packs, CancellationToken cancellation)
+    {
+        var request = new JsonObject { ["command"] = new JsonArray(Copier, verb, there), ["user"] = "0" };
+        await using var stream = await ExecStream.OpenAsync(api, vm, request, cancellation);
+        // A pipe holds back whoever is faster.
+        var pipe = new Pipe();
+        using var words = new MemoryStream();
+        using var end = packs ? pipe.Writer.AsStream() : pipe.Reader.AsStream();
+        var copying = Task.Run(() =>
+        {
+            // What fails here closes the pipe, and with it the other side.
+            using (end)
+                ours(end);
+        }, CancellationToken.None);
+        int status;
+        if (packs)
+        {
+            using var input = pipe.Reader.AsStream();
+            status = await stream.RunAsync(input, Stream.Null, new Bounded(words, MostWords), cancellation);
+        }
+        else
+        {
+            await using var output = pipe.Writer.AsStream();
+            status = await stream.RunAsync(null, output, new Bounded(words, MostWords), cancellation);
+        }
+        // What failed here made the other side fail too.
+        if (status != 0 && !copying.IsFaulted)
+            throw new ApiException("copy_failed", $"The guest could not {verb} {there}: {Render.Printable(Encoding.UTF8.GetString(words.ToArray()).Trim())}");
+        try
+        {
+            await copying;
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            throw new ApiException("copy_failed", failed.Message);
+        }
+    }
+
+    /// <summary>Keeps the beginning and drops the rest.</summary>
+    private sealed class Bounded(MemoryStream kept, int most) : Stream
+    {
+        public override bool CanRead => false;
+
+        public override bool CanSeek => false;
+
+        public override bool CanWrite => true;
+
+        public override long Length => throw new NotSupportedException();
+
+        public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+
+        public override void Flush()
+        {
+        }
+
+        public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
+
+        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+
+        public override void SetLength(long value) => throw new NotSupportedException();
+
+        public override void Write(byte[] buffer, int offset, int count) => kept.Write(buffer, offset, (int)Math.Clamp(most - kept.Length, 0, count));
+    }
+}

@@ -1,0 +1,147 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
+using System.Threading.Channels;
+using Fleet.Shared.GuestChannel;
+
+namespace Fleet.Host.Guests;
+
+/// <summary>
+/// One conversation with fleet-init over a connection: greets it, sends frames in order and hands on what comes. What fleet-init
+/// says is a stranger's word: frames are cut to their bounds here, and what they may say is for the streams to check.
+/// </summary>
+internal sealed class GuestConversation : IAsyncDisposable
+{
+    /// <summary>Frames that a guest has not taken. All streams of a microVM together have fewer under way (<see cref="StreamLedger"/>).</summary>
+    private const int MostWaiting = 4096;
+
+    private readonly Stream _connection;
+    private readonly Channel<(FrameType Type, uint Stream, ReadOnlyMemory<byte> Payload)> _out =
+        Channel.CreateBounded<(FrameType, uint, ReadOnlyMemory<byte>)>(new BoundedChannelOptions(MostWaiting) { SingleReader = true });
+
+    private readonly CancellationTokenSource _over = new();
+    private readonly FrameReader _reader = new();
+    private readonly byte[] _read = new byte[64 * 1024];
+    private int _readAt;
+    private int _readLength;
+    private Task _running = Task.CompletedTask;
+    private uint _lastStream;
+
+    private GuestConversation(Stream connection) => _connection = connection;
+
+    /// <summary>Takes a frame of the guest; awaited before the next is read, and so holds the guest back. Must not throw.</summary>
+    public delegate ValueTask TakeFrame(FrameType type, uint stream, ReadOnlyMemory<byte> payload);
+
+    /// <summary>Completes when no more will come.</summary>
+    public Task Ended => _running;
+
+    /// <summary>Greets fleet-init and waits for its answer.</summary>
+    /// <param name="connection">Is this object's from now on.</param>
+    /// <param name="take">Gets every frame.</param>
+    /// <param name="cancellation">Gives up waiting; then the connection is closed.</param>
+    /// <exception cref="IOException">The connection broke.</exception>
+    public static async Task<GuestConversation> BeginAsync(Stream connection, TakeFrame take, CancellationToken cancellation)
+    {
+        var conversation = new GuestConversation(connection);
+        try
+        {
+            await conversation.GreetAsync(cancellation).ConfigureAwait(false);
+            conversation._running = Task.WhenAll(conversation.ReadAsync(take), conversation.WriteAsync());
+            return conversation;
+        }
+        catch
+        {
+            await conversation.DisposeAsync().ConfigureAwait(false);
+            throw;
+        }
+    }
+
+    /// <summary>A number for a new stream; call it and send its Open from one thread at a time.</summary>
+    public uint NextStream() => ++_lastStream;
+
+    /// <summary>Sends a frame behind the others. False when the conversation is over, which it is too when the guest takes nothing.</summary>
+    public bool TrySend(FrameType type, uint stream, ReadOnlyMemory<byte> payload)
+    {
+        if (_out.Writer.TryWrite((type, stream, payload))) return true;
+        End();
+        return false;
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        End();
+        // A write that a guest does not take ends with the connection.
+        await _connection.DisposeAsync().ConfigureAwait(false);
+        await _running.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+    }
+
+    private async Task GreetAsync(CancellationToken cancellation)
+    {
+        // Whoever spoke before may have died in the middle of a frame: so many zeros end it, whatever it was.
+        await _connection.WriteAsync(new byte[Frame.MaxBytes], cancellation).ConfigureAwait(false);
+        var nonce = RandomNumberGenerator.GetBytes(8);
+        await _connection.WriteAsync(Frame.Greeting(BinaryPrimitives.ReadUInt64LittleEndian(nonce)), cancellation).ConfigureAwait(false);
+        while (true)
+        {
+            // What was meant for somebody before us is passed over.
+            var found = await NextAsync(cancellation).ConfigureAwait(false);
+            if (found == FrameFound.Frame && _reader.Type == FrameType.Greeting && _reader.Payload[Frame.Magic.Length..].SequenceEqual(nonce)) return;
+        }
+    }
+
+    private async Task ReadAsync(TakeFrame take)
+    {
+        try
+        {
+            while (await NextAsync(_over.Token).ConfigureAwait(false) == FrameFound.Frame && _reader.Type != FrameType.Greeting)
+                await take(_reader.Type, _reader.Stream, _reader.Payload.ToArray()).ConfigureAwait(false);
+        }
+        catch (Exception broken) when (broken is IOException or OperationCanceledException or ObjectDisposedException)
+        {
+            // The guest, the VMM or the agent ends.
+        }
+        End();
+    }
+
+    private async Task WriteAsync()
+    {
+        var frame = new byte[Frame.MaxBytes];
+        try
+        {
+            await foreach (var (type, stream, payload) in _out.Reader.ReadAllAsync(_over.Token).ConfigureAwait(false))
+            {
+                var length = Frame.Write(frame, type, stream, payload.Span);
+                await _connection.WriteAsync(frame.AsMemory(0, length), _over.Token).ConfigureAwait(false);
+            }
+        }
+        catch (Exception broken) when (broken is IOException or OperationCanceledException or ObjectDisposedException)
+        {
+            // As above.
+        }
+        End();
+    }
+
+    private void End()
+    {
+        _out.Writer.TryComplete();
+        _over.Cancel();
+    }
+
+    private async ValueTask<FrameFound> NextAsync(CancellationToken cancellation)
+    {
+        while (true)
+        {
+            if (Cut() is var found && found != FrameFound.Nothing) return found;
+            _readAt = 0;
+            _readLength = await _connection.ReadAsync(_read, cancellation).ConfigureAwait(false);
+            if (_readLength == 0) throw new IOException("The connection to the guest is closed.");
+        }
+    }
+
+    private FrameFound Cut()
+    {
+        ReadOnlySpan<byte> left = _read.AsSpan(_readAt, _readLength - _readAt);
+        var found = _reader.Read(ref left);
+        _readAt = _readLength - left.Length;
+        return found;
+    }
+}
