@@ -47,6 +47,23 @@ internal static class SmallGuest
         0xeb, 0xfd,             // jmp out
     ];
 
+    /// <summary>Counts in memory the bytes that come in on COM1, and writes each time the count as a digit.</summary>
+    public static readonly byte[] Counting =
+    [
+        0xbe, 0x00, 0x00, 0x20, 0x00, // mov esi, 0x200000
+        0xc6, 0x06, 0x30,             // mov byte [esi], '0'
+        0x66, 0xba, 0xfd, 0x03,       // mov dx, 0x3fd
+        0xec,                         // in al, dx
+        0xa8, 0x01,                   // test al, 1
+        0x74, 0xfb,                   // jz in
+        0x66, 0xba, 0xf8, 0x03,       // mov dx, 0x3f8
+        0xec,                         // in al, dx
+        0xfe, 0x06,                   // inc byte [esi]
+        0x8a, 0x06,                   // mov al, [esi]
+        0xee,                         // out dx, al
+        0xeb, 0xeb,                   // jmp to the first mov dx
+    ];
+
     /// <summary>Runs for ever and says nothing.</summary>
     public static readonly byte[] Silent =
     [

@@ -72,6 +72,9 @@ internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? C
 
     /// <summary>Where microVMs leave when they ran; null: nowhere.</summary>
     public DirectoryInfo? RunLog { get; init; }
+
+    /// <summary>Where other hosts fetch snapshots; null: nowhere.</summary>
+    public IPEndPoint? Transfer { get; init; }
 }
 
 /// <summary>Runs a node until it is told to end: composition of scheduler and agent.</summary>
@@ -243,6 +246,7 @@ internal static class NodeProcess
         MemoryMib = host.MemoryMib,
         Fenced = host.Fenced,
         Labels = host.Labels,
+        Transfer = host.Transfer,
         Reacts = !host.Reaction.Off,
         Credits = host.Reaction.Credits,
         Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null),

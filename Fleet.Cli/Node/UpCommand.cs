@@ -150,7 +150,8 @@ internal static class HostCommand
         var label = NodeOptions.HostLabel();
         var zone = NodeOptions.Zone();
         var runLog = NodeOptions.RunLog();
-        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, label, zone, runLog };
+        var transfer = NodeOptions.Transfer();
+        var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, label, zone, runLog, transfer };
         var reaction = new ReactionSettings();
         reaction.AddTo(host);
         host.SetAction(async (parsed, cancellation) =>
@@ -170,6 +171,7 @@ internal static class HostCommand
                     Host = new HostRole(parsed.GetRequiredValue(hostId), schedulers, parsed.GetValue(cpus), parsed.GetValue(memory), Fenced: true)
                     {
                         RunLog = parsed.GetValue(runLog),
+                        Transfer = parsed.GetValue(transfer),
                         Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
                         Reaction = reaction.Of(parsed),
                     },
@@ -193,6 +195,19 @@ internal static class NodeOptions
             if (IPEndPoint.TryParse(text, out var point))
                 return point;
             result.AddError($"--link wants ADDRESS:PORT such as 127.0.0.1:7071, not '{text}'.");
+            return null;
+        },
+    };
+
+    public static Option<IPEndPoint?> Transfer() => new("--transfer")
+    {
+        Description = "ADDRESS:PORT of this machine at which other hosts fetch what a microVM was saved in, so that a drain moves it with its memory (default: nowhere)",
+        CustomParser = result =>
+        {
+            var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
+            if (IPEndPoint.TryParse(text, out var point) && point.Port > 0)
+                return point;
+            result.AddError($"--transfer wants ADDRESS:PORT such as 10.0.0.7:7072, not '{text}'.");
             return null;
         },
     };

@@ -7,7 +7,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Vms;
 
-/// <summary><c>fleet vm run | place | list | show | console | exec | cp | stop | start | delete | wait | limits</c>.</summary>
+/// <summary><c>fleet vm run | place | list | show | console | exec | cp | stop | start | suspend | resume | delete | wait | limits</c>.</summary>
 internal static class VmCommands
 {
     private const int WaitSeconds = 120;
@@ -24,6 +24,8 @@ internal static class VmCommands
         vm.Subcommands.Add(CopyCommand.Create());
         vm.Subcommands.Add(Stop());
         vm.Subcommands.Add(Start());
+        vm.Subcommands.Add(Suspend());
+        vm.Subcommands.Add(Resume());
         vm.Subcommands.Add(Delete());
         vm.Subcommands.Add(Wait());
         vm.Subcommands.Add(LimitsCommand.Create());
@@ -123,6 +125,34 @@ internal static class VmCommands
                 vm = await WaitAsync(api, vm.Text("id"), "running,stopped,failed", TimeSpan.FromSeconds(WaitSeconds), cancellation);
             Say(parsed, vm);
             return vm.Text("state") == "failed" ? ExitCodes.Failed : ExitCodes.Ok;
+        });
+    }
+
+    private static Command Suspend()
+    {
+        var name = NameArgument();
+        var noWait = NoWait();
+        return new Command("suspend", "Save a running microVM on its host, which gets its room back") { name, noWait }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/suspend", null, cancellation);
+            if (!parsed.GetValue(noWait))
+                vm = await WaitAsync(api, vm.Text("id"), "suspended,running,stopped,failed", TimeSpan.FromSeconds(WaitSeconds), cancellation);
+            Say(parsed, vm);
+            return parsed.GetValue(noWait) || vm.Text("state") == "suspended" ? ExitCodes.Ok : ExitCodes.Failed;
+        });
+    }
+
+    private static Command Resume()
+    {
+        var name = NameArgument();
+        var noWait = NoWait();
+        return new Command("resume", "Have a suspended microVM go on where it was saved") { name, noWait }.Calls(async (api, parsed, cancellation) =>
+        {
+            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/resume", null, cancellation);
+            if (!parsed.GetValue(noWait))
+                vm = await WaitAsync(api, vm.Text("id"), "running,unplaced,suspended,stopped,failed", TimeSpan.FromSeconds(WaitSeconds), cancellation);
+            Say(parsed, vm);
+            return parsed.GetValue(noWait) || vm.Text("state") == "running" ? ExitCodes.Ok : ExitCodes.Failed;
         });
     }
 

@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
+using Fleet.Host.Snapshots;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 
@@ -25,10 +26,12 @@ public sealed class HostAgent : IAsyncDisposable
     private readonly LinkOwner _owner;
     private readonly SchedulerLink _link;
     private readonly CertificateRenewal _renewal;
+    private readonly SnapshotServer? _snapshots;
     private int _disposed;
 
-    private HostAgent(ActorSystem actors, MicroVmContext context, CancellationTokenSource ending, LinkOwner owner, SchedulerLink link, CertificateRenewal renewal)
+    private HostAgent(ActorSystem actors, MicroVmContext context, CancellationTokenSource ending, LinkOwner owner, SchedulerLink link, CertificateRenewal renewal, SnapshotServer? snapshots)
     {
+        _snapshots = snapshots;
         _actors = actors;
         _context = context;
         _ending = ending;
@@ -50,9 +53,15 @@ public sealed class HostAgent : IAsyncDisposable
         var state = StateDirectory.Open(options.StateDirectory, options.Log);
         var ending = new CancellationTokenSource();
         ActorSystem? actors = null;
+        SnapshotServer? snapshots = null;
         try
         {
             var inventory = await HostInventory.ProbeAsync(options, cancellation).ConfigureAwait(false);
+            if (options.Transfer is { } transfer)
+            {
+                snapshots = SnapshotServer.Start(transfer, options.Credentials, state, options.Clock, options.Log);
+                inventory.TransferAddress = snapshots.Endpoint.ToString();
+            }
             var found = state.ReadAll();
             if (found.Count > 0)
                 log.Information("Taking over {Count} microVMs of an earlier agent", found.Count);
@@ -66,16 +75,19 @@ public sealed class HostAgent : IAsyncDisposable
                 Reacts = options.Reacts,
                 Credits = options.Credits,
                 Proc = options.Proc,
+                Fetcher = new SnapshotFetcher(options.Credentials, options.Clock),
             };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
             var owner = new LinkOwner(agent, options, inventory, images, context.BootId);
             return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddresses, options.Credentials, owner, options.Clock, options.Log),
-                new CertificateRenewal(options.SchedulerAddresses, options.Credentials, options.Clock, options.Log));
+                new CertificateRenewal(options.SchedulerAddresses, options.Credentials, options.Clock, options.Log), snapshots);
         }
         catch
         {
             await ending.CancelAsync().ConfigureAwait(false);
+            if (snapshots is not null)
+                await snapshots.DisposeAsync().ConfigureAwait(false);
             if (actors is not null)
                 await actors.Terminate().ConfigureAwait(false);
             ending.Dispose();
@@ -92,6 +104,8 @@ public sealed class HostAgent : IAsyncDisposable
         await _renewal.DisposeAsync().ConfigureAwait(false);
         await _link.DisposeAsync().ConfigureAwait(false);
         await _ending.CancelAsync().ConfigureAwait(false);
+        if (_snapshots is not null)
+            await _snapshots.DisposeAsync().ConfigureAwait(false);
         await _actors.Terminate().WaitAsync(EndLimit).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         await _context.Work.WhenIdleAsync().WaitAsync(EndLimit).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         _context.State.Dispose();

@@ -215,6 +215,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case SchedulerMessage.BodyOneofCase.Stop:
                 StopVm(message.Stop);
                 break;
+            case SchedulerMessage.BodyOneofCase.Suspend:
+                SuspendVm(message.Suspend);
+                break;
             case SchedulerMessage.BodyOneofCase.Remove:
                 Remove(message.Remove.VmId, message.Remove.Epoch);
                 break;
@@ -280,6 +283,14 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             return;
         }
 
+        if (entry is { Succeeded: true, Next: not null })
+            return;
+        if (entry is { Doomed: false, Next: null } && launch is { SnapshotEpoch: > 0, Ticket: null } && entry.Report.State is HostVmState.Suspended or HostVmState.Failed)
+        {
+            Succeed(entry, launch);
+            return;
+        }
+
         if (entry is not null)
         {
             // The older epoch goes first, all of it: never two VMMs of one microVM.
@@ -301,34 +312,6 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             return;
         foreach (var entry in _vms.Values.Where(entry => !entry.Doomed))
             entry.Actor.Tell(new MicroVmActor.Renew(lease));
-    }
-
-    private void StopVm(StopVm stop)
-    {
-        if (!Names(stop.VmId, stop.Epoch))
-            return;
-        if (_vms.TryGetValue(stop.VmId, out var entry) && entry.Epoch == stop.Epoch)
-        {
-            var grace = TimeSpan.FromMilliseconds(Math.Min(stop.GraceMs, VmLimits.MaxGraceSeconds * 1000));
-            entry.Actor.Tell(new MicroVmActor.Stop(grace));
-            return;
-        }
-
-        if (entry?.Next is { } next && next.Epoch == stop.Epoch)
-            entry.Next = null;
-        TellGone(stop.VmId, stop.Epoch);
-    }
-
-    private void Retune(SetLimits set)
-    {
-        if (!Names(set.VmId, set.Epoch))
-            return;
-        if (RateLimitRules.FirstProblem("rate_limits", set.RateLimits) is { } problem)
-            _log.Warning("Refused rate limits for {VmId} under epoch {Epoch}: {Reason}", set.VmId, set.Epoch, problem.Message);
-        else if (_vms.TryGetValue(set.VmId, out var entry) && entry.Epoch == set.Epoch)
-            entry.Actor.Tell(new MicroVmActor.Retune(set.Revision, set.RateLimits));
-        else
-            TellGone(set.VmId, set.Epoch);
     }
 
     private void Remove(string vmId, ulong epoch)
@@ -489,6 +472,12 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         if (entry.InputUnderWay > 0)
             Took(id, entry.InputUnderWay);
         entry.InputUnderWay = 0;
+        if (entry is { Succeeded: true, Next: { } successor })
+        {
+            Begin(_context.NewRecord(successor), found: false);
+            return;
+        }
+
         if (entry.Report.State != HostVmState.Removed)
         {
             // It failed. What stands on the disk is the truth, and a VMM that runs is found by it.
@@ -552,6 +541,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
 
         /// <summary>A launch under a newer epoch that waits until this one is gone.</summary>
         public LaunchVm? Next { get; set; }
+
+        /// <summary>That launch takes over its folder, and it has no VMM and no say any more.</summary>
+        public bool Succeeded { get; set; }
 
         /// <summary>It is to be removed.</summary>
         public bool Doomed { get; set; }

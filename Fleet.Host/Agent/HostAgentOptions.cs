@@ -1,3 +1,4 @@
+using System.Net;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
@@ -54,6 +55,9 @@ public sealed record HostAgentOptions
     /// <summary>How much the host keeps of OCI images, in a folder of its state directory.</summary>
     public ImageStoreOptions Images { get; init; } = new();
 
+    /// <summary>Where other hosts of the cell fetch the snapshots that they are to go on with; null: nowhere.</summary>
+    public IPEndPoint? Transfer { get; init; }
+
     /// <summary>Where the kernel tells of the machine.</summary>
     internal string Proc { get; init; } = "/proc";
 
@@ -85,6 +89,8 @@ public sealed record HostAgentOptions
             return $"A host offers 1 to {MostCpus} CPUs, and not {Cpus}.";
         if (MemoryMib is < 1 or > 1 << 30)
             return $"A host offers 1 to {1 << 30} MiB of memory, and not {MemoryMib}.";
+        if (Transfer is { Address: var at } && (at.Equals(IPAddress.Any) || at.Equals(IPAddress.IPv6Any)))
+            return $"Snapshots are fetched from an address that other hosts can reach; '{Transfer}' names none. Give one of this machine's own.";
         if (Labels.Count > VmLimits.MaxLabels)
             return $"A host has at most {VmLimits.MaxLabels} labels, and not {Labels.Count}.";
         var label = Labels.FirstOrDefault(label => !VmSpecRules.IsLabelKey(label.Key) || !VmSpecRules.IsLabelValue(label.Value));

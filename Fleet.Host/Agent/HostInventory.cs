@@ -1,5 +1,7 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Agent;
@@ -17,12 +19,25 @@ internal static class HostInventory
             MemoryMib = (ulong)(options.MemoryMib ?? Math.Max(0, machineMib - HostAgentOptions.ReserveMib(machineMib))),
             AutoDriver = options.AutoDriver(statuses),
             Kernel = (await File.ReadAllTextAsync("/proc/sys/kernel/osrelease", cancellation).ConfigureAwait(false)).Trim(),
+            Processor = Processor(await File.ReadAllTextAsync("/proc/cpuinfo", cancellation).ConfigureAwait(false)),
             Architecture = RuntimeInformation.OSArchitecture switch { Architecture.X64 => "x86_64", Architecture.Arm64 => "aarch64", var other => other.ToString() },
         };
         inventory.Drivers.AddRange(statuses);
         foreach (var (key, value) in options.Labels)
             inventory.Labels[key] = value;
         return inventory;
+    }
+
+    /// <summary>The processor by /proc/cpuinfo: its name, and a hash of what makes a guest go on with it or not. Empty where that is not told.</summary>
+    internal static string Processor(string cpuinfo)
+    {
+        string[] decisive = ["vendor_id", "cpu family", "model", "stepping", "flags"];
+        var first = cpuinfo.Split("\n\n")[0].Split('\n').Select(line => line.Split(':', 2)).Where(pair => pair.Length == 2).DistinctBy(pair => pair[0].Trim()).ToDictionary(pair => pair[0].Trim(), pair => pair[1].Trim());
+        if (!first.ContainsKey("flags"))
+            return "";
+        var hash = SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', decisive.Select(key => first.GetValueOrDefault(key, "")))));
+        var name = string.Concat(first.GetValueOrDefault("model name", "").Where(c => !char.IsControl(c)).Take(100));
+        return $"{name} {Convert.ToHexStringLower(hash)[..12]}";
     }
 
     /// <summary>MiB of the machine by /proc/meminfo: what the kernel has to give, whatever limits the agent's own process has.</summary>

@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Host.Drivers;
+using Fleet.Host.Snapshots;
 
 namespace Fleet.Host.Agent;
 
@@ -19,6 +20,13 @@ internal sealed partial class MicroVmActor
         var given = _launching.Token;
         try
         {
+            if (_record.Launch.Ticket is { } ticket)
+            {
+                using var fetching = CancellationTokenSource.CreateLinkedTokenSource(given, _context.Ending);
+                await (_context.Fetcher ?? throw new LaunchFailedException(SnapshotFetcher.Code, "This agent fetches no snapshots."))
+                    .FetchAsync(launch, ticket, fetching.Token).ConfigureAwait(false);
+            }
+
             var slots = _context.LaunchSlots(driver.Name);
             // What has not begun when the agent ends is left to the next agent; what has begun is finished.
             using (var waiting = CancellationTokenSource.CreateLinkedTokenSource(given, _context.Ending))
@@ -59,7 +67,8 @@ internal sealed partial class MicroVmActor
     /// <summary>The OCI image to boot, pulled if need be: before the launch's turn, which others must not wait for.</summary>
     private async Task<LaunchImage?> ImageAsync(IActorRef self, CancellationToken cancellation)
     {
-        if (_record.Launch.Spec.Image is not { Length: > 0 } name)
+        // One that goes on has its image in its folder.
+        if (_record.Launch.SnapshotEpoch > 0 || _record.Launch.Spec.Image is not { Length: > 0 } name)
             return null;
         var store = _context.Images ?? throw new LaunchFailedException("driver_unusable", "This host runs no images.");
         if (store.Find(name) is not { } image)
@@ -78,7 +87,8 @@ internal sealed partial class MicroVmActor
     private async Task<object> AdoptAsync(Task earlier)
     {
         await earlier.ConfigureAwait(false);
-        if (_record.BootId != _context.BootId)
+        // One that was saved outlives the machine's end.
+        if (_record.BootId != _context.BootId && !IsSaved)
             return new LaunchGivenUp("host_rebooted", "The host's machine was started anew; the microVM went with it.");
         var launch = Launch;
         var told = "";
@@ -158,6 +168,26 @@ internal sealed partial class MicroVmActor
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             _log.Error(failed, "Stopping the VMM failed; it is tried again when the control plane asks again");
+        }
+    }
+
+    private bool IsSaved => File.Exists(Path.Combine(Launch.Directory, SnapshotFiles.RecordName(_record.Launch.Epoch)));
+
+    private async Task<object> SuspendAsync(IVmm vmm, string forHost)
+    {
+        try
+        {
+            await vmm.SuspendAsync(forHost).ConfigureAwait(false);
+            return new LeftToTheNext();
+        }
+        catch (SnapshotFailedException failed)
+        {
+            return new VmmNotSaved(failed.Message);
+        }
+        catch (Exception fault) when (fault is not OutOfMemoryException)
+        {
+            _log.Error(fault, "Saving {VmId} failed", _record.Launch.VmId);
+            return new VmmNotSaved($"The host could not save it: {fault.Message}");
         }
     }
 

@@ -3,6 +3,7 @@ using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.Guests;
 using Fleet.Host.Link;
+using Fleet.Host.Snapshots;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -39,6 +40,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private IVmm? _vmm;
     private ITimer? _bootTimer;
     private string? _unwritten;
+    private string _savedFor = "";
     private readonly bool _found;
 
     /// <param name="found">The record was found on the disk: take over what an earlier agent started.</param>
@@ -54,11 +56,14 @@ internal sealed partial class MicroVmActor : UntypedActor
         var limit = TimeSpan.FromSeconds(record.Launch.Spec.BootTimeoutSeconds);
         _limitsInForce = record.Report.LimitsRevision;
         _guests = new GuestStreams(context.Clock, _log);
-        _life = found ? MicroVmLife.Found(limit, record.Report, record.StopGrace?.ToTimeSpan()) : MicroVmLife.New(limit);
+        var resumes = record.Launch.SnapshotEpoch > 0;
+        _life = found ? MicroVmLife.Found(limit, record.Report, record.StopGrace?.ToTimeSpan(), resumes) : MicroVmLife.New(limit, resumes);
     }
 
     /// <summary>Commands of the control plane, by way of the agent.</summary>
     public sealed record Stop(TimeSpan Grace) : INoSerializationVerificationNeeded;
+
+    public sealed record Suspend(ulong Attempt, string ForHost) : INoSerializationVerificationNeeded;
 
     public sealed class Remove : INoSerializationVerificationNeeded
     {
@@ -89,6 +94,8 @@ internal sealed partial class MicroVmActor : UntypedActor
 
     private sealed record VmmGone(VmmEnd End) : INoSerializationVerificationNeeded;
 
+    private sealed record VmmNotSaved(string Why) : INoSerializationVerificationNeeded;
+
     private sealed record VcpusKnown(IReadOnlyList<int> Threads) : INoSerializationVerificationNeeded;
 
     private sealed record GuestIsReady : INoSerializationVerificationNeeded;
@@ -98,7 +105,11 @@ internal sealed partial class MicroVmActor : UntypedActor
     private sealed record FilesGone(Exception? Problem) : INoSerializationVerificationNeeded;
 
     private VmmLaunch Launch => new(
-        _record.Launch.VmId, _record.Launch.Epoch, _record.Launch.Spec, _context.State.FolderOf(_record.Launch.VmId)) { Lease = IsFenced ? _context.Lease.Now : null };
+        _record.Launch.VmId, _record.Launch.Epoch, _record.Launch.Spec, _context.State.FolderOf(_record.Launch.VmId))
+    {
+        Lease = IsFenced ? _context.Lease.Now : null,
+        SnapshotEpoch = _record.Launch.SnapshotEpoch,
+    };
 
     protected override void PreStart()
     {
@@ -174,6 +185,13 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case ForGuest guest:
                 _guests.Take(_vmm, guest.Frame, guest.Session);
+                break;
+            case Suspend suspend:
+                _savedFor = suspend.ForHost;
+                Carry(_life.Suspend(suspend.Attempt));
+                break;
+            case VmmNotSaved failed:
+                Carry(_life.SuspendFailed(failed.Why));
                 break;
             case ReadUse:
                 Read();
@@ -274,6 +292,9 @@ internal sealed partial class MicroVmActor : UntypedActor
                 case MicroVmEffect.StopVmm stop:
                     _context.Work.Track(StopAsync(_vmm!, stop.Grace));
                     break;
+                case MicroVmEffect.SuspendVmm:
+                    _context.Work.Track(SuspendAsync(_vmm!, _savedFor), _record.Launch.VmId).PipeTo(Self);
+                    break;
                 case MicroVmEffect.WatchBoot watch:
                     WatchBoot(watch.Limit);
                     break;
@@ -310,15 +331,48 @@ internal sealed partial class MicroVmActor : UntypedActor
         report.Reason = Shortened(effect.Reason);
         report.Exit = effect.Exit;
         report.NeverRan = effect.NeverRan;
+        report.SuspendFailed = effect.SuspendFailed is { } refused ? new SuspendFailure { Attempt = refused.Attempt, Reason = Shortened(refused.Reason) } : null;
+        report.Snapshot = effect.State == HostVmState.Suspended ? Digest() : null;
         report.LimitsRevision = _limitsInForce;
         report.VmmPid = effect.State == HostVmState.Running ? _vmm?.Pid ?? 0 : 0;
         _record.Report = report;
         if (effect.State != HostVmState.Removed)
-            Write(durable: effect.State == HostVmState.Launching);
+            Write(durable: effect.State is HostVmState.Launching or HostVmState.Suspended);
+        // Nobody will go on from what it was saved in.
+        if (effect is { State: HostVmState.Ended } or { State: HostVmState.Failed, NeverRan: false })
+            ForgetSnapshots();
         _log.Write(
             effect.State is HostVmState.Running or HostVmState.Failed ? LogEventLevel.Information : LogEventLevel.Debug,
             "{VmId} under epoch {Epoch} is {State}{Reason:l}", report.VmId, report.Epoch, effect.State, effect.Reason is { } why ? $": {why.Code}: {why.Message}" : "");
         Context.Parent.Tell(new HostAgentActor.Reported(report.Clone()));
+    }
+
+    private void ForgetSnapshots()
+    {
+        try
+        {
+            SnapshotFiles.DeleteOthers(_context.State.FolderOf(_record.Launch.VmId));
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            _log.Warning(failed, "What {VmId} was saved in could not be deleted; it goes with its folder", _record.Launch.VmId);
+        }
+    }
+
+    // Of one that another host is to fetch.
+    private SnapshotDigest? Digest()
+    {
+        try
+        {
+            return SnapshotFiles.Find(_context.State.FolderOf(_record.Launch.VmId), _record.Launch.Epoch) is { ForHost.Length: > 0 } saved
+                ? new SnapshotDigest { StateBytes = saved.StateBytes, MemoryBytes = saved.MemoryBytes, StateSha256 = saved.StateSha256, MemorySha256 = saved.MemorySha256 }
+                : null;
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            _log.Error(failed, "What {VmId} was saved in can't be looked at", _record.Launch.VmId);
+            return null;
+        }
     }
 
     private static Reason? Shortened(Reason? reason) => reason is null ? null : new Reason { Code = reason.Code, Message = ReasonText.Shorten(reason.Message) };

@@ -4,6 +4,7 @@ using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Pressure;
+using Fleet.Host.Snapshots;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 using Google.Protobuf.WellKnownTypes;
@@ -35,6 +36,9 @@ internal sealed record MicroVmContext(
 
     /// <summary>Of every vCPU's CPU credits; null: a vCPU may use a whole CPU for ever.</summary>
     public CreditTerms? Credits { get; init; }
+
+    /// <summary>Gets snapshots from other hosts; null: none can be had.</summary>
+    public SnapshotFetcher? Fetcher { get; init; }
 
     /// <summary>Where the kernel tells of the machine.</summary>
     public string Proc { get; init; } = "/proc";

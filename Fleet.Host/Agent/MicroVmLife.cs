@@ -15,7 +15,8 @@ public abstract record MicroVmEffect
     /// <param name="Reason">Why.</param>
     /// <param name="Exit">How the command ended.</param>
     /// <param name="NeverRan">It failed before its guest ran.</param>
-    public sealed record Report(HostVmState State, Reason? Reason, GuestExit? Exit, bool NeverRan = false) : MicroVmEffect;
+    /// <param name="SuspendFailed">It could not be suspended.</param>
+    public sealed record Report(HostVmState State, Reason? Reason, GuestExit? Exit, bool NeverRan = false, SuspendFailure? SuspendFailed = null) : MicroVmEffect;
 
     /// <summary>Start a VMM, then call <see cref="MicroVmLife.Launched"/> or <see cref="MicroVmLife.LaunchFailed"/>.</summary>
     public sealed record StartVmm : MicroVmEffect;
@@ -32,6 +33,9 @@ public abstract record MicroVmEffect
     /// <summary>End the VMM: its guest may take <paramref name="Grace"/> to power down.</summary>
     public sealed record StopVmm(TimeSpan Grace) : MicroVmEffect;
 
+    /// <summary>Save it and end the VMM, or call <see cref="MicroVmLife.SuspendFailed"/>.</summary>
+    public sealed record SuspendVmm : MicroVmEffect;
+
     /// <summary>Begin to wait for the guest to be ready.</summary>
     public sealed record WatchBoot(TimeSpan Limit) : MicroVmEffect;
 
@@ -44,7 +48,7 @@ public abstract record MicroVmEffect
 
 /// <summary>
 /// The life of one microVM under one epoch on this host, as a state machine without time, threads or actors:
-/// launching → running → ended or failed → removed.
+/// launching → running → ended, failed or suspended → removed.
 /// </summary>
 /// <remarks>
 /// Invariants: at most one VMM is ever started or taken over; one that may run is never called ended, and its files are never
@@ -64,10 +68,15 @@ public sealed class MicroVmLife
     private Reason? _reason;
     private GuestExit? _exit;
     private bool _neverRan;
+    private readonly bool _resumes;
+    private ulong _suspendAttempt;
+    private bool _suspending;
+    private SuspendFailure? _suspendFailed;
 
-    private MicroVmLife(TimeSpan bootLimit, HostVmState found)
+    private MicroVmLife(TimeSpan bootLimit, HostVmState found, bool resumes)
     {
         _bootLimit = bootLimit;
+        _resumes = resumes;
         _found = found;
         _adopting = found is HostVmState.Launching or HostVmState.Running;
     }
@@ -80,16 +89,18 @@ public sealed class MicroVmLife
 
     /// <summary>A life that begins.</summary>
     /// <param name="bootLimit">By then the guest must be ready; zero: no limit.</param>
-    public static MicroVmLife New(TimeSpan bootLimit) => new(bootLimit, HostVmState.Unspecified);
+    /// <param name="resumes">It does not boot, but goes on from a snapshot.</param>
+    public static MicroVmLife New(TimeSpan bootLimit, bool resumes = false) => new(bootLimit, HostVmState.Unspecified, resumes);
 
     /// <summary>A life that an earlier agent wrote down.</summary>
     /// <param name="bootLimit">As for a new one.</param>
     /// <param name="report">The last word of it.</param>
     /// <param name="stopGrace">The grace of a stop that had been asked for; null: none was.</param>
-    public static MicroVmLife Found(TimeSpan bootLimit, VmReport report, TimeSpan? stopGrace = null)
+    /// <param name="resumes">As for a new one.</param>
+    public static MicroVmLife Found(TimeSpan bootLimit, VmReport report, TimeSpan? stopGrace = null, bool resumes = false)
     {
         ArgumentNullException.ThrowIfNull(report);
-        var life = new MicroVmLife(bootLimit, report.State) { _stopGrace = stopGrace };
+        var life = new MicroVmLife(bootLimit, report.State, resumes) { _stopGrace = stopGrace };
         if (!life._adopting)
             (life.State, life._reason, life._exit, life._neverRan) = (report.State, report.Reason, report.Exit, report.NeverRan);
         return life;
@@ -178,6 +189,9 @@ public sealed class MicroVmLife
             return [];
         if (_verdict is not null)
             return Over(HostVmState.Failed, _verdict, end.Exit);
+        // Who asked for the end meanwhile gets that.
+        if (end.Saved)
+            return _stopGrace is null ? Over(HostVmState.Suspended, end.Reason, null) : Over(HostVmState.Ended, StopRequested(), null);
         if (end.InOrder)
             return Over(HostVmState.Ended, end.Reason, end.Exit);
         // Whoever asked for the end gets it, even where the VMM had to be killed for it.
@@ -199,9 +213,40 @@ public sealed class MicroVmLife
                 // Asked again with less patience is a new request: the driver takes the shorter grace.
                 _stopGrace = grace;
                 return [new MicroVmEffect.StopVmm(grace)];
+            // It shall not go on any more.
+            case HostVmState.Suspended:
+            case HostVmState.Failed when _neverRan && _resumes:
+                return Over(HostVmState.Ended, StopRequested(), null);
             default:
                 return [Now()];
         }
+    }
+
+    /// <summary>The control plane wants it saved. An attempt that was made is not made again, but answered again.</summary>
+    public IReadOnlyList<MicroVmEffect> Suspend(ulong attempt)
+    {
+        switch (State)
+        {
+            // What launches, is taken over or ends says so by itself.
+            case HostVmState.Launching:
+            case HostVmState.Running when _suspending || _stopGrace is not null:
+                return [];
+            case HostVmState.Running when attempt > _suspendAttempt:
+                (_suspendAttempt, _suspending, _suspendFailed) = (attempt, true, null);
+                return [new MicroVmEffect.SuspendVmm()];
+            default:
+                return [Now()];
+        }
+    }
+
+    /// <summary>It could not be saved, and runs on.</summary>
+    public IReadOnlyList<MicroVmEffect> SuspendFailed(string message)
+    {
+        if (!_suspending)
+            return [];
+        _suspending = false;
+        _suspendFailed = new SuspendFailure { Attempt = _suspendAttempt, Reason = new Reason { Code = "snapshot_failed", Message = message } };
+        return State == HostVmState.Running ? [Now()] : [];
     }
 
     /// <summary>The control plane wants nothing of it left. Asked again, what failed of it is tried again.</summary>
@@ -226,7 +271,7 @@ public sealed class MicroVmLife
     public void DeleteFailed() => _deleting = false;
 
     /// <summary>The report of how things are.</summary>
-    public MicroVmEffect.Report Now() => new(State, _reason, _exit, State == HostVmState.Failed && _neverRan);
+    public MicroVmEffect.Report Now() => new(State, _reason, _exit, State == HostVmState.Failed && _neverRan, State == HostVmState.Running ? _suspendFailed : null);
 
     // The first verdict stands, whatever else comes up before the VMM is gone.
     private IReadOnlyList<MicroVmEffect> GiveUp(string code, string message)

@@ -28,6 +28,9 @@ internal sealed class EndedVmm : IVmm
         return new EndedVmm(end);
     }
 
+    /// <summary>One that was saved.</summary>
+    public static EndedVmm OfSaved() => new(VmmEnd.OfSaved);
+
     public Task StopAsync(TimeSpan grace) => Task.CompletedTask;
 
     public VmmUse? ReadUse() => null;

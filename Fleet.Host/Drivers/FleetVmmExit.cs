@@ -41,7 +41,7 @@ internal sealed record FleetVmmExit(string Code, string Message, bool InOrder, b
         {
             "guest_shutdown" => new(reason, message, InOrder: true, GuestEnded: true),
             "guest_crashed" or "guest_halted" or "lease_over" => new(reason, message, InOrder: false, GuestEnded: true),
-            "kernel_missing" or "kernel_invalid" or "initrd_missing" => new(reason, message, InOrder: false, GuestEnded: false),
+            "kernel_missing" or "kernel_invalid" or "initrd_missing" or "snapshot_invalid" => new(reason, message, InOrder: false, GuestEnded: false),
             // What is wrong with what goes along with the kernel.
             "initrd_invalid" or "boot_args_invalid" => new("kernel_invalid", message, InOrder: false, GuestEnded: false),
             "kvm_unavailable" => new("driver_unusable", message, InOrder: false, GuestEnded: false),

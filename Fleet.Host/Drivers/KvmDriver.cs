@@ -2,6 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Snapshots;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -45,6 +46,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         if (finding.Kind == KvmKind.None) throw Unusable(finding.Detail);
         if (!File.Exists(options.VmmPath)) throw Unusable($"{options.VmmPath} is missing; build it with: ./fleet build");
         if (!Environment.IsPrivilegedProcess) throw Unusable(NeedsRoot);
+        if (launch.SnapshotEpoch > 0) return await ResumeAsync(launch, cancellation).ConfigureAwait(false);
         if (launch.Spec.Boot is null && finding.Kind == KvmKind.Interpreting)
         {
             throw Unusable($"the default image has a stock kernel, and this is {finding.Detail}. Use the driver qemu");
@@ -57,18 +59,42 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         // A file and not requests: the guest runs as soon as the process can, and an agent that dies here has left
         // nothing half done.
         var process = await _jails.StartAsync(launch, boot).ConfigureAwait(false);
+        return await BeginAsync(launch, process, static (vmm, limit) => vmm.BeginAsync(limit), cancellation).ConfigureAwait(false);
+    }
+
+    private async Task<IVmm> ResumeAsync(VmmLaunch launch, CancellationToken cancellation)
+    {
+        try
+        {
+            if (SnapshotFiles.Find(launch.Directory, launch.SnapshotEpoch) is null)
+            {
+                throw new LaunchFailedException("snapshot_lost", $"What the microVM was saved in under epoch {launch.SnapshotEpoch} is not on this host any more.");
+            }
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new LaunchFailedException("launch_failed", $"The directory {launch.Directory} can't be read: {e.Message}", e);
+        }
+        VmmDirectory.Prepare(launch.Directory, launch.SnapshotEpoch);
+        cancellation.ThrowIfCancellationRequested();
+        var process = await _jails.StartAsync(launch, null).ConfigureAwait(false);
+        return await BeginAsync(launch, process, static (vmm, limit) => vmm.LoadAsync(limit), cancellation).ConfigureAwait(false);
+    }
+
+    private async Task<IVmm> BeginAsync(VmmLaunch launch, VmmProcess process, Func<KvmVmm, CancellationToken, Task<bool>> begin, CancellationToken cancellation)
+    {
         var vmm = new KvmVmm(launch, process, options, _jails);
         try
         {
             using var time = new CancellationTokenSource(options.StartTimeout, options.Clock);
             using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation, time.Token);
-            if (await vmm.BeginAsync(limit.Token).ConfigureAwait(false)) return vmm;
+            if (await begin(vmm, limit.Token).ConfigureAwait(false)) return vmm;
             throw EndedAtOnce(launch, process);
         }
         catch (Exception e)
         {
             // A VMM that gives up closes its socket a little before it is gone.
-            if (e is HttpRequestException or IOException)
+            if (e is HttpRequestException or IOException or VmmRefusedException)
             {
                 await process.Gone.WaitAsync(GivingUp, options.Clock, CancellationToken.None).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
@@ -89,6 +115,14 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
     public async Task<IVmm?> AdoptAsync(VmmLaunch launch, CancellationToken cancellation)
     {
         var (process, absence) = await VmmProcess.AdoptAsync(launch.Directory, options.Clock, cancellation).ConfigureAwait(false);
+        // It was saved, or had not begun to run what it was to go on from: whatever is left of its VMM never runs again.
+        bool saved = SnapshotFiles.Find(launch.Directory, launch.Epoch) is not null;
+        if (saved || SnapshotFiles.Find(launch.Directory, launch.SnapshotEpoch) is not null)
+        {
+            if (process is not null) await new KvmVmm(launch, process, options, _jails).DestroyAsync().ConfigureAwait(false);
+            await _jails.RemoveAsync(launch).ConfigureAwait(false);
+            return saved ? EndedVmm.OfSaved() : null;
+        }
         if (process is null)
         {
             await _jails.RemoveAsync(launch).ConfigureAwait(false);

@@ -8,6 +8,8 @@ using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
 using Fleet.Host.Pressure;
+using Fleet.Host.Snapshots;
+using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -30,23 +32,19 @@ internal sealed class KvmVmm : RunningVmm
     private const int GuestPort = 7070;
 
     private static readonly TimeSpan GuestRetry = TimeSpan.FromMilliseconds(200);
+    /// <summary>For the VMM to write what it saves: a disk that is slow, and one that is slower than 10 MiB a second.</summary>
+    private static readonly TimeSpan SavePatience = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan SavePatiencePerMib = TimeSpan.FromMilliseconds(100);
 
     private readonly HttpClient _api;
     private readonly JailKeeper _jails;
+    private volatile bool _saving;
     private Task _learning = Task.CompletedTask;
 
     public KvmVmm(VmmLaunch launch, VmmProcess process, DriverOptions options, JailKeeper jails) : base(launch, process, options)
     {
         _jails = jails;
-        _api = new HttpClient(new SocketsHttpHandler
-        {
-            ConnectCallback = async (_, cancellation) => new NetworkStream(
-                await VmmSocket.ConnectAsync(launch.Directory, VmmFiles.ApiSocket, cancellation).ConfigureAwait(false), ownsSocket: true),
-            UseProxy = false,
-            // The VMM takes few connections; none is kept for a request that may never come.
-            MaxConnectionsPerServer = 1,
-            PooledConnectionIdleTimeout = TimeSpan.FromSeconds(2),
-        })
+        _api = new HttpClient(NewHandler(launch.Directory))
         {
             BaseAddress = new Uri("http://fleet-vmm/"),
             MaxResponseContentBufferSize = MaxAnswer,
@@ -55,7 +53,11 @@ internal sealed class KvmVmm : RunningVmm
     }
 
     /// <inheritdoc/>
-    protected override bool FilesAreLimited => Posix.MayLimitOthers;
+    protected override bool FilesAreLimited => Posix.MayLimitOthers && !_saving;
+
+    // A VMM that was not asked to save writes nothing there.
+    protected override IEnumerable<string> SmallFiles =>
+        _saving ? base.SmallFiles : [.. base.SmallFiles, SnapshotFiles.StateName(Launch.Epoch), SnapshotFiles.MemoryName(Launch.Epoch)];
 
     /// <summary>Waits until the guest was started; false when fleet-vmm ended instead.</summary>
     public async Task<bool> BeginAsync(CancellationToken cancellation)
@@ -69,9 +71,103 @@ internal sealed class KvmVmm : RunningVmm
         return true;
     }
 
-    /// <summary>Keeps a VMM that runs already.</summary>
+    /// <summary>
+    /// Takes up the guest of the snapshot, and has it run only when nobody else can do so any more; false when fleet-vmm ended instead.
+    /// </summary>
+    public async Task<bool> LoadAsync(CancellationToken cancellation)
+    {
+        var socket = await VmmSocket.ConnectAsync(Launch.Directory, VmmFiles.ApiSocket, Process, Clock, cancellation).ConfigureAwait(false);
+        if (socket is null) return false;
+        socket.Dispose();
+        if (Launch.Lease is { } lease) await PutAsync("fleet/lease", LeaseBody(lease), cancellation).ConfigureAwait(false);
+        await PutAsync(
+            "snapshot/load",
+            new JsonObject
+            {
+                ["snapshot_path"] = JailCommand.State,
+                ["mem_backend"] = new JsonObject { ["backend_type"] = "File", ["backend_path"] = JailCommand.Memory },
+                ["fleet_status_port_override"] = new JsonObject { ["output_path"] = JailCommand.Status },
+                ["clock_realtime"] = true,
+            },
+            cancellation).ConfigureAwait(false);
+        cancellation.ThrowIfCancellationRequested();
+        SnapshotFiles.Delete(Launch.Directory, Launch.SnapshotEpoch);
+        // From here on this VMM is all that there is of the microVM. What it does not hear now it is told again.
+        Attend();
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public override async Task SuspendAsync(string forHost = "")
+    {
+        // One that was just taken over or up may still be paused, and is told to run.
+        await _learning.WaitAsync(SavePatience, Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (!_learning.IsCompleted) throw new SnapshotFailedException("fleet-vmm does not answer.");
+        SnapshotFiles.CheckRoom(Launch.Directory, Launch.Spec.MemoryMib);
+        _saving = true;
+        try
+        {
+            if (Posix.MayLimitOthers) Process.LimitFileSize((ulong)SnapshotFiles.LargestOf(Launch.Spec.MemoryMib));
+            using var limit = new CancellationTokenSource(SavePatience + (SavePatiencePerMib * Launch.Spec.MemoryMib), Clock);
+            await PauseAsync(limit.Token).ConfigureAwait(false);
+            await SaveAsync(limit.Token).ConfigureAwait(false);
+            SnapshotFiles.Complete(Launch.Directory, new SnapshotRecord { VmId = Launch.VmId, Epoch = Launch.Epoch, Driver = "kvm", ForHost = forHost });
+        }
+        catch (Exception e) when (e is HttpRequestException or IOException or UnauthorizedAccessException or JsonException or OperationCanceledException
+            or VmmRefusedException or ObjectDisposedException or System.ComponentModel.Win32Exception)
+        {
+            // A record that stands all the same is what counts: another agent would go by it.
+            if (!File.Exists(Path.Combine(Launch.Directory, SnapshotFiles.RecordName(Launch.Epoch)))) throw await GoOnAsync(e).ConfigureAwait(false);
+        }
+        Decide(VmmEnd.OfSaved);
+        await EndAsync().ConfigureAwait(false);
+    }
+
+    /// <summary>Has the guest stand still.</summary>
+    internal Task PauseAsync(CancellationToken cancellation) => PatchAsync("vm", new JsonObject { ["state"] = "Paused" }, cancellation);
+
+    private async Task<SnapshotFailedException> GoOnAsync(Exception why)
+    {
+        while (!Process.Ended.IsCompleted)
+        {
+            try
+            {
+                await PatchAsync("vm", new JsonObject { ["state"] = "Resumed" }, CancellationToken.None).ConfigureAwait(false);
+                break;
+            }
+            catch (Exception e) when (e is HttpRequestException or IOException or JsonException or OperationCanceledException or VmmRefusedException or ObjectDisposedException)
+            {
+                Log.Error("fleet-vmm {Pid} is paused and does not go on: {Why}. It is told again", Pid, e.Message);
+            }
+            await Process.Gone.WaitAsync(RetryEvery, Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+        try
+        {
+            SnapshotFiles.Empty(Launch.Directory, Launch.Epoch);
+            LimitFiles();
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or System.ComponentModel.Win32Exception)
+        {
+            Log.Error("What fleet-vmm {Pid} began to save can't be removed: {Why}", Pid, e.Message);
+        }
+        _saving = false;
+        return new SnapshotFailedException($"fleet-vmm could not save it: {why.Message}", why);
+    }
+
+    private async Task SaveAsync(CancellationToken cancellation)
+    {
+        // Beside the other requests, which have little patience; the VMM answers none of them meanwhile.
+        using var api = new HttpClient(NewHandler(Launch.Directory)) { BaseAddress = _api.BaseAddress, MaxResponseContentBufferSize = MaxAnswer, Timeout = Timeout.InfiniteTimeSpan };
+        var body = new JsonObject { ["snapshot_path"] = JailCommand.SavedState, ["mem_file_path"] = JailCommand.SavedMemory };
+        using var answer = await api.PutAsync(new Uri("snapshot/create", UriKind.Relative), Json(body), cancellation).ConfigureAwait(false);
+        if (answer.StatusCode != HttpStatusCode.NoContent) await ReadAsync(answer, cancellation).ConfigureAwait(false);
+    }
+
+    /// <summary>Keeps a VMM that runs already, or is to run.</summary>
     public void Attend()
     {
+        // An agent before may have had it begin to save.
+        _saving = true;
         Keep();
         _learning = KeepLearningAsync();
     }
@@ -184,6 +280,27 @@ internal sealed class KvmVmm : RunningVmm
         if (Process.Ended.IsCompleted) await _jails.RemoveAsync(Launch).ConfigureAwait(false);
     }
 
+    private static SocketsHttpHandler NewHandler(string directory) => new()
+    {
+        ConnectCallback = async (_, cancellation) => new NetworkStream(
+            await VmmSocket.ConnectAsync(directory, VmmFiles.ApiSocket, cancellation).ConfigureAwait(false), ownsSocket: true),
+        UseProxy = false,
+        // The VMM takes few connections; none is kept for a request that may never come.
+        MaxConnectionsPerServer = 1,
+        PooledConnectionIdleTimeout = TimeSpan.FromSeconds(2),
+    };
+
+    // Only who saves it pauses it: one that an agent left so, or that was just taken up, is to run.
+    private async Task RunIfPausedAsync(CancellationToken cancellation)
+    {
+        using var answer = await _api.GetAsync(new Uri("/", UriKind.Relative), cancellation).ConfigureAwait(false);
+        var state = (await ReadAsync(answer, cancellation).ConfigureAwait(false))["state"]?.GetValue<string>();
+        if (state == "Paused") await PatchAsync("vm", new JsonObject { ["state"] = "Resumed" }, cancellation).ConfigureAwait(false);
+        SnapshotFiles.Empty(Launch.Directory, Launch.Epoch);
+        LimitFiles();
+        _saving = false;
+    }
+
     private async Task LearnThreadsAsync(CancellationToken cancellation)
     {
         using var answer = await _api.GetAsync(new Uri("fleet/vcpus", UriKind.Relative), cancellation).ConfigureAwait(false);
@@ -200,11 +317,12 @@ internal sealed class KvmVmm : RunningVmm
         {
             try
             {
+                await RunIfPausedAsync(Detached).ConfigureAwait(false);
                 await LearnThreadsAsync(Detached).ConfigureAwait(false);
                 return;
             }
             catch (Exception e) when (e is HttpRequestException or IOException or JsonException or InvalidOperationException
-                or OperationCanceledException or VmmRefusedException)
+                or OperationCanceledException or VmmRefusedException or UnauthorizedAccessException or System.ComponentModel.Win32Exception)
             {
                 if (!Detached.IsCancellationRequested) Log.Warning("fleet-vmm {Pid} does not tell its vCPUs: {Why}", Pid, e.Message);
             }

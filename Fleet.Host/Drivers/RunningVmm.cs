@@ -97,6 +97,8 @@ internal abstract class RunningVmm : IVmm
     {
     }
 
+    public virtual Task SuspendAsync(string forHost = "") => throw new Snapshots.SnapshotFailedException("Its driver can't save it.");
+
     public virtual Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
 
     public virtual async Task<Stream?> ConnectGuestAsync(CancellationToken cancellation)
@@ -149,6 +151,9 @@ internal abstract class RunningVmm : IVmm
     /// <summary>The VMM has a limit on file sizes, which is to go along with its console.</summary>
     protected virtual bool FilesAreLimited => true;
 
+    /// <summary>Files of the directory where a VMM writes a few lines, if anything.</summary>
+    protected virtual IEnumerable<string> SmallFiles => [VmmFiles.Exit];
+
     /// <summary>Asks the VMM to end now.</summary>
     protected abstract Task QuitAsync(CancellationToken cancellation);
 
@@ -165,6 +170,19 @@ internal abstract class RunningVmm : IVmm
     protected void Decide(VmmEnd verdict)
     {
         lock (_gate) _verdict ??= verdict;
+    }
+
+    /// <summary>The limit on file sizes is the console's again.</summary>
+    protected void LimitFiles()
+    {
+        if (Posix.MayLimitOthers) Process.LimitFileSize(_kept.Start + (ulong)ConsoleLog.Limit);
+    }
+
+    /// <summary>Ends the VMM and waits until it is gone, however long the kernel takes.</summary>
+    protected async Task EndAsync()
+    {
+        while (!Process.Ended.IsCompleted) await FinishAsync().ConfigureAwait(false);
+        if (_keeping is not null) await _keeping.ConfigureAwait(false);
     }
 
     /// <summary>Asks the VMM to end, and kills it when it does not.</summary>
@@ -309,6 +327,8 @@ internal abstract class RunningVmm : IVmm
     {
         VmmEnd? verdict;
         lock (_gate) verdict = _verdict;
+        // Before the guest's own words: what it was about to say it says when it goes on.
+        if (verdict is { Saved: true }) return verdict;
         if (_status.Exit is { } exit)
         {
             return verdict is { InOrder: true, Reason.Code: "stop_requested" }
@@ -332,7 +352,7 @@ internal abstract class RunningVmm : IVmm
             var extent = _console.Trim();
             // What was said last is still to be read.
             if (Process.Ended.IsCompleted) return;
-            EndIfTooLong(VmmFiles.Exit);
+            foreach (string name in SmallFiles) EndIfTooLong(name);
             Shorten(VmmFiles.Log);
             Shorten(VmmFiles.ResetLog);
             if (extent.Start == _kept.Start || !FilesAreLimited) return;

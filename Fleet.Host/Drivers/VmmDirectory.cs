@@ -5,9 +5,9 @@ namespace Fleet.Host.Drivers;
 /// <summary>A microVM's directory before and after a VMM.</summary>
 internal static class VmmDirectory
 {
-    /// <summary>Makes the directory or empties it of an earlier launch's files.</summary>
+    /// <summary>Makes the directory or empties it of an earlier launch's files, but for what the launch goes on from.</summary>
     /// <exception cref="LaunchFailedException"><c>launch_failed</c>: a VMM still runs in it, or it can't be written.</exception>
-    public static void Prepare(string directory)
+    public static void Prepare(string directory, ulong snapshotEpoch = 0)
     {
         try
         {
@@ -16,7 +16,8 @@ internal static class VmmDirectory
                 throw new LaunchFailedException("launch_failed",
                     $"A VMM (pid {running.Pid}) still runs in {directory}; it has to be stopped before another is started there.");
             }
-            VmmFiles.Prepare(directory);
+            if (snapshotEpoch > 0) VmmFiles.PrepareResume(directory, snapshotEpoch);
+            else VmmFiles.Prepare(directory);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {

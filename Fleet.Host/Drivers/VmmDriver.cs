@@ -1,6 +1,7 @@
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Pressure;
+using Fleet.Host.Snapshots;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Drivers;
@@ -16,7 +17,8 @@ public interface IVmmDriver
 
     /// <summary>
     /// Starts the VMM in its own session and boots the guest. When the task ends the guest's first instruction
-    /// has been asked for. On failure throws <see cref="LaunchFailedException"/> and leaves no process behind.
+    /// has been asked for. On failure throws <see cref="LaunchFailedException"/> and leaves no process behind; what it was to go on from
+    /// (<see cref="VmmLaunch.SnapshotEpoch"/>) is still there then, and gone before its guest ran otherwise.
     /// </summary>
     Task<IVmm> LaunchAsync(VmmLaunch launch, CancellationToken cancellation);
 
@@ -87,6 +89,12 @@ public interface IVmm : IAsyncDisposable
     /// </summary>
     /// <exception cref="IOException">The VMM does not take it.</exception>
     Task<Stream?> ConnectGuestAsync(CancellationToken cancellation) => Task.FromResult<Stream?>(null);
+    /// Saves the microVM into its directory and ends the VMM, for good: <see cref="Completion"/> then tells that it was saved. An agent that
+    /// is killed meanwhile leaves a VMM or a whole snapshot, and <see cref="IVmmDriver.AdoptAsync"/> has either go on.
+    /// </summary>
+    /// <exception cref="SnapshotFailedException">It could not be saved: nothing of a snapshot is left, and the guest runs on.</exception>
+    /// <param name="forHost">That host may fetch it; empty: nobody.</param>
+    Task SuspendAsync(string forHost = "") => throw new SnapshotFailedException("Its driver can't save it.");
 
     /// <summary>Bytes for the guest's serial console. Drops what the guest does not take.</summary>
     ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation);
@@ -112,6 +120,9 @@ public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Dir
 
     /// <summary>The OCI image that it runs; null: the spec names none.</summary>
     public LaunchImage? Image { get; init; }
+
+    /// <summary>The launch whose snapshot in the directory it goes on from; 0: it boots.</summary>
+    public ulong SnapshotEpoch { get; init; }
 }
 
 /// <summary>An OCI image that is here.</summary>
@@ -123,7 +134,14 @@ public sealed record LaunchImage(string RootPath, ImageRun Run);
 /// <param name="InOrder">The guest powered off, reset, or was stopped on request; otherwise <paramref name="Reason"/> says what broke.</param>
 /// <param name="Exit">What fleet-init reported of the command, if it did.</param>
 /// <param name="Reason">Stable code and sentence; see docs/api.md.</param>
-public sealed record VmmEnd(bool InOrder, GuestExit? Exit, Reason Reason);
+public sealed record VmmEnd(bool InOrder, GuestExit? Exit, Reason Reason)
+{
+    /// <summary>Of one that was saved, see <see cref="IVmm.SuspendAsync"/>.</summary>
+    public static readonly VmmEnd OfSaved = new(true, null, new Reason { Code = "suspended", Message = "Saved on request." }) { Saved = true };
+
+    /// <summary>Its whole state is in a snapshot beside it.</summary>
+    public bool Saved { get; init; }
+}
 
 /// <summary>A launch that did not work. Nothing of it runs any more.</summary>
 public sealed class LaunchFailedException(string code, string message, Exception? inner = null) : Exception(message, inner)

@@ -165,7 +165,7 @@ public sealed class StateDirectory : IDisposable
                 throw new InvalidDataException($"{path} is larger than a record can be.");
             var record = LaunchRecord.Parser.ParseFrom(File.ReadAllBytes(path));
             if (!VmId.IsValid(name) || record.Launch?.VmId != name || record.Launch.Spec is null || record.Launch.Epoch == 0
-                || record.Report is not { State: >= HostVmState.Launching and < HostVmState.Removed } report
+                || record.Report is not { State: (>= HostVmState.Launching and < HostVmState.Removed) or HostVmState.Suspended } report
                 || report.VmId != name || report.Epoch != record.Launch.Epoch)
             {
                 throw new InvalidDataException($"{path} is not the record of {name}.");

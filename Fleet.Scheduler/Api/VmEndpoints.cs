@@ -71,6 +71,20 @@ internal sealed class VmEndpoints(ApiContext api)
             Answer = typeof(VmBody),
             Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState],
         });
+        routes.MapPost("/v1/vms/{id}/suspend", (Delegate)SuspendAsync).Describe(new("suspend_vm", "Saves a running microVM on its host and gives its capacity back")
+        {
+            Audience = Audience.Tenants,
+            Status = 202,
+            Answer = typeof(VmBody),
+            Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState],
+        });
+        routes.MapPost("/v1/vms/{id}/resume", (Delegate)ResumeAsync).Describe(new("resume_vm", "Has a suspended microVM go on where it was saved, under a new epoch")
+        {
+            Audience = Audience.Tenants,
+            Status = 202,
+            Answer = typeof(VmBody),
+            Errors = [ErrorCodes.NotFound, ErrorCodes.WrongState],
+        });
         routes.MapDelete("/v1/vms/{id}", (Delegate)DeleteAsync).Describe(new("delete_vm", "Stops a microVM at once and leaves nothing of it")
         {
             Audience = Audience.Tenants,
@@ -144,6 +158,22 @@ internal sealed class VmEndpoints(ApiContext api)
         var id = await api.OwnVmAsync(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
             Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StartVmAsync(id, c), http.RequestAborted), id));
+    }
+
+    private async Task SuspendAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var id = await api.OwnVmAsync(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
+            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.SuspendVmAsync(id, c), http.RequestAborted), id));
+    }
+
+    private async Task ResumeAsync(HttpContext http)
+    {
+        _ = new Query(http);
+        var id = await api.OwnVmAsync(http);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
+            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.ResumeVmAsync(id, c), http.RequestAborted), id));
     }
 
     private async Task DeleteAsync(HttpContext http)

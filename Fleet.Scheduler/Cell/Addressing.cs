@@ -22,6 +22,8 @@ public sealed partial class CreateVm : IToVm;
 public sealed partial class ReadVm : IToVm;
 public sealed partial class RequestStop : IToVm;
 public sealed partial class RequestStart : IToVm;
+public sealed partial class RequestSuspend : IToVm;
+public sealed partial class RequestResume : IToVm;
 public sealed partial class RequestDelete : IToVm;
 public sealed partial class AwaitVm : IToVm;
 public sealed partial class LimitVm : IToVm;

@@ -45,6 +45,12 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation) =>
         AskVmAsync(vmId, new RequestStart { VmId = vmId }, cancellation);
 
+    public Task<VmAnswer> SuspendVmAsync(string vmId, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new RequestSuspend { VmId = vmId }, cancellation);
+
+    public Task<VmAnswer> ResumeVmAsync(string vmId, CancellationToken cancellation) =>
+        AskVmAsync(vmId, new RequestResume { VmId = vmId }, cancellation);
+
     public Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation) =>
         AskVmAsync(vmId, new RequestDelete { VmId = vmId }, cancellation);
 

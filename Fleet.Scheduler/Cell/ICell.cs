@@ -18,6 +18,15 @@ public interface ICell
 
     Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation);
 
+    /// <summary>
+    /// Has the running microVM saved on its host and its VMM ended; it holds no room then. Answers when it is in the journal. Code
+    /// <c>wrong_state</c> when it does not run or its driver can't save it.
+    /// </summary>
+    Task<VmAnswer> SuspendVmAsync(string vmId, CancellationToken cancellation);
+
+    /// <summary>Has a suspended microVM go on where it was saved, as soon as its host has room. Code <c>wrong_state</c>.</summary>
+    Task<VmAnswer> ResumeVmAsync(string vmId, CancellationToken cancellation);
+
     Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation);
 
     /// <summary>

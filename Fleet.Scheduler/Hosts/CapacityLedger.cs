@@ -44,6 +44,12 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
     /// <summary>It gave way so often that it does so no more.</summary>
     public bool Settled { get; init; }
 
+    /// <summary>Vacated because it is saved here: to be told as <see cref="Lost"/> when the host is given up.</summary>
+    public bool Suspended { get; init; }
+
+    /// <summary>It is saved here only until another host has fetched it.</summary>
+    public bool Leaving { get; init; }
+
     /// <summary>To whom it gives way: what was promised to it is that one's, though it may still run. Null: to nobody.</summary>
     public (string VmId, ulong Epoch)? GivesWayTo { get; init; }
 
@@ -206,10 +212,14 @@ public sealed class CapacityLedger
                 if (left.Vacated)
                     throw new InvalidOperationException($"{left.VmId} epoch {left.Epoch} was vacated before.");
                 Vacate(left, lost: false);
+                if (vacated.Suspended)
+                    _reservations[(left.VmId, left.Epoch)] = _reservations[(left.VmId, left.Epoch)] with { Suspended = true, Leaving = vacated.Leaving };
                 break;
             case HostLost:
                 foreach (var there in _reservations.Values.Where(one => !one.Vacated).ToList())
                     Vacate(there, lost: true);
+                foreach (var saved in _reservations.Values.Where(one => one.Suspended).ToList())
+                    _reservations[(saved.VmId, saved.Epoch)] = saved with { Lost = true };
                 break;
             case HostReleased released:
                 // Of what is not held: gives nothing back. An event that is stored must never keep a host from coming back.

@@ -152,6 +152,8 @@ internal sealed partial class HostActor
             return;
         }
         _presence.Confirm(command.VmId, command.Epoch);
+        if (command.CommandCase == CommandHost.CommandOneofCase.Remove)
+            DiscardOlder(command.VmId, command.Epoch);
         if (!Connected)
         {
             if (command.CommandCase == CommandHost.CommandOneofCase.Remove)
@@ -166,6 +168,9 @@ internal sealed partial class HostActor
                 break;
             case CommandHost.CommandOneofCase.Stop when !_presence.IsAbsent(command.VmId, command.Epoch):
                 Send(new SchedulerMessage { Stop = command.Stop });
+                break;
+            case CommandHost.CommandOneofCase.Suspend when !_presence.IsAbsent(command.VmId, command.Epoch):
+                Send(new SchedulerMessage { Suspend = command.Suspend });
                 break;
             case CommandHost.CommandOneofCase.Limits:
                 Send(new SchedulerMessage { SetLimits = command.Limits });
@@ -183,8 +188,8 @@ internal sealed partial class HostActor
 
     private void Launch(CommandHost command)
     {
-        // What an earlier run left here goes first, so that a host never has two epochs of one microVM side by side.
-        var remains = _ledger.Reservations.Where(held => held.VmId == command.VmId && held.Epoch < command.Epoch).ToList();
+        // What an earlier run left here goes first, so that a host never has two epochs of one microVM side by side. What it is saved in is taken over.
+        var remains = command.Launch is { SnapshotEpoch: > 0, Ticket: null } ? [] : OlderThan(command.VmId, command.Epoch);
         if (remains.Count > 0)
         {
             _launchesBehindRemains[command.VmId] = command;
@@ -203,6 +208,19 @@ internal sealed partial class HostActor
         _presence.Launched(command.VmId, command.Epoch);
         _launches.Began(command.VmId, command.Epoch);
         Send(new SchedulerMessage { Launch = command.Launch });
+    }
+
+    private List<Reservation> OlderThan(string vmId, ulong epoch) =>
+        [.. _ledger.Reservations.Where(held => held.VmId == vmId && held.Epoch < epoch)];
+
+    /// <summary>A newer epoch runs here, or shall not be here either: of those before nothing is needed any more.</summary>
+    private void DiscardOlder(string vmId, ulong epoch)
+    {
+        foreach (var held in OlderThan(vmId, epoch).Where(held => held.Vacated))
+        {
+            _presence.Unwanted(held.VmId, held.Epoch);
+            Discard(held);
+        }
     }
 
     private void Send(SchedulerMessage message) => _session?.Tell(new SessionSend { Message = message });
@@ -343,9 +361,18 @@ internal sealed partial class HostActor
                 _presence.Removed(report.VmId, report.Epoch);
                 Relay(report);
                 break;
-            case HostVmState.Ended or HostVmState.Failed when !held.Vacated:
+            case HostVmState.Ended or HostVmState.Failed or HostVmState.Suspended when !held.Vacated:
                 _presence.Seen(report.VmId, report.Epoch);
-                var vacated = new HostVacated { At = At, VmId = held.VmId, Epoch = held.Epoch, Cpus = held.HeldCpus, MemoryMib = held.HeldMemoryMib };
+                var vacated = new HostVacated
+                {
+                    At = At,
+                    VmId = held.VmId,
+                    Epoch = held.Epoch,
+                    Cpus = held.HeldCpus,
+                    MemoryMib = held.HeldMemoryMib,
+                    Suspended = report.State == HostVmState.Suspended,
+                    Leaving = report is { State: HostVmState.Suspended, Snapshot: not null },
+                };
                 Store([vacated], () =>
                 {
                     PublishView();
@@ -357,7 +384,10 @@ internal sealed partial class HostActor
             default:
                 _presence.Seen(report.VmId, report.Epoch);
                 if (report.State == HostVmState.Running)
+                {
                     OnLaunchReport(report);
+                    DiscardOlder(report.VmId, report.Epoch);
+                }
                 Relay(report);
                 break;
         }

@@ -15,6 +15,9 @@ internal sealed partial class HostActor
     /// <summary>Named in an answer; more would only make it long.</summary>
     private const int MostStayingNamed = 32;
 
+    /// <summary>With less time left until the deadline nothing is saved and fetched any more.</summary>
+    private static readonly TimeSpan LeastForTransfer = TimeSpan.FromSeconds(30);
+
     private static readonly TimeSpan DrainPeriod = TimeSpan.FromMilliseconds(500);
 
     private readonly DrainPlan _drain = new();
@@ -58,7 +61,8 @@ internal sealed partial class HostActor
             Timers.Cancel(DrainTick.Instance);
             return;
         }
-        var held = _ledger.Reservations.Where(one => !one.Vacated).ToList();
+        // What another host fetches from here has not left yet.
+        var held = _ledger.Reservations.Where(one => one is { Vacated: false } or { Leaving: true, Lost: false }).ToList();
         if (held.Count == 0)
         {
             Store([new HostDrainDone { At = At }], () => Timers.Cancel(DrainTick.Instance));
@@ -67,11 +71,22 @@ internal sealed partial class HostActor
         // Without an agent nothing can be stopped; when it does not come back its lease ends what is here.
         if (!Connected)
             return;
-        var forced = _options.Clock.GetUtcNow() >= _record!.Drain.Deadline.ToDateTimeOffset();
+        var left = _record!.Drain.Deadline.ToDateTimeOffset() - _options.Clock.GetUtcNow();
+        var forced = left <= TimeSpan.Zero;
+        var address = left >= LeastForTransfer ? _record.Inventory?.TransferAddress ?? "" : "";
         foreach (var one in _drain.Next(held, Monotonic, forced))
         {
             _vms.Tell(
-                new MoveVm { VmId = one.VmId, HostId = _id, Epoch = one.Epoch, GraceMs = forced ? 0 : _record.Drain.GraceMs, Forced = forced },
+                new MoveVm
+                {
+                    VmId = one.VmId,
+                    HostId = _id,
+                    Epoch = one.Epoch,
+                    GraceMs = forced ? 0 : _record.Drain.GraceMs,
+                    Forced = forced,
+                    Address = address,
+                    Processor = _record.Inventory?.Processor ?? "",
+                },
                 Self);
         }
     }

@@ -27,7 +27,7 @@ internal sealed partial class HostActor
             Reply(caller, IsConnected);
             return;
         }
-        var placed = _ledger.Reservations.Where(held => !held.Vacated && !_presence.IsRemoveWanted(held.VmId, held.Epoch)).Select(held => held.VmId).ToList();
+        var placed = _ledger.Reservations.Where(held => (!held.Vacated || held is { Suspended: true, Lost: false }) && !_presence.IsRemoveWanted(held.VmId, held.Epoch)).Select(held => held.VmId).ToList();
         if (placed.Count > 0)
         {
             RemoveInUse(caller, placed, forced);

@@ -142,5 +142,14 @@ internal sealed partial class HostActor
     private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };
 
     private void AnswerRoom(IActorRef caller, ReserveRoom reserve, Rejection? rejection) =>
-        caller.Tell(new RoomAnswer { VmId = reserve.VmId, HostId = _id, Epoch = reserve.Epoch, Rejection = rejection, Version = _record?.Version ?? 0, Round = reserve.Round });
+        caller.Tell(new RoomAnswer
+        {
+            VmId = reserve.VmId,
+            HostId = _id,
+            Epoch = reserve.Epoch,
+            Rejection = rejection,
+            Version = _record?.Version ?? 0,
+            Round = reserve.Round,
+            Processor = _record?.Inventory?.Processor ?? "",
+        });
 }

@@ -103,6 +103,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                         Groups = [.. entry.Groups],
                         Rank = PriorityClass.Rank(entry.Priority),
                         Settled = entry.Settled,
+                        Suspended = entry.Suspended,
+                        Leaving = entry.Leaving,
                         GivesWayTo = entry.ForVmId.Length == 0 ? null : (entry.ForVmId, entry.ForEpoch),
                     });
                 break;
@@ -371,6 +373,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         Groups = { held.Groups },
         Priority = PriorityClass.Name(held.Rank),
         Settled = held.Settled,
+        Suspended = held.Suspended,
+        Leaving = held.Leaving,
         ForVmId = held.GivesWayTo?.VmId ?? "",
         ForEpoch = held.GivesWayTo?.Epoch ?? 0,
     };

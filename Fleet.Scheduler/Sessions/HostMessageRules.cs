@@ -30,12 +30,12 @@ internal static partial class HostMessageRules
         {
             case HostMessage.BodyOneofCase.Hello:
                 foreach (var report in message.Hello.Vms)
-                    Shorten(report.Reason);
+                    Shorten(report);
                 foreach (var driver in message.Hello.Inventory?.Drivers ?? [])
                     driver.Detail = ReasonText.Shorten(driver.Detail);
                 break;
             case HostMessage.BodyOneofCase.Report:
-                Shorten(message.Report.Reason);
+                Shorten(message.Report);
                 break;
             case HostMessage.BodyOneofCase.Console:
                 Shorten(message.Console.Error);
@@ -47,6 +47,12 @@ internal static partial class HostMessageRules
                 message.Goodbye.Reason = ReasonText.Shorten(message.Goodbye.Reason);
                 break;
         }
+    }
+
+    private static void Shorten(VmReport report)
+    {
+        Shorten(report.Reason);
+        Shorten(report.SuspendFailed?.Reason);
     }
 
     private static void Shorten(Reason? reason)
@@ -121,6 +127,8 @@ internal static partial class HostMessageRules
                 return wrong;
         }
         return Unfit(inventory.AutoDriver, MostName, "inventory.auto_driver")
+            ?? Unfit(inventory.TransferAddress, 256, "inventory.transfer_address")
+            ?? Unfit(inventory.Processor, 256, "inventory.processor")
             ?? Unfit(inventory.Kernel, 256, "inventory.kernel")
             ?? Unfit(inventory.Architecture, MostName, "inventory.architecture");
     }
@@ -137,6 +145,10 @@ internal static partial class HostMessageRules
             return $"report of {report.VmId}: exit status {report.Exit.Status} is not within 0 to 255.";
         if (report.Reason is { } reason && !CodeForm().IsMatch(reason.Code))
             return $"report of {report.VmId}: reason.code must match [a-z0-9_]{{1,64}}.";
+        if (report.Snapshot is { } snapshot && (report.State != HostVmState.Suspended || snapshot.StateSha256.Length != 32 || snapshot.MemorySha256.Length != 32))
+            return $"report of {report.VmId}: snapshot goes with a suspended microVM, and has two digests of 32 bytes.";
+        if (report.SuspendFailed is { } refused && !CodeForm().IsMatch(refused.Reason?.Code ?? ""))
+            return $"report of {report.VmId}: suspend_failed.reason.code must match [a-z0-9_]{{1,64}}.";
         return Unfit(report.Driver, MostName, "report.driver");
     }
 

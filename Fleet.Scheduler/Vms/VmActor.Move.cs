@@ -42,6 +42,13 @@ internal sealed partial class VmActor
             EndSearch();
     }
 
+    /// <summary>After an event: what it was saved in and goes on from no more is given back, unless it is where its present epoch is.</summary>
+    private void EndSaved(VmLife before)
+    {
+        if (before.Record?.Saved is { } saved && _life.Record is { Saved: null } now && (now.Host != saved.Host || now.Epoch != saved.Epoch))
+            TellVerdict(saved.Host, saved.Epoch, keep: false);
+    }
+
     /// <summary>After an event: what a move left behind is given back. If a word is lost, the host asks by itself (CheckPlacement).</summary>
     private void EndMove(VmLife before)
     {
@@ -50,7 +57,8 @@ internal sealed partial class VmActor
         var (old, now) = (before.Record!, _life.Record!);
         if (old.Move.Host.Length > 0 && (now.Host != old.Move.Host || now.Epoch != old.Move.Epoch))
             TellVerdict(old.Move.Host, old.Move.Epoch, keep: false);
-        if (now.Host != old.Host || now.Epoch != old.Epoch)
+        // What it is saved in stays until it has been fetched.
+        if ((now.Host != old.Host || now.Epoch != old.Epoch) && !(now.Saved is { } saved && saved.Host == old.Host && saved.Epoch == old.Epoch))
             TellVerdict(old.Host, old.Epoch, keep: false);
     }
 }

@@ -12,7 +12,7 @@ internal sealed partial class VmActor
     {
         if (_search is not null)
             return;
-        _search = new PlacementSearch(Demand.Of(_life.Record!.Spec), epoch, _life.Record.FailedHosts);
+        _search = new PlacementSearch(Demand.Of(_life.Wanted), epoch, _life.Record!.FailedHosts);
         _capacityChangedMeanwhile = false;
         AskNeighbours();
     }
@@ -33,9 +33,9 @@ internal sealed partial class VmActor
                 HostId = host,
                 VmId = _id,
                 Epoch = _search.Epoch,
-                Spec = _life.Record!.Spec,
+                Spec = _life.Wanted,
                 Preempt = _search.Preempting,
-                Settled = PreemptionRules.IsSettled(_life.Record),
+                Settled = PreemptionRules.IsSettled(_life.Record!),
             });
             Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
             return;

@@ -123,6 +123,12 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             case RequestStart:
                 OnStart();
                 break;
+            case RequestSuspend:
+                Carry(_life.Suspend(Now), Sender);
+                break;
+            case RequestResume:
+                Carry(_life.Resume(Now), Sender);
+                break;
             case RequestDelete:
                 Carry(_life.Delete(Now), Sender);
                 break;
@@ -262,7 +268,9 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         bool wanted;
         var decision = move is null
             ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
-            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, pressed: move.Pressed);
+            : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, pressed: move.Pressed,
+                // A guest goes on with the same processor only.
+                address: answer.Processor == move.Processor ? move.Address : "");
         Store(decision, () =>
         {
             if (!wanted)
@@ -291,7 +299,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         var report = message.Report;
         var host = Sender;
         var decision = _life.Report(message.HostId, report, Now, out var stale);
-        if (!stale)
+        if (!stale && report.Epoch == _life.Record!.Epoch)
             _launchHeard = true;
         var hostIsBack = !stale && _life.Record!.Reason?.Code == VmLife.HostDisconnectedCode;
         string[] failedOn = _life.Record is { } before ? [.. before.FailedHosts] : [];
@@ -313,7 +321,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 Stale = stale,
             });
             // What its launch left there goes: the next one is elsewhere.
-            if (decision.Events.Any(stored => stored is VmLaunchFailed))
+            if (decision.Events.Any(stored => stored is VmLaunchFailed or VmLost { Reason.Code: VmLife.SnapshotLostCode }))
                 TellVerdict(message.HostId, report.Epoch, keep: false);
             if (hostIsBack)
                 ActAnew();
@@ -365,6 +373,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 return;
             then();
             EndMove(before);
+            EndSaved(before);
             Settle(_life.Record!);
             Pursue();
             LeaveWhenIdle();
@@ -432,7 +441,15 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                     HostId = launch.Host,
                     VmId = _id,
                     Epoch = launch.Epoch,
-                    Launch = new LaunchVm { VmId = _id, Epoch = launch.Epoch, Spec = _life.Record!.Spec, LimitsRevision = _life.Record.LimitsRevision },
+                    Launch = new LaunchVm
+                    {
+                        VmId = _id,
+                        Epoch = launch.Epoch,
+                        Spec = _life.Wanted,
+                        LimitsRevision = _life.Record!.LimitsRevision,
+                        SnapshotEpoch = _life.Record.Saved?.Epoch ?? 0,
+                        Ticket = _life.Record.Saved is { Address.Length: > 0 } saved ? new SnapshotTicket { Host = saved.Host, Address = saved.Address, Digest = saved.Digest } : null,
+                    },
                 });
                 break;
             case Goal.Stop stop:
@@ -442,6 +459,15 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                     VmId = _id,
                     Epoch = stop.Epoch,
                     Stop = new StopVm { VmId = _id, Epoch = stop.Epoch, GraceMs = stop.GraceMs },
+                });
+                break;
+            case Goal.Suspend suspend:
+                Command(new CommandHost
+                {
+                    HostId = suspend.Host,
+                    VmId = _id,
+                    Epoch = suspend.Epoch,
+                    Suspend = new SuspendVm { VmId = _id, Epoch = suspend.Epoch, Attempt = suspend.Attempt, ForHost = suspend.ForHost },
                 });
                 break;
             case Goal.Retune retune:

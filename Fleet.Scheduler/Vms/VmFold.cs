@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 
@@ -66,8 +67,35 @@ public static class VmFold
                 next.State = VmState.Unplaced;
                 next.Reason = unplaced.Reason?.Clone();
                 return unplaced.At;
+            case VmSuspendRequested suspend:
+                next.State = VmState.Suspending;
+                next.Reason = null;
+                next.Suspends++;
+                return suspend.At;
+            case VmSuspended suspended:
+                next.State = VmState.Suspended;
+                next.Reason = null;
+                next.Saved = new SavedVm { Host = next.Host, Epoch = suspended.Epoch, Driver = next.Driver };
+                next.VmmPid = 0;
+                next.RunningAt = null;
+                return suspended.At;
+            case VmSuspendFailed failed:
+                next.State = VmState.Running;
+                next.Reason = failed.Reason?.Clone();
+                return failed.At;
+            case VmResumeRequested resume:
+                // Its host and epoch stay: there it is saved.
+                next.State = VmState.Pending;
+                next.Reason = null;
+                return resume.At;
+            case VmResumeFailed failed:
+                next.State = VmState.Suspended;
+                next.Reason = failed.Reason?.Clone();
+                next.Driver = next.Saved?.Driver ?? "";
+                return failed.At;
             case VmRunning running:
                 next.State = VmState.Running;
+                next.Saved = null;
                 next.Reason = null;
                 next.FailedHosts.Clear();
                 next.Driver = running.Driver;
@@ -92,6 +120,7 @@ public static class VmFold
                 next.State = VmState.Stopping;
                 next.Reason = null;
                 next.Move = null;
+                next.Saved = null;
                 next.StopWanted = true;
                 return stop.At;
             case VmEnded ended:
@@ -111,7 +140,9 @@ public static class VmFold
                 return failed.At;
             case VmMoveBegan move:
                 next.State = VmState.Stopping;
-                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed };
+                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address };
+                if (move.Address.Length > 0)
+                    next.Suspends++;
                 if (move.Preempted)
                 {
                     next.Preemptions = PreemptionRules.Next(next, move.At?.ToDateTimeOffset() ?? default);
@@ -126,7 +157,9 @@ public static class VmFold
                 next.Reason = new Reason
                 {
                     Code = code,
-                    Message = move.Host.Length > 0
+                    Message = move.Address.Length > 0 ? $"Host {next.Host} is {why}: it is saved there and goes on at {move.Host}."
+                        : move.WithoutMemory is { } hindrance ? ReasonText.Shorten($"Host {next.Host} is {why}, and it could not take its memory along: it stops there and begins anew elsewhere. {hindrance.Message}")
+                        : move.Host.Length > 0
                         ? $"Host {next.Host} is {why}: it stops there and goes to {move.Host}."
                         : $"Host {next.Host} is {why}: it stops there, and goes to a host that has room.",
                 };
@@ -139,6 +172,7 @@ public static class VmFold
                 next.Host = moved.Host;
                 next.Epoch = moved.Epoch;
                 ForgetRun(next);
+                next.Saved = moved.Saved?.Clone();
                 return moved.At;
             case VmLaunchFailed failed:
                 AwaitPlace(next);
@@ -166,6 +200,7 @@ public static class VmFold
             case VmDeleteRequested delete:
                 next.State = VmState.Deleting;
                 next.Move = null;
+                next.Saved = null;
                 next.Reason = null;
                 return delete.At;
             case VmDeleted deleted:
@@ -181,6 +216,7 @@ public static class VmFold
     private static void End(VmRecord next, Timestamp? at)
     {
         next.Move = null;
+        next.Saved = null;
         next.EndedAt = at?.Clone();
         if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
             next.Restarts = 0;
@@ -190,6 +226,7 @@ public static class VmFold
     {
         next.State = VmState.Pending;
         next.Host = "";
+        next.Saved = null;
         ForgetRun(next);
     }
 

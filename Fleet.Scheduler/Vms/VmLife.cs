@@ -16,7 +16,7 @@ public abstract record Goal
     }
 
     /// <summary>It is an order to the host that carries the microVM.</summary>
-    public bool IsOrder => this is Launch or Stop or Retune or Remove;
+    public bool IsOrder => this is Launch or Stop or Suspend or Retune or Remove;
 
     /// <summary>Nothing to do.</summary>
     public sealed record Rest : Goal;
@@ -32,6 +32,13 @@ public abstract record Goal
 
     /// <summary>The host must stop it within the grace (milliseconds; 0: at once).</summary>
     public sealed record Stop(string Host, ulong Epoch, uint GraceMs) : Goal;
+
+    /// <summary>The host must save it and end its VMM.</summary>
+    /// <param name="Host">Where it runs.</param>
+    /// <param name="Epoch">Under which epoch.</param>
+    /// <param name="Attempt">Rises.</param>
+    /// <param name="ForHost">That host fetches it then; empty: it stays.</param>
+    public sealed record Suspend(string Host, ulong Epoch, ulong Attempt, string ForHost = "") : Goal;
 
     /// <summary>The host must bring the rate limits of that revision into force.</summary>
     public sealed record Retune(string Host, ulong Epoch, ulong Revision) : Goal;
@@ -99,7 +106,9 @@ public sealed record VmLife
         VmState.Pending or VmState.Unplaced when AwaitsGang(Record!) => AwaitingGang,
         VmState.Pending or VmState.Unplaced => new Goal.FindPlace(Record!.Epoch + 1),
         VmState.Starting => new Goal.Launch(Record!.Host, Record.Epoch),
+        VmState.Stopping when TakesMemory => new Goal.Suspend(Record!.Host, Record.Epoch, Record.Suspends, Record.Move.Host),
         VmState.Stopping => new Goal.Stop(Record!.Host, Record.Epoch, StopGraceMs),
+        VmState.Suspending => new Goal.Suspend(Record!.Host, Record.Epoch, Record.Suspends),
         VmState.Deleting => new Goal.Remove(Record!.Host, Record.Epoch),
         VmState.Stopped or VmState.Failed when RestartRules.RestartAt(Record!) is { } at => new Goal.Restart(at),
         VmState.Running when Record!.LimitsInForce != Record.LimitsRevision => new Goal.Retune(Record.Host, Record.Epoch, Record.LimitsRevision),
@@ -124,9 +133,11 @@ public sealed record VmLife
     {
         switch (State)
         {
-            case VmState.Pending or VmState.Unplaced:
-                return Decision.Of(Ended(Record!.Epoch, null, StopRequested, now));
-            case VmState.Starting or VmState.Running:
+            case VmState.Pending or VmState.Unplaced when Record!.Saved is null:
+                return Decision.Of(Ended(Record.Epoch, null, StopRequested, now));
+            // What it is saved in goes first.
+            case VmState.Pending or VmState.Unplaced or VmState.Suspended:
+            case VmState.Starting or VmState.Running or VmState.Suspending:
             // A second stop may shorten the grace of the first, never lengthen it. One that moves shall not run on elsewhere.
             case VmState.Stopping when graceMs < StopGraceMs || Record!.Move is not null:
                 return Decision.Of(new VmStopRequested { At = At(now), GraceMs = Record!.Move is null ? graceMs : Math.Min(graceMs, StopGraceMs) });
@@ -228,8 +239,9 @@ public sealed record VmLife
     public Decision Report(string host, VmReport report, DateTimeOffset now, out bool stale)
     {
         var removed = report.State == HostVmState.Removed;
-        stale = !IsPlacedOn(host, report.Epoch) || (State == VmState.Deleted && !removed);
-        if (stale)
+        stale = (!IsPlacedOn(host, report.Epoch) && !IsSavedOn(host, report.Epoch)) || (State == VmState.Deleted && !removed);
+        // Of an epoch under which it is only saved there is nothing new to be told.
+        if (stale || !IsPlacedOn(host, report.Epoch))
             return Decision.Nothing;
         switch (State)
         {
@@ -247,7 +259,30 @@ public sealed record VmLife
                 return Decision.Of(new VmDelayed { At = At(now), Reason = pulling.Clone() });
             case VmState.Running when report.State == HostVmState.Running && Known(report.LimitsRevision) > Record!.LimitsInForce:
                 return Decision.Of(new VmLimitsInForce { At = At(now), Revision = Known(report.LimitsRevision) });
-            case VmState.Starting or VmState.Running or VmState.Stopping:
+            case VmState.Suspending when report is { State: HostVmState.Running, SuspendFailed: { } refused } && refused.Attempt == Record!.Suspends:
+                return Decision.Of(new VmSuspendFailed { At = At(now), Epoch = report.Epoch, Reason = refused.Reason ?? Because(SnapshotFailedCode, "The host did not say why.") });
+            case VmState.Stopping when TakesMemory && report is { State: HostVmState.Suspended, Snapshot: { } digest }:
+                return Decision.Of(new VmMoved
+                {
+                    At = At(now),
+                    Host = Record!.Move.Host,
+                    Epoch = Record.Move.Epoch,
+                    Saved = new SavedVm { Host = host, Epoch = report.Epoch, Driver = Record.Driver, Address = Record.Move.Address, Digest = digest.Clone() },
+                });
+            case VmState.Stopping when TakesMemory && report.State == HostVmState.Suspended:
+                return Decision.Of(StopsAfterAll(Because(SnapshotFailedCode, "The host did not tell what it was saved in."), now));
+            case VmState.Stopping when TakesMemory && report is { State: HostVmState.Running, SuspendFailed: { } refused } && refused.Attempt == Record!.Suspends:
+                return Decision.Of(StopsAfterAll(refused.Reason ?? Because(SnapshotFailedCode, "The host did not say why."), now));
+            // What it was saved in is of use to nobody else: it begins anew, wherever there is room.
+            case VmState.Starting when report is { State: HostVmState.Failed, NeverRan: true } && Record!.Saved is { Address.Length: > 0 }:
+                return Decision.Of(BeginsAnew(report.Reason?.Message ?? "", now));
+            case VmState.Starting when report.State == HostVmState.Failed && Record!.Saved is not null && MayResumeAgain(report):
+                return Decision.Of(new VmResumeFailed { At = At(now), Epoch = report.Epoch, Reason = report.Reason?.Clone() });
+            case VmState.Starting or VmState.Running or VmState.Suspending when report.State == HostVmState.Suspended:
+                return Decision.Of(new VmSuspended { At = At(now), Epoch = report.Epoch });
+            case VmState.Suspended or VmState.Pending or VmState.Unplaced when removed:
+                return SavedIsGone(Because(SnapshotLostCode, $"Host {host} removed what it was saved in without having been asked."), now);
+            case VmState.Starting or VmState.Running or VmState.Stopping or VmState.Suspending:
                 return report.State switch
                 {
                     // What came to its end by itself meanwhile is not run a second time.
@@ -279,9 +314,12 @@ public sealed record VmLife
             return Decision.Nothing;
         return State switch
         {
+            VmState.Starting when Record!.Saved is { Address.Length: > 0 } => Decision.Of(BeginsAnew($"Host {host} holds no reservation for it.", now)),
+            VmState.Starting when Record!.Saved is not null =>
+                Decision.Of(new VmResumeFailed { At = At(now), Epoch = epoch, Reason = Because("launch_failed", $"Host {host} holds no reservation for it.") }),
             VmState.Starting => Decision.Of(Failed(epoch, Because("launch_failed", $"Host {host} holds no reservation for it."), now)),
             VmState.Stopping when IsMoving => Moved(now),
-            VmState.Running or VmState.Stopping => Decision.Of(Vanished($"Host {host} knows nothing of it any more.", now)),
+            VmState.Running or VmState.Stopping or VmState.Suspending => Decision.Of(Vanished($"Host {host} knows nothing of it any more.", now)),
             VmState.Deleting => Decision.Of(new VmDeleted { At = At(now) }),
             _ => Decision.Nothing,
         };
@@ -292,12 +330,14 @@ public sealed record VmLife
     {
         if (GoesTo(host, epoch))
             return Decision.Of(new VmMoveBegan { At = At(now), GraceMs = StopGraceMs, Pressed = Record!.Move.Pressed });
+        if (IsSavedOn(host, epoch) && State != VmState.Starting)
+            return SavedIsGone(Because(HostLostCode, $"Host {host} did not renew its lease, and with it what the microVM was saved in is given up."), now);
         if (!IsPlacedOn(host, epoch))
             return Decision.Nothing;
         return State switch
         {
             VmState.Stopping when IsMoving => Moved(now),
-            VmState.Starting or VmState.Running => Decision.Of(new VmLost
+            VmState.Starting or VmState.Running or VmState.Suspending => Decision.Of(new VmLost
             {
                 At = At(now),
                 Epoch = epoch,
@@ -315,7 +355,7 @@ public sealed record VmLife
     /// </summary>
     public Decision Check(string host, ulong epoch, bool present, DateTimeOffset now, out bool keep)
     {
-        keep = GoesTo(host, epoch);
+        keep = GoesTo(host, epoch) || (IsSavedOn(host, epoch) && (present || !IsPlacedOn(host, epoch)));
         if (keep)
             return Decision.Nothing;
         keep = IsPlacedOn(host, epoch) && State != VmState.Deleted;
@@ -326,7 +366,10 @@ public sealed record VmLife
             case VmState.Stopping when IsMoving:
                 keep = false;
                 return Moved(now);
-            case VmState.Running or VmState.Stopping:
+            case VmState.Suspended or VmState.Pending or VmState.Unplaced:
+                keep = false;
+                return SavedIsGone(Because(SnapshotLostCode, $"Host {host} came back without what it was saved in."), now);
+            case VmState.Running or VmState.Stopping or VmState.Suspending:
                 // To launch it again would hide that it died, and could make a second copy of one that only the agent forgot.
                 keep = false;
                 return Decision.Of(Vanished($"Host {host} came back without it.", now));
@@ -340,10 +383,10 @@ public sealed record VmLife
 
     /// <summary>
     /// Its host is drained, or short of something, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
-    /// empty), also because it is <paramref name="preempted"/>. Not <paramref name="wanted"/> when that room must be given back.
+    /// empty), also because it is <paramref name="preempted"/>. With an <paramref name="address"/> where it can be fetched from it takes its memory along, if its driver can. Not <paramref name="wanted"/> when that room must be given back.
     /// </summary>
     public Decision Move(
-        string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false)
+        string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false, string address = "")
     {
         wanted = IsPlacedOn(host, epoch) && State switch
         {
@@ -358,11 +401,79 @@ public sealed record VmLife
         var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs, Preempted = preempted && !IsMoving, Pressed = pressed };
         if (IsMoving)
             (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
+        // What an image's name means at another host may be another image by now.
+        else if (to.Length > 0 && SnapshotDrivers.Contains(Record!.Driver) && Record.Spec.Image.Length == 0)
+            began.Address = address;
         return Decision.Of(began);
     }
 
+    /// <summary>Saves it on its host and ends its VMM, so that it holds no room.</summary>
+    public Decision Suspend(DateTimeOffset now)
+    {
+        switch (State)
+        {
+            case VmState.Suspending or VmState.Suspended:
+                return Decision.Nothing;
+            case VmState.Running when !SnapshotDrivers.Contains(Record!.Driver):
+                return Decision.Refuse("wrong_state", $"The microVM runs under the driver {Record.Driver}, which can't save it; {string.Join(" and ", SnapshotDrivers)} can.");
+            case VmState.Running:
+                return Decision.Of(new VmSuspendRequested { At = At(now) });
+            case VmState.Unspecified or VmState.Deleted:
+                return NotFound(Record?.Id);
+            default:
+                return Decision.Refuse("wrong_state", $"The microVM is {Name(State)}; only a running one can be suspended.");
+        }
+    }
+
+    /// <summary>Has it go on where it was saved, as soon as its host has room.</summary>
+    public Decision Resume(DateTimeOffset now) => State switch
+    {
+        VmState.Suspended => Decision.Of(new VmResumeRequested { At = At(now) }),
+        VmState.Pending or VmState.Unplaced or VmState.Starting when Record!.Saved is not null => Decision.Nothing,
+        VmState.Unspecified or VmState.Deleted => NotFound(Record?.Id),
+        _ => Decision.Refuse("wrong_state", $"The microVM is {Name(State)}; only a suspended one can be resumed."),
+    };
+
+    /// <summary>What is asked of a host: of one that is saved, that host and that driver.</summary>
+    public VmSpec Wanted
+    {
+        get
+        {
+            if (Record!.Saved is not { } saved)
+                return Record.Spec;
+            var wanted = Record.Spec.Clone();
+            wanted.Driver = saved.Driver;
+            if (saved.Address.Length == 0)
+                wanted.Host = saved.Host;
+            return wanted;
+        }
+    }
+
+    /// <summary>Drivers whose microVMs can be suspended.</summary>
+    public static readonly IReadOnlyList<string> SnapshotDrivers = ["kvm", "simulated"];
+
     /// <summary>It stops here in order to go elsewhere.</summary>
     public bool IsMoving => Record is { State: VmState.Stopping, Move: not null };
+
+    /// <summary>It is saved here in order to go on elsewhere.</summary>
+    private bool TakesMemory => IsMoving && Record!.Move.Address.Length > 0;
+
+    private VmMoveBegan StopsAfterAll(Reason why, DateTimeOffset now) => new()
+    {
+        At = At(now),
+        Host = Record!.Move.Host,
+        Epoch = Record.Move.Epoch,
+        GraceMs = StopGraceMs,
+        Pressed = Record.Move.Pressed,
+        WithoutMemory = why.Clone(),
+    };
+
+    private VmLost BeginsAnew(string why, DateTimeOffset now) => new()
+    {
+        At = At(now),
+        Epoch = Record!.Epoch,
+        Reason = Because(SnapshotLostCode, ReasonText.Shorten($"It could not go on at host {Record.Host} with its memory, and begins anew. {why}")),
+    };
 
     private bool GoesTo(string host, ulong epoch) => IsMoving && host.Length > 0 && Record!.Move.Host == host && Record.Move.Epoch == epoch;
 
@@ -395,11 +506,25 @@ public sealed record VmLife
 
     public const string LeaseOverCode = "lease_over";
 
+    public const string SnapshotLostCode = "snapshot_lost";
+
+    public const string SnapshotFailedCode = "snapshot_failed";
+
     private static Reason StopRequested => Because(RestartRules.StopRequestedCode, "Stopped on request.");
 
     /// <summary>It never ran, the host could be at fault, and there may be others.</summary>
     private bool MayGoElsewhere(VmReport report) =>
         LaunchFaults.IsHosts(report) && Record!.Spec.Host.Length == 0 && Record.FailedHosts.Count + 1 < LaunchFaults.MostHosts;
+
+    // Nothing of it ran, and what it is saved in is whole.
+    private static bool MayResumeAgain(VmReport report) => report.NeverRan && report.Reason?.Code is not ("snapshot_lost" or "snapshot_invalid");
+
+    /// <summary>What it was saved in is gone: it begins anew if somebody wants it to run, else it has failed, and its restart policy says what follows.</summary>
+    private Decision SavedIsGone(Reason why, DateTimeOffset now) => State == VmState.Suspended
+        ? Decision.Of(Failed(Record!.Epoch, why, now))
+        : Decision.Of(new VmLost { At = At(now), Epoch = Record!.Epoch, Reason = why });
+
+    private bool IsSavedOn(string host, ulong epoch) => Record?.Saved is { } saved && saved.Host == host && saved.Epoch == epoch;
 
     // A host that names a revision which never was has the newest one, as far as it can be believed.
     private ulong Known(ulong revision) => Math.Min(revision, Record!.LimitsRevision);

@@ -32,7 +32,8 @@ public static class CellTls
         CertificateChainPolicy = Policy(root),
     };
 
-    private static X509ChainPolicy Policy(X509Certificate2? root)
+    /// <summary>What a handshake may look at before its callback decides: nothing outside.</summary>
+    public static X509ChainPolicy Policy(X509Certificate2? root)
     {
         var policy = new X509ChainPolicy { TrustMode = X509ChainTrustMode.CustomRootTrust, RevocationMode = X509RevocationMode.NoCheck, DisableCertificateDownloads = true };
         if (root is not null)

@@ -5,6 +5,8 @@ namespace Fleet.Vmm.Linux;
 /// <summary>
 /// A file that is written beside its place, made durable, and put there in one step. What was there before changes places
 /// with it and can be brought back until <see cref="Dispose"/>, which deletes whichever of the two is not in its place.
+/// A descriptor that was passed (<see cref="PassedDescriptor"/>) has no place and no other: what it held is lost, it is written right
+/// away, and it is empty when that was not committed.
 /// </summary>
 /// <remarks>All of it throws <see cref="SystemCallException"/>.</remarks>
 internal sealed unsafe partial class NewFile : IDisposable
@@ -18,6 +20,7 @@ internal sealed unsafe partial class NewFile : IDisposable
     private const int WorkingDirectory = -100;
 
     private readonly string _temporary;
+    private readonly bool _isPassed;
     private int _fd;
     private bool _replaced;
     private bool _committed;
@@ -26,10 +29,16 @@ internal sealed unsafe partial class NewFile : IDisposable
     {
         Path = path;
         _temporary = TemporaryFor(path);
-        _fd = open(_temporary, Flags, Mode);
+        _isPassed = PassedDescriptor.NumberOf(path) is not null;
+        _fd = PassedDescriptor.NumberOf(path) is { } number ? PassedDescriptor.Open(number) : open(_temporary, Flags, Mode);
         if (_fd < 0)
         {
             throw SystemCallException.Last("open");
+        }
+
+        if (_isPassed)
+        {
+            SetLength(0);
         }
     }
 
@@ -89,6 +98,12 @@ internal sealed unsafe partial class NewFile : IDisposable
     /// <summary>Puts it in its place. Over another file only where the file system can let two names change places.</summary>
     public void Commit()
     {
+        if (_isPassed)
+        {
+            _committed = true;
+            return;
+        }
+
         // Two names of any kind may change places, and a directory could not be deleted afterwards.
         var directory = open(Path, Descriptors.ReadOnly | Descriptors.OnlyDirectory | Descriptors.CloseOnExec, 0);
         if (directory >= 0)
@@ -109,16 +124,23 @@ internal sealed unsafe partial class NewFile : IDisposable
     /// <summary>Takes it out of its place again, if it is there; what was there before is back.</summary>
     public void Revert()
     {
-        if (_committed)
+        if (_committed && !_isPassed)
         {
             _ = _replaced ? renameat2(WorkingDirectory, _temporary, WorkingDirectory, Path, Exchange) : rename(Path, _temporary);
-            _committed = _replaced = false;
+            _replaced = false;
         }
+
+        _committed = false;
     }
 
-    /// <summary>The names in a file's directory survive the host's power.</summary>
+    /// <summary>The names in a file's directory survive the host's power. Whoever passed a descriptor answers for its file's name.</summary>
     public static void SyncDirectoryOf(string path)
     {
+        if (PassedDescriptor.NumberOf(path) is not null)
+        {
+            return;
+        }
+
         var end = path.LastIndexOf('/');
         var fd = open(end switch { < 0 => ".", 0 => "/", _ => path[..end] }, Descriptors.ReadOnly | Descriptors.CloseOnExec, 0);
         if (fd < 0)
@@ -138,9 +160,14 @@ internal sealed unsafe partial class NewFile : IDisposable
     {
         if (_fd >= 0)
         {
+            if (_isPassed && !_committed)
+            {
+                _ = ftruncate(_fd, 0);
+            }
+
             _ = Descriptors.close(_fd);
             _fd = -1;
-            if (!_committed || _replaced)
+            if (!_isPassed && (!_committed || _replaced))
             {
                 _ = Descriptors.unlink(_temporary);
             }

@@ -2,6 +2,7 @@ using System.Globalization;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Host.Snapshots;
 
 namespace Fleet.Host.Drivers.Jail;
 
@@ -18,12 +19,21 @@ internal static class JailCommand
     public const string Root = "/dev/fd/10";
     public const string Guest = "/dev/fd/11";
 
+    /// <summary>What it is saved into, one day.</summary>
+    public const string SavedState = "/dev/fd/20";
+    public const string SavedMemory = "/dev/fd/21";
+
+    /// <summary>What it goes on from.</summary>
+    public const string State = "/dev/fd/22";
+    public const string Memory = "/dev/fd/23";
+
     /// <summary>Where the limit can't be raised as the console goes on, it must not end the console: then only the agent's eye bounds the files.</summary>
     private const long LargestFile = 1L << 50;
 
+    /// <param name="boot">Null: it goes on from a snapshot.</param>
     /// <param name="user">The microVM's own user and group.</param>
     /// <param name="runs">Takes when the guest runs; null: nobody wants to know.</param>
-    public static IReadOnlyList<string> Arguments(VmmLaunch launch, BootFiles boot, uint user, ControlGroups groups, RunLogs? runs = null)
+    public static IReadOnlyList<string> Arguments(VmmLaunch launch, BootFiles? boot, uint user, ControlGroups groups, RunLogs? runs = null)
     {
         string id = user.ToString(CultureInfo.InvariantCulture);
         List<string> arguments =
@@ -31,13 +41,15 @@ internal static class JailCommand
             "jail", "--id", launch.VmId, "--uid", id, "--gid", id, "--pid-file", VmmFiles.Pid,
             "--resource-limit", string.Create(CultureInfo.InvariantCulture, $"fsize={(Posix.MayLimitOthers ? ConsoleLog.Limit : LargestFile)}"),
             "--fd", "3=listen:" + VmmFiles.ApiSocket,
-            "--fd", "4=read:" + VmmFiles.Configuration,
             "--fd", "5=write:" + VmmFiles.Exit,
             "--fd", "6=append:" + VmmFiles.Status,
-            "--fd", "7=read:" + boot.KernelPath,
+            "--fd", "20=write:" + SnapshotFiles.StateName(launch.Epoch),
+            "--fd", "21=write:" + SnapshotFiles.MemoryName(launch.Epoch),
         ];
-        if (boot.InitrdPath.Length > 0) arguments.AddRange(["--fd", "8=read:" + boot.InitrdPath]);
-        if (boot.HasRoot) arguments.AddRange(["--fd", "10=read:" + VmmFiles.Root]);
+        if (boot is null) arguments.AddRange(["--fd", "22=read:" + SnapshotFiles.StateName(launch.SnapshotEpoch), "--fd", "23=read:" + SnapshotFiles.MemoryName(launch.SnapshotEpoch)]);
+        else arguments.AddRange(["--fd", "4=read:" + VmmFiles.Configuration, "--fd", "7=read:" + boot.KernelPath]);
+        if (boot?.InitrdPath.Length > 0) arguments.AddRange(["--fd", "8=read:" + boot.InitrdPath]);
+        if (boot?.HasRoot ?? launch.Spec.Image.Length > 0) arguments.AddRange(["--fd", "10=read:" + VmmFiles.Root]);
         if (launch.Spec.Boot is null) arguments.AddRange(["--fd", "11=listen:" + VmmFiles.GuestSocket]);
         if (runs is not null) arguments.AddRange(["--fd", "9=append:" + runs.NewFile(launch)]);
         if (groups.Version > 0)
@@ -45,7 +57,8 @@ internal static class JailCommand
             arguments.AddRange(["--cgroup-version", groups.Version.ToString(CultureInfo.InvariantCulture), "--parent-cgroup", groups.Parent]);
             foreach (string setting in groups.Settings(launch.Spec.Cpus, launch.Spec.MemoryMib)) arguments.AddRange(["--cgroup", setting]);
         }
-        arguments.AddRange(["--", "--api-sock", ApiSocket, "--config-file", Configuration, "--exit-file", Exit]);
+        arguments.AddRange(["--", "--api-sock", ApiSocket, "--exit-file", Exit]);
+        if (boot is not null) arguments.AddRange(["--config-file", Configuration]);
         if (runs is not null) arguments.AddRange(["--run-log", Runs, "--run-label", runs.Label(launch)]);
         return arguments;
     }

@@ -20,7 +20,7 @@ internal sealed class JailKeeper(DriverOptions options)
     public string NotEnforced => Gap(ControlGroups.OfThisMachine(options.ControlGroup));
 
     /// <exception cref="LaunchFailedException">Nothing was started, and nothing of the jail is left.</exception>
-    public async Task<VmmProcess> StartAsync(VmmLaunch launch, BootFiles boot)
+    public async Task<VmmProcess> StartAsync(VmmLaunch launch, BootFiles? boot)
     {
         var groups = Hold(launch);
         try

@@ -3,7 +3,10 @@ using System.Globalization;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
+using Fleet.Host.Snapshots;
+using Fleet.Host.State;
 using Fleet.Shared.Contracts;
+using Google.Protobuf.WellKnownTypes;
 
 namespace Fleet.Host.Drivers.Simulated;
 
@@ -51,8 +54,19 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
         var now = DateTimeOffset.FromUnixTimeMilliseconds(clock.GetUtcNow().ToUnixTimeMilliseconds());
         try
         {
-            File.WriteAllText(Path.Combine(launch.Directory, ConsoleLog.FileName), "simulated guest\n");
-            WriteState(launch, now, leased: launch.Lease is not null, stopped: false);
+            if (launch.SnapshotEpoch > 0)
+            {
+                var saved = SnapshotFiles.Find(launch.Directory, launch.SnapshotEpoch)
+                    ?? throw new LaunchFailedException("snapshot_lost", $"What the microVM was saved in under epoch {launch.SnapshotEpoch} is not on this host any more.");
+                now -= saved.Played.ToTimeSpan();
+                WriteState(launch, now, leased: launch.Lease is not null, stopped: false);
+                SnapshotFiles.Delete(launch.Directory, launch.SnapshotEpoch);
+            }
+            else
+            {
+                File.WriteAllText(Path.Combine(launch.Directory, ConsoleLog.FileName), "simulated guest\n");
+                WriteState(launch, now, leased: launch.Lease is not null, stopped: false);
+            }
         }
         catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
         {
@@ -69,7 +83,10 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
     {
         ArgumentNullException.ThrowIfNull(launch);
         var path = Path.Combine(launch.Directory, StateFile);
-        if (!File.Exists(path))
+        if (SnapshotFiles.Find(launch.Directory, launch.Epoch) is not null)
+            return EndedVmm.OfSaved();
+        // What it is to go on from is there until it does.
+        if (!File.Exists(path) || SnapshotFiles.Find(launch.Directory, launch.SnapshotEpoch) is not null)
             return null;
         var words = (await File.ReadAllTextAsync(path, cancellation).ConfigureAwait(false)).Split(' ');
         if (!long.TryParse(words[0], NumberStyles.None, CultureInfo.InvariantCulture, out var started)
@@ -173,6 +190,35 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
                 {
                     End(Stopped);
                 }
+            }
+
+            return Task.CompletedTask;
+        }
+
+        /// <summary>On paper: how far its script was.</summary>
+        public Task SuspendAsync(string forHost = "")
+        {
+            lock (_gate)
+            {
+                if (_over)
+                    throw new SnapshotFailedException("The guest has ended.");
+                try
+                {
+                    SnapshotFiles.Complete(launch.Directory, new SnapshotRecord
+                    {
+                        VmId = launch.VmId,
+                        Epoch = launch.Epoch,
+                        Driver = "simulated",
+                        ForHost = forHost,
+                        Played = Duration.FromTimeSpan(_clock.GetUtcNow() - started),
+                    });
+                }
+                catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+                {
+                    throw new SnapshotFailedException($"It could not be written down: {failed.Message}", failed);
+                }
+
+                End(VmmEnd.OfSaved);
             }
 
             return Task.CompletedTask;

@@ -14,10 +14,11 @@ internal sealed class JoinedHost : IDisposable
     /// <param name="fleet">Whom it joins.</param>
     /// <param name="id">Its id, and the name of its folder.</param>
     /// <param name="program">Another build of the program; null: this one.</param>
-    public JoinedHost(RunningFleet fleet, string id, string? program = null)
+    /// <param name="more">More options of it.</param>
+    public JoinedHost(RunningFleet fleet, string id, string? program = null, params string[] more)
     {
         (_fleet, _id) = (fleet, id);
-        string[] words = ["host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet)];
+        string[] words = ["host", "--data", Folder, "--join", fleet.Link.ToString(), "--id", id, "--memory", "1024", "--cpus", "2", "--run-log", Runs(fleet), .. more];
         // It joins once; after that it has its certificate.
         string[] token = Directory.Exists(Path.Combine(Folder, "host", "link")) ? [] : ["--token", fleet.TokenAsync("host").Result];
         _process = fleet.StartProgram(id, program ?? RunningFleet.Program, [.. words, .. token]);

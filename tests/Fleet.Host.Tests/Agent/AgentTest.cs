@@ -16,6 +16,14 @@ public abstract class AgentTest : IAsyncLifetime
 
     private readonly string _folder = Directory.CreateTempSubdirectory("fleet-agent-").FullName;
 
+    /// <summary>A folder for whatever else the test has, that everybody may look into.</summary>
+    private protected string NewFolder(string name)
+    {
+        const UnixFileMode everybody = (UnixFileMode)0x1ed;
+        File.SetUnixFileMode(_folder, everybody);
+        return Directory.CreateDirectory(Path.Combine(_folder, name), everybody).FullName;
+    }
+
     protected string Root => Path.Combine(_folder, "state");
 
     private protected LogLines Lines { get; } = new();
@@ -30,7 +38,7 @@ public abstract class AgentTest : IAsyncLifetime
         Directory.Delete(_folder, true);
     }
 
-    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1", string proc = "/proc", bool reacts = true, CreditTerms? credits = null) => HostAgent.StartAsync(
+    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1", string proc = "/proc", bool reacts = true, CreditTerms? credits = null, System.Net.IPEndPoint? transfer = null) => HostAgent.StartAsync(
         new HostAgentOptions
         {
             HostId = id,
@@ -43,6 +51,7 @@ public abstract class AgentTest : IAsyncLifetime
             Proc = proc,
             Reacts = reacts,
             Credits = credits,
+            Transfer = transfer,
         },
         default);
 

@@ -33,6 +33,25 @@ public sealed class SimulatedDriverTests : IDisposable
     }
 
     [Fact]
+    public async Task Should_go_on_where_its_script_was_when_it_was_saved()
+    {
+        var first = await LaunchAsync(new SimulatedGuest { BootMs = 100, RunMs = 1000, ExitStatus = 7 });
+        Advance(600);
+        await first.SuspendAsync();
+        Assert.True((await first.Completion).Saved);
+        Advance(3_600_000);
+        var saved = new VmmLaunch("vm-1", 1, new VmSpec(), _folder);
+        Assert.True((await (await new SimulatedDriver(_clock).AdoptAsync(saved, default))!.Completion).Saved);
+        var second = await new SimulatedDriver(_clock).LaunchAsync(
+            saved with { Epoch = 2, SnapshotEpoch = 1, Spec = new VmSpec { Cpus = 1, MemoryMib = 64, Simulated = new SimulatedGuest { BootMs = 100, RunMs = 1000, ExitStatus = 7 } } }, default);
+        Assert.True(second.GuestReady.IsCompletedSuccessfully);
+        Advance(499);
+        Assert.False(second.Completion.IsCompleted);
+        Advance(1);
+        Assert.Equal(7, (await second.Completion).Exit!.Status);
+    }
+
+    [Fact]
     public async Task Should_run_until_stopped()
     {
         var vmm = await LaunchAsync(new SimulatedGuest());

@@ -122,6 +122,22 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         return null;
     }, cancellation);
 
+    public Task<VmAnswer> SuspendVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    {
+        if (vm.State != VmState.Running)
+            return new("wrong_state", "It does not run.");
+        Vm(vmId, new VmSuspendRequested { At = Now });
+        return null;
+    }, cancellation);
+
+    public Task<VmAnswer> ResumeVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    {
+        if (vm.State != VmState.Suspended)
+            return new("wrong_state", "It is not suspended.");
+        Vm(vmId, new VmResumeRequested { At = Now });
+        return null;
+    }, cancellation);
+
     public Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, vm =>
     {
         if (vm.State is not (VmState.Stopped or VmState.Failed))

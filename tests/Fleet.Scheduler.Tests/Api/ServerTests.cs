@@ -139,7 +139,7 @@ public sealed class ServerTests : IAsyncLifetime
             "DELETE /v1/hosts/{id}", "DELETE /v1/tokens/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "GET /metrics", "GET /v1/admin/palettes", "GET /v1/authority", "GET /v1/changes",
             "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts", "GET /v1/hosts/{id}", "GET /v1/tokens", "GET /v1/vms", "GET /v1/vms/{id}",
             "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/exec", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "POST /v1/admin/commands", "POST /v1/gangs", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/drain", "POST /v1/hosts/{id}/uncordon", "POST /v1/placements", "POST /v1/tokens", "POST /v1/vms", "POST /v1/vms/{id}/console",
-            "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop", "PUT /v1/vms/{id}/rate_limits/{limiter}",
+            "POST /v1/vms/{id}/resume", "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop", "POST /v1/vms/{id}/suspend", "PUT /v1/vms/{id}/rate_limits/{limiter}",
         }, listed);
 
         var create = paths["/v1/vms"]!["post"]!;

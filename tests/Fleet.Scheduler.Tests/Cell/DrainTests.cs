@@ -62,6 +62,61 @@ public sealed class DrainTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Should_take_memory_along_where_the_host_can_be_fetched_from_and_the_processor_is_the_same()
+    {
+        await using var old = await JoinAsync("old", "10.0.0.1:7072");
+        var ids = await StartAsync(12);
+        await using var other = await JoinAsync("other", processor: "one");
+        // What is fetched has not left: the drain is not over before it runs there.
+        other.Swallow = message => message.Launch is not null;
+        await DrainAsync("old", Long);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Vms == 4);
+        Assert.Null((await _cell.HostAsync("old")).Drain.DoneAt);
+        Assert.Equal((12, 8), (old.VmCount, old.Received.Where(message => message.Suspend is not null).Select(message => message.Suspend.VmId).Distinct().Count()));
+        other.Swallow = null;
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+        foreach (var id in ids)
+            Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2, Saved: null, Move: null });
+        Assert.DoesNotContain(old.Received, message => message.Stop is not null);
+        Assert.All(old.Received.Where(message => message.Suspend is not null), message => Assert.Equal("other", message.Suspend.ForHost));
+        Assert.All(other.Received.Where(message => message.Launch is not null), message => Assert.True(
+            message.Launch is { SnapshotEpoch: 1, Ticket: { Host: "old", Address: "10.0.0.1:7072" } ticket, Spec.Driver: "simulated" } && ticket.Digest.Equals(FakeAgent.Digest)));
+        await Eventually.TrueAsync(() => old.VmCount == 0);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("other processor")]
+    [InlineData("can't be saved")]
+    [InlineData("can't be fetched")]
+    [InlineData("no time")]
+    public async Task Should_restart_elsewhere_what_can_not_take_its_memory_along(string why)
+    {
+        await using var old = await JoinAsync("old", why.Length == 0 ? "" : "10.0.0.1:7072");
+        var id = Assert.Single(await StartAsync(1));
+        if (why == "can't be saved")
+            old.SuspendFault = new Reason { Code = "snapshot_failed", Message = "The disk is full." };
+        await using var other = await JoinAsync("other", processor: why == "other processor" ? "two" : "one");
+        if (why == "can't be fetched")
+        {
+            other.Swallow = message =>
+            {
+                if (message.Launch is { Ticket: not null })
+                    other.LaunchFault = new Reason { Code = "snapshot_unreachable", Message = "It does not answer." };
+                else if (message.Launch is not null)
+                    other.LaunchFault = null;
+                return false;
+            };
+        }
+        await DrainAsync("old", why == "no time" ? TimeSpan.FromSeconds(20) : Long);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other" });
+        Assert.True(other.Received.Last(message => message.Launch is not null).Launch is { SnapshotEpoch: 0, Ticket: null });
+        await Eventually.TrueAsync(() => old.VmCount == 0);
+        Assert.Equal(1, other.VmCount);
+    }
+
+    [Fact]
     public async Task Should_go_on_after_a_restart_of_the_cell()
     {
         await using var old = await JoinAsync("old");
@@ -118,9 +173,10 @@ public sealed class DrainTests : IAsyncLifetime
         return ids;
     }
 
-    private async Task<FakeAgent> JoinAsync(string name)
+    private async Task<FakeAgent> JoinAsync(string name, string transfer = "", string processor = "one")
     {
         var agent = new FakeAgent(name) { Fenced = true };
+        (agent.Inventory.TransferAddress, agent.Inventory.Processor) = (transfer, processor);
         await agent.ConnectAsync(_cell.System.HostLink);
         return agent;
     }

@@ -34,6 +34,11 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     /// <summary>What its launches fail by; null: they work.</summary>
     public Reason? LaunchFault { get; set; }
 
+    /// <summary>Why it can't suspend what runs; null: it can.</summary>
+    public Reason? SuspendFault { get; set; }
+
+    public static readonly SnapshotDigest Digest = new() { StateSha256 = Google.Protobuf.ByteString.CopyFrom(new byte[32]), MemorySha256 = Google.Protobuf.ByteString.CopyFrom(new byte[32]) };
+
     public TimeSpan Heartbeat { get; set; } = TimeSpan.FromMilliseconds(100);
 
     public bool Beats { get; set; } = true;
@@ -165,7 +170,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public void Forget(string vmId) => _vms.TryRemove(vmId, out _);
 
-    public void Report(string vmId, HostVmState state, Reason? reason = null, GuestExit? exit = null, bool neverRan = false)
+    public void Report(string vmId, HostVmState state, Reason? reason = null, GuestExit? exit = null, bool neverRan = false, SuspendFailure? suspendFailed = null, SnapshotDigest? snapshot = null)
     {
         var vm = _vms[vmId];
         lock (vm)
@@ -183,6 +188,8 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
                 VmmPid = state == HostVmState.Running ? 4711 : 0,
                 LimitsRevision = vm.Limits,
                 NeverRan = neverRan,
+                SuspendFailed = suspendFailed,
+                Snapshot = snapshot,
             };
             Send(new HostMessage { Report = vm.Last.Clone() });
         }
@@ -203,9 +210,18 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
             case SchedulerMessage.BodyOneofCase.Launch:
                 Launch(message.Launch);
                 break;
-            case SchedulerMessage.BodyOneofCase.Stop when Find(message.Stop.VmId) is { } vm && vm.Epoch == message.Stop.Epoch:
+            case SchedulerMessage.BodyOneofCase.Stop when Find(message.Stop.VmId) is { State: not HostVmState.Suspended } vm && vm.Epoch == message.Stop.Epoch:
                 if (vm.State == HostVmState.Running)
                     Report(message.Stop.VmId, HostVmState.Ended, new Reason { Code = "stop_requested", Message = "Stopped." });
+                break;
+            case SchedulerMessage.BodyOneofCase.Stop when Find(message.Stop.VmId) is { State: HostVmState.Suspended } saved && saved.Epoch == message.Stop.Epoch:
+                Report(message.Stop.VmId, HostVmState.Ended, new Reason { Code = "stop_requested", Message = "Stopped." });
+                break;
+            case SchedulerMessage.BodyOneofCase.Suspend when Find(message.Suspend.VmId) is { State: HostVmState.Running } vm && vm.Epoch == message.Suspend.Epoch:
+                if (SuspendFault is { } why)
+                    Report(message.Suspend.VmId, HostVmState.Running, suspendFailed: new SuspendFailure { Attempt = message.Suspend.Attempt, Reason = why });
+                else
+                    Report(message.Suspend.VmId, HostVmState.Suspended, snapshot: message.Suspend.ForHost.Length == 0 ? null : Digest);
                 break;
             case SchedulerMessage.BodyOneofCase.SetLimits when Find(message.SetLimits.VmId) is { State: HostVmState.Running } vm && vm.Epoch == message.SetLimits.Epoch:
                 vm.Limits = Math.Max(vm.Limits, message.SetLimits.Revision);
@@ -229,7 +245,8 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     private void Launch(LaunchVm launch)
     {
         // Its remains are gone; only the word of it may still be on its way.
-        if (Find(launch.VmId) is { State: HostVmState.Removed })
+        var before = Find(launch.VmId);
+        if (before is { State: HostVmState.Removed } || (launch.SnapshotEpoch > 0 && before is { State: HostVmState.Suspended or HostVmState.Failed } && before.Epoch < launch.Epoch))
             _vms.TryRemove(launch.VmId, out _);
         var vm = _vms.GetOrAdd(launch.VmId, _ => new FakeVm { Epoch = launch.Epoch });
         if (vm.Epoch != launch.Epoch)
@@ -248,8 +265,12 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     private void Remove(string vmId, ulong epoch)
     {
-        if (Find(vmId) is { } vm && vm.Epoch == epoch)
+        if (Find(vmId) is not { } vm)
+            return;
+        if (vm.Epoch == epoch)
             Report(vmId, HostVmState.Removed);
+        else if (vm.Epoch > epoch)
+            Send(new HostMessage { Report = new VmReport { VmId = vmId, Epoch = epoch, Sequence = 1, State = HostVmState.Removed, Driver = "simulated" } });
     }
 
     public async ValueTask DisposeAsync()

@@ -40,10 +40,10 @@ public sealed class VmLifeTests
     private static readonly Gen<string> Host = Any("a", "b");
 
     private static readonly Gen<HostVmState> HostState = Any(
-        HostVmState.Launching, HostVmState.Running, HostVmState.Ended, HostVmState.Failed, HostVmState.Removed);
+        HostVmState.Launching, HostVmState.Running, HostVmState.Ended, HostVmState.Failed, HostVmState.Removed, HostVmState.Suspended);
 
     private static readonly Gen<Step> AnyStep = Gen.Frequency(
-        (4, Gen.Select(Gen.Int[0, 4], Gen.UInt[0, 3], (what, grace) => (Step)new Ask(what, grace * 1000))),
+        (6, Gen.Select(Gen.Int[0, 6], Gen.UInt[0, 3], (what, grace) => (Step)new Ask(what, grace * 1000))),
         (4, Gen.Select(Host, Gen.ULong[0, 1], (host, offset) => (Step)new Room(host, offset))),
         (1, Any("no_capacity", "no_hosts").Select(code => (Step)new NoRoom(code))),
         (6, Gen.Select(Host, Gen.Long[-1, 1], HostState, Gen.ULong[1, 9], Gen.ULong[0, 3], (host, epoch, state, sequence, limits) => (Step)new Said(host, epoch, state, sequence, limits))),
@@ -63,6 +63,8 @@ public sealed class VmLifeTests
             Ask { What: 1 } ask => life.Stop(ask.Grace, now),
             Ask { What: 2 } => life.Start(now),
             Ask { What: 3 } => life.Restart(now),
+            Ask { What: 4 } => life.Suspend(now),
+            Ask { What: 5 } => life.Resume(now),
             Ask => life.Delete(now),
             Room room => life.Placed(room.Host, epoch + 1 - room.EpochFromNext, now, out _),
             NoRoom none => life.Unplaced(new Reason { Code = none.Code }, isLasting: true, now),
@@ -70,7 +72,7 @@ public sealed class VmLifeTests
             HostGone gone => life.Gone(gone.Host, At(epoch, gone.EpochOffset), now),
             HostCheck check => life.Check(check.Host, At(epoch, check.EpochOffset), check.Present, now, out _),
             HostLostIt lost => life.Lost(lost.Host, At(epoch, lost.EpochOffset), now),
-            Drained drained => life.Move(drained.Host, epoch, drained.To, drained.To.Length == 0 ? 0 : epoch + 1, drained.Grace, now, out _, drained is { To: "", Grace: 1 }),
+            Drained drained => life.Move(drained.Host, epoch, drained.To, drained.To.Length == 0 ? 0 : epoch + 1, drained.Grace, now, out _, drained is { To: "", Grace: 1 }, address: drained.Grace == 2 ? "10.0.0.1:7072" : ""),
             Limited limited => life.Limit("entropy", Limit(limited.Operations), now),
             Reached reached => life.Reach(reached.Connected, now),
             _ => throw new InvalidOperationException(),
@@ -87,6 +89,9 @@ public sealed class VmLifeTests
     private static VmReport ReportOf(ulong epoch, HostVmState state, ulong sequence = 1, ulong limits = 0) => new()
     {
         LimitsRevision = limits,
+        SuspendFailed = sequence == 9 ? new SuspendFailure { Attempt = 1, Reason = new Reason { Code = "snapshot_failed" } } : null,
+        NeverRan = sequence >= 8,
+        Snapshot = sequence >= 6 ? new SnapshotDigest { StateBytes = 1 } : null,
         VmId = Id,
         Epoch = epoch,
         State = state,
@@ -177,7 +182,11 @@ public sealed class VmLifeTests
                             life.Goal is Goal.Retune == (record.State == VmState.Running && record.LimitsInForce != record.LimitsRevision),
                             "limits are pursued while they are not in force");
                         if (record.State is VmState.Pending or VmState.Unplaced)
-                            Assert.True(record.Host.Length == 0, "what waits for a host has none");
+                            Assert.True(record.Host.Length == 0 || record.Saved is not null, "what waits for a host has none, or is saved there");
+                        Assert.Equal(record.State == VmState.Suspended || (record.Saved is not null && record.State is VmState.Pending or VmState.Unplaced or VmState.Starting), record.Saved is not null);
+                        if (record.Saved is { } saved)
+                            Assert.True(saved.Address.Length > 0 ? record.State == VmState.Starting && saved.Epoch < record.Epoch
+                                : record.Host == saved.Host && saved.Epoch <= record.Epoch && life.Wanted.Host == saved.Host, "what is saved goes where it is to be fetched, or nowhere");
                     }
                 }
             },
@@ -213,6 +222,8 @@ public sealed class VmLifeTests
                 var life = steps.Aggregate(VmLife.None, (sum, step) => Apply(sum, Decide(sum, step, Start)));
                 var epoch = At(life.Record?.Epoch ?? 0, offset);
                 if (life.Record is { } record && record.Host == host && record.Epoch == epoch)
+                    return;
+                if (life.Record?.Saved is { } saved && saved.Host == host && saved.Epoch == epoch)
                     return;
                 var decision = life.Report(host, ReportOf(epoch, state), Start, out var stale);
                 Assert.True(stale);

@@ -130,6 +130,32 @@ public sealed class MemoryFileTests : IDisposable
         Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(path));
     }
 
+    [Fact]
+    public void Should_fill_a_passed_descriptor_and_leave_it_empty_when_that_fails()
+    {
+        var path = _files.File("passed", "what was there before");
+        using var passed = File.OpenHandle(path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite);
+        var name = $"/dev/fd/{passed.DangerousGetHandle()}";
+        using (var lost = new NewFile(name))
+        {
+            lost.Write(0, "new"u8);
+            lost.Commit();
+            lost.Revert();
+        }
+
+        Assert.Equal("", File.ReadAllText(path));
+        using (var kept = new NewFile(name))
+        {
+            kept.Write(0, "new"u8);
+            kept.Sync();
+            kept.Commit();
+            NewFile.SyncDirectoryOf(name);
+        }
+
+        Assert.Equal("new", File.ReadAllText(path));
+        Assert.Equal([path], Directory.GetFiles(_files.Root));
+    }
+
     public void Dispose() => _files.Dispose();
 
     /// <summary>Where the pages of a file that are no holes begin.</summary>

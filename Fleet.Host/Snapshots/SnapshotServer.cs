@@ -1,0 +1,155 @@
+using System.Net;
+using System.Net.Security;
+using System.Net.Sockets;
+using System.Security.Authentication;
+using System.Security.Cryptography.X509Certificates;
+using Fleet.Host.Link;
+using Fleet.Host.State;
+using Fleet.Shared.Access;
+using Fleet.Shared.Vms;
+using Serilog;
+
+namespace Fleet.Host.Snapshots;
+
+/// <summary>
+/// Gives snapshots to other hosts of the cell, each to the one host that the control plane named when it had it taken. Who asks is
+/// known by its certificate; whoever is not that host hears the same as of what is not there.
+/// </summary>
+internal sealed class SnapshotServer : IAsyncDisposable
+{
+    /// <summary>Fetches at once: as many as move at once when a host is drained. Others wait to be accepted.</summary>
+    private const int MostAtOnce = 8;
+
+    /// <summary>For the handshake and the question.</summary>
+    private static readonly TimeSpan AskingPatience = TimeSpan.FromSeconds(10);
+
+    private readonly TcpListener _listener;
+    private readonly LinkCredentials _credentials;
+    private readonly StateDirectory _state;
+    private readonly NodeTrust _trust;
+    private readonly ILogger _log;
+    private readonly CancellationTokenSource _ending = new();
+    private readonly SemaphoreSlim _places = new(MostAtOnce);
+    private readonly Task _accepting;
+
+    private SnapshotServer(TcpListener listener, LinkCredentials credentials, StateDirectory state, TimeProvider clock, ILogger log)
+    {
+        _listener = listener;
+        _credentials = credentials;
+        _state = state;
+        _trust = new NodeTrust(credentials.Authority, clock);
+        _log = log.ForContext<SnapshotServer>();
+        _accepting = AcceptAsync();
+    }
+
+    /// <summary>Where it listens.</summary>
+    public IPEndPoint Endpoint => (IPEndPoint)_listener.LocalEndpoint;
+
+    /// <exception cref="AgentStartException">The address can't be listened on.</exception>
+    public static SnapshotServer Start(IPEndPoint endpoint, LinkCredentials credentials, StateDirectory state, TimeProvider clock, ILogger log)
+    {
+        var listener = new TcpListener(endpoint);
+        try
+        {
+            listener.Start(backlog: 16);
+        }
+        catch (SocketException refused)
+        {
+            listener.Dispose();
+            throw new AgentStartException($"--transfer: {endpoint} can't be listened on: {refused.Message}. Choose an address of this machine and a port that is free.", refused);
+        }
+
+        return new SnapshotServer(listener, credentials, state, clock, log);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await _ending.CancelAsync().ConfigureAwait(false);
+        _listener.Dispose();
+        await _accepting.ConfigureAwait(false);
+        for (var place = 0; place < MostAtOnce; place++)
+            await _places.WaitAsync().ConfigureAwait(false);
+        _places.Dispose();
+        _ending.Dispose();
+    }
+
+    private async Task AcceptAsync()
+    {
+        await Task.Yield();
+        while (!_ending.IsCancellationRequested)
+        {
+            try
+            {
+                await _places.WaitAsync(_ending.Token).ConfigureAwait(false);
+                try
+                {
+                    _ = ServeAsync(await _listener.AcceptTcpClientAsync(_ending.Token).ConfigureAwait(false));
+                }
+                catch
+                {
+                    _places.Release();
+                    throw;
+                }
+            }
+            catch (Exception ended) when (ended is OperationCanceledException or ObjectDisposedException)
+            {
+                return;
+            }
+            catch (SocketException failed)
+            {
+                _log.Warning("A host that wants a snapshot could not be let in: {Why:l}", failed.Message);
+                await Task.Delay(TimeSpan.FromSeconds(1), _ending.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+        }
+    }
+
+    private async Task ServeAsync(TcpClient client)
+    {
+        try
+        {
+            using (client)
+            {
+                using var limit = CancellationTokenSource.CreateLinkedTokenSource(_ending.Token);
+                limit.CancelAfter(AskingPatience);
+                string peer = "";
+                await using var stream = new SslStream(client.GetStream());
+                await stream.AuthenticateAsServerAsync(
+                    new SslServerAuthenticationOptions
+                    {
+                        ServerCertificate = _credentials.Certificate,
+                        ClientCertificateRequired = true,
+                        CertificateChainPolicy = CellTls.Policy(_credentials.Authority),
+                        RemoteCertificateValidationCallback = (_, shown, _, _) =>
+                            (peer = _trust.Identify(shown as X509Certificate2, CertificateRole.Host).Holder?.Name ?? "").Length > 0,
+                    },
+                    limit.Token).ConfigureAwait(false);
+                var wanted = await SnapshotStream.ReadAsync(stream, FetchSnapshot.Parser, limit.Token).ConfigureAwait(false);
+                var folder = VmId.IsValid(wanted.VmId) ? _state.FolderOf(wanted.VmId) : "";
+                var record = folder.Length > 0 ? SnapshotFiles.Find(folder, wanted.Epoch) : null;
+                if (record is null || record.ForHost != peer)
+                {
+                    _log.Warning("Host {Peer} asked for a snapshot of {VmId} under epoch {Epoch} that is not there or not for it", peer, wanted.VmId, wanted.Epoch);
+                    await SnapshotStream.WriteAsync(stream, new FetchAnswer { Refusal = "There is no such snapshot for that host." }, limit.Token).ConfigureAwait(false);
+                    return;
+                }
+
+                limit.CancelAfter(SnapshotFetcher.PatienceFor(record.MemoryBytes));
+                await SnapshotStream.WriteAsync(stream, new FetchAnswer { Record = record }, limit.Token).ConfigureAwait(false);
+                await SnapshotStream.SendAsync(stream, folder, record, limit.Token).ConfigureAwait(false);
+            }
+        }
+        catch (Exception failed) when (failed is IOException or SocketException or OperationCanceledException or AuthenticationException or InvalidDataException
+            or UnauthorizedAccessException or ObjectDisposedException)
+        {
+            _log.Warning("A host did not get a snapshot from here: {Why:l}", failed.Message);
+        }
+        catch (Exception fault) when (fault is not OutOfMemoryException)
+        {
+            _log.Error(fault, "Giving a snapshot to a host failed");
+        }
+        finally
+        {
+            _places.Release();
+        }
+    }
+}
