@@ -69,6 +69,8 @@ internal sealed class GuestInit
             if (_console >= 0) Libc.fchown(_console, user.Uid, user.Gid);
         }
         FileSystems.MountForPrograms(configuration.Image is not null, Complain);
+        // Without it the command runs all the same, and says what it misses.
+        if (configuration.Network is { } network) NetworkInterface.SetUp(network, configuration.Hostname, Complain);
 
         var command = CommandLine.From(configuration, user, CommandLine.Probe);
         var exits = new ChildExits();

@@ -69,8 +69,19 @@ internal static class DoctorCommand
         yield return missing.Length == 0
             ? new Finding("tools", Mark.Ok, string.Join(", ", Tools))
             : new Finding("tools", Mark.Broken, $"not found: {string.Join(", ", missing)}; Fleet wants Debian's apt, kmod and util-linux");
+        yield return Networks();
         yield return Disk(data);
         yield return Journal(data);
+    }
+
+    // Only microVMs that ask for a network want these.
+    private static Finding Networks()
+    {
+        var missing = new[] { "ip", "nft" }.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool)))).ToArray();
+        return missing.Length > 0 ? new Finding("networks", Mark.Missing, $"not found: {string.Join(", ", missing)}; microVMs with a network want Debian's iproute2 and nftables")
+            : !File.Exists("/dev/net/tun") ? new Finding("networks", Mark.Missing, "/dev/net/tun is not there; microVMs with a network want the kernel's module tun")
+            : !Environment.IsPrivilegedProcess ? new Finding("networks", Mark.Missing, "only root can make networks: run the agent as root")
+            : new Finding("networks", Mark.Ok, "ip, nft, /dev/net/tun");
     }
 
     private static Finding Journal(DataDirectory data) => JournalCheck.Look(data.Scheduler) switch

@@ -9,6 +9,7 @@ using Fleet.Host.Drivers.Simulated;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images;
 using Fleet.Host.Link;
+using Fleet.Host.Networks;
 using Fleet.Host.State;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
@@ -69,6 +70,9 @@ internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? C
 
     /// <summary>What the host does about pressure on its machine.</summary>
     public ReactionOptions Reaction { get; init; } = new(false, null);
+
+    /// <summary>What the networks of its tenants are cut from.</summary>
+    public NetworkOptions Networks { get; init; } = new();
 
     /// <summary>Where microVMs leave when they ran; null: nowhere.</summary>
     public DirectoryInfo? RunLog { get; init; }
@@ -249,6 +253,7 @@ internal static class NodeProcess
         Transfer = host.Transfer,
         Reacts = !host.Reaction.Off,
         Credits = host.Reaction.Credits,
+        Networks = host.Networks,
         Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null),
         AutoDriver = DriverChoice.Auto,
         AgentVersion = Version,

@@ -34,6 +34,8 @@ internal static class UpCommand
         up.Validators.Add(NodeOptions.ListensOn);
         var reaction = new ReactionSettings();
         reaction.AddTo(up);
+        var network = new NetworkSettings();
+        network.AddTo(up);
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
@@ -58,6 +60,7 @@ internal static class UpCommand
                     RunLog = parsed.GetValue(runLog),
                     Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
                     Reaction = reaction.Of(parsed),
+                    Networks = network.Of(parsed),
                 },
             };
             return await NodeProcess.RunAsync(parsed, roles, cancellation);
@@ -84,6 +87,7 @@ internal static class UpCommand
                 words.AddRange(["--lease", $"{seconds}"]);
             words.AddRange(oversubscription.Words(parsed));
             words.AddRange(reaction.Words(parsed));
+            words.AddRange(network.Words(parsed));
             if (parsed.GetValue(runLog) is { } runs)
                 words.AddRange(["--run-log", runs.FullName]);
             foreach (var other in parsed.GetValue(name) ?? [])
@@ -154,6 +158,8 @@ internal static class HostCommand
         var host = new Command("host", "Hosts: run an agent (--join), list, show, remove") { join, hostId, cpus, memory, label, zone, runLog, transfer };
         var reaction = new ReactionSettings();
         reaction.AddTo(host);
+        var network = new NetworkSettings();
+        network.AddTo(host);
         host.SetAction(async (parsed, cancellation) =>
         {
             if (parsed.GetValue(join) is not { Length: > 0 } schedulers)
@@ -174,6 +180,7 @@ internal static class HostCommand
                         Transfer = parsed.GetValue(transfer),
                         Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
                         Reaction = reaction.Of(parsed),
+                        Networks = network.Of(parsed),
                     },
                 },
                 cancellation);

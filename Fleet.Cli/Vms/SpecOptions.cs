@@ -23,6 +23,8 @@ internal sealed class SpecOptions
     private readonly Option<string[]> _spread = new("--spread") { Description = $"To keep a group even over zones: {GroupText.SpreadForm}; may be repeated" };
     private readonly Option<string[]> _limit = new("--limit") { Description = $"A rate limit: {LimitText.Form}; may be repeated" };
     private readonly Option<string?> _image = new("--image") { Description = "An OCI image: registry/name:tag, or on the host oci:/folder or docker-archive:/file.tar" };
+    private readonly Option<string?> _network = new("--network") { Description = "none (default), or tenant: an interface in its tenant's network on its host" };
+    private readonly Option<string[]> _publish = new("--publish", "-p") { Description = $"A port of the host that leads to it: {PortText.Form}; gives it a network; may be repeated" };
     private readonly Option<string?> _kernel = new("--kernel") { Description = "A kernel of your own: absolute path on the host" };
     private readonly Option<string?> _initrd = new("--initrd") { Description = "Its initrd" };
     private readonly Option<string?> _bootArgs = new("--boot-args") { Description = "Its command line" };
@@ -36,7 +38,7 @@ internal sealed class SpecOptions
     {
         Option[] all =
         [
-            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
+            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _network, _publish, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
             _fencing, _priority, _simulate,
         ];
         foreach (var option in all)
@@ -68,6 +70,13 @@ internal sealed class SpecOptions
             spec["placement"] = placement;
         if (LimitsCommand.Of(parsed.GetValue(_limit)) is { } limits)
             spec["rate_limits"] = limits;
+        Put(spec, "network", parsed.GetValue(_network));
+        if (parsed.GetValue(_publish) is { Length: > 0 } ports)
+        {
+            spec["ports"] = PortText.Ports(ports);
+            // Who publishes a port means a network.
+            spec["network"] ??= "tenant";
+        }
         if (parsed.GetValue(_kernel) is { } path)
         {
             var boot = new JsonObject { ["kernel_path"] = path };

@@ -224,6 +224,10 @@ internal static class VmCommands
         if (ReasonText(vm) is { Length: > 1 } reason)
             output.WriteLine($"reason   {reason} ({vm.GetProperty("reason").Text("code")})");
         output.WriteLine($"host     {vm.Text("host")}, epoch {vm.Text("epoch")}, driver {vm.Text("driver")}, VMM pid {vm.Text("vmm_pid")}");
+        if (vm.TryGetProperty("addresses", out var addresses) && addresses.ValueKind == JsonValueKind.Object)
+            output.WriteLine($"address  {addresses.Text("ipv4")}, {addresses.Text("ipv6")}");
+        if (spec.GetProperty("ports") is { } ports && ports.GetArrayLength() > 0)
+            output.WriteLine($"ports    {string.Join(", ", ports.EnumerateArray().Select(PortText.Of))}");
         output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB");
         output.WriteLine($"command  {Render.Printable(string.Join(' ', spec.GetProperty("command").EnumerateArray().Select(word => Quote(word.GetString() ?? ""))))}");
         if (spec.Text("restart") is var policy and not "never")

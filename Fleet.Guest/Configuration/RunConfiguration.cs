@@ -10,6 +10,9 @@ namespace Fleet.Guest.Configuration;
 /// <param name="Image">The OCI image whose root file system it runs in; null: the initramfs.</param>
 internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyList<KeyValuePair<string, string>> Env, string Hostname, ImageConfiguration? Image = null)
 {
+    /// <summary>What the network interface is to be set to; null: there is none.</summary>
+    public NetworkConfiguration? Network { get; init; }
+
     public const string Path = "/fleet/run.json";
 
     /// <summary>The file is written by the host from an API request of at most 1 MiB; JSON may escape each byte as six.</summary>
@@ -42,6 +45,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         List<KeyValuePair<string, string>>? env = null;
         string? hostname = null;
         ImageConfiguration? image = null;
+        NetworkConfiguration? network = null;
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
             throw new BadConfigurationException("run.json is not an object");
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
@@ -54,7 +58,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 case "env" when env is null: env = ReadEnv(ref reader); break;
                 case "hostname" when hostname is null: hostname = ReadString(ref reader, member); break;
                 case "image" when image is null: image = ReadImage(ref reader); break;
-                case "argv" or "env" or "hostname" or "image": throw new BadConfigurationException($"run.json has '{member}' twice");
+                case "network" when network is null: network = NetworkConfiguration.Read(ref reader); break;
+                case "argv" or "env" or "hostname" or "image" or "network": throw new BadConfigurationException($"run.json has '{member}' twice");
                 default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
             }
         }
@@ -63,7 +68,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
         if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
             throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
-        return new RunConfiguration(argv, env ?? [], hostname ?? "", image);
+        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Network = network };
     }
 
     internal static List<string> ReadArgv(ref Utf8JsonReader reader)

@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
+using Fleet.Host.Networks;
 using Fleet.Host.Snapshots;
 using Fleet.Host.State;
 using Fleet.Shared.Contracts;
@@ -52,6 +53,7 @@ public sealed class HostAgent : IAsyncDisposable
         var log = options.Log.ForContext<HostAgent>();
         var state = StateDirectory.Open(options.StateDirectory, options.Log);
         var ending = new CancellationTokenSource();
+        var networks = new HostNetworks(options.Networks, options.HostId, options.StateDirectory, options.Log);
         ActorSystem? actors = null;
         SnapshotServer? snapshots = null;
         try
@@ -67,6 +69,7 @@ public sealed class HostAgent : IAsyncDisposable
                 log.Information("Taking over {Count} microVMs of an earlier agent", found.Count);
             var images = new ImageStore(Path.Combine(options.StateDirectory, "images"), options.Images with { Clock = options.Clock, Log = options.Log });
             images.RemoveLeftovers();
+            await networks.TakeUpAsync(found).ConfigureAwait(false);
             var context = new MicroVmContext(
                 state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
             {
@@ -76,6 +79,7 @@ public sealed class HostAgent : IAsyncDisposable
                 Credits = options.Credits,
                 Proc = options.Proc,
                 Fetcher = new SnapshotFetcher(options.Credentials, options.Clock),
+                Networks = networks,
             };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
@@ -90,6 +94,7 @@ public sealed class HostAgent : IAsyncDisposable
                 await snapshots.DisposeAsync().ConfigureAwait(false);
             if (actors is not null)
                 await actors.Terminate().ConfigureAwait(false);
+            await networks.DisposeAsync().ConfigureAwait(false);
             ending.Dispose();
             state.Dispose();
             throw;
@@ -108,6 +113,7 @@ public sealed class HostAgent : IAsyncDisposable
             await _snapshots.DisposeAsync().ConfigureAwait(false);
         await _actors.Terminate().WaitAsync(EndLimit).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         await _context.Work.WhenIdleAsync().WaitAsync(EndLimit).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await _context.Networks.DisposeAsync().ConfigureAwait(false);
         _context.State.Dispose();
         _owner.Dispose();
         _ending.Dispose();

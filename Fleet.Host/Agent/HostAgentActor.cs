@@ -303,7 +303,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         if (_vms.Count >= VmLimits.MaxVmsPerHost)
             Refuse(launch, $"The host carries {VmLimits.MaxVmsPerHost} microVMs, the most that one agent takes; delete some that have ended.");
         else
-            Begin(_context.NewRecord(launch), found: false);
+            BeginNew(launch);
     }
 
     private void OnLeased(VmmLease lease)
@@ -355,11 +355,11 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         Send(report);
     }
 
-    private void Refuse(LaunchVm launch, string why)
+    private void Refuse(LaunchVm launch, string why, string code = "launch_failed")
     {
         _log.Warning("Refused to launch {VmId} under epoch {Epoch}: {Reason}", launch.VmId, launch.Epoch, why);
         var report = _context.NewReport(launch.VmId, launch.Epoch, HostVmState.Failed);
-        report.Reason = new Reason { Code = "launch_failed", Message = ReasonText.Shorten(why) };
+        report.Reason = new Reason { Code = code, Message = ReasonText.Shorten(why) };
         report.NeverRan = true;
         Send(report);
     }
@@ -490,8 +490,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
 
         _vms.Remove(id);
         _removed.Add(id, entry.Epoch, entry.Report.Sequence);
-        if (entry.Next is { } next)
-            Begin(_context.NewRecord(next), found: false);
+        BeginNext(entry);
     }
 
     private void TakeUp(string id)
@@ -518,9 +517,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
 
         // It had not come so far as to write down its launch, and so has started nothing.
         _vms.Remove(id);
+        _context.Networks.Release(id);
         Refuse(new LaunchVm { VmId = id, Epoch = entry.Epoch }, "The agent failed before it had written the launch down; its log tells more.");
-        if (entry.Next is { } next)
-            Begin(_context.NewRecord(next), found: false);
+        BeginNext(entry);
     }
 
     private sealed class Entry(LaunchRecord record)

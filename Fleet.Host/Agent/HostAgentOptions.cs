@@ -2,6 +2,7 @@ using System.Net;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
+using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -57,6 +58,8 @@ public sealed record HostAgentOptions
 
     /// <summary>Where other hosts of the cell fetch the snapshots that they are to go on with; null: nowhere.</summary>
     public IPEndPoint? Transfer { get; init; }
+    /// <summary>What the networks of microVMs that want one are cut from.</summary>
+    public NetworkOptions Networks { get; init; } = new();
 
     /// <summary>Where the kernel tells of the machine.</summary>
     internal string Proc { get; init; } = "/proc";
@@ -91,6 +94,8 @@ public sealed record HostAgentOptions
             return $"A host offers 1 to {1 << 30} MiB of memory, and not {MemoryMib}.";
         if (Transfer is { Address: var at } && (at.Equals(IPAddress.Any) || at.Equals(IPAddress.IPv6Any)))
             return $"Snapshots are fetched from an address that other hosts can reach; '{Transfer}' names none. Give one of this machine's own.";
+        if (Networks.FirstProblem() is { } network)
+            return network;
         if (Labels.Count > VmLimits.MaxLabels)
             return $"A host has at most {VmLimits.MaxLabels} labels, and not {Labels.Count}.";
         var label = Labels.FirstOrDefault(label => !VmSpecRules.IsLabelKey(label.Key) || !VmSpecRules.IsLabelValue(label.Value));

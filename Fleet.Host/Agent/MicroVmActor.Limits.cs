@@ -47,6 +47,9 @@ internal sealed partial class MicroVmActor
             return;
         foreach (var name in RateLimitRules.Names)
         {
+            // Who has no interface has no limiters of one.
+            if (NetworkRules.Limiter(name, name, _record.Launch.Spec) is not null)
+                continue;
             var tune = new RateLimiterActor.Tune(_record.Launch.Spec.RateLimits.TryGetValue(name, out var limit) ? limit : null, WantedLimits);
             if (_limiters.TryGetValue(name, out var limiter))
             {

@@ -38,6 +38,7 @@ internal sealed partial class MicroVmActor
             try
             {
                 _context.Ending.ThrowIfCancellationRequested();
+                await JoinNetworkAsync(launch, given).ConfigureAwait(false);
                 return await HandOverAsync(await driver.LaunchAsync(launch, given).ConfigureAwait(false)).ConfigureAwait(false);
             }
             finally
@@ -138,6 +139,8 @@ internal sealed partial class MicroVmActor
         {
             if (_slot.Close() is { } vmm)
                 await vmm.DisposeAsync().ConfigureAwait(false);
+            if (_record.Network is not null)
+                await _context.Networks.AttachAsync(CancellationToken.None).ConfigureAwait(false);
             await Task.Run(() => _context.State.Remove(_record.Launch.VmId)).ConfigureAwait(false);
             return new FilesGone(null);
         }

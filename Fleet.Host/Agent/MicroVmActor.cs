@@ -109,6 +109,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     {
         Lease = IsFenced ? _context.Lease.Now : null,
         SnapshotEpoch = _record.Launch.SnapshotEpoch,
+        Link = Interface,
     };
 
     protected override void PreStart()
@@ -327,6 +328,8 @@ internal sealed partial class MicroVmActor : UntypedActor
     private void Report(MicroVmEffect.Report effect)
     {
         // Rises within an epoch, over restarts of the agent too: time carries it where the last number was lost.
+        if (effect.State >= HostVmState.Ended)
+            LeaveNetwork();
         var report = _context.NewReport(_record.Launch.VmId, _record.Launch.Epoch, effect.State, _record.Driver, _record.Report.Sequence);
         report.Reason = Shortened(effect.Reason);
         report.Exit = effect.Exit;
@@ -334,6 +337,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         report.SuspendFailed = effect.SuspendFailed is { } refused ? new SuspendFailure { Attempt = refused.Attempt, Reason = Shortened(refused.Reason) } : null;
         report.Snapshot = effect.State == HostVmState.Suspended ? Digest() : null;
         report.LimitsRevision = _limitsInForce;
+        report.Addresses = effect.State == HostVmState.Running ? _context.Networks.Find(_record.Launch.VmId)?.ToAddresses() : null;
         report.VmmPid = effect.State == HostVmState.Running ? _vmm?.Pid ?? 0 : 0;
         _record.Report = report;
         if (effect.State != HostVmState.Removed)

@@ -3,6 +3,7 @@ using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
+using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
 using Fleet.Host.Snapshots;
 using Fleet.Host.State;
@@ -39,6 +40,8 @@ internal sealed record MicroVmContext(
 
     /// <summary>Gets snapshots from other hosts; null: none can be had.</summary>
     public SnapshotFetcher? Fetcher { get; init; }
+    /// <summary>The networks of this host's tenants.</summary>
+    public required HostNetworks Networks { get; init; }
 
     /// <summary>Where the kernel tells of the machine.</summary>
     public string Proc { get; init; } = "/proc";

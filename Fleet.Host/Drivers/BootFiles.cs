@@ -55,7 +55,7 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
         var image = await images.GetDefaultAsync(cancellation).ConfigureAwait(false);
         string initrd = Path.Combine(launch.Directory, VmmFiles.Initrd);
         if (launch.Image is { } oci) LinkRoot(oci.RootPath, Path.Combine(launch.Directory, VmmFiles.Root));
-        var run = GuestRun.Of(launch.Spec, launch.Image?.Run);
+        var run = GuestRun.Of(launch.Spec, launch.Image?.Run) with { Network = launch.Link?.Place };
         await images.WriteInitrdAsync(image, run, initrd, cancellation).ConfigureAwait(false);
         // A kernel that has too little room dies without a word, or hangs.
         KernelFile.Check(image.KernelPath, initrd, launch.Spec.MemoryMib);

@@ -156,8 +156,14 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         // The way to fleet-init, which a kernel of the user's own does not have.
         if (launch.Spec.Boot is null) configuration["vsock"] = new JsonObject { ["guest_cid"] = KvmVmm.GuestContext, ["uds_path"] = JailCommand.Guest };
         if (launch.Lease is { } lease) configuration["fleet-lease"] = KvmVmm.LeaseBody(lease);
+        if (launch.Link is { } link)
+        {
+            configuration["network-interfaces"] = new JsonArray { VmmNetwork.Configuration(launch.Spec, link, JailCommand.Tap) };
+            configuration["mmds-config"] = VmmNetwork.MetadataConfiguration();
+        }
         try
         {
+            if (launch.Link is not null) File.WriteAllText(Path.Combine(launch.Directory, VmmFiles.Metadata), VmmNetwork.Metadata(launch).ToJsonString());
             File.WriteAllText(Path.Combine(launch.Directory, VmmFiles.Configuration), configuration.ToJsonString());
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)

@@ -139,6 +139,14 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
                 "-device", $"virtserialport,chardev=guest,name={GuestPort}",
             ]);
         }
+        if (launch.Link is { } link)
+        {
+            arguments.AddRange(
+            [
+                "-netdev", $"tap,id=net,ifname={link.Tap},script=no,downscript=no",
+                "-device", $"virtio-net-device,netdev=net,mac={link.Place.Mac}",
+            ]);
+        }
         return arguments;
     }
 

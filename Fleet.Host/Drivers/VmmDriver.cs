@@ -1,5 +1,6 @@
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
+using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
 using Fleet.Host.Snapshots;
 using Fleet.Shared.Contracts;
@@ -123,7 +124,14 @@ public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Dir
 
     /// <summary>The launch whose snapshot in the directory it goes on from; 0: it boots.</summary>
     public ulong SnapshotEpoch { get; init; }
+    /// <summary>Its network interface; null: none.</summary>
+    public VmmInterface? Link { get; init; }
 }
+
+/// <summary>A microVM's network interface: the tap is there, with every rule that guards it.</summary>
+/// <param name="Place">Addresses.</param>
+/// <param name="Tap">The interface of the host that the VMM is to open.</param>
+public sealed record VmmInterface(Attachment Place, string Tap);
 
 /// <summary>An OCI image that is here.</summary>
 /// <param name="RootPath">Its root file system, a read-only squashfs that other microVMs use as well.</param>

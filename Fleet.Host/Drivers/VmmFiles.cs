@@ -33,6 +33,9 @@ internal static class VmmFiles
     /// <summary>What fleet-vmm is to run.</summary>
     public const string Configuration = "config.json";
 
+    /// <summary>What fleet-vmm tells its guest of itself.</summary>
+    public const string Metadata = "metadata.json";
+
     /// <summary>fleet-vmm's last words.</summary>
     public const string Exit = "exit.json";
 
@@ -46,7 +49,7 @@ internal static class VmmFiles
     public const string GuestSocket = "guest.sock";
 
     private static readonly string[] All =
-        [GuestSocket, Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Root, Configuration, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
+        [GuestSocket, Pid, User, ConsoleInput, Status, Log, ResetLog, Initrd, Root, Configuration, Metadata, Exit, ApiSocket, QmpSocket, ConsoleLog.FileName];
 
     /// <summary>Makes the directory, or empties it of an earlier launch's files.</summary>
     public static void Prepare(string directory)

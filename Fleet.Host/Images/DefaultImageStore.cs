@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using System.Text.Encodings.Web;
+using Fleet.Host.Networks;
 using Serilog;
 
 namespace Fleet.Host.Images;
@@ -117,6 +118,18 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
                 json.WriteString("user"u8, image.User);
                 json.WriteString("workdir"u8, image.WorkingDirectory);
                 json.WriteNumber("stop_signal"u8, image.StopSignal);
+                json.WriteEndObject();
+            }
+            if (run.Network is { } network)
+            {
+                json.WriteStartObject("network"u8);
+                json.WriteString("mac"u8, network.Mac);
+                json.WriteString("ipv4"u8, $"{network.Address4}/{network.Subnet4.PrefixLength}");
+                json.WriteString("gateway4"u8, network.Gateway4.ToString());
+                json.WriteString("ipv6"u8, $"{network.Address6}/{network.Subnet6.PrefixLength}");
+                json.WriteString("gateway6"u8, network.Gateway6.ToString());
+                json.WriteString("resolver"u8, network.Gateway4.ToString());
+                json.WriteString("domain"u8, TenantResolver.Domain);
                 json.WriteEndObject();
             }
             json.WriteEndObject();

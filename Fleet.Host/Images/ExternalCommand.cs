@@ -51,6 +51,9 @@ internal static class ExternalCommand
         }
     }
 
+    /// <summary>Whether this host has it.</summary>
+    public static bool IsThere(string program) => Find(program) is not null;
+
     /// <summary>Starts a program whose output the caller reads; end it with <see cref="EndAsync"/> on every path.</summary>
     public static async Task<Process> StartAsync(
         string program, IReadOnlyList<string> arguments, string? workingDirectory, CancellationToken cancellation)
@@ -115,12 +118,14 @@ internal static class ExternalCommand
     }
 
     /// <summary>An agent that is not root often lacks the sbin folders in PATH, where depmod is.</summary>
-    private static string Locate(string program)
+    private static string Locate(string program) => Find(program) ?? program;
+
+    private static string? Find(string program)
     {
         var folders = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries);
         return folders.Concat(["/usr/sbin", "/usr/bin", "/sbin", "/bin"])
             .Select(folder => Path.Combine(folder, program))
-            .FirstOrDefault(File.Exists) ?? program;
+            .FirstOrDefault(File.Exists);
     }
 
     private static string Describe(string program, IReadOnlyList<string> arguments) => $"`{program} {string.Join(' ', arguments)}`";

@@ -1,4 +1,5 @@
 using Fleet.Host.Images.Oci;
+using Fleet.Host.Networks;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Images;
@@ -30,6 +31,9 @@ public sealed record BootImage(string KernelPath, string InitrdPath);
 /// <param name="Hostname">The microVM's name.</param>
 public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<string, string> Env, string Hostname)
 {
+    /// <summary>What its interface is to be set to; null: it has none.</summary>
+    public Attachment? Network { get; init; }
+
     /// <summary>In whose root file system, and how; null: in the initramfs.</summary>
     public ImageRun? Image { get; init; }
 

@@ -72,7 +72,13 @@ internal sealed record CreateVmBody
     [Description("Only with the driver simulated")]
     public SimulatedBody? Simulated { get; init; }
 
-    [Description("What its rate limiters let pass, by the limiter's name: entropy. Not with the driver qemu")]
+    [Description("none: no interface; tenant: one in its tenant's network on its host. Not with the driver simulated"), DefaultValue(NetworkRules.None), AllowedValues(NetworkRules.None, NetworkRules.Tenant)]
+    public string? Network { get; init; }
+
+    [Description("Ports of its host that lead to it; only with network tenant"), MaxLength(VmLimits.MaxPorts)]
+    public IReadOnlyList<PortBody>? Ports { get; init; }
+
+    [Description("What its rate limiters let pass, by the limiter's name: entropy, and with a network net.rx and net.tx. Not with the driver qemu")]
     public IReadOnlyDictionary<string, RateLimitBody>? RateLimits { get; init; }
 }
 
@@ -98,6 +104,22 @@ internal sealed record TokenBucketBody
     [Description("Tokens on top, once"), Range(0, VmLimits.MaxBucketSize), DefaultValue(0L)]
     public long? OneTimeBurst { get; init; }
 }
+
+/// <summary>A port of the host, on all of its addresses, that leads to one of the microVM's.</summary>
+internal sealed record PortBody
+{
+    [Description("Of the host; tenants' from 1024 on"), Required, Range(1, ushort.MaxValue)]
+    public long? Host { get; init; }
+
+    [Description("Of the guest; default: the same"), Range(1, ushort.MaxValue)]
+    public long? Guest { get; init; }
+
+    [DefaultValue(NetworkRules.Tcp), AllowedValues(NetworkRules.Tcp, NetworkRules.Udp)]
+    public string? Protocol { get; init; }
+}
+
+/// <summary>Where a microVM is reached by its host, and by others of its tenant there.</summary>
+internal sealed record AddressesBody(string Ipv4, string Ipv6);
 
 /// <summary>A kernel by absolute paths on the host.</summary>
 internal sealed record BootBody
@@ -168,6 +190,7 @@ internal sealed record VmBody(
     ulong Epoch,
     string? Driver,
     int? VmmPid,
+    AddressesBody? Addresses,
     string CreatedAt,
     string ChangedAt,
     ulong Version,
@@ -196,6 +219,8 @@ internal sealed record VmSpecBody(
     string Priority,
     PlacementBody? Placement,
     SimulatedBody? Simulated,
+    string Network,
+    IReadOnlyList<PortBody> Ports,
     IReadOnlyDictionary<string, RateLimitBody> RateLimits);
 
 /// <summary>The rate limiters of a microVM.</summary>

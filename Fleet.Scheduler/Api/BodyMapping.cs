@@ -33,6 +33,7 @@ internal static class BodyMapping
             Host = body.Host ?? "",
             Tenant = body.Tenant ?? "",
             Image = body.Image ?? "",
+            Network = body.Network ?? NetworkRules.None,
         };
         spec.Command.Add(body.Command ?? []);
         foreach (var (name, value) in body.Env ?? Empty)
@@ -67,9 +68,16 @@ internal static class BodyMapping
             spec.Simulated.CpuPercent.AddRange(ToCurve("simulated.cpu_percent", simulated.CpuPercent));
             spec.Simulated.MemoryPercent.AddRange(ToCurve("simulated.memory_percent", simulated.MemoryPercent));
         }
+        spec.Ports.Add((body.Ports ?? []).Select(ToPort));
         foreach (var (name, limit) in body.RateLimits ?? new Dictionary<string, RateLimitBody>())
             spec.RateLimits.Add(name, ToLimit($"rate_limits.{name}", limit));
         return spec;
+    }
+
+    private static PublishedPort ToPort(PortBody port, int i)
+    {
+        var host = InRange($"ports[{i}].host", port.Host ?? throw new RequestRefused(ErrorCodes.MissingField, "A port needs host, its number on the host.", $"ports[{i}].host"), 1, ushort.MaxValue);
+        return new() { Host = (uint)host, Guest = (uint)InRange($"ports[{i}].guest", port.Guest ?? host, 1, ushort.MaxValue), Protocol = port.Protocol ?? NetworkRules.Tcp };
     }
 
     private static PlacementWishes? ToWishes(PlacementBody? body)
@@ -157,6 +165,7 @@ internal static class BodyMapping
         vm.Epoch,
         OrNull(vm.Driver),
         vm.VmmPid == 0 ? null : vm.VmmPid,
+        vm.Addresses is { } addresses ? new AddressesBody(addresses.Ipv4, addresses.Ipv6) : null,
         Text(vm.CreatedAt),
         Text(vm.ChangedAt),
         vm.Version,
@@ -174,6 +183,7 @@ internal static class BodyMapping
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
                 : null,
+            OrNull(vm.Spec.Network) ?? NetworkRules.None, [.. vm.Spec.Ports.Select(port => new PortBody { Host = port.Host, Guest = port.Guest, Protocol = port.Protocol })],
             new SortedDictionary<string, RateLimitBody>(vm.Spec.RateLimits.ToDictionary(limit => limit.Key, limit => ToBody(limit.Value)!), StringComparer.Ordinal)));
 
     public static TokenBody ToBody(TokenRecord token) => new(

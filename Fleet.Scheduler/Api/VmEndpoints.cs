@@ -224,6 +224,8 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, "To the class high others have to give way, and that is not a tenant's to say; use normal or low.", "priority");
         if (body.Driver == "qemu")
             throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed; leave driver out, and the host takes what it has.", "driver");
+        if (body.Ports?.FirstOrDefault(port => port.Host < NetworkRules.FirstTenantPort) is { } low)
+            throw new RequestRefused(ErrorCodes.Forbidden, $"Ports of a host below {NetworkRules.FirstTenantPort} are for its own services; publish another than {low.Host}.", "ports");
         // A launch that is made to fail speaks against its host, and three of them have it left alone.
         if (body.Simulated is not null)
             throw new RequestRefused(ErrorCodes.Forbidden, "How a simulated guest behaves is for tests of the fleet; leave simulated out.", "simulated");

@@ -1,3 +1,5 @@
+using System.Net;
+using System.Net.Sockets;
 using System.Text.RegularExpressions;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
@@ -149,7 +151,11 @@ internal static partial class HostMessageRules
             return $"report of {report.VmId}: snapshot goes with a suspended microVM, and has two digests of 32 bytes.";
         if (report.SuspendFailed is { } refused && !CodeForm().IsMatch(refused.Reason?.Code ?? ""))
             return $"report of {report.VmId}: suspend_failed.reason.code must match [a-z0-9_]{{1,64}}.";
+        if (report.Addresses is { } addresses && (!Is(addresses.Ipv4, AddressFamily.InterNetwork) || !Is(addresses.Ipv6, AddressFamily.InterNetworkV6)))
+            return $"report of {report.VmId}: addresses are none.";
         return Unfit(report.Driver, MostName, "report.driver");
+
+        static bool Is(string text, AddressFamily family) => text.Length <= MostName && IPAddress.TryParse(text, out var address) && address.AddressFamily == family;
     }
 
     private static string? Check(LimiterFigures figures)

@@ -101,6 +101,7 @@ public static class VmFold
                 next.Driver = running.Driver;
                 next.VmmPid = running.VmmPid;
                 next.LimitsInForce = running.LimitsRevision;
+                next.Addresses = running.Addresses?.Clone();
                 next.RunningAt = running.At?.Clone();
                 return running.At;
             case VmLimitsChanged limits:
@@ -217,6 +218,7 @@ public static class VmFold
     {
         next.Move = null;
         next.Saved = null;
+        next.Addresses = null;
         next.EndedAt = at?.Clone();
         if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
             next.Restarts = 0;
@@ -240,6 +242,7 @@ public static class VmFold
         next.Exit = null;
         next.Driver = "";
         next.VmmPid = 0;
+        next.Addresses = null;
         next.LimitsInForce = 0;
     }
 }

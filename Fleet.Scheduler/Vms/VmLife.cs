@@ -174,6 +174,8 @@ public sealed record VmLife
         var driver = Record!.Driver.Length > 0 ? Record.Driver : Record.Spec.Driver;
         if (limit is not null && !RateLimitRules.Drivers.Contains(driver))
             return Decision.Refuse("wrong_state", $"The microVM runs under the driver {driver}, whose VMM has no rate limiters that can be told.");
+        if (limit is not null && NetworkRules.Limiter("limiter", name, Record.Spec) is { } none)
+            return Decision.Refuse("wrong_state", none.Message);
         var changed = new VmLimitsChanged { At = At(now), RateLimits = { Record.Spec.RateLimits.Clone() } };
         changed.RateLimits.Remove(name);
         if (limit is not null)
@@ -253,6 +255,7 @@ public sealed record VmLife
                     Driver = report.Driver,
                     VmmPid = report.VmmPid,
                     LimitsRevision = Known(report.LimitsRevision),
+                    Addresses = NetworkRules.IsWanted(Record!.Spec) ? report.Addresses?.Clone() : null,
                 });
             // Told once: how far it is only its host knows.
             case VmState.Starting when report.State == HostVmState.Launching && report.Reason is { Code: PullingImageCode } pulling && Record!.Reason?.Code != PullingImageCode:
@@ -456,6 +459,9 @@ public sealed record VmLife
     public bool IsMoving => Record is { State: VmState.Stopping, Move: not null };
 
     /// <summary>It is saved here in order to go on elsewhere.</summary>
+    /// <summary>Whether a guest may go on at another host: its image's root may be another there under the same name, and its addresses are of its host's network.</summary>
+    internal static bool TravelsWithMemory(VmSpec spec) => spec.Image.Length == 0 && !NetworkRules.IsWanted(spec);
+
     private bool TakesMemory => IsMoving && Record!.Move.Address.Length > 0;
 
     private VmMoveBegan StopsAfterAll(Reason why, DateTimeOffset now) => new()
@@ -514,7 +520,7 @@ public sealed record VmLife
 
     /// <summary>It never ran, the host could be at fault, and there may be others.</summary>
     private bool MayGoElsewhere(VmReport report) =>
-        LaunchFaults.IsHosts(report) && Record!.Spec.Host.Length == 0 && Record.FailedHosts.Count + 1 < LaunchFaults.MostHosts;
+        LaunchFaults.MayWorkElsewhere(report) && Record!.Spec.Host.Length == 0 && Record.FailedHosts.Count + 1 < LaunchFaults.MostHosts;
 
     // Nothing of it ran, and what it is saved in is whole.
     private static bool MayResumeAgain(VmReport report) => report.NeverRan && report.Reason?.Code is not ("snapshot_lost" or "snapshot_invalid");

@@ -9,7 +9,7 @@ public static class RateLimitRules
     /// <summary>
     /// The limiters that a microVM can have: one for each device that a host gives to every microVM and that has something to limit.
     /// </summary>
-    public static readonly IReadOnlyList<string> Names = ["entropy"];
+    public static readonly IReadOnlyList<string> Names = ["entropy", NetworkRules.ReceiveLimiter, NetworkRules.SendLimiter];
 
     /// <summary>Drivers whose VMM has rate limiters; <c>auto</c> may turn out to be one.</summary>
     public static readonly IReadOnlyList<string> Drivers = ["auto", "kvm", "simulated"];

@@ -105,6 +105,9 @@ public static class VmLimits
     /// <summary>An hour: what fills more slowly limits by hours that nobody waits.</summary>
     public const long MaxRefillMs = 3_600_000;
 
+    /// <summary>Ports of its host that one microVM may have.</summary>
+    public const int MaxPorts = 32;
+
     /// <summary>Longest grace that a stop may ask for.</summary>
     /// <summary>Of a host's drain: a week.</summary>
     public const int MaxDrainSeconds = 7 * 24 * 3600;

@@ -40,6 +40,7 @@ public static class VmSpecRules
             ?? PlacementWishRules.FirstProblem("placement", spec.Placement)
             ?? Host(spec.Host)
             ?? Simulated(spec)
+            ?? NetworkRules.FirstProblem(spec)
             ?? RateLimits(spec);
     }
 

@@ -21,6 +21,9 @@ internal enum PassedKind
 
     /// <summary>A Unix socket that is made and listens.</summary>
     Listen,
+
+    /// <summary>A tap interface, by its name.</summary>
+    Tap,
 }
 
 /// <summary><c>--fd N=kind:path</c>.</summary>
@@ -146,7 +149,7 @@ internal sealed class JailOptions
           --cgroup-version <1|2>     [default: where the controller is]
           --parent-cgroup <path>     [default: fleet]
           --resource-limit <name>=<n>  {string.Join(", ", ResourceNames)}. May be repeated. [defaults: no-file=2048, core=0, nproc=64, memlock=8388608, msgqueue=0]
-          --fd <n>=<kind>:<path>     The VMM gets a file as descriptor n, and names it /dev/fd/n. Kinds: read, edit, write, append, listen.
+          --fd <n>=<kind>:<path>     The VMM gets a file as descriptor n, and names it /dev/fd/n. Kinds: read, edit, write, append, listen, tap.
           --bind <source>=<path>     A file or folder of the host that the jail shows at <path>. May be repeated.
           --bind-ro <source>=<path>  The same, read-only.
           --device <name>            {string.Join(" or ", DeviceNames)}, beside kvm and urandom. May be repeated.
@@ -269,12 +272,13 @@ internal sealed class JailOptions
             "write" => PassedKind.Write,
             "append" => PassedKind.Append,
             "listen" => PassedKind.Listen,
+            "tap" => PassedKind.Tap,
             _ => null,
         };
         if (kind is null || colon == rest.Length - 1
             || !int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out var fd) || fd is < 3 or >= PassedLimit || Passed.Exists(passed => passed.Number == fd))
         {
-            throw new ArgumentFaultException($"The argument '{name}' takes N=KIND:PATH with a number from 3 to {PassedLimit - 1}, each once, and read, edit, write, append or listen, not '{value}'.");
+            throw new ArgumentFaultException($"The argument '{name}' takes N=KIND:PATH with a number from 3 to {PassedLimit - 1}, each once, and read, edit, write, append, listen or tap, not '{value}'.");
         }
 
         return kind == PassedKind.Listen && System.Text.Encoding.UTF8.GetByteCount(rest) - colon - 1 > Sockets.LongestPath

@@ -141,6 +141,8 @@ internal sealed unsafe partial class Jailer(JailOptions options)
                     return Descriptors.OpenRegularFile(file.Path);
                 case PassedKind.Edit:
                     return Descriptors.OpenRegularFile(file.Path, Descriptors.ReadWrite);
+                case PassedKind.Tap:
+                    return TapInterface.Open(file.Path);
                 case PassedKind.Listen:
                     var socket = Sockets.Listen(file.Path, Backlog);
                     _sockets.Add(file.Path);

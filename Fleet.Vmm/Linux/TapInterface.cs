@@ -37,9 +37,12 @@ internal sealed unsafe partial class TapInterface : INetworkPort
 
     public int Descriptor => _fd;
 
-    /// <summary>Whether a network interface can have that name: 1 to 15 bytes, none of them a slash or white.</summary>
+    /// <summary>
+    /// Whether a network interface can have that name: 1 to 15 bytes, none of them a slash or white. Or it is one that was passed
+    /// (<see cref="PassedDescriptor"/>), which may be of a network that this process is not in.
+    /// </summary>
     public static bool IsName(string name) =>
-        Encoding.UTF8.GetByteCount(name) is > 0 and < NameSize && name is not ("." or "..") && !name.AsSpan().ContainsAny(NotInNames);
+        PassedDescriptor.NumberOf(name) is not null || Encoding.UTF8.GetByteCount(name) is > 0 and < NameSize && name is not ("." or "..") && !name.AsSpan().ContainsAny(NotInNames);
 
     /// <summary>Sees whether it can be attached to. Throws <see cref="SystemCallException"/>.</summary>
     public static void Try(string name) => _ = Descriptors.close(Open(name));
@@ -86,8 +89,25 @@ internal sealed unsafe partial class TapInterface : INetworkPort
         }
     }
 
-    private static int Open(string name)
+    /// <summary>A descriptor that is attached to the interface, and does not block. Throws <see cref="SystemCallException"/>.</summary>
+    public static int Open(string name)
     {
+        if (PassedDescriptor.NumberOf(name) is { } number)
+        {
+            var passed = PassedDescriptor.Open(number);
+            var size = NetDevice.HeaderSize;
+
+            // SAFETY: as below. What is no tap refuses it.
+            if (passed < 0 || ioctl(passed, SetHeaderSize, (nint)(&size)) < 0)
+            {
+                var failure = SystemCallException.Last(passed < 0 ? "fcntl" : "TUNSETVNETHDRSZ");
+                _ = Descriptors.close(passed);
+                throw failure;
+            }
+
+            return passed;
+        }
+
         // Otherwise the kernel would make one, connected to nothing, of every mistyped name.
         if (if_nametoindex(name) == 0)
         {

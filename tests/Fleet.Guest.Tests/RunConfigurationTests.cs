@@ -18,6 +18,31 @@ public sealed class RunConfigurationTests
         Assert.Equal("hello", run.Hostname);
     }
 
+    private const string Network = """{"mac": "02:f1:0a:90:00:02", "ipv4": "10.144.0.2/22", "gateway4": "10.144.0.1", "ipv6": "fd00::2/64", "gateway6": "fd00::1", "resolver": "10.144.0.1", "domain": "fleet"}""";
+
+    [Fact]
+    public void Reads_what_the_interface_is_set_to()
+    {
+        var network = Parse($$"""{"argv": [], "network": {{Network}}}""").Network!;
+
+        Assert.Equal(("02:f1:0a:90:00:02", "10.144.0.2", 22, "10.144.0.1"), (network.Mac, network.Ipv4.Address.ToString(), network.Ipv4.PrefixLength, network.Gateway4.ToString()));
+        Assert.Equal(("fd00::2", 64, "fd00::1", "10.144.0.1", "fleet"), (network.Ipv6.Address.ToString(), network.Ipv6.PrefixLength, network.Gateway6.ToString(), network.Resolver.ToString(), network.Domain));
+        Assert.Null(Parse("""{"argv": []}""").Network);
+    }
+
+    [Theory]
+    [InlineData("\"mac\"", "\"hardware\"", "unknown or repeated member 'hardware'")]
+    [InlineData("10.144.0.2/22", "10.144.0.2", "ADDRESS/LENGTH")]
+    [InlineData("10.144.0.2/22", "10.144.0.2/33", "ADDRESS/LENGTH")]
+    [InlineData("10.144.0.2/22", "fd00::2/22", "family")]
+    [InlineData("fd00::1\"", "10.0.0.1\"", "family")]
+    [InlineData(", \"domain\": \"fleet\"", "", "no 'domain'")]
+    public void Refuses_an_interface_that_is_none(string part, string instead, string why)
+    {
+        var error = Assert.Throws<BadConfigurationException>(() => Parse($$"""{"argv": [], "network": {{Network.Replace(part, instead, StringComparison.Ordinal)}}}"""));
+        Assert.Contains(why, error.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Keeps_arguments_and_values_as_they_are()
     {

@@ -18,6 +18,8 @@ internal static class JailCommand
     public const string Runs = "/dev/fd/9";
     public const string Root = "/dev/fd/10";
     public const string Guest = "/dev/fd/11";
+    public const string Tap = "/dev/fd/12";
+    public const string Metadata = "/dev/fd/13";
 
     /// <summary>What it is saved into, one day.</summary>
     public const string SavedState = "/dev/fd/20";
@@ -52,6 +54,7 @@ internal static class JailCommand
         if (boot?.HasRoot ?? launch.Spec.Image.Length > 0) arguments.AddRange(["--fd", "10=read:" + VmmFiles.Root]);
         if (launch.Spec.Boot is null) arguments.AddRange(["--fd", "11=listen:" + VmmFiles.GuestSocket]);
         if (runs is not null) arguments.AddRange(["--fd", "9=append:" + runs.NewFile(launch)]);
+        if (launch.Link is { } link) arguments.AddRange(["--fd", "12=tap:" + link.Tap, "--fd", "13=read:" + VmmFiles.Metadata]);
         if (groups.Version > 0)
         {
             arguments.AddRange(["--cgroup-version", groups.Version.ToString(CultureInfo.InvariantCulture), "--parent-cgroup", groups.Parent]);
@@ -59,6 +62,8 @@ internal static class JailCommand
         }
         arguments.AddRange(["--", "--api-sock", ApiSocket, "--exit-file", Exit]);
         if (boot is not null) arguments.AddRange(["--config-file", Configuration]);
+        // The largest environment and labels, escaped, are larger than what fleet-vmm takes unasked.
+        if (launch.Link is not null) arguments.AddRange(["--metadata", Metadata, "--mmds-size-limit", "524288"]);
         if (runs is not null) arguments.AddRange(["--run-log", Runs, "--run-label", runs.Label(launch)]);
         return arguments;
     }

@@ -284,7 +284,7 @@ public sealed class AgentRestartTests : AgentTest
         driver.OnAdopt = (_, _) => Task.FromResult<IVmm?>(driver.NewVmm());
         using var state = StateDirectory.Open(Root, Lines.Log);
         using var ending = new CancellationTokenSource();
-        var context = new MicroVmContext(state, [driver], "", MicroVmContext.CurrentBoot(), TimeProvider.System, Lines.Log, ending.Token);
+        var context = new MicroVmContext(state, [driver], "", MicroVmContext.CurrentBoot(), TimeProvider.System, Lines.Log, ending.Token) { Networks = Networks(Lines.Log) };
         using var actors = ActorSystem.Create("host", AgentActors.Setup(Lines.Log));
         var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, state.ReadAll()), "agent");
         await UntilAsync("the takeover", () => driver.Vmms.Count == 1);
@@ -335,7 +335,7 @@ public sealed class AgentRestartTests : AgentTest
         using var state = StateDirectory.Open(Root, Lines.Log);
         using var ending = new CancellationTokenSource();
         var context = new MicroVmContext(
-            state, [new SimulatedDriver(TimeProvider.System)], "", MicroVmContext.CurrentBoot(), TimeProvider.System, Lines.Log, ending.Token);
+            state, [new SimulatedDriver(TimeProvider.System)], "", MicroVmContext.CurrentBoot(), TimeProvider.System, Lines.Log, ending.Token) { Networks = Networks(Lines.Log) };
         var actors = ActorSystem.Create("host", AgentActors.Setup(Lines.Log));
         var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, state.ReadAll()), "agent");
         agent.Tell(new HostAgentActor.FromScheduler(Remove(), () => { }));

@@ -1,10 +1,12 @@
 using Fleet.Host.Agent;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Simulated;
+using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
 using Fleet.Host.State;
 using Fleet.Host.Tests.Link;
 using Fleet.Shared.Contracts;
+using Serilog;
 using Xunit;
 
 namespace Fleet.Host.Tests.Agent;
@@ -54,6 +56,8 @@ public abstract class AgentTest : IAsyncLifetime
             Transfer = transfer,
         },
         default);
+
+    private protected HostNetworks Networks(ILogger log) => new(new NetworkOptions(), "rack1", Root, log);
 
     /// <summary>What a kill -9 at this moment would leave: the state directory as it is now, for another agent.</summary>
     protected string Snapshot()

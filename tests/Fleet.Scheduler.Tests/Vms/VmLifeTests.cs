@@ -124,10 +124,39 @@ public sealed class VmLifeTests
 
     private static VmLife RunningOn(string host) => Say(PlacedOn(host), HostVmState.Running, host);
 
+    [Fact]
+    public void Should_know_the_addresses_of_what_runs_and_of_nothing_else()
+    {
+        var spec = new VmSpec { Name = "one", Driver = "auto", Network = "tenant" };
+        foreach (var (wanted, known) in new[] { (spec, true), (new VmSpec { Name = "one", Driver = "auto" }, false) })
+        {
+            var life = Apply(VmLife.None, VmLife.None.Create(Id, wanted, 0, Start));
+            life = Apply(life, life.Placed("a", 1, Start, out _));
+            var report = ReportOf(1, HostVmState.Running);
+            report.Addresses = new NetworkAddresses { Ipv4 = "10.144.0.2", Ipv6 = "fd00::2" };
+            life = Apply(life, life.Report("a", report, Start, out _));
+            Assert.Equal(known ? "10.144.0.2" : null, life.Record!.Addresses?.Ipv4);
+            Assert.Null(Say(life, HostVmState.Ended).Record!.Addresses);
+        }
+    }
+
+    [Fact]
+    public void Should_blame_no_host_for_what_it_has_given_away()
+    {
+        var report = ReportOf(1, HostVmState.Failed);
+        (report.NeverRan, report.Reason) = (true, new Reason { Code = "port_taken", Message = "why" });
+        Assert.Equal((true, false), (LaunchFaults.MayWorkElsewhere(report), LaunchFaults.IsHosts(report)));
+        report.Reason.Code = "network_unavailable";
+        Assert.Equal((true, true), (LaunchFaults.MayWorkElsewhere(report), LaunchFaults.IsHosts(report)));
+    }
+
     [Theory]
     [InlineData("image_unavailable", true, "", VmState.Pending)]
     [InlineData("launch_failed", true, "", VmState.Pending)]
     [InlineData("launch_failed", false, "", VmState.Failed)]
+    [InlineData("port_taken", true, "", VmState.Pending)]
+    [InlineData("addresses_exhausted", true, "", VmState.Pending)]
+    [InlineData("network_unavailable", true, "", VmState.Pending)]
     [InlineData("kernel_missing", true, "", VmState.Failed)]
     [InlineData("image_unavailable", true, "a", VmState.Failed)]
     public void Should_go_elsewhere_when_only_its_host_was_at_fault(string code, bool neverRan, string host, VmState expected)

@@ -41,6 +41,15 @@ public sealed class VmSpecRulesTests
         { "placement.affinity[0].within", s => s.Placement = new PlacementWishes { Affinity = { new Affinity { Group = "web" } } } },
         { "placement.spread", s => s.Placement = new PlacementWishes { Spread = { Enumerable.Repeat(new GroupSpread { Group = "web", Over = "host", MostAhead = 1 }, 5) } } },
         { "placement.spread[0].most_ahead", s => s.Placement = new PlacementWishes { Spread = { new GroupSpread { Group = "web", Over = "host", MostAhead = 1001 } } } },
+        { "network", s => s.Network = "host" },
+        { "network", s => { s.Driver = "simulated"; s.Network = "tenant"; } },
+        { "ports", s => s.Ports.Add(Port(80)) },
+        { "ports", s => { s.Network = "tenant"; s.Ports.AddRange(Enumerable.Range(1, 33).Select(i => Port((uint)i))); } },
+        { "ports[0].host", s => { s.Network = "tenant"; s.Ports.Add(Port(0)); } },
+        { "ports[0].guest", s => { s.Network = "tenant"; s.Ports.Add(new PublishedPort { Host = 1, Guest = 65_536, Protocol = "tcp" }); } },
+        { "ports[0].protocol", s => { s.Network = "tenant"; s.Ports.Add(new PublishedPort { Host = 1, Guest = 1, Protocol = "sctp" }); } },
+        { "ports[1].host", s => { s.Network = "tenant"; s.Ports.AddRange([Port(80), Port(80)]); } },
+        { "rate_limits.net.rx", s => s.RateLimits["net.rx"] = new RateLimit { Ops = new TokenBucket { Size = 1, RefillTimeMs = 1 } } },
         { "simulated", s => s.Simulated = new SimulatedGuest() },
         { "simulated.exit_status", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { ExitStatus = -1 }; } },
         { "simulated.cpu_percent[1]", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { CpuPercent = { 100, 101 }, StepMs = 1000 }; } },
@@ -49,6 +58,18 @@ public sealed class VmSpecRulesTests
         { "simulated.step_ms", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { StepMs = 999 }; } },
         { "simulated.fault", s => { s.Driver = "simulated"; s.Simulated = new SimulatedGuest { Fault = "x" }; } },
     };
+
+    [Fact]
+    public void The_same_port_may_be_published_for_both_protocols_and_limited()
+    {
+        var spec = Spec();
+        spec.Network = "tenant";
+        spec.Ports.AddRange([Port(80), new PublishedPort { Host = 80, Guest = 8080, Protocol = "udp" }]);
+        spec.RateLimits["net.tx"] = new RateLimit { Ops = new TokenBucket { Size = 1, RefillTimeMs = 1 } };
+        Assert.Null(VmSpecRules.FirstProblem(spec));
+    }
+
+    private static PublishedPort Port(uint number) => new() { Host = number, Guest = number, Protocol = "tcp" };
 
     [Theory]
     [MemberData(nameof(Wrong))]

@@ -1,0 +1,143 @@
+using System.Globalization;
+using System.Net;
+using System.Text;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+
+namespace Fleet.Host.Networks;
+
+/// <summary>
+/// Fleet's nftables rules: one table <c>fleet</c> in each of the families <c>bridge</c> (who a guest may say it is) and <c>inet</c>
+/// (whom it reaches, and who reaches it), as a pure function of who is there. Always written whole, in one transaction: to put it
+/// right is to write it again.
+/// </summary>
+internal static class Ruleset
+{
+    /// <summary>Of both families.</summary>
+    public const string Table = "fleet";
+
+    private const int DnsPort = 53;
+
+    /// <summary>Takes both tables away; nothing when there are none.</summary>
+    public const string Nothing =
+        $"table inet {Table}\ndelete table inet {Table}\ntable bridge {Table}\ndelete table bridge {Table}\n";
+
+    /// <summary>Input for <c>nft -f</c>.</summary>
+    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links)
+    {
+        if (all.Count == 0)
+            return Nothing;
+        var ordered = all.OrderBy(links.TapOf, StringComparer.Ordinal).ToList();
+        var networks = ordered.DistinctBy(links.BridgeOf).ToList();
+        var text = new StringBuilder(Nothing);
+        WriteGuard(text, ordered, links);
+        text.Append(CultureInfo.InvariantCulture, $"table inet {Table} {{\n");
+        Set(text, "bridges", "ifname", networks.Select(one => Quote(links.BridgeOf(one))));
+        Set(text, "within", "ifname . ifname", networks.Select(one => $"{Quote(links.BridgeOf(one))} . {Quote(links.BridgeOf(one))}"));
+        Set(text, "gateways4", "ifname . ipv4_addr", networks.Select(one => $"{Quote(links.BridgeOf(one))} . {one.Gateway4}"));
+        Set(text, "gateways6", "ifname . ipv6_addr", networks.Select(one => $"{Quote(links.BridgeOf(one))} . {one.Gateway6}"));
+        Set(text, "networks4", "ipv4_addr; flags interval", networks.Select(one => one.Subnet4.ToString()));
+        Set(text, "networks6", "ipv6_addr; flags interval", networks.Select(one => one.Subnet6.ToString()));
+        foreach (var protocol in NetworkRules.Protocols)
+        {
+            Map(text, protocol + "4", "ipv4_addr", ordered, protocol, static one => one.Address4);
+            Map(text, protocol + "6", "ipv6_addr", ordered, protocol, static one => one.Address6);
+        }
+
+        text.Append(Chains).Append("}\n");
+        return text.ToString();
+    }
+
+    // What comes from a tap is of its guest's hardware and IP addresses, or it is dropped before the bridge learns from it.
+    private static void WriteGuard(StringBuilder text, List<Attachment> ordered, LinkPlan links)
+    {
+        text.Append(CultureInfo.InvariantCulture, $"table bridge {Table} {{\n");
+        Set(text, "taps", "ifname", ordered.Select(one => Quote(links.TapOf(one))));
+        Set(text, "hardware", "ifname . ether_addr", ordered.Select(one => $"{Quote(links.TapOf(one))} . {one.Mac}"));
+        Set(text, "addresses4", "ifname . ipv4_addr", ordered.Select(one => $"{Quote(links.TapOf(one))} . {one.Address4}"));
+        Set(text, "addresses6", "ifname . ipv6_addr", ordered.SelectMany(one => (IPAddress[])[one.Address6, one.LinkLocal], (one, address) => $"{Quote(links.TapOf(one))} . {address}"));
+        text.Append("""
+              chain from_guests {
+                type filter hook prerouting priority -300; policy accept;
+                iifname != @taps accept
+                iifname . ether saddr != @hardware drop
+                iifname . arp saddr ether != @hardware drop
+                iifname . arp saddr ip @addresses4 accept
+                ip daddr { 127.0.0.0/8, 169.254.0.0/16 } drop
+                iifname . ip saddr @addresses4 accept
+                icmpv6 type { nd-router-advert, nd-redirect } drop
+                iifname . ip6 saddr @addresses6 accept
+                drop
+              }
+            }
+
+            """);
+    }
+
+    // Other traffic of the host passes through untouched: every chain leaves what is not of our bridges at once.
+    private static readonly string Chains = string.Create(CultureInfo.InvariantCulture, $$"""
+          chain published {
+            meta nfproto ipv4 dnat ip to tcp dport map @tcp4
+            meta nfproto ipv4 dnat ip to udp dport map @udp4
+            meta nfproto ipv6 dnat ip6 to tcp dport map @tcp6
+            meta nfproto ipv6 dnat ip6 to udp dport map @udp6
+          }
+          chain arriving {
+            type nat hook prerouting priority dstnat; policy accept;
+            iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
+            iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
+            fib daddr type local jump published
+          }
+          chain from_host {
+            type nat hook output priority -100; policy accept;
+            ip6 daddr ::1 accept
+            fib daddr type local jump published
+          }
+          chain leaving {
+            type nat hook postrouting priority srcnat; policy accept;
+            iifname . oifname @within ct status dnat masquerade
+            oifname @bridges ip saddr 127.0.0.0/8 masquerade
+            oifname @bridges accept
+            ip saddr @networks4 masquerade
+            ip6 saddr @networks6 masquerade
+          }
+          chain through {
+            type filter hook forward priority filter; policy accept;
+            iifname != @bridges oifname != @bridges accept
+            ct state established,related accept
+            ct state invalid drop
+            iifname . oifname @within accept
+            ct status dnat accept
+            oifname @bridges drop
+            accept
+          }
+          chain to_host {
+            type filter hook input priority filter; policy accept;
+            iifname != @bridges accept
+            ct state established,related accept
+            iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
+            iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
+            icmp type echo-request limit rate 100/second accept
+            icmpv6 type echo-request limit rate 100/second accept
+            icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } limit rate 1000/second accept
+            drop
+          }
+
+        """);
+
+    private static void Set(StringBuilder text, string name, string type, IEnumerable<string> elements) =>
+        text.Append(CultureInfo.InvariantCulture, $"  set {name} {{ type {type}; elements = {{ {string.Join(", ", elements)} }} }}\n");
+
+    private static void Map(StringBuilder text, string name, string type, List<Attachment> all, string protocol, Func<Attachment, IPAddress> address)
+    {
+        var elements = all.SelectMany(one => one.Ports.Where(port => port.Protocol == protocol), (one, port) => Element(port, address(one))).ToList();
+        text.Append(CultureInfo.InvariantCulture, $"  map {name} {{ type inet_service : {type} . inet_service; ");
+        if (elements.Count > 0)
+            text.Append(CultureInfo.InvariantCulture, $"elements = {{ {string.Join(", ", elements)} }} ");
+        text.Append("}\n");
+    }
+
+    private static string Element(PublishedPort port, IPAddress address) => string.Create(CultureInfo.InvariantCulture, $"{port.Host} : {address} . {port.Guest}");
+
+    private static string Quote(string name) => $"\"{name}\"";
+}
