@@ -19,6 +19,8 @@ internal static class DoctorCommand
     /// <summary>Least free space for images and a few microVMs.</summary>
     private const long WantedDiskMib = 2048;
 
+    private static readonly string[] NetworkTools = ["ip", "nft"];
+
     private static readonly string[] Tools = ["dpkg-deb", "apt-get", "depmod", "setsid", "prlimit"];
 
     public static Command Create()
@@ -77,7 +79,7 @@ internal static class DoctorCommand
     // Only microVMs that ask for a network want these.
     private static Finding Networks()
     {
-        var missing = new[] { "ip", "nft" }.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool)))).ToArray();
+        var missing = NetworkTools.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool)))).ToArray();
         return missing.Length > 0 ? new Finding("networks", Mark.Missing, $"not found: {string.Join(", ", missing)}; microVMs with a network want Debian's iproute2 and nftables")
             : !File.Exists("/dev/net/tun") ? new Finding("networks", Mark.Missing, "/dev/net/tun is not there; microVMs with a network want the kernel's module tun")
             : !Environment.IsPrivilegedProcess ? new Finding("networks", Mark.Missing, "only root can make networks: run the agent as root")
