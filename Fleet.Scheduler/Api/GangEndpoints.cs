@@ -59,11 +59,11 @@ internal sealed class GangEndpoints(ApiContext api)
         try
         {
             // The first has the gang's id, and says so by naming none.
-            members[0] = await MakeAsync(0, "", cancellation);
+            members[0] = await MakeAsync(0, "");
             await Parallel.ForEachAsync(
                 Enumerable.Range(1, size - 1),
                 new ParallelOptions { MaxDegreeOfParallelism = AtOnce, CancellationToken = cancellation },
-                async (index, ends) => members[index] = await MakeAsync(index, members[0]!.Id, ends));
+                async (index, _) => members[index] = await MakeAsync(index, members[0]!.Id));
             return [.. members.Select(member => member!)];
         }
         catch (Exception fault) when (key is null || fault is RequestRefused { Code: not ErrorCodes.Unavailable })
@@ -73,7 +73,8 @@ internal sealed class GangEndpoints(ApiContext api)
             throw;
         }
 
-        Task<VmRecord> MakeAsync(int index, string gangId, CancellationToken ends) => api.Admission.CreateAsync(
+        // Never called off: whoever is under way may be there, and would be left behind.
+        Task<VmRecord> MakeAsync(int index, string gangId) => api.Admission.CreateAsync(
             _ =>
             {
                 var spec = BodyMapping.ToSpec(owned, string.Create(CultureInfo.InvariantCulture, $"{name}-{index}"));
@@ -83,7 +84,7 @@ internal sealed class GangEndpoints(ApiContext api)
             named: true,
             key is null ? null : string.Create(CultureInfo.InvariantCulture, $"{key}\n{index}"),
             hash,
-            ends);
+            CancellationToken.None);
     }
 
     private static (string Name, int Size, CreateVmBody Vm) Checked(CreateGangBody body)
