@@ -26,7 +26,7 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
     /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
     public int Rank { get; init; } = PriorityClass.Rank("");
 
-    /// <summary>The OCI image that it boots; empty: none.</summary>
+    /// <summary>The OCI image that it boots, in the one way to write it, as hosts do; empty: none.</summary>
     public string Image { get; init; } = "";
 
     /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
@@ -46,7 +46,7 @@ public sealed record Demand(uint Cpus, ulong MemoryMib, string Driver, bool OwnK
             Rules = GroupNames.RulesOf(spec),
             Groups = GroupNames.MemberOf(spec),
             Rank = PriorityClass.Rank(spec.Priority),
-            Image = spec.Image,
+            Image = spec.Image.Length > 0 && ImageReference.TryParse(spec.Image, out var image, out _) ? image.ToString() : "",
         };
     }
 

@@ -78,6 +78,24 @@ public sealed class GroupPlacementTests : IAsyncLifetime
         Assert.Equal("third", (await _cell.WaitAsync(waits.Id, VmState.Running)).Host);
     }
 
+    /// <summary>The fuller host would be the better fit; the other one has the image, also after a reservation, which tells of none.</summary>
+    [Fact]
+    public async Task Should_go_where_the_image_is_however_its_name_is_written()
+    {
+        await using var full = await JoinAsync("full");
+        await _cell.WaitAsync(await _cell.CreateAsync(TestCell.Spec(memoryMib: 512)), VmState.Running);
+        await using var second = new FakeAgent("second");
+        second.Inventory.Images.Add("docker.io/library/nginx:latest");
+        await second.ConnectAsync(_cell.System.HostLink);
+        await KnownAsync(2);
+        for (var i = 0; i < 2; i++)
+        {
+            var spec = TestCell.Spec($"web-{i}");
+            spec.Image = "nginx";
+            Assert.Equal("second", (await _cell.WaitAsync(await _cell.CreateAsync(spec), VmState.Running)).Host);
+        }
+    }
+
     [Fact]
     public async Task Should_be_with_one_other_or_apart_from_it_wherever_that_goes()
     {
