@@ -11,11 +11,12 @@ internal static class PlaceCommand
     public static Command Create()
     {
         var wanted = new SpecOptions();
-        var place = new Command("place", "Say where a microVM would go and why, without creating it");
+        var gangSize = new Option<int?>("--gang-size") { Description = "Of so many, placed all together or not at all" };
+        var place = new Command("place", "Say where a microVM would go and why, without creating it") { gangSize };
         wanted.AddTo(place);
         return place.Calls(async (api, parsed, cancellation) =>
         {
-            var review = await api.PostAsync("v1/placements", wanted.Of(parsed), cancellation);
+            var review = await api.PostAsync("v1/placements" + (parsed.GetValue(gangSize) is { } size ? string.Create(CultureInfo.InvariantCulture, $"?gang_size={size}") : ""), wanted.Of(parsed), cancellation);
             if (parsed.GetValue(CommandContext.Json))
                 Render.Json(parsed.InvocationConfiguration.Output, review);
             else

@@ -5,6 +5,7 @@ using Fleet.Shared.Vms;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Microsoft.OpenApi;
 
 namespace Fleet.Scheduler.Api;
 
@@ -15,6 +16,7 @@ internal sealed class PlacementEndpoints(ApiContext api)
         new("review_placement", "Says where a microVM would go, why, and what would have to be different: nothing is created or reserved")
         {
             Audience = Audience.Tenants,
+            Query = [new("gang_size", "Of so many, placed all together or not at all, instead of one", JsonSchemaType.Integer) { Minimum = 1, Maximum = VmLimits.MaxGangSize }],
             Body = typeof(CreateVmBody),
             Answer = typeof(PlacementReviewBody),
             Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.MissingField,
@@ -23,13 +25,15 @@ internal sealed class PlacementEndpoints(ApiContext api)
 
     private async Task ReviewAsync(HttpContext http)
     {
-        _ = new Query(http);
+        var gang = new Query(http).Number("gang_size");
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
         var who = Principal.Of(http);
         VmEndpoints.RefuseForTenant(who, body);
         var spec = BodyMapping.ToSpec(await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted), "it");
         if (VmSpecRules.FirstProblem(spec) is { } problem)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
+        if (gang is { } size)
+            spec.Gang = new Gang { Size = (uint)size };
         var review = await api.Gate.CallAsync(c => api.Gate.Cell.ReviewPlacementAsync(spec, c), CellGate.Patience, http.RequestAborted);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, ToBody(review, who.Tenant is not null), ApiJson.Wire.PlacementReviewBody);
     }

@@ -110,7 +110,7 @@ internal sealed class GangRound
     public static Reason Waits(Gang gang, int room, string why) => new()
     {
         Code = WaitingCode,
-        Message = string.Create(CultureInfo.InvariantCulture, $"The gang {gang.Name} of {gang.Size} is placed when there is room for all at once: there is for {room} at most.{(why.Length > 0 ? " " + why : "")}"),
+        Message = string.Create(CultureInfo.InvariantCulture, $"The gang {(gang.Name.Length > 0 ? gang.Name + " " : "")}of {gang.Size} is placed when there is room for all at once: there is for {room} at most.{(why.Length > 0 ? " " + why : "")}"),
     };
 
     /// <summary>Why a gang waits of which some are not there.</summary>

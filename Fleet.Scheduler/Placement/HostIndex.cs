@@ -1,5 +1,6 @@
 using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Gangs;
 using Fleet.Scheduler.Hosts;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -362,6 +363,13 @@ public sealed class HostIndex
                 fitting++;
         }
         var rejections = tally.ToList();
+        // A gang makes nobody give way.
+        if (spec.Gang is { } gang && Room(demand, (int)gang.Size) is var room && room < gang.Size)
+        {
+            return room > 0
+                ? new([], fitting, rejections, GangRound.Waits(gang, room, ""), [])
+                : new([], 0, rejections, GangRound.Waits(gang, 0, tally.Explain(demand).Message), new PlacementWhatIf(_engine, hosts, Of).Changes(spec));
+        }
         if (candidates.Count == 0 && Preempting(demand, NoHosts, int.MaxValue).ToList() is { Count: > 0 } others)
             return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
         return candidates.Count > 0

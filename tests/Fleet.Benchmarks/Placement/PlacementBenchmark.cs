@@ -1,7 +1,9 @@
 using System.Diagnostics;
 using System.Globalization;
+using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Benchmarks.Placement;
 
@@ -18,6 +20,9 @@ internal static class PlacementBenchmark
 
     /// <summary>Members of a service that is spread and kept apart.</summary>
     private const int GroupSize = 20;
+
+    /// <summary>That there are, where hosts have some.</summary>
+    private const int Images = 2000;
 
     private static readonly string[] Zones = ["zone-a", "zone-b", "zone-c"];
 
@@ -57,7 +62,60 @@ internal static class PlacementBenchmark
         var (labelledPerS, _, labelledP99) = labelled.Measure(Decisions, constrained: false);
         results.Add(new("own_labels_per_s_10000", labelledPerS, "/s"));
         results.Add(new("own_labels_p99_us_10000", labelledP99, "us"));
+        // Each host with 64 of 2,000 images.
+        var imaged = new Churn(10_000, (int)options.Number("seed", 1), images: 64);
+        imaged.Fill();
+        imaged.Measure(Warm, constrained: false);
+        var (imagedPerS, _, imagedP99) = imaged.Measure(Decisions, constrained: false);
+        results.Add(new("images_per_s_10000", imagedPerS, "/s"));
+        results.Add(new("images_p99_us_10000", imagedP99, "us"));
+        results.AddRange(Preempt(10_000));
         return results;
+    }
+
+    /// <summary>Every host is full of microVMs of a lower class, and a storm of higher ones comes: which host it would be, and the word of that host.</summary>
+    private static IEnumerable<Measurement> Preempt(int hosts)
+    {
+        const int Storm = 5000;
+        var index = new HostIndex();
+        for (var i = 0; i < hosts; i++)
+            index.Update(Full(i, gone: 0), TimeSpan.Zero);
+        var gone = new Dictionary<string, int>(StringComparer.Ordinal);
+        var micros = new double[Storm];
+        var demand = new Demand(4, 8192, "kvm", false, "") { Rank = PriorityClass.Rank(PriorityClass.High) };
+        for (var i = 0; i < Storm; i++)
+        {
+            var began = Stopwatch.GetTimestamp();
+            var found = index.Find(demand, Nobody, "vm", "", TimeSpan.Zero, preempt: true).Hosts;
+            micros[i] = (Stopwatch.GetTimestamp() - began) * 1e6 / Stopwatch.Frequency;
+            if (found.Count == 0)
+                throw new BenchmarkException($"nobody gives way, after {i} have");
+            var taken = gone[found[0]] = gone.GetValueOrDefault(found[0]) + 1;
+            index.Update(Full(int.Parse(found[0].AsSpan(5), CultureInfo.InvariantCulture), taken), TimeSpan.Zero);
+        }
+        Array.Sort(micros);
+        yield return new("preempt_p50_us_10000", micros[Storm / 2], "us");
+        yield return new("preempt_p99_us_10000", micros[Storm * 99 / 100], "us");
+        // Nobody of a lower class than this: asked of every host, once until one says something new.
+        var asked = Stopwatch.GetTimestamp();
+        index.Find(demand with { Cpus = 4096, Needs = new(4096, 8192) }, Nobody, "vm", "", TimeSpan.Zero, preempt: true);
+        yield return new("preempt_none_us_10000", (Stopwatch.GetTimestamp() - asked) * 1e6 / Stopwatch.Frequency, "us");
+
+        HostView Full(int host, int gone) => new()
+        {
+            HostId = $"host-{host:d5}",
+            Connected = true,
+            Version = (ulong)gone + 1,
+            CpuRatio = 1,
+            MemoryRatio = 1,
+            ReservedCpus = 384,
+            ReservedMemoryMib = 1_024_000,
+            Inventory = new Inventory
+            {
+                Cpus = 384, MemoryMib = 1_024_000, AutoDriver = "kvm", Drivers = { new DriverStatus { Name = "kvm", Usable = true, StockKernels = true } },
+            },
+            Preemptible = { new ClassRoom { Rank = 0, Vms = (uint)(90 - gone), Cpus = (ulong)(360 - (4 * gone)), MemoryMib = (ulong)(900_000 - (8192 * gone)) } },
+        };
     }
 
     private sealed class Churn
@@ -66,11 +124,13 @@ internal static class PlacementBenchmark
         private readonly Random _random;
         private readonly Demand[] _sizes;
         private readonly int _hosts;
+        private readonly bool _images;
         private List<(PlacedHost Host, Demand Demand, string? Group)> _placed = [];
 
-        public Churn(int hosts, int seed, bool ownLabels = false)
+        public Churn(int hosts, int seed, bool ownLabels = false, int images = 0)
         {
             _hosts = hosts;
+            _images = images > 0;
             _random = new Random(seed);
             _sizes = [.. Sizes.SelectMany(size => Enumerable.Repeat(new Demand(size.Cpus, size.MemoryMib, "kvm", false, ""), size.Share))];
             for (var i = 0; i < hosts; i++)
@@ -85,7 +145,9 @@ internal static class PlacementBenchmark
                     inventory.Labels.Add("name", $"host-{i:d5}");
                 // Two generations of machines, about twice what 100 microVMs take of them on average.
                 Resources capacity = i % 4 == 0 ? new(512, 1_536_000) : new(384, 1_024_000);
-                _engine.Put($"host-{i:d5}", inventory, capacity, capacity, null);
+                var host = _engine.Put($"host-{i:d5}", inventory, capacity, capacity, null);
+                if (images > 0)
+                    _engine.SetImages(host, [.. Enumerable.Range(0, images).Select(_ => _random.Next(Images)).Distinct().Select(image => $"image-{image}")]);
             }
         }
 
@@ -113,6 +175,8 @@ internal static class PlacementBenchmark
                     apart = [.. _sizes.Select(size => size with { Rules = rules })];
                 }
                 var demand = (constrained ? apart : _sizes)[_random.Next(_sizes.Length)];
+                if (_images)
+                    demand = demand with { Image = $"image-{_random.Next(Images)}" };
                 var began = Stopwatch.GetTimestamp();
                 Place(demand, constrained ? group : null);
                 var took = Stopwatch.GetTimestamp() - began;

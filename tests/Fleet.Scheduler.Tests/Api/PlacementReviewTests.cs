@@ -34,6 +34,24 @@ public sealed class PlacementReviewTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Should_say_for_how_many_of_a_gang_there_is_room()
+    {
+        _api.Cell.Connect("a", cpus: 8, memory: 4096);
+        _api.Cell.Connect("b", cpus: 8, memory: 1024);
+        async Task<JsonNode> AskAsync(int size, string body) => (await _api.PostAsync($"/v1/placements?gang_size={size}", body)).Json;
+        const string Body = """{"cpus": 1, "memory_mib": 1024}""";
+        Assert.True((bool)(await AskAsync(5, Body))["fits"]!);
+        var review = await AskAsync(6, Body);
+        Assert.False((bool)review["fits"]!);
+        Assert.Equal("""{"code":"waiting_for_gang","message":"The gang of 6 is placed when there is room for all at once: there is for 5 at most."}""", review["reason"]!.ToJsonString());
+        Assert.False((bool)(await AskAsync(3, """{"memory_mib": 512, "placement": {"groups": ["web"], "affinity": [{"group": "web", "apart": true}]}}"""))["fits"]!);
+        review = await AskAsync(2, """{"memory_mib": 8192}""");
+        Assert.Contains("there is for 0 at most. No host has room for 1 vCPUs and 8192 MiB", (string)review["reason"]!["message"]!, StringComparison.Ordinal);
+        Assert.Equal("memory_mib", (string)review["would_fit_if"]![0]!["field"]!);
+        (await _api.PostAsync("/v1/placements?gang_size=101", Body)).Problem(400, "invalid_query", "gang_size");
+    }
+
+    [Fact]
     public async Task Should_say_which_single_change_would_make_it_fit()
     {
         _api.Cell.Connect("a", cpus: 2, memory: 4096);
