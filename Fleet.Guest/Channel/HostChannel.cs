@@ -310,7 +310,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
     private void Refuse(GuestProcess process, string code, string message)
     {
         var text = Encoding.UTF8.GetBytes($"{code} {message}");
-        _out.Put(FrameType.Refused, process.Stream, text.AsSpan(0, Math.Min(text.Length, 1024)));
+        _out.Put(FrameType.Refused, process.Stream, text.AsSpan(0, Math.Min(text.Length, StreamLedger.MostRefusal)));
     }
 
     private void Say(GuestProcess process, FrameType type, ReadOnlySpan<byte> payload)

@@ -4,6 +4,7 @@ using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Sessions;
@@ -83,7 +84,7 @@ internal sealed class GuestClientActor(IActorRef hosts, GuestOpen open, ChannelW
 
     private void Refuse(string code, string message)
     {
-        frames.TryWrite((FrameType.Refused, Encoding.UTF8.GetBytes($"{code} {message}")));
+        frames.TryWrite((FrameType.Refused, Encoding.UTF8.GetBytes($"{code} {ReasonText.Shorten(message)}")));
         frames.TryComplete();
     }
 }

@@ -16,6 +16,9 @@ public sealed class StreamLedger
     /// <summary>Cost of any frame beside its payload.</summary>
     public const int Overhead = 2048;
 
+    /// <summary>Bytes of a refusal.</summary>
+    public const int MostRefusal = 1024;
+
     /// <summary>Towards the guest.</summary>
     public const int InputWindow = 64 * 1024;
 
@@ -98,12 +101,24 @@ public sealed class StreamLedger
                 InputLeft = left;
                 return null;
             case FrameType.Exit when _started && payload.Length == 4:
-            case FrameType.Refused when payload.Length is > 0 and <= 1024:
+            case FrameType.Refused when IsRefusal(payload):
                 Ended = true;
                 return null;
             default:
                 return $"{type} with {payload.Length} bytes does not come from a guest now.";
         }
+    }
+
+    // Codes are printed and compared as they are: what is none must not come so far.
+    private static bool IsRefusal(ReadOnlySpan<byte> payload)
+    {
+        var space = payload.IndexOf((byte)' ');
+        if (payload.Length > MostRefusal || space is < 1 or > 64) return false;
+        foreach (var letter in payload[..space])
+        {
+            if (letter is not ((>= (byte)'a' and <= (byte)'z') or (>= (byte)'0' and <= (byte)'9') or (byte)'_')) return false;
+        }
+        return true;
     }
 
     // A credit below the cost of the smallest frame would let one stream be a flood of credits.

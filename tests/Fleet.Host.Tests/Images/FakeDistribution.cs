@@ -51,7 +51,7 @@ internal sealed class FakeDistribution
         Debs.Add(tar, "./boot/vmlinuz-6.1.0-test", "kernel " + version);
         Debs.Add(tar, "./lib/modules/6.1.0-test/modules.order", "");
         Debs.Add(tar, "./lib/modules/6.1.0-test/modules.builtin", string.Concat(((string[])
-            ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "overlay"]).Select(name => $"kernel/{name}.ko\n")));
+            ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "squashfs"]).Select(name => $"kernel/{name}.ko\n")));
     });
 
     /// <summary>As after the mirror dropped its index.</summary>

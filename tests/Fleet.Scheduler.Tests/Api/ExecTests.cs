@@ -1,6 +1,7 @@
 using System.Net.WebSockets;
 using System.Text;
 using System.Threading.Channels;
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.GuestChannel;
 using Xunit;
@@ -109,6 +110,19 @@ public sealed class ExecTests : IAsyncLifetime
         Assert.Equal("invalid_request", await RefusalAsync(socket));
         await ApiUnderTest.UntilAsync(() => _guest.Closed == 1);
         Assert.Empty(_guest.Sent);
+    }
+
+    [Fact]
+    public async Task A_tenant_runs_nothing_in_what_is_not_its_own()
+    {
+        _api.Cell.Run(_id);
+        var socket = new ClientWebSocket();
+        using var _ = socket;
+        socket.Options.SetRequestHeader("Authorization", $"Bearer {await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "acme" })}");
+        socket.Options.CollectHttpResponseDetails = true;
+        await Assert.ThrowsAsync<WebSocketException>(() => socket.ConnectAsync(new Uri($"ws://{_api.Endpoint}/v1/vms/{_id}/exec"), default));
+        Assert.Equal(System.Net.HttpStatusCode.NotFound, socket.HttpStatusCode);
+        Assert.Null(_guest.Request);
     }
 
     [Fact]

@@ -1,5 +1,5 @@
-using System.Formats.Tar;
 using System.Text;
+using CsCheck;
 using Fleet.Shared.Files;
 using Xunit;
 
@@ -23,18 +23,24 @@ public sealed class TreeCopyTests : IDisposable
         return stream;
     }
 
-    private static MemoryStream Hostile(params TarEntry[] entries)
+    private static MemoryStream Hostile(params (char Kind, string Name, string Content)[] entries)
     {
         var stream = new MemoryStream();
-        using (var writer = new TarWriter(stream, leaveOpen: true))
+        using var writer = new BinaryWriter(stream, Encoding.UTF8, leaveOpen: true);
+        foreach (var (kind, name, content) in entries)
         {
-            foreach (var entry in entries) writer.WriteEntry(entry);
+            writer.Write((byte)kind);
+            writer.Write((ushort)0x1A4);
+            writer.Write((ushort)name.Length);
+            writer.Write((long)content.Length);
+            writer.Write(Encoding.ASCII.GetBytes(name + content));
         }
+        writer.Flush();
         stream.Position = 0;
         return stream;
     }
 
-    private static PaxTarEntry Evil(string name) => new(TarEntryType.RegularFile, name) { DataStream = new MemoryStream("evil"u8.ToArray()) };
+    private static (char, string, string) Evil(string name) => ('f', name, "evil");
 
     [Fact]
     public void Should_bring_a_tree_over_as_it_was()
@@ -90,8 +96,7 @@ public sealed class TreeCopyTests : IDisposable
     {
         var outside = Folder("outside");
         var into = Folder("into");
-        Assert.ThrowsAny<IOException>(() => TreeCopy.Unpack(Hostile(
-            new PaxTarEntry(TarEntryType.SymbolicLink, "x/way") { LinkName = outside }, Evil("x/way/evil")), into));
+        Assert.ThrowsAny<IOException>(() => TreeCopy.Unpack(Hostile(('l', "x/way", outside), Evil("x/way/evil")), into));
         Assert.Empty(Directory.EnumerateFileSystemEntries(outside));
     }
 
@@ -106,12 +111,31 @@ public sealed class TreeCopyTests : IDisposable
     }
 
     [Fact]
-    public void Should_refuse_what_is_no_file()
+    public void Should_refuse_what_is_no_copy_or_ends_early()
     {
         var into = Folder("into");
-        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(new PaxTarEntry(TarEntryType.CharacterDevice, "null") { DeviceMajor = 1, DeviceMinor = 3 }), into));
-        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(new PaxTarEntry(TarEntryType.HardLink, "hard") { LinkName = "/etc/passwd" }), into));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(('c', "null", "")), into));
         Assert.Throws<IOException>(() => TreeCopy.Unpack(new MemoryStream(Encoding.ASCII.GetBytes(new string('x', 4096))), into));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(new MemoryStream(), into));
         Assert.Empty(Directory.EnumerateFileSystemEntries(into));
+        File.WriteAllText(At("a"), "text");
+        var whole = Packed(At("a")).ToArray();
+        for (var cut = 0; cut < whole.Length; cut++) Assert.Throws<IOException>(() => TreeCopy.Unpack(new MemoryStream(whole[..cut]), into));
+        TreeCopy.Unpack(new MemoryStream(whole), into);
     }
+
+    [Fact]
+    public void Should_take_any_bytes_without_another_fault() => Gen.Byte.Array[0, 200].Sample(bytes =>
+    {
+        var into = Directory.CreateDirectory(At(Guid.NewGuid().ToString("n"))).FullName;
+        if (bytes.Length > 0) bytes[0] = (byte)"dfl."[bytes[0] % 4];
+        try
+        {
+            TreeCopy.Unpack(new MemoryStream(bytes), into);
+        }
+        catch (IOException)
+        {
+            return;
+        }
+    }, iter: 300);
 }

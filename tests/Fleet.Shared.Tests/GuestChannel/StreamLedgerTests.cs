@@ -52,6 +52,19 @@ public sealed class StreamLedgerTests
         Assert.NotNull(ledger.ToGuest(FrameType.Input, "x"u8));
     }
 
+    [Theory]
+    [InlineData("too_many There are too many.", true)]
+    [InlineData("too_many ", true)]
+    [InlineData("too_many", false)]
+    [InlineData(" words", false)]
+    [InlineData("\u001b[2J words", false)]
+    [InlineData("Code words", false)]
+    public void Should_let_refusals_with_a_code_pass_only(string words, bool passes)
+    {
+        var refused = Running().FromGuest(FrameType.Refused, System.Text.Encoding.UTF8.GetBytes(words));
+        Assert.Equal(passes, refused is null);
+    }
+
     [Fact]
     public void Should_bound_what_is_under_way_however_small_the_frames()
     {
