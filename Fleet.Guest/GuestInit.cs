@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Text;
 using Fleet.Guest.Channel;
 using Fleet.Guest.Configuration;
+using Fleet.Guest.Health;
 using Fleet.Guest.Linux;
 using Fleet.Guest.Machine;
 using Fleet.Guest.Processes;
@@ -90,10 +91,22 @@ internal sealed class GuestInit
             : supervisor.Start(UserProgram.Self, UserProgram.Arguments(user, configuration.Image!.WorkingDirectory is { Length: > 0 } folder ? folder : "/", command.Path, command.Argv), command.Environment, command.IsShell);
         if (error == 0)
         {
+            string? unhealthy = null;
+            if (configuration.Health is { } health)
+            {
+                new HealthWatch(health, ProbeOf(health, configuration, exits, nullDevice), problem =>
+                {
+                    Volatile.Write(ref unhealthy, problem);
+                    Complain($"unhealthy: {problem}");
+                    supervisor.Stop();
+                }).Start();
+            }
             var status = supervisor.WaitForCommand();
             Supervisor.EndLeftovers();
             Terminal.Drain(_console);
-            _status.Exit(status);
+            // However it ended: it was made to.
+            if (Volatile.Read(ref unhealthy) is { } why) _status.Error("unhealthy", why);
+            else _status.Exit(status);
         }
         else if (CommandLine.Refusal(command.Argv[0], error) is { } refusal)
         {
@@ -105,6 +118,12 @@ internal sealed class GuestInit
         {
             Fail("exec_failed", $"{command.Argv[0]}: {Files.Describe(error)}");
         }
+    }
+
+    private static Func<string?> ProbeOf(HealthCheck health, RunConfiguration configuration, ChildExits exits, int nullDevice)
+    {
+        if (health.Port > 0) return () => Probe.Ask(health.Port, health.HttpPath, health.Timeout);
+        return () => Probe.Run(CommandLine.From(configuration with { Argv = health.Argv }, null, CommandLine.Probe), exits, nullDevice, health.Timeout);
     }
 
     private static RunConfiguration ReadConfiguration()

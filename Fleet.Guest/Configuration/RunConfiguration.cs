@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using Fleet.Guest.Health;
 
 namespace Fleet.Guest.Configuration;
 
@@ -13,6 +14,9 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
     /// <summary>What the network interface is to be set to; null: there is none.</summary>
     public NetworkConfiguration? Network { get; init; }
 
+    /// <summary>How the command is looked after; null: not at all.</summary>
+    public HealthCheck? Health { get; init; }
+
     public const string Path = "/fleet/run.json";
 
     /// <summary>The file is written by the host from an API request of at most 1 MiB; JSON may escape each byte as six.</summary>
@@ -20,6 +24,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
 
     /// <summary>The kernel's __NEW_UTS_LEN.</summary>
     private const int LongestHostname = 64;
+
+    private const int LongestSeconds = 3600;
 
     /// <summary>
     /// Reads the file's bytes. Anything that is not exactly the contract is a <see cref="BadConfigurationException"/>:
@@ -44,6 +50,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         List<string>? argv = null;
         List<KeyValuePair<string, string>>? env = null;
         string? hostname = null;
+        HealthCheck? health = null;
         ImageConfiguration? image = null;
         NetworkConfiguration? network = null;
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
@@ -58,8 +65,9 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 case "env" when env is null: env = ReadEnv(ref reader); break;
                 case "hostname" when hostname is null: hostname = ReadString(ref reader, member); break;
                 case "image" when image is null: image = ReadImage(ref reader); break;
+                case "health" when health is null: health = ReadHealth(ref reader); break;
                 case "network" when network is null: network = NetworkConfiguration.Read(ref reader); break;
-                case "argv" or "env" or "hostname" or "image" or "network": throw new BadConfigurationException($"run.json has '{member}' twice");
+                case "argv" or "env" or "hostname" or "image" or "network" or "health": throw new BadConfigurationException($"run.json has '{member}' twice");
                 default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
             }
         }
@@ -68,8 +76,40 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
         if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
             throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
-        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Network = network };
+        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network };
     }
+
+    private static HealthCheck ReadHealth(ref Utf8JsonReader reader)
+    {
+        if (reader.TokenType != JsonTokenType.StartObject) throw new BadConfigurationException("'health' is not an object");
+        List<string> argv = [];
+        var path = "";
+        int port = 0, interval = 30, timeout = 5, failures = 3, startPeriod = 0;
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            var member = reader.GetString()!;
+            reader.Read();
+            switch (member)
+            {
+                case "argv": argv = ReadArgv(ref reader); break;
+                case "http_path": path = ReadString(ref reader, member); break;
+                case "port": port = ReadNumber(ref reader, member, 0, ushort.MaxValue); break;
+                case "interval": interval = ReadNumber(ref reader, member, 1, LongestSeconds); break;
+                case "timeout": timeout = ReadNumber(ref reader, member, 1, LongestSeconds); break;
+                case "failures": failures = ReadNumber(ref reader, member, 1, LongestSeconds); break;
+                case "start_period": startPeriod = ReadNumber(ref reader, member, 0, LongestSeconds); break;
+                default: throw new BadConfigurationException($"'health' has an unknown member '{member}'");
+            }
+        }
+        if (argv.Count > 0 == port > 0) throw new BadConfigurationException("'health' needs either 'argv' or 'port'");
+        return new HealthCheck(
+            argv, (ushort)port, path, TimeSpan.FromSeconds(interval), TimeSpan.FromSeconds(timeout), failures, TimeSpan.FromSeconds(startPeriod));
+    }
+
+    private static int ReadNumber(ref Utf8JsonReader reader, string member, int least, int most) =>
+        reader.TokenType == JsonTokenType.Number && reader.TryGetInt32(out var number) && number >= least && number <= most
+            ? number
+            : throw new BadConfigurationException($"'{member}' is no number from {least} to {most}");
 
     internal static List<string> ReadArgv(ref Utf8JsonReader reader)
     {

@@ -336,6 +336,7 @@ internal abstract class RunningVmm : IVmm
                 : new VmmEnd(true, exit, new Reason { Code = "command_exited", Message = $"The command ended with status {exit.Status}." });
         }
         if (verdict is { Reason.Code: "stop_requested" }) return verdict;
+        if (_status.Error is { Code: "unhealthy" } unhealthy) return Failed("unhealthy", $"The health check failed, and fleet-init ended the guest: {unhealthy.Message}.");
         if (_status.Error is { } error)
         {
             return Failed("launch_failed", $"fleet-init could not go on: {error.Code}: {error.Message}");

@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Encodings.Web;
 using Fleet.Host.Networks;
+using Fleet.Shared.Contracts;
 using Serilog;
 
 namespace Fleet.Host.Images;
@@ -112,6 +113,7 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
             foreach (var (name, value) in run.Env) json.WriteString(name, value);
             json.WriteEndObject();
             json.WriteString("hostname"u8, run.Hostname);
+            if (run.Health is { } health) WriteHealth(json, health);
             if (run.Image is { } image)
             {
                 json.WriteStartObject("image"u8);
@@ -135,6 +137,21 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
             json.WriteEndObject();
         }
         return buffer.ToArray();
+    }
+
+    private static void WriteHealth(Utf8JsonWriter json, HealthCheck health)
+    {
+        json.WriteStartObject("health"u8);
+        json.WriteStartArray("argv"u8);
+        foreach (var argument in health.Command) json.WriteStringValue(argument);
+        json.WriteEndArray();
+        json.WriteNumber("port"u8, health.Port);
+        json.WriteString("http_path"u8, health.HttpPath);
+        json.WriteNumber("interval"u8, health.IntervalSeconds);
+        json.WriteNumber("timeout"u8, health.TimeoutSeconds);
+        json.WriteNumber("failures"u8, health.Failures);
+        json.WriteNumber("start_period"u8, health.StartPeriodSeconds);
+        json.WriteEndObject();
     }
 
     private async Task<BootImage> FindOrMakeAsync(CancellationToken cancellation)

@@ -37,11 +37,14 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
     /// <summary>In whose root file system, and how; null: in the initramfs.</summary>
     public ImageRun? Image { get; init; }
 
+    /// <summary>How the command is looked after; null: not at all.</summary>
+    public HealthCheck? Health { get; init; }
+
     /// <summary>What a spec asks for, of its image if it names one: a command goes behind the image's entrypoint, in the place of its own.</summary>
     public static GuestRun Of(VmSpec spec, ImageRun? image)
     {
         ArgumentNullException.ThrowIfNull(spec);
-        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name);
+        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health };
         var env = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var pair in image.Env)
         {
@@ -49,6 +52,6 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
             env[pair[..equals]] = pair[(equals + 1)..];
         }
         foreach (var (name, value) in spec.Env) env[name] = value;
-        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image };
+        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health };
     }
 }

@@ -48,6 +48,9 @@ internal sealed record CreateVmBody
     [Description("While its host is cut off: strict stands still, so that no two copies ever run; relaxed runs on, and may run twice once it is placed again elsewhere"), DefaultValue(FencingPolicy.Strict), AllowedValues(FencingPolicy.Strict, FencingPolicy.Relaxed)]
     public string? Fencing { get; init; }
 
+    [Description("How its command is looked after; one that fails it ends as failed. Only with the default image")]
+    public HealthCheckBody? Health { get; init; }
+
     [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]
     public IReadOnlyDictionary<string, string>? Labels { get; init; }
 
@@ -176,6 +179,31 @@ internal sealed record DrainHostBody
     public long? GraceSeconds { get; init; }
 }
 
+/// <summary>A health check: either a command or a port.</summary>
+internal sealed record HealthCheckBody
+{
+    [Description("Passes when it ends with 0; run in the guest"), MaxLength(VmLimits.MaxCommandArguments)]
+    public IReadOnlyList<string>? Command { get; init; }
+
+    [Description("TCP, of the guest itself; passes when it takes a connection"), Range(1, ushort.MaxValue)]
+    public long? Port { get; init; }
+
+    [Description("Asked of the port; passes when the answer is 200 to 399")]
+    public string? HttpPath { get; init; }
+
+    [Description("Between one check's end and the next"), Range(1, HealthRules.MaxSeconds), DefaultValue((long)HealthRules.DefaultInterval)]
+    public long? IntervalSeconds { get; init; }
+
+    [Range(1, HealthRules.MaxTimeoutSeconds), DefaultValue((long)HealthRules.DefaultTimeout)]
+    public long? TimeoutSeconds { get; init; }
+
+    [Description("In a row, that make it unhealthy"), Range(1, HealthRules.MaxFailures), DefaultValue((long)HealthRules.DefaultFailures)]
+    public long? Failures { get; init; }
+
+    [Description("From the command's start; failures in it do not count"), Range(0, HealthRules.MaxSeconds), DefaultValue(0L)]
+    public long? StartPeriodSeconds { get; init; }
+}
+
 internal sealed record ReasonBody(string Code, string Message);
 
 /// <summary>A microVM.</summary>
@@ -212,6 +240,7 @@ internal sealed record VmSpecBody(
     uint BootTimeoutSeconds,
     string Restart,
     string Fencing,
+    HealthCheckBody? Health,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,
     IReadOnlyDictionary<string, string> HostLabels,

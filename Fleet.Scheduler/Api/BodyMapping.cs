@@ -44,6 +44,7 @@ internal static class BodyMapping
             spec.HostLabels.Add(key, value);
         spec.Zones.Add(body.Zones ?? []);
         spec.Placement = ToWishes(body.Placement);
+        spec.Health = ToHealth(body.Health);
         if (body.Host is "")
             throw new RequestRefused(ErrorCodes.InvalidField, "host is empty; leave it out to allow every host.", "host");
         if (body.Boot is { } boot)
@@ -79,6 +80,23 @@ internal static class BodyMapping
         var host = InRange($"ports[{i}].host", port.Host ?? throw new RequestRefused(ErrorCodes.MissingField, "A port needs host, its number on the host.", $"ports[{i}].host"), 1, ushort.MaxValue);
         return new() { Host = (uint)host, Guest = (uint)InRange($"ports[{i}].guest", port.Guest ?? host, 1, ushort.MaxValue), Protocol = port.Protocol ?? NetworkRules.Tcp };
     }
+
+    private static HealthCheck? ToHealth(HealthCheckBody? body) => body is null ? null : new HealthCheck
+    {
+        Command = { body.Command ?? [] },
+        Port = (uint)InRange("health.port", body.Port ?? 0, 0, ushort.MaxValue),
+        HttpPath = body.HttpPath ?? "",
+        IntervalSeconds = (uint)InRange("health.interval_seconds", body.IntervalSeconds ?? HealthRules.DefaultInterval, 1, HealthRules.MaxSeconds),
+        TimeoutSeconds = (uint)InRange("health.timeout_seconds", body.TimeoutSeconds ?? HealthRules.DefaultTimeout, 1, HealthRules.MaxTimeoutSeconds),
+        Failures = (uint)InRange("health.failures", body.Failures ?? HealthRules.DefaultFailures, 1, HealthRules.MaxFailures),
+        StartPeriodSeconds = (uint)InRange("health.start_period_seconds", body.StartPeriodSeconds ?? 0, 0, HealthRules.MaxSeconds),
+    };
+
+    private static HealthCheckBody? OfHealth(HealthCheck? health) => health is null ? null : new HealthCheckBody
+    {
+        Command = health.Command.Count > 0 ? health.Command : null, Port = health.Port == 0 ? null : health.Port, HttpPath = OrNull(health.HttpPath),
+        IntervalSeconds = health.IntervalSeconds, TimeoutSeconds = health.TimeoutSeconds, Failures = health.Failures, StartPeriodSeconds = health.StartPeriodSeconds,
+    };
 
     private static PlacementWishes? ToWishes(PlacementBody? body)
     {
@@ -178,7 +196,7 @@ internal static class BodyMapping
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
             OrNull(vm.Spec.Image),
-            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }

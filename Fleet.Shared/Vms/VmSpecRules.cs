@@ -25,7 +25,7 @@ public static class VmSpecRules
         return Name(spec.Name)
             ?? Range("cpus", spec.Cpus, 1, VmLimits.MaxCpus)
             ?? Range("memory_mib", spec.MemoryMib, VmLimits.MinMemoryMib, VmLimits.MaxMemoryMib)
-            ?? Command(spec.Command)
+            ?? Command("command", spec.Command)
             ?? Env(spec.Env)
             ?? OneOf("driver", spec.Driver, Drivers)
             ?? Boot(spec.Boot)
@@ -41,6 +41,7 @@ public static class VmSpecRules
             ?? Host(spec.Host)
             ?? Simulated(spec)
             ?? NetworkRules.FirstProblem(spec)
+            ?? HealthRules.FirstProblem(spec)
             ?? RateLimits(spec);
     }
 
@@ -72,22 +73,23 @@ public static class VmSpecRules
             ? "name has the form of a microVM's id; choose another."
             : "name must be 1 to 63 of the characters a-z, 0-9 and '-', and begin and end with a letter or a digit.");
 
-    private static SpecProblem? Command(RepeatedField<string> command)
+    /// <summary>The first rule that a program and its arguments break, or null.</summary>
+    internal static SpecProblem? Command(string field, RepeatedField<string> command)
     {
         if (command.Count > VmLimits.MaxCommandArguments)
-            return new("command", $"command has {command.Count} arguments; at most {VmLimits.MaxCommandArguments} are allowed.");
+            return new(field, $"{field} has {command.Count} arguments; at most {VmLimits.MaxCommandArguments} are allowed.");
         var bytes = 0L;
         for (var i = 0; i < command.Count; i++)
         {
             if (command[i].Contains('\0', StringComparison.Ordinal))
-                return new($"command[{i}]", $"command[{i}] contains a zero byte, which no argument can.");
+                return new($"{field}[{i}]", $"{field}[{i}] contains a zero byte, which no argument can.");
             bytes += Encoding.UTF8.GetByteCount(command[i]) + 1;
         }
         if (command.Count > 0 && command[0].Length == 0)
-            return new("command[0]", "command[0], the program, is empty.");
+            return new($"{field}[0]", $"{field}[0], the program, is empty.");
         return bytes <= VmLimits.MaxCommandBytes
             ? null
-            : new("command", $"command is {bytes} bytes with its separators; at most {VmLimits.MaxCommandBytes} are allowed.");
+            : new(field, $"{field} is {bytes} bytes with its separators; at most {VmLimits.MaxCommandBytes} are allowed.");
     }
 
     private static SpecProblem? Env(MapField<string, string> env)

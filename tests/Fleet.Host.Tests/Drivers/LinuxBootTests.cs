@@ -125,6 +125,22 @@ public sealed class LinuxBootTests
         await vmm.StopAsync(TimeSpan.Zero).WaitAsync(Boot);
     }
 
+    [SkippableFact]
+    public async Task Should_end_a_guest_whose_health_check_fails()
+    {
+        await using var scratch = new Scratch();
+        using var images = Images();
+        var driver = new QemuDriver(Scratch.Options(images));
+        var spec = Spec("sleep", "1000");
+        spec.Health = new HealthCheck { Port = 80, HttpPath = "/", IntervalSeconds = 1, TimeoutSeconds = 2, Failures = 2 };
+        var launch = scratch.Launch(spec);
+        await using var vmm = await driver.LaunchAsync(launch, default);
+        var end = await vmm.Completion.WaitAsync(Boot);
+        Assert.Equal((false, "unhealthy"), (end.InOrder, end.Reason.Code));
+        Assert.Contains("port 80", end.Reason.Message, StringComparison.Ordinal);
+        Assert.Contains("unhealthy", File.ReadAllText(Path.Combine(launch.Directory, ConsoleLog.FileName)), StringComparison.Ordinal);
+    }
+
     private static async Task<Exec> ExecAsync(IVmm vmm, params string[] argv)
     {
         var frames = Channel.CreateUnbounded<(FrameType, ReadOnlyMemory<byte>)>();
