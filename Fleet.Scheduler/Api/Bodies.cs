@@ -48,7 +48,7 @@ internal sealed record CreateVmBody
     [Description("While its host is cut off: strict stands still, so that no two copies ever run; relaxed runs on, and may run twice once it is placed again elsewhere"), DefaultValue(FencingPolicy.Strict), AllowedValues(FencingPolicy.Strict, FencingPolicy.Relaxed)]
     public string? Fencing { get; init; }
 
-    [Description("How its command is looked after; one that fails it ends as failed. Only with the default image")]
+    [Description("How its command is looked after; one that fails it ends as failed. Not with a kernel of your own")]
     public HealthCheckBody? Health { get; init; }
 
     [Description("At most 64; keys of a-z, 0-9, '.', '_', '/' and '-', values of up to 63 characters")]

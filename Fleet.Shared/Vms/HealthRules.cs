@@ -19,7 +19,7 @@ public static class HealthRules
         if (spec.Health is not { } health)
             return null;
         if (spec.Boot is not null || spec.Driver == "simulated")
-            return new("health", "health goes only with the default image, whose fleet-init makes the checks.");
+            return new("health", "health does not go with boot or the driver simulated: fleet-init makes the checks, and there is none.");
         if (health.Command.Count > 0 == health.Port > 0)
             return new("health", "health needs either command or port.");
         return VmSpecRules.Command("health.command", health.Command)
