@@ -100,8 +100,6 @@ internal sealed class KvmVmm : RunningVmm
     /// <inheritdoc/>
     public override async Task SuspendAsync(string forHost = "")
     {
-        // Its guest would go on with addresses that may be another's by then.
-        if (Launch.Link is not null) throw new SnapshotFailedException("One with a network interface can't be saved.");
         // One that was just taken over or up may still be paused, and is told to run.
         await _learning.WaitAsync(SavePatience, Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         if (!_learning.IsCompleted) throw new SnapshotFailedException("fleet-vmm does not answer.");

@@ -270,7 +270,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
             : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, pressed: move.Pressed,
                 // A guest goes on with the same processor only.
-                address: answer.Processor == move.Processor && VmLife.TravelsWithMemory(_life.Record!.Spec) ? move.Address : "");
+                address: answer.Processor == move.Processor ? move.Address : "");
         Store(decision, () =>
         {
             if (!wanted)

@@ -459,9 +459,6 @@ public sealed record VmLife
     public bool IsMoving => Record is { State: VmState.Stopping, Move: not null };
 
     /// <summary>It is saved here in order to go on elsewhere.</summary>
-    /// <summary>Whether a guest may go on at another host: its image's root may be another there under the same name, and its addresses are of its host's network.</summary>
-    internal static bool TravelsWithMemory(VmSpec spec) => spec.Image.Length == 0 && !NetworkRules.IsWanted(spec);
-
     private bool TakesMemory => IsMoving && Record!.Move.Address.Length > 0;
 
     private VmMoveBegan StopsAfterAll(Reason why, DateTimeOffset now) => new()
