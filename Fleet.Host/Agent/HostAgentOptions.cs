@@ -58,6 +58,7 @@ public sealed record HostAgentOptions
 
     /// <summary>Where other hosts of the cell fetch the snapshots that they are to go on with; null: nowhere.</summary>
     public IPEndPoint? Transfer { get; init; }
+
     /// <summary>What the networks of microVMs that want one are cut from.</summary>
     public NetworkOptions Networks { get; init; } = new();
 

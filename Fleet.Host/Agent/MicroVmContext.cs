@@ -40,6 +40,7 @@ internal sealed record MicroVmContext(
 
     /// <summary>Gets snapshots from other hosts; null: none can be had.</summary>
     public SnapshotFetcher? Fetcher { get; init; }
+
     /// <summary>The networks of this host's tenants.</summary>
     public required HostNetworks Networks { get; init; }
 

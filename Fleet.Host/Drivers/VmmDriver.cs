@@ -124,6 +124,7 @@ public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Dir
 
     /// <summary>The launch whose snapshot in the directory it goes on from; 0: it boots.</summary>
     public ulong SnapshotEpoch { get; init; }
+
     /// <summary>Its network interface; null: none.</summary>
     public VmmInterface? Link { get; init; }
 }

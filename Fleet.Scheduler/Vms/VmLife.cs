@@ -405,7 +405,7 @@ public sealed record VmLife
         if (IsMoving)
             (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
         // What an image's name means at another host may be another image by now.
-        else if (to.Length > 0 && SnapshotDrivers.Contains(Record!.Driver) && Record.Spec.Image.Length == 0)
+        else if (to.Length > 0 && SnapshotDrivers.Contains(Record!.Driver) && Record.Spec.Image.Length == 0 && !NetworkRules.IsWanted(Record.Spec))
             began.Address = address;
         return Decision.Of(began);
     }
@@ -419,6 +419,8 @@ public sealed record VmLife
                 return Decision.Nothing;
             case VmState.Running when !SnapshotDrivers.Contains(Record!.Driver):
                 return Decision.Refuse("wrong_state", $"The microVM runs under the driver {Record.Driver}, which can't save it; {string.Join(" and ", SnapshotDrivers)} can.");
+            case VmState.Running when NetworkRules.IsWanted(Record!.Spec):
+                return Decision.Refuse("wrong_state", "The microVM has a network, whose addresses may be another's when it goes on; only one without can be suspended.");
             case VmState.Running:
                 return Decision.Of(new VmSuspendRequested { At = At(now) });
             case VmState.Unspecified or VmState.Deleted:

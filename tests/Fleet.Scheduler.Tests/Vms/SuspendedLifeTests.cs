@@ -1,6 +1,7 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Vms;
@@ -121,6 +122,9 @@ public sealed class SuspendedLifeTests
     public void Should_refuse_what_makes_no_sense()
     {
         Assert.Contains("qemu", Running(driver: "qemu").Suspend(Now).Problem!.Message, StringComparison.Ordinal);
+        var networked = Running();
+        networked.Record!.Spec.Network = NetworkRules.Tenant;
+        Assert.Contains("network", networked.Suspend(Now).Problem!.Message, StringComparison.Ordinal);
         Assert.Equal("wrong_state", Running().Resume(Now).Problem?.Code);
         Assert.Equal("wrong_state", Suspending().Resume(Now).Problem?.Code);
         var created = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one" }, 0, Now));
