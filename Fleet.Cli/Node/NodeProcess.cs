@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Data.Common;
 using System.Diagnostics;
 using System.Net;
 using System.Reflection;
@@ -148,8 +149,9 @@ internal static class NodeProcess
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             // What says itself why and what to do needs no stack trace beside it.
-            log.ForContext(Logs.Told, true).Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", failed.Message);
-            CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? "start_failed", failed.Message);
+            var why = failed is DbException ? $"The database can't be used: {failed.Message.TrimEnd('.')}. Start this node again when it can." : failed.Message;
+            log.ForContext(Logs.Told, true).Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", why);
+            CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? "start_failed", why);
             return ExitCodes.Failed;
         }
     }

@@ -40,12 +40,14 @@ public sealed class CellSystem : IAsyncDisposable
 
     private readonly CellJournal _journal;
     private readonly CellRegister? _register;
+    private readonly HandshakeGuard _guard;
     private bool _stopped;
 
     private CellSystem(
         ActorSystem actors, CellJournal journal, CellRegister? register, ICell cell, IEventFeed events, HostLinkService hostLink, HostFigures figures, IActorRef placement,
-        Func<IMessage, CancellationToken, Task<TokenReply?>> askTokens)
+        Func<IMessage, CancellationToken, Task<TokenReply?>> askTokens, HandshakeGuard guard)
     {
+        _guard = guard;
         Placement = placement;
         AskTokens = askTokens;
         Figures = figures;
@@ -90,15 +92,17 @@ public sealed class CellSystem : IAsyncDisposable
         if (options.Authority is { } authority)
             setup = setup.And(Tls(authority, options));
         var actors = ActorSystem.Create(SystemName, setup);
+        var guard = HandshakeGuard.Over(actors);
         var register = options.Database is { } database
             ? new CellRegister(database, NodeAddress.Write(options.RemotingHost, options.RemotingPort), options.Clock, options.Log)
             : null;
         try
         {
-            return await StartAsync(actors, journal, register, options, cancellation).ConfigureAwait(false);
+            return await StartAsync(actors, guard, journal, register, options, cancellation).ConfigureAwait(false);
         }
         catch
         {
+            guard.End();
             await actors.Terminate().ConfigureAwait(false);
             if (register is not null)
                 await register.DisposeAsync().ConfigureAwait(false);
@@ -122,7 +126,7 @@ public sealed class CellSystem : IAsyncDisposable
         });
 
     private static async Task<CellSystem> StartAsync(
-        ActorSystem actors, CellJournal journal, CellRegister? register, CellOptions options, CancellationToken cancellation)
+        ActorSystem actors, HandshakeGuard guard, CellJournal journal, CellRegister? register, CellOptions options, CancellationToken cancellation)
     {
         // The journal makes its tables while the cell forms.
         _ = Persistence.Instance.Apply(actors);
@@ -146,7 +150,7 @@ public sealed class CellSystem : IAsyncDisposable
         var tokens = await ShareAsync(ShardRegions.Tokens, _ => Props.Create(() => new TokensActor(options)), new TokensExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
 
         // Last: as soon as it is a member, the others write the state of shards to this node too, and wait for its answer.
-        await JoinAsync(actors, register, options, cancellation).ConfigureAwait(false);
+        await JoinAsync(actors, guard, register, options, cancellation).ConfigureAwait(false);
 
         var figures = new HostFigures();
         var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
@@ -160,13 +164,14 @@ public sealed class CellSystem : IAsyncDisposable
             new HostLinkService(options, sessions),
             figures,
             placement,
-            (question, ends) => client.AskAsync<TokenReply>(tokens, question, options.AskTimeout, ends));
+            (question, ends) => client.AskAsync<TokenReply>(tokens, question, options.AskTimeout, ends),
+            guard);
 
         Task<IActorRef> ShareAsync(string kind, Func<string, Props> props, IMessageExtractor extractor, ClusterShardingSettings how) =>
             sharding.StartAsync(kind, props, how, extractor, sharding.DefaultShardAllocationStrategy(how), HandOff.Instance);
     }
 
-    private static async Task JoinAsync(ActorSystem actors, CellRegister? register, CellOptions options, CancellationToken cancellation)
+    private static async Task JoinAsync(ActorSystem actors, HandshakeGuard guard, CellRegister? register, CellOptions options, CancellationToken cancellation)
     {
         var cluster = Akka.Cluster.Cluster.Get(actors);
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
@@ -188,6 +193,7 @@ public sealed class CellSystem : IAsyncDisposable
                 reason =>
                 {
                     options.Log.Fatal("This node may not go on as a member of the cell: {Reason:l}", reason);
+                    guard.End();
                     _ = actors.Terminate();
                 },
                 patience.Token).ConfigureAwait(false);
@@ -269,6 +275,7 @@ public sealed class CellSystem : IAsyncDisposable
         if (_stopped)
             return;
         _stopped = true;
+        _guard.End();
         try
         {
             await CoordinatedShutdown.Get(ActorSystem).Run(CoordinatedShutdown.ClrExitReason.Instance).WaitAsync(StopPatience).ConfigureAwait(false);

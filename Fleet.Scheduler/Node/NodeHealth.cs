@@ -47,6 +47,11 @@ internal sealed class NodeHealth(CellSystem cell, ViewProjection projection, Dis
             {
                 return $"The shard region {kind} gives no answer.";
             }
+            catch (ArgumentException)
+            {
+                // As Akka says it of one that has ended.
+                return "This node is on its way out of its cell.";
+            }
         }
         return null;
     }

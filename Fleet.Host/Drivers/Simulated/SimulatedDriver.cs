@@ -97,6 +97,8 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
             return lost;
         }
 
+        // A wall clock that went back since: what its script has yet to do would be hours away.
+        started = Math.Min(started, clock.GetUtcNow().ToUnixTimeMilliseconds());
         var over = words.Contains(StopRequested);
         var vmm = new SimulatedVmm(
             launch,

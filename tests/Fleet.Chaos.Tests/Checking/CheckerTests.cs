@@ -375,8 +375,8 @@ public sealed class CheckerTests
 
     [Theory]
     [InlineData("scheduler-1", true, true, "x\nSBR took decision DownReachable and is downing [a, b] including myself", true)]
-    [InlineData("scheduler-1", true, true, "Fleet can't run: The database postgres on db can't be used: Failed to connect", true)]
-    [InlineData("scheduler-1", true, true, "Fleet can't run: The port is taken", false)]
+    [InlineData("scheduler-1", true, true, "fleet: The database postgres on db can't be used: Failed to connect", true)]
+    [InlineData("scheduler-1", true, true, "fleet: The port is taken", false)]
     [InlineData("scheduler-1", true, true, "This node stood still for 4.5 s and", true)]
     [InlineData("scheduler-2", true, true, "This node stood still for 4.5 s and", false)]
     [InlineData("scheduler-1", true, false, "This node stood still for 4.5 s and", false)]

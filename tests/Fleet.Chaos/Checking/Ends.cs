@@ -16,7 +16,7 @@ internal static class Ends
     private static readonly string[] Downed = ["including myself", "marked as DOWN"];
 
     /// <summary>As the program says it, of a node that can't start: its supervisor tries again.</summary>
-    private static readonly string[] Unable = ["Fleet can't run: The database", "could not join the cell"];
+    private static readonly string[] Unable = ["fleet: The database", "could not join the cell"];
 
     /// <summary>How soon after it goes on a stopped node ends, and that is seen.</summary>
     private const long SoonMs = 5_000;
