@@ -4,6 +4,7 @@ using System.Globalization;
 using System.Net;
 using System.Text;
 using Fleet.Benchmarks.Chaos;
+using Fleet.Benchmarks.Start;
 using Fleet.Chaos.Harness;
 using Fleet.Shared.Contracts;
 using Fleet.Tests;
@@ -26,7 +27,9 @@ internal static class DurableBenchmark
         if (ChaosFleet.Missing is { } missing)
             throw new BenchmarkException(missing);
         var (hosts, seconds, window) = ((int)options.Number("hosts", 5_000), (int)options.Number("seconds", 60), (int)options.Number("window", 400));
-        return [.. MeasureAsync("sqlite", hosts, seconds, window).GetAwaiter().GetResult(), .. MeasureAsync("postgres", hosts, seconds, window).GetAwaiter().GetResult()];
+        // --postgres 0 leaves that half out.
+        string[] journals = options.Number("postgres", 1) == 0 ? ["sqlite"] : ["sqlite", "postgres"];
+        return [.. journals.SelectMany(journal => MeasureAsync(journal, hosts, seconds, window).GetAwaiter().GetResult())];
     }
 
     private static async Task<IReadOnlyList<Measurement>> MeasureAsync(string journal, int hosts, int seconds, int window)
@@ -43,11 +46,7 @@ internal static class DurableBenchmark
             using var scheduler = new FleetProcess("scheduler", ["dotnet", ChaosFleet.Program, .. Commands.Scheduler(data, Address, TimeSpan.FromSeconds(60), database)], Path.Combine(folder, "scheduler.out"));
             scheduler.Start();
             using var load = new Creates(credentials, window);
-            for (var clock = Stopwatch.StartNew(); !await load.IsHealthyAsync(); await Task.Delay(100))
-            {
-                if (clock.Elapsed > Patience)
-                    throw new BenchmarkException($"the scheduler does not come up: {scheduler.LogTail()}");
-            }
+            await load.UntilHealthyAsync(scheduler);
 
             using var over = new CancellationTokenSource();
             var links = new ConcurrentBag<SimulatedHost>();
@@ -57,18 +56,26 @@ internal static class DurableBenchmark
                     string.Create(CultureInfo.InvariantCulture, $"host-{at}"), new Uri($"https://{Address}:{Commands.LinkPort}"), credentials, null, load.Launched, over.Token)));
                 // Code that is hot is compiled anew in the first seconds.
                 await load.RunAsync(TimeSpan.FromSeconds(10), null);
+                var (schedulerMs, loadMs) = (ProcessFigures.CpuMs(scheduler.Pid), ProcessFigures.CpuMs(Environment.ProcessId));
                 var full = await load.RunAsync(TimeSpan.FromSeconds(seconds), null);
+                (schedulerMs, loadMs) = (ProcessFigures.CpuMs(scheduler.Pid) - schedulerMs, ProcessFigures.CpuMs(Environment.ProcessId) - loadMs);
                 var half = await load.RunAsync(TimeSpan.FromSeconds(Math.Min(seconds, 30)), full.PerSecond / 2);
+                var linksLost = links.Count(link => link.Ended);
+                var lost = await load.LostByKillAsync(scheduler);
                 return
                 [
                     new($"{journal}_per_s", full.PerSecond, "/s", "bound", 4_000),
+                    // All that the process does meanwhile, heartbeats of its hosts too.
+                    new($"{journal}_scheduler_cpu_us", 1000 * schedulerMs / full.Milliseconds.Count, "us"),
+                    new($"{journal}_load_cpu_us", 1000 * loadMs / full.Milliseconds.Count, "us"),
                     new($"{journal}_p50_full_ms", full.Percentile(0.5), "ms"),
                     new($"{journal}_p50_ms", half.Percentile(0.5), "ms"),
                     new($"{journal}_p99_ms", half.Percentile(0.99), "ms", "bound", 250),
                     new($"{journal}_refused", load.Refused, ""),
                     new($"{journal}_never_launched", load.Open, ""),
                     new($"{journal}_double_allocations", load.Doubles, ""),
-                    new($"{journal}_links_lost", links.Count(link => link.Ended), ""),
+                    new($"{journal}_links_lost", linksLost, ""),
+                    new($"{journal}_lost_by_kill", lost, ""),
                 ];
             }
             finally
@@ -121,7 +128,67 @@ internal static class DurableBenchmark
 
         public int Open => _begun.Count;
 
-        public async Task<bool> IsHealthyAsync()
+        public async Task UntilHealthyAsync(FleetProcess scheduler)
+        {
+            for (var clock = Stopwatch.StartNew(); !await IsHealthyAsync(); await Task.Delay(100))
+            {
+                if (clock.Elapsed > Patience)
+                    throw new BenchmarkException($"the scheduler does not come up: {scheduler.LogTail()}");
+            }
+        }
+
+        /// <summary>Creates as many as it can, ends the scheduler by kill -9 in the middle, starts it again, and counts those that were acknowledged and are not there.</summary>
+        public async Task<int> LostByKillAsync(FleetProcess scheduler)
+        {
+            var acknowledged = new ConcurrentBag<Uri>();
+            var clients = Enumerable.Range(0, 64).Select(_ => CreateUntilRefusedAsync(acknowledged)).ToArray();
+            await Task.Delay(TimeSpan.FromSeconds(3));
+            scheduler.Kill();
+            await Task.WhenAll(clients);
+            if (acknowledged.IsEmpty)
+                throw new BenchmarkException("nothing was acknowledged before the kill");
+            scheduler.Start();
+            await UntilHealthyAsync(scheduler);
+            var lost = 0;
+            await Parallel.ForEachAsync(acknowledged, new ParallelOptions { MaxDegreeOfParallelism = 16 }, async (vm, _) =>
+            {
+                var clock = Stopwatch.StartNew();
+                HttpStatusCode said;
+                do
+                {
+                    using var answer = await _http.GetAsync(vm, CancellationToken.None);
+                    said = answer.StatusCode;
+                }
+                while (said == HttpStatusCode.ServiceUnavailable && clock.Elapsed < Patience);
+                if (said != HttpStatusCode.OK)
+                    Interlocked.Increment(ref lost);
+            });
+            return lost;
+        }
+
+        private async Task CreateUntilRefusedAsync(ConcurrentBag<Uri> acknowledged)
+        {
+            try
+            {
+                while (true)
+                {
+                    using var body = Body(string.Create(CultureInfo.InvariantCulture, $"killed-{Interlocked.Increment(ref _number)}"));
+                    using var answer = await _http.PostAsync("/v1/vms", body);
+                    if (!answer.IsSuccessStatusCode)
+                        return;
+                    acknowledged.Add(answer.Headers.Location!);
+                }
+            }
+            catch (Exception killed) when (killed is HttpRequestException or OperationCanceledException)
+            {
+                // Not acknowledged.
+            }
+        }
+
+        private static StringContent Body(string name) =>
+            new(string.Create(CultureInfo.InvariantCulture, $$"""{"name":"{{name}}","cpus":1,"memory_mib":64}"""), Encoding.UTF8, "application/json");
+
+        private async Task<bool> IsHealthyAsync()
         {
             try
             {
@@ -172,7 +239,7 @@ internal static class DurableBenchmark
             _begun[name] = Stopwatch.GetTimestamp();
             try
             {
-                using var body = new StringContent(string.Create(CultureInfo.InvariantCulture, $$"""{"name":"{{name}}","cpus":1,"memory_mib":64}"""), Encoding.UTF8, "application/json");
+                using var body = Body(name);
                 using var answer = await _http.PostAsync("/v1/vms", body);
                 if (answer.IsSuccessStatusCode)
                     return;
