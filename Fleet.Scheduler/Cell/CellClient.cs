@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Akka.Actor;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Sessions;
@@ -40,22 +41,22 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         AskVmAsync(vmId, new ReadVm { VmId = vmId }, cancellation);
 
     public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation) =>
-        AskVmAsync(vmId, new RequestStop { VmId = vmId, GraceMs = (uint)Math.Clamp(grace.TotalMilliseconds, 0, uint.MaxValue) }, cancellation);
+        CommandVmAsync(vmId, new RequestStop { VmId = vmId, GraceMs = (uint)Math.Clamp(grace.TotalMilliseconds, 0, uint.MaxValue) }, cancellation);
 
     public Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation) =>
-        AskVmAsync(vmId, new RequestStart { VmId = vmId }, cancellation);
+        CommandVmAsync(vmId, new RequestStart { VmId = vmId }, cancellation);
 
     public Task<VmAnswer> SuspendVmAsync(string vmId, CancellationToken cancellation) =>
-        AskVmAsync(vmId, new RequestSuspend { VmId = vmId }, cancellation);
+        CommandVmAsync(vmId, new RequestSuspend { VmId = vmId }, cancellation);
 
     public Task<VmAnswer> ResumeVmAsync(string vmId, CancellationToken cancellation) =>
-        AskVmAsync(vmId, new RequestResume { VmId = vmId }, cancellation);
+        CommandVmAsync(vmId, new RequestResume { VmId = vmId }, cancellation);
 
     public Task<VmAnswer> DeleteVmAsync(string vmId, CancellationToken cancellation) =>
-        AskVmAsync(vmId, new RequestDelete { VmId = vmId }, cancellation);
+        CommandVmAsync(vmId, new RequestDelete { VmId = vmId }, cancellation);
 
     public Task<VmAnswer> LimitVmAsync(string vmId, string limiter, RateLimit? limit, CancellationToken cancellation) =>
-        AskVmAsync(vmId, new LimitVm { VmId = vmId, Name = limiter, Limit = limit }, cancellation);
+        CommandVmAsync(vmId, new LimitVm { VmId = vmId, Name = limiter, Limit = limit }, cancellation);
 
     public async Task<LimitersAnswer> GetLimitersAsync(string vmId, CancellationToken cancellation)
     {
@@ -122,16 +123,16 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     }
 
     public Task<HostAnswer> CordonHostAsync(string hostId, bool cordoned, CancellationToken cancellation) =>
-        AskHostAsync(hostId, new CordonHost { HostId = hostId, Cordoned = cordoned }, cancellation);
+        CommandHostAsync(hostId, new CordonHost { HostId = hostId, Cordoned = cordoned }, cancellation);
 
     public Task<HostAnswer> DrainHostAsync(string hostId, TimeSpan deadline, TimeSpan grace, CancellationToken cancellation) =>
-        AskHostAsync(hostId, new DrainHost { HostId = hostId, DeadlineMs = (ulong)deadline.TotalMilliseconds, GraceMs = (uint)grace.TotalMilliseconds }, cancellation);
+        CommandHostAsync(hostId, new DrainHost { HostId = hostId, DeadlineMs = (ulong)deadline.TotalMilliseconds, GraceMs = (uint)grace.TotalMilliseconds }, cancellation);
 
     public Task<HostAnswer> RemoveHostAsync(string hostId, bool forced, CancellationToken cancellation) =>
-        AskHostAsync(hostId, new RemoveHost { HostId = hostId, Forced = forced }, cancellation);
+        CommandHostAsync(hostId, new RemoveHost { HostId = hostId, Forced = forced }, cancellation);
 
     public Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation) =>
-        AskHostAsync(hostId, new EnrolHost { HostId = hostId, KeyHash = ByteString.CopyFrom(keyHash), Named = named }, cancellation);
+        CommandHostAsync(hostId, new EnrolHost { HostId = hostId, KeyHash = ByteString.CopyFrom(keyHash), Named = named }, cancellation);
 
     public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
     {
@@ -182,6 +183,10 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         ? ToAnswer(vmId, await AskUntilAnsweredAsync<VmReply>(vms, question, cancellation).ConfigureAwait(false))
         : NoSuchVm(vmId);
 
+    private async Task<VmAnswer> CommandVmAsync(string vmId, IMessage command, CancellationToken cancellation) => VmId.IsValid(vmId)
+        ? ToAnswer(vmId, await CommandAsync<VmReply>(vms, command, new ReadVm { VmId = vmId }, cancellation).ConfigureAwait(false))
+        : NoSuchVm(vmId);
+
     private VmAnswer ToAnswer(string vmId, VmReply? reply) => reply is null
         ? new VmAnswer(null, new CellProblem("unavailable", NoAnswer($"microVM '{vmId}'")))
         : new VmAnswer(reply.Vm, ProblemOf(reply.Problem));
@@ -194,13 +199,51 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     {
         if (!VmSpecRules.IsHostId(hostId))
             return new HostAnswer(null, NoSuchHost(hostId));
-        var reply = await AskUntilAnsweredAsync<HostReply>(hosts, question, cancellation).ConfigureAwait(false);
-        return reply is null
-            ? new HostAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))
-            : new HostAnswer(reply.Host, ProblemOf(reply.Problem));
+        return ToHostAnswer(hostId, await AskUntilAnsweredAsync<HostReply>(hosts, question, cancellation).ConfigureAwait(false));
     }
 
-    /// <summary>The answer to a question that may be asked more than once; null when none came within <see cref="CellOptions.AskTimeout"/>.</summary>
+    private async Task<HostAnswer> CommandHostAsync(string hostId, IMessage command, CancellationToken cancellation) => VmSpecRules.IsHostId(hostId)
+        ? ToHostAnswer(hostId, await CommandAsync<HostReply>(hosts, command, new ReadHost { HostId = hostId }, cancellation).ConfigureAwait(false))
+        : new HostAnswer(null, NoSuchHost(hostId));
+
+    private HostAnswer ToHostAnswer(string hostId, HostReply? reply) => reply is null
+        ? new HostAnswer(null, new CellProblem("unavailable", NoAnswer($"host '{hostId}'")))
+        : new HostAnswer(reply.Host, ProblemOf(reply.Problem));
+
+    /// <summary>
+    /// The answer to a command; null when none came in time. It is told again only when it was certainly lost: an actor that answers a later question has had it
+    /// before or never gets it, since both go the same way. A copy that is only late could undo what was asked for meanwhile.
+    /// </summary>
+    private async Task<TReply?> CommandAsync<TReply>(IActorRef region, IMessage command, IMessage question, CancellationToken cancellation)
+        where TReply : class, IMessage
+    {
+        var begun = Stopwatch.GetTimestamp();
+        using var over = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        try
+        {
+            while (options.AskTimeout - Stopwatch.GetElapsedTime(begun) is { Ticks: > 0 } left)
+            {
+                var told = region.Ask<TReply>(command, left, over.Token);
+                if (await Task.WhenAny(told, Task.Delay(FirstRepeat, cancellation)).ConfigureAwait(false) == told
+                    || await AskUntilAnsweredAsync<TReply>(region, question, cancellation).ConfigureAwait(false) is null
+                    || told.IsCompleted)
+                {
+                    return await told.ConfigureAwait(false);
+                }
+            }
+            return null;
+        }
+        catch (AskTimeoutException)
+        {
+            return null;
+        }
+        finally
+        {
+            await over.CancelAsync().ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>The answer to a question that may be asked more than once and be late; null when none came within <see cref="CellOptions.AskTimeout"/>.</summary>
     internal async Task<TReply?> AskUntilAnsweredAsync<TReply>(IActorRef region, IMessage question, CancellationToken cancellation)
         where TReply : class, IMessage
     {
