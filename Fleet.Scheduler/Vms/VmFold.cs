@@ -141,6 +141,8 @@ public static class VmFold
                 return failed.At;
             case VmMoveBegan move:
                 next.State = VmState.Stopping;
+                // One that was just going on is given up, and with it what it was saved in.
+                next.Saved = null;
                 next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address };
                 if (move.Address.Length > 0)
                     next.Suspends++;
