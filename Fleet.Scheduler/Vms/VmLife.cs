@@ -201,7 +201,9 @@ public sealed record VmLife
     /// <summary>A host reserved room. Not <paramref name="wanted"/> when the reservation must be given back.</summary>
     public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted)
     {
-        if ((Goal is Goal.FindPlace && Record!.Epoch + 1 == epoch) || (Goal is Goal.AwaitGang && epoch == GangRound.Epoch))
+        // A late yes to an earlier search, of a host that has not what it goes on from.
+        var elsewhere = Record?.Saved is { } saved && saved.Host != host;
+        if (!elsewhere && ((Goal is Goal.FindPlace && Record!.Epoch + 1 == epoch) || (Goal is Goal.AwaitGang && epoch == GangRound.Epoch)))
         {
             wanted = true;
             return Decision.Of(new VmPlaced { At = At(now), Host = host, Epoch = epoch });

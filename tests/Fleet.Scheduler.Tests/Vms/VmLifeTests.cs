@@ -215,7 +215,7 @@ public sealed class VmLifeTests
                         Assert.Equal(record.State == VmState.Suspended || (record.Saved is not null && record.State is VmState.Pending or VmState.Unplaced or VmState.Starting), record.Saved is not null);
                         if (record.Saved is { } saved)
                             Assert.True(saved.Address.Length > 0 ? record.State == VmState.Starting && saved.Epoch < record.Epoch
-                                : record.Host == saved.Host && saved.Epoch <= record.Epoch && life.Wanted.Host == saved.Host, "what is saved goes where it is to be fetched, or nowhere");
+                                : record.Host == saved.Host && saved.Epoch <= record.Epoch && life.Wanted.Host == saved.Host, $"what is saved goes where it is to be fetched, or nowhere: {step} made {record} of {old}");
                     }
                 }
             },
