@@ -72,6 +72,7 @@ internal sealed class GuestInit
         FileSystems.MountForPrograms(configuration.Image is not null, Complain);
         // Without it the command runs all the same, and says what it misses.
         if (configuration.Network is { } network) NetworkInterface.SetUp(network, configuration.Hostname, Complain);
+        Disks.MountVolumes(configuration.Volumes, user);
 
         var command = CommandLine.From(configuration, user, CommandLine.Probe);
         var exits = new ChildExits();

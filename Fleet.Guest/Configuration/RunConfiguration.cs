@@ -17,6 +17,9 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
     /// <summary>How the command is looked after; null: not at all.</summary>
     public HealthCheck? Health { get; init; }
 
+    /// <summary>Disks by their serial numbers, and where they belong.</summary>
+    public IReadOnlyList<(string Disk, string Path)> Volumes { get; init; } = [];
+
     public const string Path = "/fleet/run.json";
 
     /// <summary>The file is written by the host from an API request of at most 1 MiB; JSON may escape each byte as six.</summary>
@@ -53,6 +56,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         HealthCheck? health = null;
         ImageConfiguration? image = null;
         NetworkConfiguration? network = null;
+        List<(string, string)>? volumes = null;
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
             throw new BadConfigurationException("run.json is not an object");
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
@@ -67,7 +71,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 case "image" when image is null: image = ReadImage(ref reader); break;
                 case "health" when health is null: health = ReadHealth(ref reader); break;
                 case "network" when network is null: network = NetworkConfiguration.Read(ref reader); break;
-                case "argv" or "env" or "hostname" or "image" or "network" or "health": throw new BadConfigurationException($"run.json has '{member}' twice");
+                case "volumes" when volumes is null: volumes = ReadVolumes(ref reader); break;
+                case "argv" or "env" or "hostname" or "image" or "network" or "health" or "volumes": throw new BadConfigurationException($"run.json has '{member}' twice");
                 default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
             }
         }
@@ -76,7 +81,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
         if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
             throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
-        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network };
+        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network, Volumes = volumes ?? [] };
     }
 
     private static HealthCheck ReadHealth(ref Utf8JsonReader reader)
@@ -155,6 +160,31 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
             }
         }
         return new ImageConfiguration(user ?? "", workdir ?? "", signal ?? ImageConfiguration.Terminate);
+    }
+
+    private static List<(string Disk, string Path)> ReadVolumes(ref Utf8JsonReader reader)
+    {
+        if (reader.TokenType != JsonTokenType.StartArray) throw new BadConfigurationException("'volumes' is not an array");
+        var volumes = new List<(string, string)>();
+        while (reader.Read() && reader.TokenType != JsonTokenType.EndArray)
+        {
+            if (reader.TokenType != JsonTokenType.StartObject) throw new BadConfigurationException("'volumes' holds something that is not an object");
+            string? disk = null, path = null;
+            while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+            {
+                var member = reader.GetString()!;
+                reader.Read();
+                switch (member)
+                {
+                    case "disk" when disk is null: disk = ReadString(ref reader, member); break;
+                    case "path" when path is null: path = ReadString(ref reader, member); break;
+                    default: throw new BadConfigurationException($"'volumes' has a member '{member}' that is unknown or repeated");
+                }
+            }
+            if (disk is null or "" || path is null || !path.StartsWith('/')) throw new BadConfigurationException("'volumes' has an entry without a disk or an absolute path");
+            volumes.Add((disk, path));
+        }
+        return volumes;
     }
 
     internal static string ReadString(ref Utf8JsonReader reader, string member)

@@ -4,16 +4,13 @@ using Fleet.Guest.Linux;
 namespace Fleet.Guest.Machine;
 
 /// <summary>
-/// The root file system of an OCI image: the first disk, a squashfs that other microVMs read as well, and over it a layer in memory that takes what is
+/// The root file system of an OCI image: a disk, a squashfs that other microVMs read as well, and over it a layer in memory that takes what is
 /// written. It is gone with the microVM.
 /// </summary>
 internal static unsafe class ImageRoot
 {
-    private const string Disk = "/dev/vda", Image = "/fleet/image", Layer = "/fleet/layer", Root = "/fleet/root";
+    private const string Disk = "image", Image = "/fleet/image", Layer = "/fleet/layer", Root = "/fleet/root";
     private const ulong ReadOnly = 1, Move = 8192, NoDev = 4;
-
-    /// <summary>The kernel makes the disk's node when it has looked at the disk, a moment after the driver is there.</summary>
-    private const int DiskLimitMs = 5000, PauseMs = 5;
 
     /// <summary>Of the guest's memory: what the layer may take. A full one is an error of the program that writes, and of no other.</summary>
     private const string LayerOptions = "size=50%,mode=755";
@@ -24,8 +21,7 @@ internal static unsafe class ImageRoot
     public static void Enter(int nullDevice, Action<string> complain)
     {
         VirtioDrivers.Run(["modprobe", "-a", "squashfs", "overlay"], nullDevice, complain);
-        for (var waited = 0; !System.IO.File.Exists(Disk) && waited < DiskLimitMs; waited += PauseMs) Thread.Sleep(PauseMs);
-        Mount(Disk, Image, "squashfs", ReadOnly | NoDev, "");
+        Mount(Disks.Find(Disk), Image, "squashfs", ReadOnly | NoDev, "");
         Mount("tmpfs", Layer, "tmpfs", NoDev, LayerOptions);
         MakeFolder(Layer + "/upper");
         MakeFolder(Layer + "/work");
@@ -39,20 +35,9 @@ internal static unsafe class ImageRoot
             throw Failure("the image's root can't be entered");
     }
 
-    private static void Mount(string source, string target, string type, ulong flags, string options)
-    {
-        MakeFolder(target);
-        using var strings = new NativeStrings();
-        // SAFETY: as above; the kernel copies them.
-        if (Libc.mount(strings.Add(source), strings.Add(target), strings.Add(type), flags, strings.Add(options)) != 0) throw Failure($"{source} can't be mounted on {target}");
-    }
+    private static void Mount(string source, string target, string type, ulong flags, string options) => Disks.Mount(source, target, type, flags, options);
 
-    private static void MakeFolder(string path)
-    {
-        using var strings = new NativeStrings();
-        // SAFETY: as above. One that is there is as good.
-        Libc.mkdir(strings.Add(path), 0x1ED);
-    }
+    private static void MakeFolder(string path) => Disks.MakeFolder(path);
 
     private static InvalidOperationException Failure(string what) => new($"{what}: {Files.Describe(Marshal.GetLastPInvokeError())}");
 }

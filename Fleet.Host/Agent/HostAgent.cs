@@ -5,6 +5,7 @@ using Fleet.Host.Link;
 using Fleet.Host.Networks;
 using Fleet.Host.Snapshots;
 using Fleet.Host.State;
+using Fleet.Host.Volumes;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Agent;
@@ -70,11 +71,14 @@ public sealed class HostAgent : IAsyncDisposable
             var images = new ImageStore(Path.Combine(options.StateDirectory, "images"), options.Images with { Clock = options.Clock, Log = options.Log });
             images.RemoveLeftovers();
             await networks.TakeUpAsync(found).ConfigureAwait(false);
+            var volumes = new VolumeStore(Path.Combine(options.StateDirectory, "volumes"), state.FolderOf, options.Clock, options.Log);
+            volumes.RemoveLeftovers();
             var context = new MicroVmContext(
                 state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
             {
                 Fenced = options.Fenced,
                 Images = images,
+                Volumes = volumes,
                 Reacts = options.Reacts,
                 Credits = options.Credits,
                 Proc = options.Proc,

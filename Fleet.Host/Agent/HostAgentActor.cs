@@ -196,6 +196,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case BeginAgain again:
                 TakeUp(again.VmId);
                 break;
+            case VolumeOrderOver over:
+                OnVolumeOrderOver(over);
+                break;
             case Terminated ended:
                 Ended(ended.ActorRef);
                 break;
@@ -251,6 +254,9 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                     Took(input.VmId, 1);
                 }
 
+                break;
+            case SchedulerMessage.BodyOneofCase.Volume:
+                CarryOut(message.Volume);
                 break;
             default:
                 _log.Warning("The control plane sent {Kind}, which this agent does not know", message.BodyCase);

@@ -1,6 +1,7 @@
 using Akka.Actor;
 using Fleet.Host.Drivers;
 using Fleet.Host.Snapshots;
+using Fleet.Host.Volumes;
 
 namespace Fleet.Host.Agent;
 
@@ -28,6 +29,9 @@ internal sealed partial class MicroVmActor
             }
 
             var slots = _context.LaunchSlots(driver.Name);
+            // Let go when the VMM holds them itself, or when there will be none.
+            using var volumes = await VolumesAsync(given).ConfigureAwait(false);
+            launch = launch with { VolumeDisks = volumes?.Disks ?? [] };
             // What has not begun when the agent ends is left to the next agent; what has begun is finished.
             using (var waiting = CancellationTokenSource.CreateLinkedTokenSource(given, _context.Ending))
             {
@@ -79,6 +83,15 @@ internal sealed partial class MicroVmActor
         }
 
         return new LaunchImage(store.RootOf(image), image.Config);
+    }
+
+    private async Task<GivenVolumes?> VolumesAsync(CancellationToken given)
+    {
+        if (_record.Launch.Spec.Volumes.Count == 0)
+            return null;
+        var store = _context.Volumes ?? throw new LaunchFailedException("driver_unusable", "This host has no volumes.");
+        using var waiting = CancellationTokenSource.CreateLinkedTokenSource(given, _context.Ending);
+        return await store.GiveAsync(_record.Launch, waiting.Token).ConfigureAwait(false);
     }
 
     /// <summary>

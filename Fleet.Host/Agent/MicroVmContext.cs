@@ -7,6 +7,7 @@ using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
 using Fleet.Host.Snapshots;
 using Fleet.Host.State;
+using Fleet.Host.Volumes;
 using Fleet.Shared.Contracts;
 using Google.Protobuf.WellKnownTypes;
 using Serilog;
@@ -31,6 +32,9 @@ internal sealed record MicroVmContext(
 
     /// <summary>What microVMs of OCI images boot; null: this host has none.</summary>
     public ImageStore? Images { get; init; }
+
+    /// <summary>The disks that outlive microVMs; null: this host has none.</summary>
+    public VolumeStore? Volumes { get; init; }
 
     /// <summary>The host does something about pressure by itself.</summary>
     public bool Reacts { get; init; }

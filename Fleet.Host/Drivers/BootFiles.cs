@@ -15,6 +15,9 @@ internal sealed record BootFiles(string KernelPath, string InitrdPath, string Ar
     /// <summary>There is a <see cref="VmmFiles.Root"/>, to be the guest's first disk, read-only.</summary>
     public bool HasRoot { get; private init; }
 
+    /// <summary>By which the guest knows that disk.</summary>
+    public const string RootSerial = "image";
+
     /// <summary>
     /// For the default image, and for a kernel of the user's own without arguments. <c>reboot=k</c> resets through the
     /// keyboard controller, which ends the VMM on every driver; <c>quiet</c> saves most of the exits of a boot.

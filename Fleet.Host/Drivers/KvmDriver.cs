@@ -146,13 +146,16 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             ["balloon"] = VmmBalloon.Configuration(),
             ["fleet-status-port"] = new JsonObject { ["output_path"] = JailCommand.Status },
         };
-        if (boot.HasRoot)
+        var drives = new JsonArray();
+        if (boot.HasRoot) drives.Add(Drive(BootFiles.RootSerial, JailCommand.Root, isReadOnly: true));
+        for (int i = 0; i < launch.VolumeDisks.Count; i++)
         {
-            configuration["drives"] = new JsonArray(new JsonObject
-            {
-                ["drive_id"] = "image", ["path_on_host"] = JailCommand.Root, ["is_root_device"] = false, ["is_read_only"] = true,
-            });
+            var drive = Drive(VmmLaunch.VolumeSerial(i), JailCommand.Volume(i), isReadOnly: false);
+            // What the guest has flushed survives the host's power loss.
+            drive["cache_type"] = "Writeback";
+            drives.Add(drive);
         }
+        if (drives.Count > 0) configuration["drives"] = drives;
         // The way to fleet-init, which a kernel of the user's own does not have.
         if (launch.Spec.Boot is null) configuration["vsock"] = new JsonObject { ["guest_cid"] = KvmVmm.GuestContext, ["uds_path"] = JailCommand.Guest };
         if (launch.Lease is { } lease) configuration["fleet-lease"] = KvmVmm.LeaseBody(lease);
@@ -171,6 +174,9 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             throw new LaunchFailedException("launch_failed", $"The directory {launch.Directory} can't be written: {e.Message}", e);
         }
     }
+
+    private static JsonObject Drive(string id, string path, bool isReadOnly) =>
+        new() { ["drive_id"] = id, ["path_on_host"] = path, ["is_root_device"] = false, ["is_read_only"] = isReadOnly };
 
     private static LaunchFailedException EndedAtOnce(VmmLaunch launch, VmmProcess process)
     {

@@ -53,7 +53,7 @@ internal sealed class KvmVmm : RunningVmm
     }
 
     /// <inheritdoc/>
-    protected override bool FilesAreLimited => Posix.MayLimitOthers && !_saving;
+    protected override bool FilesAreLimited => Posix.MayLimitOthers && !_saving && base.FilesAreLimited;
 
     // A VMM that was not asked to save writes nothing there.
     protected override IEnumerable<string> SmallFiles =>

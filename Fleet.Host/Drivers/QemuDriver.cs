@@ -66,7 +66,7 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         }
 
         cancellation.ThrowIfCancellationRequested();
-        var process = VmmProcess.Start(launch.Directory, program, Arguments(launch, boot, hardware));
+        var process = VmmProcess.Start(launch.Directory, program, Arguments(launch, boot, hardware), launch.VolumeDisks);
         var vmm = new QemuVmm(launch, process, options);
         try
         {
@@ -125,7 +125,14 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         ];
         if (boot.HasRoot)
         {
-            arguments.AddRange(["-drive", $"if=none,id=image,format=raw,readonly=on,file.filename={VmmFiles.Root}", "-device", "virtio-blk-device,drive=image"]);
+            arguments.AddRange(["-drive", $"if=none,id=image,format=raw,readonly=on,file.filename={VmmFiles.Root}", "-device", $"virtio-blk-device,drive=image,serial={BootFiles.RootSerial}"]);
+        }
+        for (int i = 0; i < launch.VolumeDisks.Count; i++)
+        {
+            string serial = VmmLaunch.VolumeSerial(i);
+            // A comma in a value is written twice.
+            string path = launch.VolumeDisks[i].Replace(",", ",,", StringComparison.Ordinal);
+            arguments.AddRange(["-drive", $"if=none,id={serial},format=raw,cache=writeback,file.filename={path}", "-device", $"virtio-blk-device,drive={serial},serial={serial}"]);
         }
         if (boot.InitrdPath.Length > 0) arguments.AddRange(["-initrd", boot.InitrdPath]);
         // The way to fleet-init, which a kernel of the user's own does not have.

@@ -148,8 +148,8 @@ internal abstract class RunningVmm : IVmm
     /// <summary>Asks the guest to power down. Called again each second until the guest is ready to hear it.</summary>
     protected abstract Task AskGuestAsync(CancellationToken cancellation);
 
-    /// <summary>The VMM has a limit on file sizes, which is to go along with its console.</summary>
-    protected virtual bool FilesAreLimited => true;
+    /// <summary>The VMM has a limit on file sizes, which is to go along with its console. One with volumes has none: they are larger.</summary>
+    protected virtual bool FilesAreLimited => Launch.Spec.Volumes.Count == 0;
 
     /// <summary>Files of the directory where a VMM writes a few lines, if anything.</summary>
     protected virtual IEnumerable<string> SmallFiles => [VmmFiles.Exit];

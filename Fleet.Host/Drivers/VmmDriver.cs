@@ -127,6 +127,12 @@ public sealed record VmmLaunch(string VmId, ulong Epoch, VmSpec Spec, string Dir
 
     /// <summary>Its network interface; null: none.</summary>
     public VmmInterface? Link { get; init; }
+
+    /// <summary>Its volumes in the order of its spec: files on this host that are its disks, behind the image's.</summary>
+    public IReadOnlyList<string> VolumeDisks { get; init; } = [];
+
+    /// <summary>By which the guest knows a disk: the serial number of the volume of that number.</summary>
+    public static string VolumeSerial(int number) => $"volume{number}";
 }
 
 /// <summary>A microVM's network interface: the tap is there, with every rule that guards it.</summary>

@@ -134,6 +134,18 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
                 json.WriteString("domain"u8, TenantResolver.Domain);
                 json.WriteEndObject();
             }
+            if (run.Volumes.Count > 0)
+            {
+                json.WriteStartArray("volumes"u8);
+                foreach (var (serial, path) in run.Volumes)
+                {
+                    json.WriteStartObject();
+                    json.WriteString("disk"u8, serial);
+                    json.WriteString("path"u8, path);
+                    json.WriteEndObject();
+                }
+                json.WriteEndArray();
+            }
             json.WriteEndObject();
         }
         return buffer.ToArray();

@@ -40,11 +40,15 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
     /// <summary>How the command is looked after; null: not at all.</summary>
     public HealthCheck? Health { get; init; }
 
+    /// <summary>Disks by their serial numbers, and where they are to be mounted.</summary>
+    public IReadOnlyList<(string Serial, string Path)> Volumes { get; init; } = [];
+
     /// <summary>What a spec asks for, of its image if it names one: a command goes behind the image's entrypoint, in the place of its own.</summary>
     public static GuestRun Of(VmSpec spec, ImageRun? image)
     {
         ArgumentNullException.ThrowIfNull(spec);
-        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health };
+        (string, string)[] volumes = [.. spec.Volumes.Select((volume, i) => (Drivers.VmmLaunch.VolumeSerial(i), volume.Path))];
+        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health, Volumes = volumes };
         var env = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var pair in image.Env)
         {
@@ -52,6 +56,6 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
             env[pair[..equals]] = pair[(equals + 1)..];
         }
         foreach (var (name, value) in spec.Env) env[name] = value;
-        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health };
+        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health, Volumes = volumes };
     }
 }

@@ -69,6 +69,21 @@ public static class VmLimits
     /// <summary>Of a gang's name: it and a member's number are that one's name.</summary>
     public const int MaxGangNameLength = 60;
 
+    /// <summary>Volumes of one microVM: each is a disk.</summary>
+    public const int MaxVolumes = 4;
+
+    /// <summary>The smallest volume that a file system with a journal fits into.</summary>
+    public const int MinVolumeMib = 16;
+
+    /// <summary>8 TiB: within what ext4 makes of blocks of 4 KiB.</summary>
+    public const int MaxVolumeMib = 8 << 20;
+
+    /// <summary>UTF-8 bytes of the path where a guest finds a volume.</summary>
+    public const int MaxVolumePathBytes = 1023;
+
+    /// <summary>Of a volume for which nobody names one.</summary>
+    public const int DefaultVolumeMib = 1024;
+
     /// <summary>The label by which a host tells its zone.</summary>
     public const string ZoneLabel = "zone";
 

@@ -30,6 +30,7 @@ public static class VmSpecRules
             ?? OneOf("driver", spec.Driver, Drivers)
             ?? Boot(spec.Boot)
             ?? Image(spec)
+            ?? VolumeRules.FirstProblem(spec)
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
             ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
             ?? OneOf("fencing", spec.Fencing.Length == 0 ? FencingPolicy.Strict : spec.Fencing, FencingPolicy.All)

@@ -43,6 +43,9 @@ internal static unsafe partial class JailCalls
     internal const int EmptyPath = 0x1000;
     internal const int NoLink = 0x100;
 
+    /// <summary>LOCK_EX | LOCK_NB.</summary>
+    internal const int LockAlone = 2 | 4;
+
     /// <summary>Throws when the call failed.</summary>
     public static nint Check(nint result, string what) => result >= 0 ? result : throw SystemCallException.Last(what);
 
@@ -77,6 +80,9 @@ internal static unsafe partial class JailCalls
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int fcntl(int fd, int command, int argument);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int flock(int fd, int operation);
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int dup2(int fd, int target);

@@ -140,7 +140,9 @@ internal sealed unsafe partial class Jailer(JailOptions options)
                 case PassedKind.Read:
                     return Descriptors.OpenRegularFile(file.Path);
                 case PassedKind.Edit:
-                    return Descriptors.OpenRegularFile(file.Path, Descriptors.ReadWrite);
+                    var edited = Descriptors.OpenRegularFile(file.Path, Descriptors.ReadWrite);
+                    // The lock is the open file's, and so the VMM's as long as it lives: nobody else may write to it meanwhile.
+                    return JailCalls.flock(edited, JailCalls.LockAlone) == 0 ? edited : throw SystemCallException.Last("flock");
                 case PassedKind.Tap:
                     return TapInterface.Open(file.Path);
                 case PassedKind.Listen:

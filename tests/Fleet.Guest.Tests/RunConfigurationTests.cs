@@ -141,4 +141,16 @@ public sealed class RunConfigurationTests
     }
 
     private static RunConfiguration Parse(string json) => RunConfiguration.Parse(Encoding.UTF8.GetBytes(json));
+
+    [Fact]
+    public void Reads_volumes_and_refuses_what_is_none()
+    {
+        var volumes = RunConfiguration.Parse("""{"argv": [], "volumes": [{"disk": "volume0", "path": "/data"}, {"path": "/srv/x", "disk": "volume1"}]}"""u8).Volumes;
+        Assert.Equal([("volume0", "/data"), ("volume1", "/srv/x")], volumes);
+        foreach (var wrong in (string[])["{}", "[1]", """[{"disk": "volume0"}]""", """[{"disk": "volume0", "path": "data"}]""", """[{"disk": "", "path": "/data"}]""",
+            """[{"disk": "a", "disk": "b", "path": "/data"}]""", """[{"disk": "a", "path": "/data", "more": "x"}]"""])
+        {
+            Assert.Throws<BadConfigurationException>(() => RunConfiguration.Parse(System.Text.Encoding.UTF8.GetBytes($$"""{"argv": [], "volumes": {{wrong}}}""")));
+        }
+    }
 }

@@ -29,7 +29,15 @@ internal static class JailCommand
     public const string State = "/dev/fd/22";
     public const string Memory = "/dev/fd/23";
 
-    /// <summary>Where the limit can't be raised as the console goes on, it must not end the console: then only the agent's eye bounds the files.</summary>
+    private const int FirstVolume = 24;
+
+    /// <summary>The volume of that number.</summary>
+    public static string Volume(int number) => string.Create(CultureInfo.InvariantCulture, $"/dev/fd/{FirstVolume + number}");
+
+    /// <summary>
+    /// Where the limit can't be raised as the console goes on, it must not end the console, and a volume is larger than a console: then only the
+    /// agent's eye bounds the files.
+    /// </summary>
     private const long LargestFile = 1L << 50;
 
     /// <param name="boot">Null: it goes on from a snapshot.</param>
@@ -41,7 +49,7 @@ internal static class JailCommand
         List<string> arguments =
         [
             "jail", "--id", launch.VmId, "--uid", id, "--gid", id, "--pid-file", VmmFiles.Pid,
-            "--resource-limit", string.Create(CultureInfo.InvariantCulture, $"fsize={(Posix.MayLimitOthers ? ConsoleLog.Limit : LargestFile)}"),
+            "--resource-limit", string.Create(CultureInfo.InvariantCulture, $"fsize={(Posix.MayLimitOthers && launch.VolumeDisks.Count == 0 ? ConsoleLog.Limit : LargestFile)}"),
             "--fd", "3=listen:" + VmmFiles.ApiSocket,
             "--fd", "5=write:" + VmmFiles.Exit,
             "--fd", "6=append:" + VmmFiles.Status,
@@ -53,6 +61,10 @@ internal static class JailCommand
         if (boot?.InitrdPath.Length > 0) arguments.AddRange(["--fd", "8=read:" + boot.InitrdPath]);
         if (boot?.HasRoot ?? launch.Spec.Image.Length > 0) arguments.AddRange(["--fd", "10=read:" + VmmFiles.Root]);
         if (launch.Spec.Boot is null) arguments.AddRange(["--fd", "11=listen:" + VmmFiles.GuestSocket]);
+        for (int i = 0; i < launch.VolumeDisks.Count; i++)
+        {
+            arguments.AddRange(["--fd", string.Create(CultureInfo.InvariantCulture, $"{FirstVolume + i}=edit:{launch.VolumeDisks[i]}")]);
+        }
         if (runs is not null) arguments.AddRange(["--fd", "9=append:" + runs.NewFile(launch)]);
         if (launch.Link is { } link) arguments.AddRange(["--fd", "12=tap:" + link.Tap, "--fd", "13=read:" + VmmFiles.Metadata]);
         if (groups.Version > 0)

@@ -24,7 +24,7 @@ internal enum VmmAbsence
 /// </summary>
 internal sealed class VmmProcess
 {
-    // $0 names the launcher in error messages; $1 is the file size limit in blocks of 512 bytes, the rest the VMM and its
+    // $0 names the launcher in error messages; $1 is the file size limit in blocks of 512 bytes or "unlimited", the rest the VMM and its
     // arguments, which the shell passes on and never reads. Signals ignored and limits survive exec.
     private const string Launcher = """
         trap '' XFSZ
@@ -59,17 +59,22 @@ internal sealed class VmmProcess
 
     /// <summary>Starts a VMM with the microVM's directory as its working directory.</summary>
     /// <param name="program">Absolute path.</param>
+    /// <param name="locked">
+    /// Files that it has to itself as long as it lives: it does not begin while another holds one. With any, no limit on the size of files.
+    /// </param>
     /// <exception cref="LaunchFailedException"><c>vmm_failed</c>: not even the launcher could be started.</exception>
-    public static VmmProcess Start(string directory, string program, IReadOnlyList<string> arguments)
+    public static VmmProcess Start(string directory, string program, IReadOnlyList<string> arguments, IReadOnlyList<string>? locked = null)
     {
         try
         {
             string input = Path.Combine(directory, VmmFiles.ConsoleInput);
             File.Delete(input);
             Posix.MakeFifo(input);
-            string blocks = (ConsoleLog.Limit / 512).ToString(System.Globalization.CultureInfo.InvariantCulture);
+            string blocks = locked is { Count: > 0 } ? "unlimited" : (ConsoleLog.Limit / 512).ToString(System.Globalization.CultureInfo.InvariantCulture);
+            // flock(1) opens the file, locks it, and becomes the program: the lock is the VMM's, and ends with it.
+            var locks = (locked ?? []).SelectMany(file => (string[])["flock", "--nonblock", "--no-fork", "--conflict-exit-code", "75", file]);
             int pid = Spawn.Start(
-                directory, "/bin/sh", ["-c", Launcher, "fleet-launch", blocks, program, .. arguments],
+                directory, "/bin/sh", ["-c", Launcher, "fleet-launch", blocks, .. locks, program, .. arguments],
                 new SpawnStreams(VmmFiles.ConsoleInput, ConsoleLog.FileName, VmmFiles.Log));
             var (pidfd, ended) = ProcessWatch.Catch(pid);
             return new VmmProcess(pid, pidfd, ended);

@@ -102,6 +102,22 @@ public sealed partial class JailCommandTests
     }
 
     [SkippableFact]
+    public void Should_give_a_disk_that_is_written_to_one_VMM_as_long_as_it_lives()
+    {
+        using var first = new JailRun("#include <unistd.h>\nint main(void) { pause(); return 0; }\n");
+        using var second = new JailRun("int main(void) { return 7; }\n");
+        var disk = first.Files.File("disk");
+        File.WriteAllText(disk, "x");
+        Assert.Equal((0, ""), first.Start(["--fd", $"5=edit:{disk}"], "x"));
+        var (code, errors) = second.Start(["--fd", $"5=edit:{disk}"], "x");
+        Assert.Equal(1, code);
+        Assert.Contains($"{disk} can't be opened for the VMM", errors, StringComparison.Ordinal);
+        Assert.Equal(0, Native.kill(first.Pid, 9));
+        Assert.Equal(128 + 9, first.Wait());
+        Assert.Equal(7, second.Try("x", "--fd", $"5=edit:{disk}"));
+    }
+
+    [SkippableFact]
     public void Should_undo_its_control_groups_when_a_later_wall_fails()
     {
         using var jail = new JailRun();

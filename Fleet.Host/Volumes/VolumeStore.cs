@@ -1,0 +1,367 @@
+using System.Collections.Concurrent;
+using System.Globalization;
+using System.Text;
+using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Images;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Files;
+using Fleet.Shared.Vms;
+using Microsoft.Win32.SafeHandles;
+using Serilog;
+
+namespace Fleet.Host.Volumes;
+
+/// <summary>
+/// The volumes of this host: a folder each, with the disk (a sparse file of a fixed size, ext4 from its making) and whom it was given to last.
+/// What is being made or removed stands elsewhere, so that a volume is there whole or not at all.
+/// </summary>
+/// <remarks>
+/// Who may write to one: a launch comes with the generation under which the control plane gave the volume to it, and one below the
+/// highest that came is refused; the highest is on the disk before its VMM starts. The VMM itself holds a lock on the file as long as it
+/// lives, and one that holds it under an older generation is ended first. For one agent at a time, as the state directory is; from any thread.
+/// </remarks>
+internal sealed class VolumeStore
+{
+    /// <summary>Left free of the disk for what the host itself writes: records, consoles, logs.</summary>
+    internal const long KeptFree = 256L << 20;
+
+    private const long Mib = 1 << 20;
+    private const int CopyBytes = 1 << 20;
+    private const string Disk = "disk";
+    private const string Given = "given";
+
+    /// <summary>The folder of those that are no tenant's: no tenant's name has this character.</summary>
+    private const string Nobody = "_";
+
+    /// <summary>The turn of whoever makes one: each counts on the room that the others leave. No volume's key is without a slash.</summary>
+    private const string Room = "room";
+
+    private static readonly TimeSpan FormatLimit = TimeSpan.FromMinutes(2);
+
+    private readonly string _root;
+    private readonly string _making;
+    private readonly string _removed;
+    private readonly Func<string, string> _folderOfVm;
+    private readonly Func<string, long> _freeBytes;
+    private readonly TimeProvider _clock;
+    private readonly ILogger _log;
+    private readonly ConcurrentDictionary<string, SemaphoreSlim> _gates = new(StringComparer.Ordinal);
+
+    /// <param name="root">A folder of its own; made when it is needed.</param>
+    /// <param name="folderOfVm">Where a microVM's VMM works.</param>
+    /// <param name="clock">Time-outs go by it.</param>
+    /// <param name="log">Where trouble is told.</param>
+    /// <param name="freeBytes">What the disk with that folder has free; null: it is asked.</param>
+    public VolumeStore(string root, Func<string, string> folderOfVm, TimeProvider clock, ILogger log, Func<string, long>? freeBytes = null)
+    {
+        _root = Path.GetFullPath(root);
+        _making = Path.Combine(_root, ".making");
+        _removed = Path.Combine(_root, ".removed");
+        _folderOfVm = folderOfVm;
+        _clock = clock;
+        _log = log.ForContext<VolumeStore>();
+        _freeBytes = freeBytes ?? (static folder => new DriveInfo(folder).AvailableFreeSpace);
+    }
+
+    /// <summary>Removes what a killed agent left half made or half removed.</summary>
+    public void RemoveLeftovers()
+    {
+        foreach (var folder in new[] { _making, _removed })
+        {
+            try
+            {
+                if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
+            }
+            catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
+            {
+                _log.Warning(stuck, "{Folder} of volumes that are no more can't be removed; the next start tries again", folder);
+            }
+        }
+    }
+
+    /// <summary>Whether the host has it.</summary>
+    public bool Has(string tenant, string name) => Directory.Exists(FolderOf(tenant, name));
+
+    /// <summary>The file that is the volume's disk, whether it is there or not.</summary>
+    public string DiskOf(string tenant, string name) => Path.Combine(FolderOf(tenant, name), Disk);
+
+    /// <summary>
+    /// Gives a launch its volumes, and makes those that are not there. Until the answer is disposed nobody else gets them: by then the VMM
+    /// holds their locks, or was not started.
+    /// </summary>
+    /// <exception cref="LaunchFailedException">
+    /// <c>volume_stale</c>: they were given to a newer placement; <c>volume_in_use</c>: what writes to one does not end; <c>volume_no_room</c>;
+    /// <c>volume_unavailable</c>: the disk or a program is at fault.
+    /// </exception>
+    public async Task<GivenVolumes> GiveAsync(LaunchVm launch, CancellationToken cancellation)
+    {
+        var given = new GivenVolumes();
+        try
+        {
+            // In one order for all who want several, or two could wait for each other.
+            foreach (var volume in launch.Spec.Volumes.OrderBy(volume => volume.Name, StringComparer.Ordinal))
+                given.Add(await EnterAsync(VolumeRules.Key(launch.Spec.Tenant, volume.Name), cancellation).ConfigureAwait(false));
+            foreach (var volume in launch.Spec.Volumes)
+            {
+                var grant = launch.Volumes.FirstOrDefault(one => one.Name == volume.Name)
+                    ?? throw new LaunchFailedException("volume_unavailable", $"The control plane did not give the volume {volume.Name} to this launch.");
+                given.Add(await GiveAsync(launch, grant, cancellation).ConfigureAwait(false));
+            }
+            return given;
+        }
+        catch (Exception failed)
+        {
+            given.Dispose();
+            throw failed is IOException or UnauthorizedAccessException
+                ? new LaunchFailedException("volume_unavailable", $"A volume of the microVM can't be used: {failed.Message}", failed)
+                : failed;
+        }
+    }
+
+    /// <summary>Carries an order of the control plane out; null: done, now or before.</summary>
+    public async Task<Reason?> CarryOutAsync(VolumeOrder order, CancellationToken cancellation)
+    {
+        if (!IsTenant(order.Tenant) || !VolumeRules.IsName(order.Name) || (order.CopyTo.Length > 0 && !VolumeRules.IsName(order.CopyTo)))
+            return new Reason { Code = "volume_unavailable", Message = "The order names no volume." };
+        try
+        {
+            using (await EnterAsync(VolumeRules.Key(order.Tenant, order.Name), cancellation).ConfigureAwait(false))
+            {
+                if (order.CopyTo.Length > 0)
+                    await CopyAsync(order, cancellation).ConfigureAwait(false);
+                else
+                    Remove(order.Tenant, order.Name);
+            }
+            return null;
+        }
+        catch (LaunchFailedException failed)
+        {
+            return new Reason { Code = failed.Code, Message = ReasonText.Shorten(failed.Message) };
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            return new Reason { Code = "volume_unavailable", Message = ReasonText.Shorten($"The volume {order.Name} can't be used: {failed.Message}") };
+        }
+    }
+
+    private async Task<IDisposable> EnterAsync(string key, CancellationToken cancellation)
+    {
+        var gate = _gates.GetOrAdd(key, static _ => new SemaphoreSlim(1));
+        await gate.WaitAsync(cancellation).ConfigureAwait(false);
+        return new Turn(gate);
+    }
+
+    private async Task<string> GiveAsync(LaunchVm launch, VolumeGrant grant, CancellationToken cancellation)
+    {
+        var folder = FolderOf(launch.Spec.Tenant, grant.Name);
+        if (!Directory.Exists(folder))
+            await MakeAsync(folder, grant, cancellation).ConfigureAwait(false);
+        var last = ReadGiven(folder);
+        var now = new Holder(grant.Generation, launch.VmId, launch.Epoch);
+        if (now.Generation < last.Generation || (now.Generation == last.Generation && now != last))
+        {
+            throw new LaunchFailedException("volume_stale",
+                $"The volume {grant.Name} was given to {last.VmId} after it had been given to this placement, which may not write to it any more.");
+        }
+        // On the disk before anything else: from here on no older placement gets it, whatever becomes of this launch.
+        if (now != last)
+            OwnFile.Write(Path.Combine(folder, Given), string.Create(CultureInfo.InvariantCulture, $"{now.Generation} {now.VmId} {now.Epoch}\n"));
+        var disk = Path.Combine(folder, Disk);
+        if (IsLocked(disk) && VmId.IsValid(last.VmId))
+        {
+            _log.Warning("The VMM of {VmId} under epoch {Epoch} still has the volume {Volume}, which is {Next}'s now: it is ended", last.VmId, last.Epoch, grant.Name, launch.VmId);
+            await VmmProcess.EndStrayAsync(_folderOfVm(last.VmId), _clock, cancellation).ConfigureAwait(false);
+        }
+        return IsLocked(disk)
+            ? throw new LaunchFailedException("volume_in_use", $"Another process writes to {disk}. Find it with `fuser {disk}` and end it.")
+            : disk;
+    }
+
+    private async Task MakeAsync(string folder, VolumeGrant grant, CancellationToken cancellation)
+    {
+        if (grant.SizeMib is < VmLimits.MinVolumeMib or > VmLimits.MaxVolumeMib)
+            throw new LaunchFailedException("volume_unavailable", $"The volume {grant.Name} was to have {grant.SizeMib} MiB.");
+        await PutAsync(folder, grant.Name, (long)grant.SizeMib * Mib, async disk =>
+        {
+            // Of this agent's own empty file: nothing that a guest wrote is read here, or ever on this host.
+            try
+            {
+                await ExternalCommand.RunAsync("mkfs.ext4", ["-q", "-F", "-m", "0", "-L", grant.Name.Length <= 16 ? grant.Name : grant.Name[..16], disk], null, FormatLimit, cancellation).ConfigureAwait(false);
+            }
+            catch (LaunchFailedException failed)
+            {
+                throw new LaunchFailedException("volume_unavailable", $"The volume {grant.Name} could not be formatted (Debian: apt-get install e2fsprogs): {failed.Message}", failed);
+            }
+        }, cancellation).ConfigureAwait(false);
+        _log.Information("The volume {Volume} of {SizeMib} MiB was made in {Folder}", grant.Name, grant.SizeMib, folder);
+    }
+
+    private async Task CopyAsync(VolumeOrder order, CancellationToken cancellation)
+    {
+        var (from, to) = (DiskOf(order.Tenant, order.Name), FolderOf(order.Tenant, order.CopyTo));
+        if (Directory.Exists(to))
+            return;
+        if (!File.Exists(from))
+            throw new LaunchFailedException("volume_not_made", $"The volume {order.Name} was never used, and so there is nothing to copy.");
+        RequireFree(from, order.Name);
+        await PutAsync(to, order.CopyTo, new FileInfo(from).Length, disk =>
+        {
+            using var source = File.OpenHandle(from, FileMode.Open, FileAccess.Read, FileShare.Read);
+            using var copy = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite);
+            if (!Posix.TryShareBytes(source, copy)) CopyBytesThatAreThere(source, copy, order, cancellation);
+            return Task.CompletedTask;
+        }, cancellation).ConfigureAwait(false);
+        _log.Information("The volume {Volume} was copied to {Copy}", order.Name, order.CopyTo);
+    }
+
+    private void CopyBytesThatAreThere(SafeFileHandle source, SafeFileHandle copy, VolumeOrder order, CancellationToken cancellation)
+    {
+        var buffer = new byte[CopyBytes];
+        var length = RandomAccess.GetLength(source);
+        var told = _clock.GetTimestamp();
+        for (var at = Posix.Seek(source, 0, hole: false); at >= 0; at = at < length ? Posix.Seek(source, at, hole: false) : -1)
+        {
+            for (var end = Posix.Seek(source, at, hole: true); at < end;)
+            {
+                cancellation.ThrowIfCancellationRequested();
+                var read = RandomAccess.Read(source, buffer.AsSpan(0, (int)Math.Min(buffer.Length, end - at)), at);
+                if (read == 0)
+                    throw new IOException($"The volume {order.Name} became shorter while it was copied");
+                RandomAccess.Write(copy, buffer.AsSpan(0, read), at);
+                at += read;
+                if (_clock.GetElapsedTime(told) < TimeSpan.FromSeconds(10))
+                    continue;
+                told = _clock.GetTimestamp();
+                _log.Information("Copying {Volume} to {Copy}: at {At} of {Length} MiB", order.Name, order.CopyTo, at / Mib, length / Mib);
+            }
+        }
+    }
+
+    /// <summary>Makes a volume beside the others, fills it, and puts it in its place when it is on the disk.</summary>
+    private async Task PutAsync(string folder, string name, long bytes, Func<string, Task> fill, CancellationToken cancellation)
+    {
+        using var turn = await EnterAsync(Room, cancellation).ConfigureAwait(false);
+        var making = Path.Combine(_making, Guid.NewGuid().ToString("n"));
+        try
+        {
+            // What users keep is nobody else's business.
+            const UnixFileMode own = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
+            Directory.CreateDirectory(making, own);
+            var free = _freeBytes(_root) - Promised() - KeptFree;
+            if (bytes > free)
+            {
+                throw new LaunchFailedException("volume_no_room",
+                    $"The host's disk has no room for the volume {name}: it is to have {bytes / Mib} MiB, and {Math.Max(0, free) / Mib} MiB are not promised to others. Remove volumes or images.");
+            }
+            var disk = Path.Combine(making, Disk);
+            using (var file = File.OpenHandle(disk, FileMode.CreateNew, FileAccess.ReadWrite))
+                RandomAccess.SetLength(file, bytes);
+            File.SetUnixFileMode(disk, OwnFile.Private);
+            await fill(disk).ConfigureAwait(false);
+            using (var file = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite))
+                RandomAccess.FlushToDisk(file);
+            FolderSync.Sync(making);
+            var parent = Path.GetDirectoryName(folder)!;
+            Directory.CreateDirectory(parent, own);
+            Directory.Move(making, folder);
+            FolderSync.Sync(parent);
+            FolderSync.Sync(_root);
+        }
+        finally
+        {
+            try
+            {
+                if (Directory.Exists(making)) Directory.Delete(making, recursive: true);
+            }
+            catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
+            {
+                _log.Warning(stuck, "{Folder} can't be removed; the next start tries again", making);
+            }
+        }
+    }
+
+    private void Remove(string tenant, string name)
+    {
+        var folder = FolderOf(tenant, name);
+        if (!Directory.Exists(folder))
+            return;
+        RequireFree(Path.Combine(folder, Disk), name);
+        Directory.CreateDirectory(_removed);
+        var gone = Path.Combine(_removed, Guid.NewGuid().ToString("n"));
+        Directory.Move(folder, gone);
+        FolderSync.Sync(Path.GetDirectoryName(folder)!);
+        Directory.Delete(gone, recursive: true);
+        _log.Information("The volume {Volume} was removed", name);
+    }
+
+    private static void RequireFree(string disk, string name)
+    {
+        if (IsLocked(disk))
+            throw new LaunchFailedException("volume_in_use", $"A microVM writes to the volume {name}. Stop it first.");
+    }
+
+    /// <summary>Bytes that volumes may still take of the disk: their holes.</summary>
+    private long Promised() => Directory.Exists(_root)
+        ? Directory.EnumerateFiles(_root, Disk, SearchOption.AllDirectories).Sum(disk => Math.Max(0, new FileInfo(disk).Length - Posix.AllocatedBytes(disk)))
+        : 0;
+
+    private static Holder ReadGiven(string folder)
+    {
+        var path = Path.Combine(folder, Given);
+        if (!File.Exists(path))
+            return new Holder(0, "", 0);
+        var parts = File.ReadAllText(path, Encoding.ASCII).TrimEnd('\n').Split(' ');
+        return parts.Length == 3 && ulong.TryParse(parts[0], CultureInfo.InvariantCulture, out var generation) && ulong.TryParse(parts[2], CultureInfo.InvariantCulture, out var epoch)
+            ? new Holder(generation, parts[1], epoch)
+            // Whom it was given to is not known, and so it is given to nobody.
+            : throw new IOException($"{path} is broken; it has to read 'GENERATION MICROVM EPOCH'");
+    }
+
+    // FileShare.None is flock(LOCK_EX | LOCK_NB) on Linux, which is what the VMM holds.
+    private static bool IsLocked(string disk)
+    {
+        try
+        {
+            using var file = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite, FileShare.None);
+            return false;
+        }
+        catch (IOException held) when (held is not (FileNotFoundException or DirectoryNotFoundException))
+        {
+            return true;
+        }
+    }
+
+    private string FolderOf(string tenant, string name) => IsTenant(tenant) && VolumeRules.IsName(name)
+        ? Path.Combine(_root, tenant.Length == 0 ? Nobody : tenant, name)
+        : throw new LaunchFailedException("volume_unavailable", "That is no volume's name.");
+
+    private static bool IsTenant(string tenant) => tenant.Length == 0 || VmSpecRules.IsHostId(tenant);
+
+    private sealed record Holder(ulong Generation, string VmId, ulong Epoch);
+
+    private sealed class Turn(SemaphoreSlim gate) : IDisposable
+    {
+        public void Dispose() => gate.Release();
+    }
+}
+
+/// <summary>Volumes that a launch was given, while it is under way.</summary>
+internal sealed class GivenVolumes : IDisposable
+{
+    private readonly List<IDisposable> _turns = [];
+    private readonly List<string> _disks = [];
+
+    /// <summary>Their files, in the order of the spec.</summary>
+    public IReadOnlyList<string> Disks => _disks;
+
+    public void Add(IDisposable turn) => _turns.Add(turn);
+
+    public void Add(string disk) => _disks.Add(disk);
+
+    public void Dispose()
+    {
+        foreach (var turn in _turns) turn.Dispose();
+        _turns.Clear();
+    }
+}

@@ -1,0 +1,48 @@
+using Fleet.Host.Consoles;
+using Fleet.Host.Drivers;
+using Fleet.Host.Images;
+using Fleet.Host.Tests.Drivers;
+using Fleet.Host.Volumes;
+using Fleet.Shared.Contracts;
+using Fleet.Tests;
+using Serilog;
+using Serilog.Core;
+
+namespace Fleet.Host.Tests.Volumes;
+
+/// <summary>A volume in real guests under QEMU, one after the other.</summary>
+[Trait("Kind", "Slow")]
+public sealed class VolumeBootTests
+{
+    private static readonly TimeSpan Boot = TimeSpan.FromSeconds(120);
+
+    [SkippableFact]
+    public async Task A_volume_keeps_a_file_for_the_next_microVM_and_is_its_VMMs_alone()
+    {
+        string init = Path.Combine(Checkout.Artifacts, "guest", "fleet-init");
+        Skip.IfNot(File.Exists(init), $"{init} is not built; run ./fleet build");
+        using var images = new DefaultImageStore(new ImageOptions(Path.Combine(Checkout.Artifacts, "test-images"), init), Log.Logger);
+        await using var scratch = new Scratch();
+        var store = new VolumeStore(Path.Combine(scratch.Folder, "volumes"), vmId => Path.Combine(scratch.Folder, vmId), TimeProvider.System, Logger.None);
+
+        Assert.Equal((3, "ext4\n"), await RunAsync(scratch, images, store, 1, "echo kept >/data/deep/file; mount | grep ' /data/deep ' | cut -d' ' -f5; exit 3"));
+        Assert.Equal((4, "kept\n"), await RunAsync(scratch, images, store, 2, "cat /data/deep/file; exit 4"));
+    }
+
+    private static async Task<(int? Status, string Console)> RunAsync(Scratch scratch, IImageSource images, VolumeStore store, ulong generation, string script)
+    {
+        var spec = new VmSpec { Name = "hello", Cpus = 1, MemoryMib = 256, Command = { "sh", "-c", script }, Volumes = { new VolumeMount { Name = "data", Path = "/data/deep", SizeMib = 32 } } };
+        var launch = scratch.Launch(spec);
+        var order = new LaunchVm { VmId = launch.VmId, Epoch = generation, Spec = spec, Volumes = { new VolumeGrant { Name = "data", SizeMib = 32, Generation = generation } } };
+        IVmm vmm;
+        using (var given = await store.GiveAsync(order, default))
+            vmm = await new QemuDriver(Scratch.Options(images)).LaunchAsync(launch with { VolumeDisks = given.Disks }, default);
+        await using (vmm)
+        {
+            // The lock is the VMM's own by now.
+            Assert.Equal("volume_in_use", (await store.CarryOutAsync(new VolumeOrder { Name = "data" }, default))?.Code);
+            var end = await vmm.Completion.WaitAsync(Boot);
+            return (end.Exit?.Status, File.ReadAllText(Path.Combine(launch.Directory, ConsoleLog.FileName)).Replace("\r", "", StringComparison.Ordinal));
+        }
+    }
+}
