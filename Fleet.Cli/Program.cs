@@ -10,6 +10,7 @@ using Fleet.Cli.Node;
 using Fleet.Cli.Output;
 using Fleet.Cli.Simulate;
 using Fleet.Cli.Vms;
+using Fleet.Cli.Volumes;
 
 var host = HostCommand.Create();
 HostCommands.AddTo(host);
@@ -17,7 +18,7 @@ HostCommands.AddTo(host);
 var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
 {
     UpCommand.Create(), DownCommand.Create(), SchedulerCommand.Create(), host,
-    VmCommands.Create(), ImageCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(), SimulateCommand.Create(),
+    VmCommands.Create(), ImageCommands.Create(), VolumeCommands.Create(), TokenCommands.Create(), DoctorCommand.Create(), LabCommands.Create(), AdminCommand.Create(), SimulateCommand.Create(),
     CommandContext.Api, CommandContext.Token, CommandContext.Authority, CommandContext.Data, CommandContext.Json,
 };
 

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
+using Fleet.Cli.Volumes;
 
 namespace Fleet.Cli.Vms;
 
@@ -25,6 +26,7 @@ internal sealed class SpecOptions
     private readonly Option<string?> _image = new("--image") { Description = "An OCI image: registry/name:tag, or on the host oci:/folder or docker-archive:/file.tar" };
     private readonly Option<string?> _network = new("--network") { Description = "none (default), or tenant: an interface in its tenant's network on its host" };
     private readonly Option<string[]> _publish = new("--publish", "-p") { Description = $"A port of the host that leads to it: {PortText.Form}; gives it a network; may be repeated" };
+    private readonly Option<string[]> _volume = new("--volume", "-v") { Description = $"A disk that outlives it: {VolumeText.Form}; may be repeated" };
     private readonly Option<string?> _kernel = new("--kernel") { Description = "A kernel of your own: absolute path on the host" };
     private readonly Option<string?> _initrd = new("--initrd") { Description = "Its initrd" };
     private readonly Option<string?> _bootArgs = new("--boot-args") { Description = "Its command line" };
@@ -39,7 +41,7 @@ internal sealed class SpecOptions
     {
         Option[] all =
         [
-            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _network, _publish, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
+            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _volume, _network, _publish, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
             _fencing, _priority, _health, _simulate,
         ];
         foreach (var option in all)
@@ -67,6 +69,8 @@ internal sealed class SpecOptions
             spec["host_labels"] = Pairs(wanted, "--host-label");
         if (parsed.GetValue(_zone) is { Length: > 0 } zones)
             spec["zones"] = Words(zones);
+        if (parsed.GetValue(_volume) is { Length: > 0 } volumes)
+            spec["volumes"] = new JsonArray([.. volumes.Select(VolumeText.Mount)]);
         if (Placement(parsed) is { Count: > 0 } placement)
             spec["placement"] = placement;
         if (LimitsCommand.Of(parsed.GetValue(_limit)) is { } limits)

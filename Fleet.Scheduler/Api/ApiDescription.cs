@@ -21,7 +21,7 @@ internal static class ApiDescription
     private const string SchemeId = "token";
 
     // A null or absent member means the default only in what clients send; answers have every member.
-    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(CreateGangBody), typeof(StopVmBody), typeof(DrainHostBody), typeof(BootBody), typeof(SimulatedBody), typeof(PortBody),
+    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(CreateGangBody), typeof(CreateVolumeBody), typeof(CopyVolumeBody), typeof(VolumeMountBody), typeof(StopVmBody), typeof(DrainHostBody), typeof(BootBody), typeof(SimulatedBody), typeof(PortBody),
         typeof(PlacementBody), typeof(AffinityBody), typeof(SpreadBody), typeof(RateLimitBody), typeof(TokenBucketBody), typeof(AdminCommandBody), typeof(CreateTokenBody)];
 
     public static void Add(IServiceCollection services)
@@ -66,7 +66,8 @@ internal static class ApiDescription
                 inner.Enum = Names(BodyMapping.StateNames);
             else if (name == "state" && type == typeof(HostBody))
                 inner.Enum = Names(Enum.GetValues<HostState>().Where(s => s != HostState.Unspecified).Select(BodyMapping.Name));
-            else if (name is "kernel_path" or "refill_time_ms" || (name == "group" && type == typeof(SpreadBody)) || (name == "host" && type == typeof(PortBody)) || (name == "role" && type == typeof(CreateTokenBody)) || (name == "size" && type == typeof(TokenBucketBody)) || (name is "name" or "size" or "vm" && type == typeof(CreateGangBody)))
+            else if (name is "kernel_path" or "refill_time_ms" || (name == "group" && type == typeof(SpreadBody)) || (name == "host" && type == typeof(PortBody)) || (name == "role" && type == typeof(CreateTokenBody)) || (name == "size" && type == typeof(TokenBucketBody)) || (name is "name" or "size" or "vm" && type == typeof(CreateGangBody))
+                || (name is "name" or "host" && type == typeof(CreateVolumeBody)) || (name == "name" && (type == typeof(CopyVolumeBody) || type == typeof(VolumeMountBody))))
                 inner.Type &= ~JsonSchemaType.Null;
         }
         return Task.CompletedTask;

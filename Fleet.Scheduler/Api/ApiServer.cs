@@ -70,6 +70,7 @@ internal sealed class ApiServer : IAsyncDisposable
             web.Use(pipeline.AuthoriseAsync);
             new VmEndpoints(api).Map(web);
             new GangEndpoints(api).Map(web);
+            new VolumeEndpoints(api).Map(web);
             new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
             new ExecEndpoint(api).Map(web);

@@ -72,6 +72,9 @@ internal sealed record CreateVmBody
     [Description("Where it is to be by where others are; absent: it is in no group, and wants nothing of others")]
     public PlacementBody? Placement { get; init; }
 
+    [Description("Disks that outlive it. It goes where they are"), MaxLength(VmLimits.MaxVolumes)]
+    public IReadOnlyList<VolumeMountBody>? Volumes { get; init; }
+
     [Description("Only with the driver simulated")]
     public SimulatedBody? Simulated { get; init; }
 
@@ -247,6 +250,7 @@ internal sealed record VmSpecBody(
     IReadOnlyList<string> Zones,
     string Priority,
     PlacementBody? Placement,
+    IReadOnlyList<VolumeMountBody> Volumes,
     SimulatedBody? Simulated,
     string Network,
     IReadOnlyList<PortBody> Ports,
@@ -421,6 +425,10 @@ internal sealed record ProblemBody(
 [JsonSerializable(typeof(CreateVmBody))]
 [JsonSerializable(typeof(CreateGangBody))]
 [JsonSerializable(typeof(GangBody))]
+[JsonSerializable(typeof(CreateVolumeBody))]
+[JsonSerializable(typeof(CopyVolumeBody))]
+[JsonSerializable(typeof(VolumeBody))]
+[JsonSerializable(typeof(VolumeListBody))]
 [JsonSerializable(typeof(StopVmBody))]
 [JsonSerializable(typeof(DrainHostBody))]
 [JsonSerializable(typeof(RateLimitBody))]

@@ -3,6 +3,7 @@ using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Vms;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf.Collections;
@@ -45,6 +46,12 @@ internal static class BodyMapping
         spec.Zones.Add(body.Zones ?? []);
         spec.Placement = ToWishes(body.Placement);
         spec.Health = ToHealth(body.Health);
+        spec.Volumes.AddRange((body.Volumes ?? []).Select((volume, i) => new VolumeMount
+        {
+            Name = volume.Name ?? throw new RequestRefused(ErrorCodes.MissingField, "A volume needs name.", $"volumes[{i}].name"),
+            Path = volume.Path ?? "",
+            SizeMib = (ulong)InRange($"volumes[{i}].size_mib", volume.SizeMib ?? VmLimits.DefaultVolumeMib, VmLimits.MinVolumeMib, VmLimits.MaxVolumeMib),
+        }));
         if (body.Host is "")
             throw new RequestRefused(ErrorCodes.InvalidField, "host is empty; leave it out to allow every host.", "host");
         if (body.Boot is { } boot)
@@ -198,11 +205,16 @@ internal static class BodyMapping
             OrNull(vm.Spec.Image),
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
+            [.. vm.Spec.Volumes.Select(volume => new VolumeMountBody { Name = volume.Name, Path = OrNull(volume.Path), SizeMib = (long)volume.SizeMib })],
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
                 : null,
             OrNull(vm.Spec.Network) ?? NetworkRules.None, [.. vm.Spec.Ports.Select(port => new PortBody { Host = port.Host, Guest = port.Guest, Protocol = port.Protocol })],
             new SortedDictionary<string, RateLimitBody>(vm.Spec.RateLimits.ToDictionary(limit => limit.Key, limit => ToBody(limit.Value)!), StringComparer.Ordinal)));
+
+    public static VolumeBody ToBody(VolumeRecord volume) => new(
+        volume.Name, OrNull(volume.Tenant), Name(volume.State), volume.SizeMib, volume.Host, OrNull(volume.VmId), volume.Snapshot, OrNull(volume.CopyOf), Text(volume.CreatedAt),
+        volume.Reason is { } reason ? new ReasonBody(reason.Code, reason.Message) : null);
 
     public static TokenBody ToBody(TokenRecord token) => new(
         token.Id, Name(token.Role), OrNull(token.Tenant), OrNull(token.Host), token.Note, Text(token.CreatedAt), OrNull(token.CreatedBy),

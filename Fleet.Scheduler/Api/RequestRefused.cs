@@ -45,6 +45,7 @@ internal static class ErrorCodes
     public const string WrongState = "wrong_state";
     public const string HostConnected = "host_connected";
     public const string HostInUse = "host_in_use";
+    public const string VolumeInUse = "volume_in_use";
     public const string Compacted = "compacted";
     public const string PayloadTooLarge = "payload_too_large";
     public const string UnsupportedMediaType = "unsupported_media_type";
@@ -75,6 +76,7 @@ internal static class ErrorCodes
         [ConfirmationRequired] = (409, "The operator's command has to be confirmed"),
         [HostConnected] = (409, "The host is connected"),
         [HostInUse] = (409, "The host is in use"),
+        [VolumeInUse] = (409, "The volume is in use"),
         [Compacted] = (410, "The change log no longer goes back that far"),
         [PayloadTooLarge] = (413, "The body is too large"),
         [UnsupportedMediaType] = (415, "The body has the wrong content type"),

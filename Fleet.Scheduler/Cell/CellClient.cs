@@ -3,6 +3,7 @@ using Akka.Actor;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Vms;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf;
@@ -13,7 +14,7 @@ namespace Fleet.Scheduler.Cell;
 /// <see cref="ICell"/> over the shard regions. Every question has an end: no answer within <see cref="CellOptions.AskTimeout"/> is
 /// <c>unavailable</c>, which says nothing about whether it was carried out; every command may be repeated.
 /// </summary>
-internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef hosts, IActorRef placement, CellOptions options) : ICell
+internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef hosts, IActorRef volumes, IActorRef placement, CellOptions options) : ICell
 {
     /// <summary>A review asks every host, several times, and meanwhile this node places nothing: few may wait for one at once.</summary>
     private const int MostReviews = 4;
@@ -97,6 +98,12 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (var vmId in named)
                 neighbours[vmId] = VmFold.CarriedBy((await GetVmAsync(vmId, cancellation).ConfigureAwait(false)).Vm);
+            if (spec.Volumes.Count > 0 && spec.Host.Length == 0)
+            {
+                var names = spec.Volumes.Select(volume => volume.Name).ToHashSet(StringComparer.Ordinal);
+                if ((await ListVolumesAsync(spec.Tenant, cancellation).ConfigureAwait(false)).FirstOrDefault(volume => names.Contains(volume.Name)) is { } there)
+                    spec = new VmSpec(spec) { Host = there.Host };
+            }
             return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
         }
         catch (AskTimeoutException late)
@@ -133,6 +140,20 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
 
     public Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation) =>
         CommandHostAsync(hostId, new EnrolHost { HostId = hostId, KeyHash = ByteString.CopyFrom(keyHash), Named = named }, cancellation);
+
+    public async Task<IReadOnlyList<VolumeRecord>> ListVolumesAsync(string? tenant, CancellationToken cancellation)
+    {
+        IMessage question = tenant is null ? new ListVolumes() : new FindVolumes { Tenant = tenant };
+        return (await AskUntilAnsweredAsync<VolumesFound>(volumes, question, cancellation).ConfigureAwait(false)
+            ?? throw new CellException("unavailable", NoAnswer("actor of the volumes"))).Volumes;
+    }
+
+    public async Task<VolumeRecord> ChangeVolumeAsync(IToVolumes change, CancellationToken cancellation)
+    {
+        var reply = await AskUntilAnsweredAsync<VolumeReply>(volumes, (IMessage)change, cancellation).ConfigureAwait(false)
+            ?? throw new CellException("unavailable", NoAnswer("actor of the volumes"));
+        return reply.Problem is { } problem ? throw new CellException(problem.Code, problem.Message) : reply.Volume;
+    }
 
     public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
     {

@@ -17,6 +17,7 @@ using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Sessions;
 using Fleet.Scheduler.Vms;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Access;
 using Google.Protobuf;
 
@@ -144,7 +145,8 @@ public sealed class CellSystem : IAsyncDisposable
         var hostRegion = await ShareAsync(ShardRegions.Hosts, id => Props.Create(() => new HostActor(id, options, vms, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
         // Whoever waits for its gang says so again and again, and wakes it.
         var gangs = await ShareAsync(ShardRegions.Gangs, id => Props.Create(() => new GangActor(id, options, placement, hostRegion, vms)), new GangExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
-        var vmRegion = await ShareAsync(ShardRegions.Vms, id => Props.Create(() => new VmActor(id, options, placement, hostRegion, gangs)), new VmExtractor(), settings).ConfigureAwait(false);
+        var volumes = await ShareAsync(ShardRegions.Volumes, _ => Props.Create(() => new VolumesActor(options, hostRegion)), new VolumesExtractor(), settings).ConfigureAwait(false);
+        var vmRegion = await ShareAsync(ShardRegions.Vms, id => Props.Create(() => new VmActor(id, options, placement, hostRegion, gangs, volumes)), new VmExtractor(), settings).ConfigureAwait(false);
         vms.Started(vmRegion);
         // One actor that is there when it is asked: nothing of it has to be woken.
         var tokens = await ShareAsync(ShardRegions.Tokens, _ => Props.Create(() => new TokensActor(options)), new TokensExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
@@ -154,7 +156,7 @@ public sealed class CellSystem : IAsyncDisposable
 
         var figures = new HostFigures();
         var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
-        var client = new CellClient(actors, vmRegion, hostRegion, placement, options);
+        var client = new CellClient(actors, vmRegion, hostRegion, volumes, placement, options);
         return new CellSystem(
             actors,
             journal,

@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
 using Google.Protobuf;
@@ -78,6 +79,15 @@ public interface ICell
     /// a host that is known already is <c>host_exists</c>, unless by the same key.
     /// </summary>
     Task<HostAnswer> EnrolHostAsync(string hostId, byte[] keyHash, bool named, CancellationToken cancellation);
+
+    /// <summary>The volumes of a tenant, or (null) all that there are, in the order of tenants and names. Throws <see cref="CellException"/>.</summary>
+    Task<IReadOnlyList<VolumeRecord>> ListVolumesAsync(string? tenant, CancellationToken cancellation);
+
+    /// <summary>
+    /// Creates, copies or removes a volume: <see cref="CreateVolume"/>, <see cref="CopyVolume"/>, <see cref="RemoveVolume"/>. Answers when it is in the journal and,
+    /// of the last two, the host has said that nobody has the volume. Throws <see cref="CellException"/> (<c>not_found</c>, <c>name_taken</c>, <c>volume_in_use</c>).
+    /// </summary>
+    Task<VolumeRecord> ChangeVolumeAsync(IToVolumes change, CancellationToken cancellation);
 
     /// <summary>
     /// Opens the console of the microVM on its host. Throws <see cref="CellException"/> (<c>not_found</c>, <c>wrong_state</c>

@@ -6,6 +6,7 @@ internal static class PersistenceIds
     public const string VmPrefix = "vm/";
     public const string HostPrefix = "host/";
     public const string Tokens = "access/tokens";
+    public const string Volumes = "volumes/all";
 
     public static string Gang(string id) => "gang/" + id;
 

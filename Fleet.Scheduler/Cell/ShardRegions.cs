@@ -10,6 +10,7 @@ internal static class ShardRegions
     public const string Hosts = "host";
     public const string Tokens = "tokens";
     public const string Gangs = "gang";
+    public const string Volumes = "volumes";
 
     /// <summary>
     /// About ten per node of the largest cell that we plan for (five). For ever: what is remembered is stored per shard. Each shard costs one

@@ -38,6 +38,9 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
     /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
     public ImmutableArray<string> Groups { get; init; } = [];
 
+    /// <summary>The volumes that it has, see <see cref="VolumeRules.Key"/>.</summary>
+    public ImmutableArray<string> Volumes { get; init; } = [];
+
     /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
     public int Rank { get; init; } = PriorityClass.Rank("");
 
@@ -150,6 +153,10 @@ public sealed class CapacityLedger
             : _reservations.Values.Count(held => held.VmId == vmId && !held.Vacated && held.Groups.Contains(group));
     }
 
+    /// <summary>The microVM, not <paramref name="beside"/>, that has the volume and has not ended; null: none.</summary>
+    public string? VolumeHolder(string volume, string beside) =>
+        _reservations.Values.FirstOrDefault(held => !held.Vacated && held.VmId != beside && held.Volumes.Contains(volume))?.VmId;
+
     /// <summary>The newest epoch under which the microVM has a place here; 0: none.</summary>
     public ulong NewestEpoch(string vmId) => _newest.GetValueOrDefault(vmId);
 
@@ -193,6 +200,7 @@ public sealed class CapacityLedger
                 Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false)
                 {
                     Groups = [.. reserved.Groups],
+                    Volumes = [.. reserved.Volumes],
                     Rank = PriorityClass.Rank(reserved.Priority),
                     Settled = reserved.Settled,
                 });

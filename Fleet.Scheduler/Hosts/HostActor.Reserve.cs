@@ -50,6 +50,7 @@ internal sealed partial class HostActor
             var rejection = earlier is not null ? Rejected(RejectionReason.Stale)
                 : _record?.Quarantine is not null && events.Count > 0 ? Rejected(RejectionReason.Quarantined)
                 : Neighbours.IsApartFrom(demand, events.ContainsKey) ? Rejected(RejectionReason.Group)
+                : events.Values.Any(other => other.Volumes.Intersect(VolumesOf(reserve.Spec)).Any()) ? Rejected(RejectionReason.VolumeInUse)
                 : Refusal(reserve, demand, promised);
             if (reserve.Preempt && IsShort(rejection))
             {
@@ -77,6 +78,7 @@ internal sealed partial class HostActor
                 Cpus = demand.Cpus,
                 MemoryMib = demand.MemoryMib,
                 Groups = { demand.Groups },
+                Volumes = { VolumesOf(reserve.Spec) },
                 Priority = demand.Rank == PriorityClass.Rank("") ? "" : PriorityClass.Name(demand.Rank),
                 Settled = reserve.Settled,
             };
@@ -134,6 +136,8 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.Labels);
         if (demand.Rules?.MayBeIn(PlacementRules.ZoneOf(_record.Inventory)) == false)
             return Rejected(RejectionReason.Zone);
+        if (HasItsVolumes(reserve.Spec, reserve.VmId) is not null)
+            return Rejected(RejectionReason.VolumeInUse);
         if (_ledger.KeepsOut(demand, reserve.VmId, promised))
             return Rejected(RejectionReason.Group);
         return _ledger.Check(demand, _record.Inventory, _caps, Forecast(), promised);

@@ -5,6 +5,7 @@ using Akka.Event;
 using Akka.Persistence;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf;
@@ -101,6 +102,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                     _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost)
                     {
                         Groups = [.. entry.Groups],
+                        Volumes = [.. entry.Volumes],
                         Rank = PriorityClass.Rank(entry.Priority),
                         Settled = entry.Settled,
                         Suspended = entry.Suspended,
@@ -234,6 +236,12 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case RemoveHost remove:
                 OnRemove(remove.Forced);
                 break;
+            case OrderVolume order:
+                OnOrderVolume(order);
+                break;
+            case SessionVolumeDone done when Sender.Equals(_session):
+                OnVolumeDone(done.Done);
+                break;
             case ConsoleRequest or ConsoleWrite or ReadLimiters or GuestOpen:
                 OnForSession(message);
                 break;
@@ -263,7 +271,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SaveSnapshotFailure failed:
                 _log.Warning(failed.Cause, "Host {HostId} could not store its snapshot; the next one will be tried in {Events} events", _id, _options.HostSnapshotEvery);
                 break;
-            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
+            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or SessionVolumeDone or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
                 break; // of a session that was replaced; or housekeeping that comes again
             default:
                 Unhandled(message);
@@ -371,6 +379,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         Vacated = held.Vacated,
         Lost = held.Lost,
         Groups = { held.Groups },
+        Volumes = { held.Volumes },
         Priority = PriorityClass.Name(held.Rank),
         Settled = held.Settled,
         Suspended = held.Suspended,

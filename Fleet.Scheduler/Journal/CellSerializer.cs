@@ -4,6 +4,7 @@ using Akka.Actor;
 using Akka.Serialization;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Volumes;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Journal;
@@ -62,6 +63,9 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("token-revoked", TokenRevoked.Parser),
         ("tokens-kept", TokensKept.Parser),
         ("gang-placed", GangPlaced.Parser),
+        ("volumes-put", VolumesPut.Parser),
+        ("volume-gone", VolumeGone.Parser),
+        ("volumes-kept", VolumesKept.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -125,6 +129,18 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-guest-from-host", GuestFromHost.Parser),
         ("m-guest-to-host", GuestToHost.Parser),
         ("m-host-view", HostView.Parser),
+        ("m-find-volumes", FindVolumes.Parser),
+        ("m-list-volumes", ListVolumes.Parser),
+        ("m-volumes-found", VolumesFound.Parser),
+        ("m-give-volumes", GiveVolumes.Parser),
+        ("m-volumes-given", VolumesGiven.Parser),
+        ("m-create-volume", CreateVolume.Parser),
+        ("m-copy-volume", CopyVolume.Parser),
+        ("m-remove-volume", RemoveVolume.Parser),
+        ("m-volume-reply", VolumeReply.Parser),
+        ("m-order-volume", OrderVolume.Parser),
+        ("m-volume-order-answer", VolumeOrderAnswer.Parser),
+        ("m-session-volume-done", SessionVolumeDone.Parser),
     ];
 
     private static readonly FrozenDictionary<string, MessageParser> Parsers =

@@ -36,7 +36,7 @@ internal sealed class NodeHealth(CellSystem cell, ViewProjection projection, Dis
         {
             return "The actor that finds places gives no answer.";
         }
-        foreach (var kind in new[] { ShardRegions.Vms, ShardRegions.Hosts, ShardRegions.Gangs, ShardRegions.Tokens })
+        foreach (var kind in new[] { ShardRegions.Vms, ShardRegions.Hosts, ShardRegions.Gangs, ShardRegions.Tokens, ShardRegions.Volumes })
         {
             try
             {

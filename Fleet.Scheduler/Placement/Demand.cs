@@ -103,6 +103,9 @@ public static class RejectionReason
     /// <summary>A group that the microVM must be apart from is there, or one that it must be with is not.</summary>
     public const string Group = "group";
 
+    /// <summary>Another microVM there has a volume that it wants.</summary>
+    public const string VolumeInUse = "volume_in_use";
+
     /// <summary>The sum of limits has room, what its microVMs are predicted to use has not.</summary>
     public const string CpuPeak = "cpu_peak";
     public const string MemoryPeak = "memory_peak";

@@ -114,6 +114,7 @@ public sealed class RejectionTally
             RejectionReason.Zone => $"{hosts} in other zones",
             RejectionReason.Spread => $"{hosts} in no zone, or in one that has enough of its group",
             RejectionReason.Group => $"{hosts} kept from it by its rules about groups",
+            RejectionReason.VolumeInUse => $"{hosts} where another microVM has its volume",
             RejectionReason.Driver => $"{hosts} without the driver",
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",

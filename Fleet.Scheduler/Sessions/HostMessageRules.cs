@@ -72,6 +72,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Limiters => Check(message.Limiters),
         HostMessage.BodyOneofCase.Usage => Check(message.Usage),
         HostMessage.BodyOneofCase.Pressure => Check(message.Pressure),
+        HostMessage.BodyOneofCase.VolumeDone => Check(message.VolumeDone),
         HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
         HostMessage.BodyOneofCase.GuestFrame => message.GuestFrame.Payload.Length > Frame.MaxPayload
             ? $"guest_frame.payload has {message.GuestFrame.Payload.Length} bytes; at most {Frame.MaxPayload} are taken." : null,
@@ -197,6 +198,11 @@ internal static partial class HostMessageRules
         IsRung(pressure.Cpu) && IsRung(pressure.Memory) ? null : "pressure names a rung that is unknown.";
 
     private static bool IsRung(PressureRung rung) => rung != PressureRung.Unspecified && Enum.IsDefined(rung);
+
+    private static string? Check(VolumeOrderDone done) =>
+        done.Order is not { } order ? "volume_done.order is missing."
+        : Unfit(order.Tenant, MostName, "volume_done.order.tenant") ?? Unfit(order.Name, MostName, "volume_done.order.name") ?? Unfit(order.CopyTo, MostName, "volume_done.order.copy_to")
+        ?? (done.Problem is { } problem && !CodeForm().IsMatch(problem.Code) ? "volume_done.problem.code must match [a-z0-9_]{1,64}." : null);
 
     private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes
         ? $"console.data has {chunk.Data.Length} bytes; at most {MostConsoleBytes} are taken."

@@ -2,6 +2,7 @@ using System.Threading.Channels;
 using Akka.Actor;
 using Akka.Event;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Sessions;
@@ -225,6 +226,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case HostMessage.BodyOneofCase.Pressure:
                 _figures.Put(HostId, this, message.Pressure);
                 _hosts.Tell(new SessionPressure { HostId = HostId, Pressure = message.Pressure });
+                break;
+            case HostMessage.BodyOneofCase.VolumeDone:
+                _hosts.Tell(new SessionVolumeDone { HostId = HostId, Done = message.VolumeDone });
                 break;
             case HostMessage.BodyOneofCase.Goodbye:
                 Close(message.Goodbye.Reason.Length == 0 ? "The agent said goodbye." : $"The agent said goodbye: {message.Goodbye.Reason}");

@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Vms;
@@ -38,6 +39,21 @@ internal sealed class PlacementSearch
 
     /// <summary>The hosts of the microVMs that its rules name.</summary>
     public void Found(IReadOnlyDictionary<string, string> hosts) => Demand = Neighbours.With(Demand, hosts);
+
+    /// <summary>One of its volumes that is somewhere already: no other host is asked. Null: none is.</summary>
+    public VolumeRecord? Volume { get; private set; }
+
+    /// <summary>Whether it is known where its volumes are.</summary>
+    public bool KnowsVolumes { get; set; }
+
+    /// <summary>The host said that another microVM has a volume of it.</summary>
+    public bool VolumeInUse { get; private set; }
+
+    public void BindTo(VolumeRecord volume)
+    {
+        Volume = volume;
+        Demand = Demand with { Host = volume.Host };
+    }
 
     public ulong Epoch { get; }
 
@@ -84,6 +100,7 @@ internal sealed class PlacementSearch
     {
         if (!Preempting)
             _refused.Add(rejection);
+        VolumeInUse |= rejection.Reason == RejectionReason.VolumeInUse;
         Asking = "";
     }
 
@@ -91,7 +108,7 @@ internal sealed class PlacementSearch
     public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
 
     /// <summary>Every host said no for good. Of what <see cref="Explain"/> has added up.</summary>
-    public bool IsLasting => !_indexIsEarly && _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Labels or RejectionReason.Zone);
+    public bool IsLasting => !_indexIsEarly && Volume is null && _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Labels or RejectionReason.Zone);
 
     public Reason Explain()
     {

@@ -27,6 +27,11 @@ internal sealed partial class VmActor
             AnswerMove(move, null);
             return;
         }
+        if (HasVolumes)
+        {
+            AnswerMove(move, Stays(record));
+            return;
+        }
         if (_search is not null)
             return;
         _move = move;

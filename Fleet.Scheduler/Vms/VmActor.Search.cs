@@ -2,6 +2,7 @@ using Akka.Actor;
 using Akka.Event;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Vms;
 
@@ -14,7 +15,10 @@ internal sealed partial class VmActor
             return;
         _search = new PlacementSearch(Demand.Of(_life.Wanted), epoch, _life.Record!.FailedHosts);
         _capacityChangedMeanwhile = false;
-        AskNeighbours();
+        if (HasVolumes)
+            AskVolumes();
+        else
+            AskNeighbours();
     }
 
     private void AskIndex()
@@ -53,7 +57,12 @@ internal sealed partial class VmActor
             return;
         }
         var reason = _search.Explain();
-        var isLasting = _search.IsLasting;
+        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : reason, _search.IsLasting);
+    }
+
+    /// <summary>The search has found nothing; the next one comes with time, or when capacity changes.</summary>
+    private void GiveUp(Reason reason, bool isLasting)
+    {
         if (_move is { } move)
         {
             EndSearch();

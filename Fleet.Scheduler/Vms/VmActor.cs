@@ -4,6 +4,7 @@ using Akka.Event;
 using Akka.Persistence;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 
@@ -37,6 +38,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     private readonly IActorRef _placement;
     private readonly IActorRef _hosts;
     private readonly IActorRef _gangs;
+    private readonly IActorRef _volumes;
     private readonly VmWaiters _waiters;
     private readonly ILoggingAdapter _log = Context.GetLogger();
 
@@ -54,13 +56,15 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     /// <param name="placement">The node's <see cref="PlacementActor"/>.</param>
     /// <param name="hosts">Takes every <see cref="IToHost"/>.</param>
     /// <param name="gangs">Takes every <see cref="IToGang"/>.</param>
-    public VmActor(string id, CellOptions options, IActorRef placement, IActorRef hosts, IActorRef gangs)
+    /// <param name="volumes">Takes every <see cref="IToVolumes"/>.</param>
+    public VmActor(string id, CellOptions options, IActorRef placement, IActorRef hosts, IActorRef gangs, IActorRef volumes)
     {
         _id = id;
         _options = options;
         _placement = placement;
         _hosts = hosts;
         _gangs = gangs;
+        _volumes = volumes;
         _waiters = new VmWaiters(options.WaitersPerVm);
     }
 
@@ -144,6 +148,12 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 break;
             case NeighboursRead read:
                 OnNeighbours(read);
+                break;
+            case VolumesFound found:
+                OnVolumesFound(found);
+                break;
+            case VolumesGiven given:
+                OnVolumesGiven(given);
                 break;
             case RoomAnswer answer:
                 OnRoom(answer);
@@ -264,6 +274,11 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         }
         var move = _move;
         Tried(answer.HostId, answer.Version);
+        if (HasVolumes)
+        {
+            TakeVolumes(answer);
+            return;
+        }
         EndSearch(reserved: true);
         bool wanted;
         var decision = move is null
@@ -446,7 +461,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                         VmId = _id,
                         Epoch = launch.Epoch,
                         Spec = _life.Wanted,
-                        LimitsRevision = _life.Record!.LimitsRevision,
+                        Volumes = { _life.Record!.Volumes },
+                        LimitsRevision = _life.Record.LimitsRevision,
                         SnapshotEpoch = _life.Record.Saved?.Epoch ?? 0,
                         Ticket = _life.Record.Saved is { Address.Length: > 0 } saved ? new SnapshotTicket { Host = saved.Host, Address = saved.Address, Digest = saved.Digest } : null,
                     },

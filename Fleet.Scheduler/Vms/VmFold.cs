@@ -61,6 +61,8 @@ public static class VmFold
                 next.State = VmState.Starting;
                 next.Host = placed.Host;
                 next.Epoch = placed.Epoch;
+                next.Volumes.Clear();
+                next.Volumes.AddRange(placed.Volumes);
                 ForgetRun(next);
                 return placed.At;
             case VmUnplaced unplaced:

@@ -199,14 +199,14 @@ public sealed record VmLife
     }
 
     /// <summary>A host reserved room. Not <paramref name="wanted"/> when the reservation must be given back.</summary>
-    public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted)
+    public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted, IReadOnlyCollection<VolumeGrant>? volumes = null)
     {
         // A late yes to an earlier search, of a host that has not what it goes on from.
         var elsewhere = Record?.Saved is { } saved && saved.Host != host;
         if (!elsewhere && ((Goal is Goal.FindPlace && Record!.Epoch + 1 == epoch) || (Goal is Goal.AwaitGang && epoch == GangRound.Epoch)))
         {
             wanted = true;
-            return Decision.Of(new VmPlaced { At = At(now), Host = host, Epoch = epoch });
+            return Decision.Of(new VmPlaced { At = At(now), Host = host, Epoch = epoch, Volumes = { volumes ?? [] } });
         }
         wanted = IsPlacedOn(host, epoch);
         return Decision.Nothing;
@@ -421,6 +421,8 @@ public sealed record VmLife
                 return Decision.Nothing;
             case VmState.Running when !SnapshotDrivers.Contains(Record!.Driver):
                 return Decision.Refuse("wrong_state", $"The microVM runs under the driver {Record.Driver}, which can't save it; {string.Join(" and ", SnapshotDrivers)} can.");
+            case VmState.Running when Record!.Spec.Volumes.Count > 0:
+                return Decision.Refuse("wrong_state", "The microVM has volumes, to which others may write until it goes on; only one without can be suspended.");
             case VmState.Running when NetworkRules.IsWanted(Record!.Spec):
                 return Decision.Refuse("wrong_state", "The microVM has a network, whose addresses may be another's when it goes on; only one without can be suspended.");
             case VmState.Running:
@@ -521,7 +523,7 @@ public sealed record VmLife
 
     /// <summary>It never ran, the host could be at fault, and there may be others.</summary>
     private bool MayGoElsewhere(VmReport report) =>
-        LaunchFaults.MayWorkElsewhere(report) && Record!.Spec.Host.Length == 0 && Record.FailedHosts.Count + 1 < LaunchFaults.MostHosts;
+        LaunchFaults.MayWorkElsewhere(report) && Record!.Spec is { Host.Length: 0, Volumes.Count: 0 } && Record.FailedHosts.Count + 1 < LaunchFaults.MostHosts;
 
     // Nothing of it ran, and what it is saved in is whole.
     private static bool MayResumeAgain(VmReport report) => report.NeverRan && report.Reason?.Code is not ("snapshot_lost" or "snapshot_invalid");

@@ -14,7 +14,7 @@ internal sealed class ClusterShardingPalette : Palette
     {
         Mandatory = true,
         Bare = true,
-        Choices = [ShardRegions.Gangs, ShardRegions.Hosts, ShardRegions.Tokens, ShardRegions.Vms],
+        Choices = [ShardRegions.Gangs, ShardRegions.Hosts, ShardRegions.Tokens, ShardRegions.Vms, ShardRegions.Volumes],
     };
 
     public ClusterShardingPalette() : base("cluster-sharding", "Where the actors of microVMs and hosts live")

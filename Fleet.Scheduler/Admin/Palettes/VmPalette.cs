@@ -76,5 +76,6 @@ internal sealed class VmPalette : Palette
     private static string Detail(IMessage stored) => string.Join(", ", stored.Descriptor.Fields.InFieldNumberOrder()
         .Where(field => field.Name is not ("at" or "id" or "spec") && (!field.HasPresence || field.Accessor.HasValue(stored)))
         .Select(field => (field.Name, Value: field.Accessor.GetValue(stored)))
+        .Where(field => field.Value is not System.Collections.ICollection { Count: 0 })
         .Select(field => field.Value is Reason reason ? $"{reason.Code}: {reason.Message}" : $"{field.Name} {field.Value}"));
 }

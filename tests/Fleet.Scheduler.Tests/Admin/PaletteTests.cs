@@ -152,7 +152,7 @@ public sealed class PaletteTests(AdminNode node) : IClassFixture<AdminNode>
     {
         var host = await JoinAsync();
         var id = await node.CreateAsync("sharded", $$""", "host": "{{host}}" """, "running");
-        Assert.Equal(["gang", "host", "tokens", "vm"], (await node.RowsAsync("cluster-sharding", "list-regions")).Select(row => (string)row["region"]!));
+        Assert.Equal(["gang", "host", "tokens", "vm", "volumes"], (await node.RowsAsync("cluster-sharding", "list-regions")).Select(row => (string)row["region"]!));
         var shard = (string)Assert.Single(await node.RowsAsync("cluster-sharding", "list-entities", "vm", "-n", "10000"), row => (string)row["entity"]! == id)["shard"]!;
         Assert.Contains(await node.RowsAsync("cluster-sharding", "list-shards", "-r", "vm"), row => (string)row["shard"]! == shard && (int)row["entities"]! > 0);
         Assert.Contains(await node.RowsAsync("cluster-sharding", "list-entities", "-r", "vm", "-s", shard), row => (string)row["entity"]! == id);

@@ -4,6 +4,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Vms;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
@@ -253,6 +254,28 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         Host(hostId, new HostRemoved { At = Now });
         return new(_hosts[hostId].Clone(), null);
     }, p => new(null, p), cancellation);
+
+    public VolumeBook Volumes { get; } = new();
+
+    public Task<IReadOnlyList<VolumeRecord>> ListVolumesAsync(string? tenant, CancellationToken cancellation) =>
+        Task.FromResult<IReadOnlyList<VolumeRecord>>([.. Volumes.All.Where(volume => tenant is null || volume.Tenant == tenant)]);
+
+    public Task<VolumeRecord> ChangeVolumeAsync(IToVolumes change, CancellationToken cancellation)
+    {
+        var at = Timestamp.FromDateTimeOffset(clock.GetUtcNow());
+        var (decision, tenant, name) = change switch
+        {
+            CreateVolume create => (Volumes.Create(create, at), create.Tenant, create.Name),
+            CopyVolume copy => (Volumes.Copy(copy, at), copy.Tenant, copy.CopyTo),
+            RemoveVolume remove => (Volumes.Remove(remove, at), remove.Tenant, remove.Name),
+            _ => throw new NotSupportedException(),
+        };
+        if (decision.Problem is { } problem)
+            throw new CellException(problem.Code, problem.Message);
+        if (decision.Event is { } stored)
+            Volumes.Apply(stored);
+        return Task.FromResult(Volumes.Find(tenant, name)!);
+    }
 
     public async Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation)
     {

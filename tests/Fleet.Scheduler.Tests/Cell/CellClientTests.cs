@@ -72,5 +72,5 @@ public sealed class CellClientTests : TestKit
     }
 
     private CellClient Client(IActorRef vms, TimeSpan patience) =>
-        new(Sys, vms, Nobody.Instance, Nobody.Instance, new CellOptions { DataDirectory = Path.GetTempPath(), AskTimeout = patience, Log = Logger.None });
+        new(Sys, vms, Nobody.Instance, Nobody.Instance, Nobody.Instance, new CellOptions { DataDirectory = Path.GetTempPath(), AskTimeout = patience, Log = Logger.None });
 }

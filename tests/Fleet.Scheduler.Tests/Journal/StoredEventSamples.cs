@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
@@ -159,6 +160,20 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c3912077261636b312d371803ba04120a0b6e6f5f63617061636974791203776879"),
         ("vm-moved", new VmMoved { At = At, Host = "rack1-7", Epoch = 3, Saved = new SavedVm { Host = "a", Epoch = 2, Driver = "kvm", Address = "h:1", Digest = new SnapshotDigest { StateBytes = 1, MemoryBytes = 2, StateSha256 = ByteString.CopyFrom(3), MemorySha256 = ByteString.CopyFrom(4) } } },
             "0a0b08c3d590d80610809c9c3912077261636b312d371803b2041b0a016110021a036b766d2203683a312a0a080110021a0103220104"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Volumes = { new VolumeMount { Name = "data", Path = "/data", SizeMib = 64 } } } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a190a0568656c6c6fe2030f0a046461746112052f646174611840"),
+        ("vm-placed", new VmPlaced { At = At, Host = "rack1-7", Epoch = 3, Volumes = { new VolumeGrant { Name = "data", SizeMib = 64, Generation = 2 } } },
+            "0a0b08c3d590d80610809c9c3912077261636b312d371803e2030a0a046461746110401802"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Volumes = { "acme/data" } },
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002e2030961636d652f64617461"),
+        ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Volumes = { "acme/data" } } } },
+            "12190a04766d2d3110031802208002e2030961636d652f64617461"),
+        ("volumes-put", new VolumesPut { At = At, Volumes = { Volume() } },
+            "0a0b08c3d590d80610809c9c39124c0a0461636d65120464617461184022077261636b312d3728023204766d2d31380340034a046261736550015a0b08c3d590d80610809c9c3962120a0b6e6f5f63617061636974791203776879"),
+        ("volume-gone", new VolumeGone { At = At, Tenant = "acme", Name = "data" },
+            "0a0b08c3d590d80610809c9c39120461636d651a0464617461"),
+        ("volumes-kept", new VolumesKept { At = At, Volumes = { Volume() } },
+            "0a0b08c3d590d80610809c9c39124c0a0461636d65120464617461184022077261636b312d3728023204766d2d31380340034a046261736550015a0b08c3d590d80610809c9c3962120a0b6e6f5f63617061636974791203776879"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];
@@ -196,6 +211,22 @@ public sealed class StoredEventSamples : IDisposable
         Groups = { "web" },
         Affinity = { new Affinity { Group = "db", Within = "host", Apart = true, Soft = true } },
         Spread = { new GroupSpread { Group = "web", Over = "zone", MostAhead = 2, Soft = true } },
+    };
+
+    private static VolumeRecord Volume() => new()
+    {
+        Tenant = "acme",
+        Name = "data",
+        SizeMib = 64,
+        Host = "rack1-7",
+        Generation = 2,
+        VmId = "vm-1",
+        Epoch = 3,
+        State = VolumeState.Removing,
+        CopyOf = "base",
+        Snapshot = true,
+        CreatedAt = At,
+        Reason = Why,
     };
 
     private static TokenRecord Token() => new()

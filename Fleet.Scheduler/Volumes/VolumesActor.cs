@@ -1,0 +1,202 @@
+using Akka.Actor;
+using Akka.Cluster.Sharding;
+using Akka.Event;
+using Akka.Persistence;
+using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+
+namespace Fleet.Scheduler.Volumes;
+
+/// <summary>A message to the one actor of all volumes, wherever it lives.</summary>
+public interface IToVolumes;
+
+public sealed partial class FindVolumes : IToVolumes;
+public sealed partial class ListVolumes : IToVolumes;
+public sealed partial class GiveVolumes : IToVolumes;
+public sealed partial class CreateVolume : IToVolumes;
+public sealed partial class CopyVolume : IToVolumes;
+public sealed partial class RemoveVolume : IToVolumes;
+
+public sealed partial class OrderVolume : IToHost;
+public sealed partial class SessionVolumeDone : IToHost;
+
+/// <summary>Every message goes to the same entity.</summary>
+internal sealed class VolumesExtractor() : HashCodeMessageExtractor(1)
+{
+    public override string? EntityId(object message) => message is IToVolumes ? "volumes" : null;
+}
+
+/// <summary>
+/// All volumes of the cell, one decision after the other: a shell around <see cref="VolumeBook"/>. Stores, then answers, then has the hosts do what they have to,
+/// again and again until they say that it is done.
+/// </summary>
+internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : UntypedPersistentActor, IWithTimers
+{
+    /// <summary>Orders that go out at one tick: each is a message to a host.</summary>
+    private const int MostOrders = 256;
+
+    private readonly VolumeBook _book = new();
+    private readonly Dictionary<string, IActorRef> _waiting = new(StringComparer.Ordinal);
+    private readonly ILoggingAdapter _log = Context.GetLogger();
+
+    /// <summary>Events since the last <see cref="VolumesKept"/>.</summary>
+    private int _stored;
+
+    public override string PersistenceId => PersistenceIds.Volumes;
+
+    public ITimerScheduler Timers { get; set; } = null!;
+
+    private Timestamp At => Timestamp.FromDateTimeOffset(options.Clock.GetUtcNow());
+
+    private sealed class OrderAgain : INoSerializationVerificationNeeded
+    {
+        public static readonly OrderAgain Instance = new();
+    }
+
+    protected override void OnRecover(object message)
+    {
+        switch (message)
+        {
+            case IMessage stored:
+                _book.Apply(stored);
+                _stored = stored is VolumesKept ? 0 : _stored + 1;
+                break;
+            case RecoveryCompleted:
+                Timers.StartPeriodicTimer(OrderAgain.Instance, OrderAgain.Instance, options.CommandRetryMost);
+                break;
+        }
+    }
+
+    protected override void OnCommand(object message)
+    {
+        switch (message)
+        {
+            case FindVolumes find:
+                Sender.Tell(new VolumesFound { Volumes = { find.Names.Count > 0
+                    ? find.Names.Select(name => _book.Find(find.Tenant, name)).OfType<VolumeRecord>()
+                    : _book.All.Where(volume => volume.Tenant == find.Tenant) } });
+                break;
+            case ListVolumes:
+                Sender.Tell(new VolumesFound { Volumes = { _book.All } });
+                break;
+            case GiveVolumes give:
+                OnGive(give);
+                break;
+            case CreateVolume create:
+                Carry(_book.Create(create, At), create.Tenant, create.Name);
+                break;
+            case CopyVolume copy:
+                Carry(_book.Copy(copy, At), copy.Tenant, copy.CopyTo);
+                break;
+            case RemoveVolume remove:
+                Carry(_book.Remove(remove, At), remove.Tenant, remove.Name);
+                break;
+            case VolumeOrderAnswer answer:
+                OnAnswer(answer);
+                break;
+            case OrderAgain:
+                foreach (var volume in _book.Pending.Take(MostOrders))
+                    Order(volume);
+                break;
+            case HandOff:
+                Context.Stop(Self);
+                break;
+            case DeleteMessagesSuccess:
+                break;
+            case DeleteMessagesFailure failed:
+                _log.Warning(failed.Cause, "Events of the volumes that are not needed any more could not be deleted; the next time these are too");
+                break;
+            default:
+                Unhandled(message);
+                break;
+        }
+    }
+
+    private void OnGive(GiveVolumes give)
+    {
+        var caller = Sender;
+        var decision = _book.Give(give, At);
+        Store(decision.Event, () =>
+        {
+            var given = new VolumesGiven { VmId = give.VmId, Epoch = give.Epoch, Host = give.Host, Problem = decision.Problem };
+            if (decision.Problem is null)
+                given.Grants.AddRange(_book.GrantsOf(give));
+            caller.Tell(given);
+        });
+    }
+
+    private void Carry(VolumeDecision decision, string tenant, string name)
+    {
+        var caller = Sender;
+        Store(decision.Event, () =>
+        {
+            var volume = _book.Find(tenant, name);
+            if (decision.Problem is null && decision.Event is not null && volume is { State: VolumeState.Copying or VolumeState.Removing })
+            {
+                // Answered when the host has said whether somebody has it.
+                _waiting[VolumeRules.Key(tenant, name)] = caller;
+                Order(volume);
+                return;
+            }
+            Answer(caller, volume, decision.Problem);
+        });
+    }
+
+    private void Order(VolumeRecord volume)
+    {
+        if (VolumeBook.OrderFor(volume) is { } order)
+            hosts.Tell(new OrderVolume { HostId = volume.Host, Order = order });
+    }
+
+    private void OnAnswer(VolumeOrderAnswer answer)
+    {
+        if (_book.SubjectOf(answer.Order) is not { } volume)
+            return;
+        _waiting.Remove(VolumeRules.Key(volume.Tenant, volume.Name), out var caller);
+        var stored = _book.Answered(answer, first: caller is not null, At);
+        if (answer.Problem is { } problem && caller is null)
+            _log.Warning("Host {HostId} says to what is to be done with the volume {Volume}: {Code}: {Message}", answer.HostId, volume.Name, problem.Code, problem.Message);
+        Store(stored, () =>
+        {
+            if (caller is not null)
+                Answer(caller, _book.Find(volume.Tenant, volume.Name) ?? volume, answer.Outcome is VolumeOrderOutcome.InUse or VolumeOrderOutcome.Refused ? answer.Problem : null);
+        });
+    }
+
+    private void Store(IMessage? stored, Action then)
+    {
+        if (stored is null)
+        {
+            then();
+            return;
+        }
+        Persist(stored, _ =>
+        {
+            _book.Apply(stored);
+            _stored++;
+            then();
+            if (_stored >= options.TokenEventsKept && _stored > 2 * _book.Count)
+                Shorten();
+        });
+    }
+
+    /// <summary>Stores what all events so far come to in one, and deletes them: else the journal would grow with each launch, for ever.</summary>
+    private void Shorten()
+    {
+        var kept = new VolumesKept { At = At, Volumes = { _book.All } };
+        Persist(kept, _ =>
+        {
+            _stored = 0;
+            DeleteMessages(LastSequenceNr - 1);
+        });
+    }
+
+    private static void Answer(IActorRef caller, VolumeRecord? volume, Reason? problem) => caller.Tell(new VolumeReply
+    {
+        Volume = volume,
+        Problem = problem is null ? null : new Problem { Code = problem.Code, Message = problem.Message },
+    });
+}

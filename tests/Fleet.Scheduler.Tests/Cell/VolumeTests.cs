@@ -1,0 +1,141 @@
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Volumes;
+using Fleet.Shared.Contracts;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Cell;
+
+/// <summary>microVMs with volumes: they go where these are, wait where that can't be, and take no other in its place.</summary>
+public sealed class VolumeTests : IAsyncLifetime
+{
+    private static readonly LeaseTerms Terms = new(TimeSpan.FromSeconds(1), TimeSpan.FromSeconds(30), TimeSpan.FromMilliseconds(600));
+
+    private TestCell _cell = null!;
+
+    public async Task InitializeAsync() => _cell = await TestCell.StartAsync(options => options with { Lease = Terms });
+
+    public async Task DisposeAsync() => await _cell.DisposeAsync();
+
+    [Fact]
+    public async Task Should_go_where_its_volume_is_after_delete_and_create_and_a_restart_of_the_cell()
+    {
+        await using var first = await JoinAsync("first");
+        var id = await _cell.CreateAsync(Spec("one"));
+        await _cell.WaitAsync(id, VmState.Running);
+        Assert.Equal(1ul, GrantOf(first, id).Generation);
+        await using var second = await JoinAsync("second", cpus: 64);
+        await _cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await _cell.WaitAsync(id, VmState.Deleted);
+
+        await first.CutAsync();
+        await second.CutAsync();
+        await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
+        await first.ConnectAsync(_cell.System.HostLink);
+        await second.ConnectAsync(_cell.System.HostLink);
+        var again = await _cell.CreateAsync(Spec("two"));
+        Assert.Equal("first", (await _cell.WaitAsync(again, VmState.Running)).Host);
+        Assert.Equal(2ul, GrantOf(first, again).Generation);
+    }
+
+    [Fact]
+    public async Task Should_wait_for_the_host_of_its_volume_and_make_no_second_one_elsewhere()
+    {
+        var first = await JoinAsync("first");
+        var id = await _cell.CreateAsync(Spec("one"));
+        await _cell.WaitAsync(id, VmState.Running);
+        await using var second = await JoinAsync("second");
+        first.Beats = false;
+        await first.CutAsync();
+        // Its host is given up, and its microVM placed again, but nowhere else.
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Unplaced, Reason.Code: "volume_elsewhere" });
+        Assert.Contains("first", (await _cell.GetAsync(id)).Reason.Message, StringComparison.Ordinal);
+        var other = await _cell.CreateAsync(Spec("other"));
+        Assert.Equal("volume_elsewhere", (await _cell.WaitAsync(other, VmState.Unplaced)).Reason.Code);
+        Assert.Equal(0, second.VmCount);
+
+        await _cell.Cell.DeleteVmAsync(other, CancellationToken.None);
+        first.Beats = true;
+        await first.ConnectAsync(_cell.System.HostLink);
+        var back = await _cell.WaitAsync(id, VmState.Running);
+        Assert.Equal(("first", 2ul), (back.Host, back.Epoch));
+        Assert.Equal(2ul, GrantOf(first, id).Generation);
+        await first.DisposeAsync();
+    }
+
+    [Fact]
+    public async Task Should_give_a_volume_to_one_microVM_at_a_time()
+    {
+        await using var first = await JoinAsync("first");
+        await using var second = await JoinAsync("second");
+        // All at once, when it is nowhere yet.
+        var ids = (await Task.WhenAll(Enumerable.Range(0, 4).Select(i => _cell.CreateAsync(Spec($"vm{i}"))))).ToList();
+        await Eventually.TrueAsync(async () =>
+        {
+            var vms = await Task.WhenAll(ids.Select(_cell.GetAsync));
+            return vms.Count(vm => vm.State == VmState.Running) == 1 && vms.Count(vm => vm is { State: VmState.Unplaced, Reason.Code: "volume_in_use" }) == 3;
+        });
+        var hosts = new HashSet<string>();
+        while (ids.Count > 0)
+        {
+            VmRecord running = null!;
+            await Eventually.TrueAsync(async () =>
+            {
+                var vms = (await Task.WhenAll(ids.Select(_cell.GetAsync))).Where(vm => vm.State == VmState.Running).ToList();
+                Assert.True(vms.Count <= 1);
+                running = vms.SingleOrDefault() ?? running;
+                return vms.Count == 1;
+            });
+            hosts.Add(running.Host);
+            await _cell.Cell.DeleteVmAsync(running.Id, CancellationToken.None);
+            await _cell.WaitAsync(running.Id, VmState.Deleted);
+            ids.Remove(running.Id);
+        }
+        Assert.Single(hosts);
+    }
+
+    [Fact]
+    public async Task Should_not_remove_what_a_microVM_has_and_remove_the_rest_when_its_host_is_there()
+    {
+        await using var first = await JoinAsync("first");
+        var id = await _cell.CreateAsync(Spec("one"));
+        await _cell.WaitAsync(id, VmState.Running);
+        var remove = new RemoveVolume { Tenant = "acme", Name = "data" };
+        Assert.Equal("volume_in_use", (await Assert.ThrowsAsync<CellException>(() => _cell.Cell.ChangeVolumeAsync(remove, CancellationToken.None))).Code);
+        Assert.Equal(VolumeState.Ready, Assert.Single(await _cell.Cell.ListVolumesAsync("acme", CancellationToken.None)).State);
+        await _cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await _cell.WaitAsync(id, VmState.Deleted);
+
+        await _cell.Cell.ChangeVolumeAsync(new CopyVolume { Tenant = "acme", Name = "data", CopyTo = "clone" }, CancellationToken.None);
+        await Eventually.TrueAsync(() => Task.FromResult(first.Received.Any(message => message.Volume is { Name: "data", CopyTo: "clone" })));
+        first.Send(new HostMessage { VolumeDone = new VolumeOrderDone { Order = new VolumeOrder { Tenant = "acme", Name = "data", CopyTo = "clone" } } });
+        await Eventually.TrueAsync(async () => (await _cell.Cell.ListVolumesAsync("acme", CancellationToken.None)).Any(volume => volume is { Name: "clone", State: VolumeState.Ready }));
+
+        await first.CutAsync();
+        Assert.Equal(VolumeState.Removing, (await _cell.Cell.ChangeVolumeAsync(remove, CancellationToken.None)).State);
+        // Asked for again and again, over a restart of the cell, until the host is there.
+        await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
+        await first.ConnectAsync(_cell.System.HostLink);
+        await Eventually.TrueAsync(() => Task.FromResult(first.Received.Any(message => message.Volume is { Name: "data", CopyTo: "" })));
+        first.Send(new HostMessage { VolumeDone = new VolumeOrderDone { Order = new VolumeOrder { Tenant = "acme", Name = "data" } } });
+        await Eventually.TrueAsync(async () => (await _cell.Cell.ListVolumesAsync(null, CancellationToken.None)).Select(volume => volume.Name).SequenceEqual(["clone"]));
+    }
+
+    private async Task<FakeAgent> JoinAsync(string name, uint cpus = 8)
+    {
+        var agent = new FakeAgent(name) { Fenced = true, Inventory = FakeAgent.Simulated(cpus, 16_384) };
+        await agent.ConnectAsync(_cell.System.HostLink);
+        return agent;
+    }
+
+    private static VolumeGrant GrantOf(FakeAgent agent, string vmId) =>
+        Assert.Single(agent.Received.Last(message => message.Launch?.VmId == vmId).Launch.Volumes);
+
+    private static VmSpec Spec(string name)
+    {
+        var spec = TestCell.Spec(name);
+        spec.Tenant = "acme";
+        spec.Volumes.Add(new VolumeMount { Name = "data", Path = "/data", SizeMib = 64 });
+        return spec;
+    }
+}

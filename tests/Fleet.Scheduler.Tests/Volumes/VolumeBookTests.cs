@@ -1,0 +1,114 @@
+using Fleet.Scheduler.Volumes;
+using Fleet.Shared.Contracts;
+using Google.Protobuf.WellKnownTypes;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Volumes;
+
+public sealed class VolumeBookTests
+{
+    private static readonly Timestamp At = Timestamp.FromDateTimeOffset(DateTimeOffset.UnixEpoch);
+
+    private readonly VolumeBook _book = new();
+
+    [Fact]
+    public void Should_be_in_one_place_from_the_first_time_on_and_count_each_time()
+    {
+        Assert.Null(Give("vm-1", 1, "h1"));
+        Assert.Equal(1ul, Grant("vm-1", 1, "h1").Generation);
+        // Asked again: the same.
+        Assert.Null(Give("vm-1", 1, "h1"));
+        Assert.Equal(1ul, Grant("vm-1", 1, "h1").Generation);
+        Assert.Equal("volume_elsewhere", Give("vm-2", 1, "h2"));
+        Assert.Null(Give("vm-1", 2, "h1"));
+        Assert.Equal((2ul, 64ul), (Grant("vm-1", 2, "h1").Generation, Grant("vm-1", 2, "h1").SizeMib));
+        Assert.Equal("volume_stale", Give("vm-1", 1, "h1"));
+        Assert.Null(Give("vm-2", 1, "h1"));
+        Assert.Equal(3ul, Grant("vm-2", 1, "h1").Generation);
+        // Another tenant's is another.
+        Assert.Null(Give("vm-3", 1, "h2", tenant: "other"));
+    }
+
+    [Fact]
+    public void Should_give_all_or_none()
+    {
+        Assert.Null(Give("vm-1", 1, "h1"));
+        var both = new GiveVolumes { VmId = "vm-2", Epoch = 1, Host = "h2", Tenant = "acme", Volumes = { Mount("fresh"), Mount("data") } };
+        Assert.Equal("volume_elsewhere", _book.Give(both, At).Problem?.Code);
+        Assert.Null(_book.Find("acme", "fresh"));
+    }
+
+    [Fact]
+    public void Should_give_none_that_is_being_removed_and_give_it_again_when_it_is_not_after_all()
+    {
+        Assert.Null(Give("vm-1", 1, "h1"));
+        var remove = new RemoveVolume { Tenant = "acme", Name = "data" };
+        Carry(_book.Remove(remove, At));
+        Assert.Equal("volume_in_use", Give("vm-2", 1, "h1"));
+        var order = VolumeBook.OrderFor(_book.Find("acme", "data")!)!;
+        Answer(order, VolumeOrderOutcome.InUse, first: true);
+        Assert.Null(Give("vm-2", 1, "h1"));
+
+        Carry(_book.Remove(remove, At));
+        // Nobody waits any more: it goes on, until it is done.
+        Answer(order, VolumeOrderOutcome.InUse, first: false);
+        Answer(order, VolumeOrderOutcome.Sent, first: false);
+        Assert.Equal(VolumeState.Removing, Assert.Single(_book.Pending).State);
+        // Another host has no say.
+        Assert.Null(_book.Answered(new VolumeOrderAnswer { HostId = "h2", Order = order, Outcome = VolumeOrderOutcome.Done }, false, At));
+        Answer(order, VolumeOrderOutcome.Done, first: false);
+        Assert.Null(_book.Find("acme", "data"));
+        Assert.Equal("not_found", _book.Remove(remove, At).Problem?.Code);
+        Assert.Null(Give("vm-3", 1, "h2"));
+    }
+
+    [Fact]
+    public void Should_copy_beside_the_source_and_never_give_a_snapshot()
+    {
+        Assert.Null(Give("vm-1", 1, "h1"));
+        var copy = new CopyVolume { Tenant = "acme", Name = "data", CopyTo = "snap", Snapshot = true };
+        Carry(_book.Copy(copy, At));
+        Assert.Equal("volume_in_use", _book.Remove(new RemoveVolume { Tenant = "acme", Name = "data" }, At).Problem?.Code);
+        Answer(VolumeBook.OrderFor(_book.Find("acme", "snap")!)!, VolumeOrderOutcome.Done, first: false);
+        var snap = _book.Find("acme", "snap")!;
+        Assert.Equal((VolumeState.Ready, "h1", 64ul, "data", true), (snap.State, snap.Host, snap.SizeMib, snap.CopyOf, snap.Snapshot));
+        Assert.Equal("volume_in_use", _book.Give(new GiveVolumes { VmId = "vm-2", Epoch = 1, Host = "h1", Tenant = "acme", Volumes = { Mount("snap") } }, At).Problem?.Code);
+        // From it a clone that can be written to.
+        Carry(_book.Copy(new CopyVolume { Tenant = "acme", Name = "snap", CopyTo = "clone" }, At));
+        var order = VolumeBook.OrderFor(_book.Find("acme", "clone")!)!;
+        Assert.Equal(("snap", "clone"), (order.Name, order.CopyTo));
+        Carry(new(_book.Answered(new VolumeOrderAnswer { HostId = "h1", Order = order, Outcome = VolumeOrderOutcome.Refused, Problem = new Reason { Code = "volume_no_room" } }, false, At)));
+        Assert.Equal((VolumeState.Failed, "volume_no_room"), (_book.Find("acme", "clone")!.State, _book.Find("acme", "clone")!.Reason.Code));
+        Assert.Equal("name_taken", _book.Copy(copy, At).Problem?.Code);
+        Assert.Equal("not_found", _book.Copy(new CopyVolume { Tenant = "acme", Name = "none", CopyTo = "x" }, At).Problem?.Code);
+    }
+
+    [Fact]
+    public void Should_be_gone_with_a_host_that_was_removed()
+    {
+        Carry(_book.Create(new CreateVolume { Tenant = "acme", Name = "data", SizeMib = 64, Host = "h1" }, At));
+        Assert.Equal("wrong_state", _book.Copy(new CopyVolume { Tenant = "acme", Name = "data", CopyTo = "x" }, At).Problem?.Code);
+        Carry(_book.Remove(new RemoveVolume { Tenant = "acme", Name = "data" }, At));
+        Answer(VolumeBook.OrderFor(_book.Find("acme", "data")!)!, VolumeOrderOutcome.NoHost, first: true);
+        Assert.Equal(0, _book.Count);
+    }
+
+    private static VolumeMount Mount(string name) => new() { Name = name, Path = "/" + name, SizeMib = 64 };
+
+    private static GiveVolumes Request(string vmId, ulong epoch, string host, string tenant = "acme") =>
+        new() { VmId = vmId, Epoch = epoch, Host = host, Tenant = tenant, Volumes = { Mount("data") } };
+
+    private string? Give(string vmId, ulong epoch, string host, string tenant = "acme") => Carry(_book.Give(Request(vmId, epoch, host, tenant), At));
+
+    private VolumeGrant Grant(string vmId, ulong epoch, string host) => Assert.Single(_book.GrantsOf(Request(vmId, epoch, host)));
+
+    private string? Carry(VolumeDecision decision)
+    {
+        if (decision.Event is { } stored)
+            _book.Apply(stored);
+        return decision.Problem?.Code;
+    }
+
+    private void Answer(VolumeOrder order, VolumeOrderOutcome outcome, bool first) =>
+        Carry(new(_book.Answered(new VolumeOrderAnswer { HostId = "h1", Order = order, Outcome = outcome }, first, At)));
+}
