@@ -20,7 +20,7 @@ internal static class CopyCommand
     {
         var source = new Argument<string>("source") { Description = "PATH here, or VM:PATH" };
         var target = new Argument<string>("target") { Description = "VM:PATH, or PATH here; into it if it is a folder, else as it" };
-        return new Command("cp", "Copy files or folders into a running microVM, or out of it") { source, target }.Calls(async (api, parsed, cancellation) =>
+        return new Command("cp", "Copy a file or a folder into a running microVM, or out of it: at most 1,000,000 files of 128 GiB together") { source, target }.Calls(async (api, parsed, cancellation) =>
         {
             switch (Split(parsed.GetRequiredValue(source)), Split(parsed.GetRequiredValue(target)))
             {
@@ -51,7 +51,7 @@ internal static class CopyCommand
     }
 
     private static Task OutAsync(ApiClient api, string vm, string there, string here, CancellationToken cancellation) =>
-        CarryAsync(api, vm, "pack", there, stream => TreeCopy.Unpack(stream, here), packs: false, cancellation);
+        CarryAsync(api, vm, "pack", there, stream => TreeCopy.Unpack(stream, here, TreeCopy.NameOf(Path.GetFullPath(there, "/"))), packs: false, cancellation);
 
     private static async Task CarryAsync(ApiClient api, string vm, string verb, string there, Action<Stream> ours, bool packs, CancellationToken cancellation)
     {
@@ -60,23 +60,39 @@ internal static class CopyCommand
         // A pipe holds back whoever is faster.
         var pipe = new Pipe();
         using var words = new MemoryStream();
+        using var over = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         using var end = packs ? pipe.Writer.AsStream() : pipe.Reader.AsStream();
-        var copying = Task.Run(() =>
+        var copying = Task.Run(async () =>
         {
-            // What fails here closes the pipe, and with it the other side.
-            using (end)
-                ours(end);
+            try
+            {
+                using (end)
+                    ours(end);
+            }
+            catch
+            {
+                // The other side may be a stranger who goes on for ever.
+                await over.CancelAsync();
+                throw;
+            }
         }, CancellationToken.None);
-        int status;
-        if (packs)
+        var status = 0;
+        try
         {
-            using var input = pipe.Reader.AsStream();
-            status = await stream.RunAsync(input, Stream.Null, new Bounded(words, MostWords), cancellation);
+            if (packs)
+            {
+                using var input = pipe.Reader.AsStream();
+                status = await stream.RunAsync(input, Stream.Null, new Bounded(words, MostWords), over.Token);
+            }
+            else
+            {
+                await using var output = pipe.Writer.AsStream();
+                status = await stream.RunAsync(null, output, new Bounded(words, MostWords), over.Token);
+            }
         }
-        else
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
         {
-            await using var output = pipe.Writer.AsStream();
-            status = await stream.RunAsync(null, output, new Bounded(words, MostWords), cancellation);
+            // Ours failed, and says why below.
         }
         // What failed here made the other side fail too.
         if (status != 0 && !copying.IsFaulted)

@@ -19,6 +19,15 @@ public static class TreeCopy
     private const int LongestName = 4096;
     private const int BufferBytes = 64 * 1024;
 
+    /// <summary>Files, folders and links of one copy.</summary>
+    public const int MostEntries = 1_000_000;
+
+    /// <summary>Bytes of the files of one copy together.</summary>
+    public const long MostBytes = 1L << 37;
+
+    // What is known of folders and links until the end: so many letters.
+    private const int MostHeld = 64 << 20;
+
     /// <summary>Packs it under its own name. What is neither file nor folder nor link comes as an empty file.</summary>
     /// <param name="path">A file, a folder, or a link to one, which is followed.</param>
     /// <param name="target">Takes the stream.</param>
@@ -27,20 +36,29 @@ public static class TreeCopy
     {
         ArgumentNullException.ThrowIfNull(target);
         var full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
-        var name = Path.GetFileName(full);
-        if (Directory.Exists(full)) PackFolder(target, new DirectoryInfo(full), name.Length == 0 ? "root" : name);
+        var name = NameOf(full);
+        if (Directory.Exists(full)) PackFolder(target, new DirectoryInfo(full), name);
         else if (System.IO.File.Exists(full)) PackFile(target, System.IO.File.ResolveLinkTarget(full, returnFinalTarget: true) as FileInfo ?? new FileInfo(full), name);
         else throw new FileNotFoundException($"There is nothing at {path}.");
         Write(target, End, 0, "", 0);
     }
 
+    /// <summary>The name under which that is packed.</summary>
+    /// <param name="full">From the root on.</param>
+    public static string NameOf(string full) => Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(full))) is { Length: > 0 } name ? name : "root";
+
     /// <summary>
-    /// Unpacks into <paramref name="destination"/> if that is a folder, else as it, in a folder that is there.
+    /// Unpacks one file or folder into <paramref name="destination"/> if that is a folder, else as it, in a folder that is there.
     /// </summary>
     /// <param name="source">What <see cref="Pack"/> made, or somebody who only says so.</param>
     /// <param name="destination">Where to.</param>
-    /// <exception cref="IOException">It can't be written, or what comes leads elsewhere or ends early; what came before stays.</exception>
-    public static void Unpack(Stream source, string destination)
+    /// <param name="name">What was asked for, and nothing beside it is taken; null: whatever comes first.</param>
+    /// <param name="mostEntries">Files, folders and links.</param>
+    /// <param name="mostBytes">Of all files.</param>
+    /// <exception cref="IOException">
+    /// It can't be written, or what comes leads elsewhere, is too much or something else, or ends early; what came before stays.
+    /// </exception>
+    public static void Unpack(Stream source, string destination, string? name = null, int mostEntries = MostEntries, long mostBytes = MostBytes)
     {
         ArgumentNullException.ThrowIfNull(source);
         var full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(destination));
@@ -50,27 +68,34 @@ public static class TreeCopy
         var links = new List<(string Path, string Target)>();
         var modes = new List<(string Path, UnixFileMode Mode)>();
         var header = new byte[HeaderBytes];
+        var (entries, held) = (0, 0);
         while (true)
         {
             ReadAll(source, header);
             var mode = (UnixFileMode)BinaryPrimitives.ReadUInt16LittleEndian(header.AsSpan(1)) & Permissions;
             var length = BinaryPrimitives.ReadInt64LittleEndian(header.AsSpan(5));
             if (header[0] == End) break;
-            var path = Place(folder, top, ReadText(source, BinaryPrimitives.ReadUInt16LittleEndian(header.AsSpan(3))));
+            if (++entries > mostEntries) throw new IOException($"The copy has more than {mostEntries} files and folders, which is the most.");
+            var path = Place(folder, top, ref name, entries == 1, ReadText(source, BinaryPrimitives.ReadUInt16LittleEndian(header.AsSpan(3))));
+            if (header[0] != File && (held += path.Length) > MostHeld) throw TooManyNames();
             switch (header[0])
             {
                 case Folder:
-                    MakeFolder(folder, path);
+                    CheckParent(folder, path);
+                    MakeFolder(path);
                     modes.Add((path, mode));
                     break;
                 case File when length >= 0:
-                    MakeFolder(folder, Path.GetDirectoryName(path)!);
+                    if (length > mostBytes) throw new IOException($"{path}: the copy has more bytes than one may have.");
+                    mostBytes -= length;
+                    CheckParent(folder, path);
                     UnpackFile(source, path, mode, length);
                     break;
                 case Link:
-                    MakeFolder(folder, Path.GetDirectoryName(path)!);
+                    CheckParent(folder, path);
                     var target = ReadText(source, length);
                     if (target.Length == 0 || target.Contains('\0')) throw new IOException($"The link {path} leads nowhere.");
+                    if ((held += target.Length) > MostHeld) throw TooManyNames();
                     links.Add((path, target));
                     break;
                 default:
@@ -151,27 +176,40 @@ public static class TreeCopy
         }
     }
 
-    private static string Place(string folder, string? top, string name)
+    private static IOException TooManyNames() => new($"The copy's folders and links have names of more than {MostHeld} letters, which is the most.");
+
+    // One tree: its root comes first and once, and all else is below it.
+    private static string Place(string folder, string? top, ref string? root, bool first, string name)
     {
         var parts = name.Split('/');
         if (parts.Any(part => part.Length == 0 || part is "." or ".." || part.Contains('\0')))
             throw new IOException($"'{name}' leads out of the copy; nothing of it is taken.");
+        root ??= parts[0];
+        if (parts[0] != root || first != (parts.Length == 1))
+            throw new IOException($"'{name}' comes, and only '{root}' and what is below it is taken. A path with '.' or '..' at its end has no name: write it out.");
         if (top is not null) parts[0] = top;
         return Path.Combine([folder, .. parts]);
     }
 
-    // Every folder below the first must be one, and no link to one somewhere else.
-    private static void MakeFolder(string first, string path)
+    // Every folder between the first and it must have come, and be no link to one somewhere else.
+    private static void CheckParent(string first, string path)
     {
         var at = first;
-        foreach (var part in Path.GetRelativePath(first, path).Split('/'))
+        foreach (var part in Path.GetRelativePath(first, Path.GetDirectoryName(path)!).Split('/'))
         {
             if (part == ".") continue;
             at = Path.Combine(at, part);
             var there = new DirectoryInfo(at);
             if (there.LinkTarget is not null) throw new IOException($"{at} is a link; nothing is copied through it.");
-            if (!there.Exists) there.Create();
+            if (!there.Exists) throw new IOException($"{path} comes before the folder that it is in.");
         }
+    }
+
+    private static void MakeFolder(string path)
+    {
+        var there = new DirectoryInfo(path);
+        if (there.LinkTarget is not null) throw new IOException($"{path} is a link; nothing is copied through it.");
+        if (!there.Exists) there.Create();
     }
 
     private static void UnpackFile(Stream source, string path, UnixFileMode mode, long left)

@@ -30,7 +30,7 @@ public sealed class TreeCopyTests : IDisposable
         foreach (var (kind, name, content) in entries)
         {
             writer.Write((byte)kind);
-            writer.Write((ushort)0x1A4);
+            writer.Write((ushort)0x1ED);
             writer.Write((ushort)name.Length);
             writer.Write((long)content.Length);
             writer.Write(Encoding.ASCII.GetBytes(name + content));
@@ -96,7 +96,7 @@ public sealed class TreeCopyTests : IDisposable
     {
         var outside = Folder("outside");
         var into = Folder("into");
-        Assert.ThrowsAny<IOException>(() => TreeCopy.Unpack(Hostile(('l', "x/way", outside), Evil("x/way/evil")), into));
+        Assert.ThrowsAny<IOException>(() => TreeCopy.Unpack(Hostile(('d', "x", ""), ('l', "x/way", outside), Evil("x/way/evil")), into));
         Assert.Empty(Directory.EnumerateFileSystemEntries(outside));
     }
 
@@ -106,9 +106,59 @@ public sealed class TreeCopyTests : IDisposable
         var outside = Folder("outside");
         var into = Folder("into");
         Directory.CreateSymbolicLink(Path.Combine(into, "way"), outside);
-        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(Evil("way/evil")), into));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(('d', "way", ""), Evil("way/evil")), into));
         Assert.Empty(Directory.EnumerateFileSystemEntries(outside));
     }
+
+    [Theory]
+    [InlineData("authorized_keys")]
+    [InlineData(".ssh/authorized_keys")]
+    [InlineData("asked/../.bashrc")]
+    [InlineData("asked/inner/file")]
+    public void Should_take_nothing_but_what_was_asked_for(string name)
+    {
+        var into = Folder("into");
+        Directory.CreateDirectory(Path.Combine(into, ".ssh"));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(('d', "asked", ""), Evil(name)), into, "asked"));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(Evil(name)), into, "asked"));
+        Assert.Equal(["asked"], Directory.EnumerateFileSystemEntries(into).Select(Path.GetFileName).Where(entry => entry != ".ssh"));
+        Assert.Empty(Directory.EnumerateFileSystemEntries(Path.Combine(into, ".ssh")));
+        Assert.Empty(Directory.EnumerateFileSystemEntries(Path.Combine(into, "asked")));
+        TreeCopy.Unpack(Hostile(('d', "asked", ""), Evil("asked/file"), ('.', "", "")), into, "asked");
+        Assert.True(File.Exists(Path.Combine(into, "asked", "file")));
+    }
+
+    [Fact]
+    public void Should_take_one_tree_only()
+    {
+        var into = Folder("into");
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(('d', "x", ""), Evil("y")), into));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(('f', "file", "first"), Evil("file")), into));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Hostile(('f', "x", "first"), Evil("y")), At("as")));
+        Assert.False(File.Exists(Path.Combine(into, "y")));
+        Assert.Equal("first", File.ReadAllText(Path.Combine(into, "file")));
+        Assert.Equal("first", File.ReadAllText(At("as")));
+    }
+
+    [Fact]
+    public void Should_take_so_much_and_no_more()
+    {
+        var into = Folder("into");
+        MemoryStream Three() => Hostile(('d', "x", ""), ('f', "x/a", "12345"), ('f', "x/b", "12345"), ('.', "", ""));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Three(), into, mostEntries: 2));
+        Assert.False(File.Exists(Path.Combine(into, "x", "b")));
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(Three(), into, mostBytes: 9));
+        Assert.False(File.Exists(Path.Combine(into, "x", "b")));
+        TreeCopy.Unpack(Three(), into, mostEntries: 3, mostBytes: 10);
+        Assert.True(File.Exists(Path.Combine(into, "x", "b")));
+    }
+
+    [Theory]
+    [InlineData("/tmp/there", "there")]
+    [InlineData("/tmp/there/", "there")]
+    [InlineData("/a/b/..", "a")]
+    [InlineData("/", "root")]
+    public void Should_name_a_copy_as_its_packer_does(string path, string name) => Assert.Equal(name, TreeCopy.NameOf(path));
 
     [Fact]
     public void Should_refuse_what_is_no_copy_or_ends_early()
