@@ -11,8 +11,14 @@ namespace Fleet.Host.Guests;
 /// </summary>
 internal sealed class GuestConversation : IAsyncDisposable
 {
-    /// <summary>Frames that a guest has not taken. All streams of a microVM together have fewer under way (<see cref="StreamLedger"/>).</summary>
+    /// <summary>
+    /// Frames that a guest has not taken, and bytes in them. All streams of a microVM together have fewer under way
+    /// (<see cref="StreamLedger"/>); those that were closed meanwhile count on.
+    /// </summary>
     private const int MostWaiting = 4096;
+
+    /// <inheritdoc cref="MostWaiting"/>
+    public const int MostWaitingBytes = 2 << 20;
 
     private readonly Stream _connection;
     private readonly Channel<(FrameType Type, uint Stream, ReadOnlyMemory<byte> Payload)> _out =
@@ -25,6 +31,7 @@ internal sealed class GuestConversation : IAsyncDisposable
     private int _readLength;
     private Task _running = Task.CompletedTask;
     private uint _lastStream;
+    private int _waitingBytes;
 
     private GuestConversation(Stream connection) => _connection = connection;
 
@@ -61,7 +68,7 @@ internal sealed class GuestConversation : IAsyncDisposable
     /// <summary>Sends a frame behind the others. False when the conversation is over, which it is too when the guest takes nothing.</summary>
     public bool TrySend(FrameType type, uint stream, ReadOnlyMemory<byte> payload)
     {
-        if (_out.Writer.TryWrite((type, stream, payload))) return true;
+        if (Interlocked.Add(ref _waitingBytes, payload.Length) <= MostWaitingBytes && _out.Writer.TryWrite((type, stream, payload))) return true;
         End();
         return false;
     }
@@ -111,6 +118,7 @@ internal sealed class GuestConversation : IAsyncDisposable
             {
                 var length = Frame.Write(frame, type, stream, payload.Span);
                 await _connection.WriteAsync(frame.AsMemory(0, length), _over.Token).ConfigureAwait(false);
+                Interlocked.Add(ref _waitingBytes, -payload.Length);
             }
         }
         catch (Exception broken) when (broken is IOException or OperationCanceledException or ObjectDisposedException)

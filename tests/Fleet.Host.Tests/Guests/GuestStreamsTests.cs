@@ -180,6 +180,23 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
     }
 
     [Fact]
+    public async Task Should_hold_little_for_a_guest_that_takes_nothing()
+    {
+        using var guest = new FakeInit();
+        var greeting = GuestConversation.BeginAsync(guest.HostsEnd, (_, _, _) => ValueTask.CompletedTask, CancellationToken.None);
+        await guest.GreetAsync();
+        await using var conversation = await greeting;
+        var sent = 0;
+        while (conversation.TrySend(FrameType.Open, conversation.NextStream(), new byte[Frame.MaxPayload]))
+        {
+            conversation.TrySend(FrameType.Close, (uint)++sent, default);
+            Assert.InRange(sent * Frame.MaxPayload, 0, 2 * GuestConversation.MostWaitingBytes);
+        }
+        Assert.InRange(sent * Frame.MaxPayload, GuestConversation.MostWaitingBytes / 2, int.MaxValue);
+        await conversation.Ended.WaitAsync(Soon);
+    }
+
+    [Fact]
     public async Task Should_stand_a_guest_that_says_anything()
     {
         var guest = await StartedAsync(1);
