@@ -24,6 +24,9 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
     /// <summary>Between a hang-up and the end of a command that nobody listens to.</summary>
     private const int HangUpMilliseconds = 2000;
 
+    /// <summary>For those that were killed then. One that can't be, as it waits for a disk, does not keep the next host waiting.</summary>
+    private const int GoneMilliseconds = 2000;
+
     private readonly FrameReader _reader = new();
     private readonly OutQueue _out = new();
     private readonly List<GuestProcess> _processes = [];
@@ -62,13 +65,23 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
                 // Whatever it was (memory, most likely): this conversation is over, the microVM's command goes on.
                 if (fd >= 0) Libc.close(fd);
             }
-            HangUpAll();
-            while (_processes.Count > 0) Turn(-1);
+            try
+            {
+                HangUpAll();
+                var until = Environment.TickCount64 + HangUpMilliseconds + GoneMilliseconds;
+                while (_processes.Count > 0 && Environment.TickCount64 < until) Turn(-1, until);
+            }
+            catch (Exception)
+            {
+                // As above. Who is left is seen to when the next host is there.
+            }
         }
     }
 
     /// <summary>Waits for something to do and does it. Gives the descriptor to go on with; below zero: the host is gone.</summary>
-    private int Turn(int fd)
+    /// <param name="fd">Of the host; below zero: there is none.</param>
+    /// <param name="until">In milliseconds of the tick count: waits no longer.</param>
+    private int Turn(int fd, long until = long.MaxValue)
     {
         const int before = 3;
         var entries = stackalloc PollEntry[before + 3 * MostProcesses];
@@ -76,7 +89,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
         entries[1] = new PollEntry { Fd = fd >= 0 ? _listener : -1, Events = Libc.POLLIN };
         var wanted = (short)((_out.TakesQuestions ? Libc.POLLIN : 0) | (_out.IsEmpty ? 0 : Libc.POLLOUT));
         entries[2] = new PollEntry { Fd = fd, Events = wanted };
-        var timeout = -1;
+        var timeout = until == long.MaxValue ? -1 : Shorter(-1, until);
         for (var i = 0; i < _processes.Count; i++)
         {
             var process = _processes[i];

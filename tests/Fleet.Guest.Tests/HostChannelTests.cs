@@ -22,6 +22,7 @@ public sealed class HostChannelTests : IDisposable
     private readonly ChildExits _exits = new();
     private readonly CancellationTokenSource _over = new();
     private readonly Thread _reaper;
+    private volatile bool _nothingEnds;
 
     public HostChannelTests()
     {
@@ -174,6 +175,19 @@ public sealed class HostChannelTests : IDisposable
     }
 
     [Fact]
+    public void Should_serve_the_next_host_although_a_command_can_not_be_ended()
+    {
+        var host = Connect();
+        host.Open(1, "sleep", "600");
+        Started(host);
+        _nothingEnds = true;
+        host.Dispose();
+        using (var next = Connect()) next.Open(1, "true");
+        _nothingEnds = false;
+        AssertGone(null);
+    }
+
+    [Fact]
     public void Should_begin_anew_when_another_host_greets_in_the_middle_of_a_frame()
     {
         using var host = Connect();
@@ -250,7 +264,7 @@ public sealed class HostChannelTests : IDisposable
     {
         while (!_over.IsCancellationRequested)
         {
-            foreach (var pid in _exits.Awaited)
+            foreach (var pid in _nothingEnds ? [] : _exits.Awaited)
             {
                 int status;
                 // SAFETY: the kernel writes one int, on this frame.
