@@ -37,7 +37,8 @@ internal static class ImageFault
 /// <summary>How much an image may be before it is refused.</summary>
 /// <param name="Entries">Of all its layers together: each takes some 300 bytes of the agent's memory while it is unpacked.</param>
 /// <param name="Bytes">Of one layer as it travels, and of all layers unpacked.</param>
-internal sealed record ImageLimits(int Entries, long Bytes)
+/// <param name="Metadata">Bytes of memory for the names and attributes of all layers' entries.</param>
+internal sealed record ImageLimits(int Entries, long Bytes, long Metadata = 256L << 20)
 {
     /// <summary>Layers of one image; Docker makes at most 127.</summary>
     public const int Layers = 256;
@@ -47,6 +48,9 @@ internal sealed record ImageLimits(int Entries, long Bytes)
 
     /// <summary>Folders inside folders: a walk over the tree needs no more stack than this.</summary>
     public const int Depth = 255;
+
+    /// <summary>Steps from folder to folder for each entry that an image may have, on the average, before it is refused.</summary>
+    public const int StepsPerEntry = 100;
 
     /// <summary>Linux's PATH_MAX and NAME_MAX.</summary>
     public const int Path = 4095, Name = 255;

@@ -37,27 +37,32 @@ internal sealed class Inode
 /// The root file system that layers make, one upon the other, by the rules of the OCI image specification. Nothing touches a disk: names
 /// can't lead out of the tree, whatever they are, and links are followed within it only.
 /// </summary>
-internal sealed class LayerTree
+/// <param name="limits">How many folders are made on the way to entries, and how many steps are taken in all.</param>
+internal sealed class LayerTree(ImageLimits limits)
 {
     private const string Whiteout = ".wh.", Opaque = ".wh..wh..opq", Reserved = ".wh..wh.";
 
     /// <summary>As many as Linux follows.</summary>
     private const int MostLinks = 40;
 
-    private int _layers;
+    private readonly long _mostSteps = (long)limits.Entries * ImageLimits.StepsPerEntry;
+    private int _layers, _madeOnTheWay;
+    private long _steps;
 
     public Inode Root { get; } = Inode.Folder();
 
     /// <summary>Puts the next layer upon what is there: first what it takes away, whatever the order of its entries, then what it brings.</summary>
-    public void Apply(IReadOnlyList<LayerEntry> entries)
+    public void Apply(IReadOnlyList<LayerEntry> entries, CancellationToken cancellation)
     {
         foreach (var entry in entries)
         {
+            cancellation.ThrowIfCancellationRequested();
             var (folder, name) = Split(entry.Path);
             if (name.StartsWith(Whiteout, StringComparison.Ordinal)) TakeAway(folder, name);
         }
         foreach (var entry in entries)
         {
+            cancellation.ThrowIfCancellationRequested();
             var (folder, name) = Split(entry.Path);
             if (!name.StartsWith(Whiteout, StringComparison.Ordinal)) Add(entry, folder, name);
         }
@@ -131,6 +136,7 @@ internal sealed class LayerTree
         var links = 0;
         while (ahead.TryPop(out var part))
         {
+            if (++_steps > _mostSteps) throw ImageFault.Refused($"its names lead over more than {_mostSteps} folders and links");
             var here = above[^1];
             if (part is "" or ".") continue;
             if (part == "..")
@@ -142,6 +148,7 @@ internal sealed class LayerTree
             if (!here.Children!.TryGetValue(part, out var next))
             {
                 if (!make) return null;
+                if (++_madeOnTheWay > limits.Entries) throw ImageFault.Refused($"it has more than {limits.Entries} entries");
                 here.Children[part] = next = Inode.Folder();
             }
             if (next.Kind == EntryKind.Symlink)

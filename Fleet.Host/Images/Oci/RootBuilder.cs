@@ -20,10 +20,10 @@ internal static class RootBuilder
     public static void Build(IReadOnlyList<string> layers, IReadOnlyList<string> diffIds, string target, ImageLimits limits, CancellationToken cancellation)
     {
         var contents = ScanAll(layers, diffIds, limits, cancellation);
-        var tree = new LayerTree();
+        var tree = new LayerTree(limits);
         for (var i = 0; i < contents.Length; i++)
         {
-            tree.Apply(contents[i]);
+            tree.Apply(contents[i], cancellation);
             contents[i] = [];
         }
         using var file = new FileStream(target, new FileStreamOptions
@@ -45,14 +45,11 @@ internal static class RootBuilder
     {
         var contents = new IReadOnlyList<LayerEntry>[layers.Count];
         var budget = new ByteBudget(limits.Bytes);
-        var entries = 0;
+        var entries = new EntryBudget(limits);
         try
         {
             Parallel.For(0, layers.Count, new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount, CancellationToken = cancellation }, i =>
-            {
-                contents[i] = Scan(layers[i], diffIds[i], budget, limits, cancellation);
-                if (Interlocked.Add(ref entries, contents[i].Count) > limits.Entries) throw ImageFault.Refused($"it has more than {limits.Entries} entries");
-            });
+                contents[i] = Scan(layers[i], diffIds[i], budget, entries, limits, cancellation));
         }
         catch (AggregateException several)
         {
@@ -61,10 +58,10 @@ internal static class RootBuilder
         return contents;
     }
 
-    private static List<LayerEntry> Scan(string layer, string diffId, ByteBudget budget, ImageLimits limits, CancellationToken cancellation)
+    private static List<LayerEntry> Scan(string layer, string diffId, ByteBudget budget, EntryBudget shared, ImageLimits limits, CancellationToken cancellation)
     {
         using var stream = LayerStream.Open(File.OpenRead(layer), budget, hashed: true, cancellation);
-        var scanner = new TarScanner(stream, limits);
+        var scanner = new TarScanner(stream, limits, shared);
         var entries = new List<LayerEntry>();
         while (scanner.Next() is { } entry) entries.Add(entry);
         if (stream.Digest() != diffId) throw ImageFault.Refused($"a layer unpacked is not {diffId}, as its configuration says");

@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Buffers.Binary;
+using System.Security.Cryptography;
 using System.Text;
 
 namespace Fleet.Host.Images.Oci;
@@ -259,7 +260,7 @@ internal sealed class SquashfsWriter
                 && !one.Key.StartsWith("trusted.overlay.", StringComparison.Ordinal))
             .OrderBy(one => one.Key, StringComparer.Ordinal).ToArray();
         if (kept.Length == 0) return NoXattr;
-        var key = string.Join('\n', kept.Select(one => $"{one.Key}={Convert.ToHexString(one.Value)}"));
+        var key = KeyOf(kept);
         if (_xattrSets.TryGetValue(key, out var known)) return known;
         var (block, offset) = _xattrs.Position;
         foreach (var (name, value) in kept)
@@ -276,6 +277,22 @@ internal sealed class SquashfsWriter
         _xattrIds.Add((uint)kept.Length);
         _xattrIds.Add((uint)kept.Sum(one => one.Key.Length + 1));
         return _xattrSets[key] = (uint)_xattrSets.Count;
+    }
+
+    /// <summary>A digest of a set of attributes: sets may be large, and many.</summary>
+    private static string KeyOf(IEnumerable<KeyValuePair<string, byte[]>> xattrs)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        Span<byte> lengths = stackalloc byte[8];
+        foreach (var (name, value) in xattrs)
+        {
+            BinaryPrimitives.WriteInt32LittleEndian(lengths, name.Length);
+            BinaryPrimitives.WriteInt32LittleEndian(lengths[4..], value.Length);
+            hash.AppendData(lengths);
+            hash.AppendData(Encoding.Latin1.GetBytes(name));
+            hash.AppendData(value);
+        }
+        return Convert.ToHexString(hash.GetHashAndReset());
     }
 
     /// <summary>A table, and behind it where each of its blocks stands; gives where that begins.</summary>

@@ -28,15 +28,37 @@ internal enum EntryKind
 internal sealed record LayerEntry(
     int Index, EntryKind Kind, string Path, string Link, ushort Mode, uint Uid, uint Gid, uint Mtime, long Size, IReadOnlyList<KeyValuePair<string, byte[]>>? Xattrs);
 
+/// <summary>The bound on entries, and on the memory that their names and attributes take, which all layers of an image share.</summary>
+internal sealed class EntryBudget(ImageLimits limits)
+{
+    /// <summary>What an attribute takes beside its bytes.</summary>
+    private const int PerXattr = 96;
+
+    private int _entries;
+    private long _metadata;
+
+    public void Take(string path, string link, IReadOnlyList<KeyValuePair<string, byte[]>>? xattrs)
+    {
+        if (Interlocked.Increment(ref _entries) > limits.Entries) throw ImageFault.Refused($"it has more than {limits.Entries} entries");
+        var bytes = 2L * (path.Length + link.Length) + (xattrs?.Sum(one => PerXattr + 2L * one.Key.Length + one.Value.Length) ?? 0);
+        if (Interlocked.Add(ref _metadata, bytes) > limits.Metadata)
+            throw ImageFault.Refused($"its names and attributes take more than {limits.Metadata} bytes of memory");
+    }
+}
+
 /// <summary>
 /// Reads a tar as layers are made of: POSIX ustar with pax headers, and GNU's long names. Own, because the base library's reader makes text
 /// of attribute values, which are bytes. Devices, sparse files and everything unknown are refused. Seeks only where the stream can.
 /// </summary>
-internal sealed class TarScanner(Stream stream, ImageLimits limits)
+/// <param name="stream">At the tar's beginning.</param>
+/// <param name="limits">How much is taken.</param>
+/// <param name="budget">What all layers of the image share; null: this tar has one of its own.</param>
+internal sealed class TarScanner(Stream stream, ImageLimits limits, EntryBudget? budget = null)
 {
     private const int Block = 512, MostHeader = 1 << 20, MostXattrs = 64 * 1024;
     private const string XattrKey = "SCHILY.xattr.";
 
+    private readonly EntryBudget _budget = budget ?? new EntryBudget(limits);
     private readonly byte[] _header = new byte[Block];
     private readonly byte[] _skipped = new byte[64 * 1024];
     private long _left;
@@ -118,12 +140,12 @@ internal sealed class TarScanner(Stream stream, ImageLimits limits)
             throw ImageFault.Refused($"it has a name longer than {ImageLimits.Path} bytes");
         if (path.Contains('\0', StringComparison.Ordinal) || link.Contains('\0', StringComparison.Ordinal))
             throw ImageFault.Refused("it has a name with a zero byte");
-        if (++_count > limits.Entries) throw ImageFault.Refused($"it has more than {limits.Entries} entries");
+        _budget.Take(path, link, pax.Xattrs);
         _left = kind == EntryKind.File ? size : 0;
         if (_left < 0 || _left > limits.Bytes) throw ImageFault.Refused($"'{ImageFault.Show(path)}' is larger than the {limits.Bytes} bytes that an image may have");
         _padding = -_left & (Block - 1);
         return new LayerEntry(
-            _count - 1, kind, path, kind is EntryKind.Symlink or EntryKind.HardLink ? link : "", (ushort)(Number(100, 8) & 0xFFF),
+            _count++, kind, path, kind is EntryKind.Symlink or EntryKind.HardLink ? link : "", (ushort)(Number(100, 8) & 0xFFF),
             Id(pax.Uid ?? Number(108, 8)), Id(pax.Gid ?? Number(116, 8)), (uint)Math.Clamp(pax.Mtime ?? Number(136, 12), 0, uint.MaxValue), _left, pax.Xattrs);
     }
 

@@ -9,7 +9,7 @@ namespace Fleet.Host.Tests.Images.Oci;
 
 public sealed class RootBuilderTests : IDisposable
 {
-    private static readonly ImageLimits Limits = new(10_000, 64 << 20);
+    private static readonly ImageLimits Limits = new(10_000, 64 << 20, 8 << 20);
     private readonly TestFolder _folder = new();
     private int _built;
 
@@ -122,6 +122,11 @@ public sealed class RootBuilderTests : IDisposable
         ["endless attributes"] = () => new TarMaker().File("a", [], 0, 0, ("user.a", new byte[65_000]), ("user.b", new byte[65_000])).ToArray(),
         ["an owner that can't be"] = () => new TarMaker().Raw('x', "pax", "", "18 uid=4294967295\n"u8.ToArray(), 0, 0, 0, null).File("a", "x").ToArray(),
         ["too many entries"] = () => { var tar = new TarMaker(); for (var i = 0; i < 10_001; i++) tar.File($"f{i}", []); return tar.ToArray(); },
+        ["attributes of many files"] = () => { var tar = new TarMaker(); for (var i = 0; i < 150; i++) tar.File($"f{i}", [], 0, 0, ("user.a", new byte[60_000])); return tar.ToArray(); },
+        ["small attributes of many files"] = () => { var tar = new TarMaker(); for (var i = 0; i < 100; i++) tar.File($"f{i}", [], 0, 0, [.. Enumerable.Range(0, 1000).Select(n => ($"user.{n}", Array.Empty<byte>()))]); return tar.ToArray(); },
+        ["long names of many files"] = () => { var tar = new TarMaker(); for (var i = 0; i < 700; i++) tar.Symlink(LongPath($"f{i}"), LongPath("t")); return tar.ToArray(); },
+        ["folders on the way to files"] = () => { var tar = new TarMaker(); for (var i = 0; i < 100; i++) tar.File($"{i}" + string.Concat(Enumerable.Repeat("/d", 200)) + "/x", ""); return tar.ToArray(); },
+        ["steps without end"] = () => { var tar = new TarMaker().Symlink("a", string.Concat(Enumerable.Repeat("./", 2000)) + "d").Folder("d"); for (var i = 0; i < 1000; i++) tar.File($"a/{i}", ""); return tar.ToArray(); },
         ["a bomb"] = () => TarMaker.Gzip(new TarMaker().File("zeroes", new byte[65 << 20]).ToArray()),
         ["a broken gzip"] = () => { var gzip = TarMaker.Gzip(new TarMaker().File("a", new byte[5000]).ToArray()); gzip[12] ^= 0xFF; return gzip; },
         ["a gzip cut short"] = () => TarMaker.Gzip(new TarMaker().File("a", Enumerable.Range(0, 9000).Select(i => (byte)(i * i)).ToArray()).ToArray())[..200],
@@ -136,6 +141,21 @@ public sealed class RootBuilderTests : IDisposable
         var refused = Assert.Throws<LaunchFailedException>(() => Build([layer], [DigestOfUnpacked(layer)]));
         Assert.Equal("image_refused", refused.Code);
         Assert.DoesNotContain(refused.Message, char.IsControl);
+    }
+
+    [Fact]
+    public void Entries_of_all_layers_count_together()
+    {
+        byte[] Layer(int from) => Enumerable.Range(from, 6_000).Aggregate(new TarMaker(), (tar, i) => tar.File($"f{i}", [])).ToArray();
+        Assert.Equal("image_refused", Assert.Throws<LaunchFailedException>(() => Build([Layer(0), Layer(6_000)])).Code);
+    }
+
+    [Fact]
+    public void Layers_can_be_given_up_while_they_are_put_together()
+    {
+        using var given = new CancellationTokenSource();
+        given.Cancel();
+        Assert.Throws<OperationCanceledException>(() => new LayerTree(Limits).Apply([new LayerEntry(0, EntryKind.File, "a", "", 0, 0, 0, 0, 0, null)], given.Token));
     }
 
     [Fact]
@@ -176,6 +196,8 @@ public sealed class RootBuilderTests : IDisposable
         Encoding.ASCII.GetBytes(Convert.ToString(sum, 8).PadLeft(7, '0')).CopyTo(block[148..]);
     }
 
+    private static string LongPath(string name) => name + string.Concat(Enumerable.Repeat("/" + new string('n', 250), 15));
+
     private static byte[] DeepByLinks()
     {
         var tar = new TarMaker().Folder("d0").Symlink("l0", "d0");
@@ -198,13 +220,13 @@ public sealed class RootBuilderTests : IDisposable
 
     private static LayerTree Tree(params byte[][] layers)
     {
-        var tree = new LayerTree();
+        var tree = new LayerTree(Limits);
         foreach (var layer in layers)
         {
             var scanner = new TarScanner(new MemoryStream(layer), Limits);
             var entries = new List<LayerEntry>();
             while (scanner.Next() is { } entry) entries.Add(entry);
-            tree.Apply(entries);
+            tree.Apply(entries, CancellationToken.None);
         }
         return tree;
     }
