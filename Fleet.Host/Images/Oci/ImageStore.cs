@@ -163,6 +163,10 @@ public sealed class ImageStore
         {
             throw ImageFault.Unavailable($"{reference} was not here within {_options.PullLimit.TotalMinutes:0} minutes; what came of it is kept for the next time.");
         }
+        catch (FileNotFoundException gone)
+        {
+            throw ImageFault.Unavailable($"A part of {reference} was removed while its root file system was made; it is pulled again when it is started again.", gone);
+        }
         catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
         {
             MakeRoom(0);
@@ -237,8 +241,8 @@ public sealed class ImageStore
         }
         catch (LaunchFailedException refused) when (refused.Code == ImageFault.RefusedCode)
         {
-            // Hostile bytes need no second look.
-            foreach (var layer in layers) File.Delete(LayerFile(layer));
+            // Hostile bytes need no second look. What was not what it is called is gone; what another pull wants as well may be good.
+            RemoveUnlessWantedByOthers(layers);
             throw;
         }
         finally
@@ -302,6 +306,18 @@ public sealed class ImageStore
                 var count = _wanted.GetValueOrDefault(layer.Hex) + change;
                 if (count > 0) _wanted[layer.Hex] = count;
                 else _wanted.Remove(layer.Hex);
+            }
+        }
+    }
+
+    private void RemoveUnlessWantedByOthers(Descriptor[] layers)
+    {
+        lock (_gate)
+        {
+            foreach (var layer in layers.Where(layer => _wanted.GetValueOrDefault(layer.Hex) <= 1))
+            {
+                File.Delete(LayerFile(layer));
+                File.Delete(LayerFile(layer) + Partial);
             }
         }
     }

@@ -203,6 +203,35 @@ public sealed class ImageStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task A_refused_image_takes_no_layer_from_another_pull()
+    {
+        var shared = new TarMaker().File("shared", "x").ToArray();
+        var slow = new byte[1 << 20];
+        new Random(3).NextBytes(slow);
+        var good = TestImage.Of([shared, new TarMaker().File("slow", slow).ToArray()]);
+        using var registry = new FakeRegistry(good);
+        using var hostile = new FakeRegistry(TestImage.Of([shared, new TarMaker().File("../out", "x").ToArray()]));
+        using var asked = new SemaphoreSlim(0);
+        using var goOn = new ManualResetEventSlim();
+        registry.Fault = context =>
+        {
+            if (!context.Request.RawUrl!.Contains(good.Layers[1], StringComparison.Ordinal)) return false;
+            // One request after the other: the layer that both have comes first.
+            if (registry.Asked(good.Layers[0]) == 0) return FakeRegistry.Answer(context, 503, null, ("Retry-After", "0"));
+            asked.Release();
+            goOn.Wait();
+            return false;
+        };
+        var store = Store(Quick with { Retries = new RetryTerms(1000, TimeSpan.FromMilliseconds(1)) });
+        var pull = Get(store, registry.Reference);
+        await asked.WaitAsync();
+        Assert.Equal("image_refused", await CodeOf(hostile.Reference, store));
+        goOn.Set();
+        await pull;
+        Assert.Equal(1, registry.Asked(good.Layers[0]) + hostile.Asked(good.Layers[0]));
+    }
+
+    [Fact]
     public async Task An_index_leads_to_the_manifest_for_this_machine()
     {
         var image = TestImage.Small();
