@@ -163,6 +163,12 @@ public sealed class ImageStore
         {
             throw ImageFault.Unavailable($"{reference} was not here within {_options.PullLimit.TotalMinutes:0} minutes; what came of it is kept for the next time.");
         }
+        catch (LaunchFailedException full) when (full.Code == ImageFault.NoSpaceCode)
+        {
+            // What came for it went too far, and nothing wants it now.
+            MakeRoom(0);
+            throw;
+        }
         catch (FileNotFoundException gone)
         {
             throw ImageFault.Unavailable($"A part of {reference} was removed while its root file system was made; it is pulled again when it is started again.", gone);
@@ -219,7 +225,7 @@ public sealed class ImageStore
         try
         {
             var missing = layers.Where(layer => !File.Exists(LayerFile(layer))).Sum(layer => layer.Size);
-            // Unpacked they are about three times that; what is more shows when it is written.
+            // Unpacked they are about three times that; what is more is looked at while it is written.
             MakeRoom(missing + 3 * layers.Sum(layer => layer.Size));
             var arrived = new long[layers.Length];
             var total = layers.Sum(layer => layer.Size);
@@ -233,7 +239,7 @@ public sealed class ImageStore
                 await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(origin, layers[i], Arrived, work), token).ConfigureAwait(false);
             }).ConfigureAwait(false);
             progress?.Report(new PullProgress(total, total, Unpacking: true));
-            RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, cancellation);
+            RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, MakeRoom, cancellation);
             File.SetUnixFileMode(making, UnixFileMode.UserRead);
             File.Move(making, target, overwrite: true);
             FolderSync.Sync(_roots);
@@ -287,14 +293,27 @@ public sealed class ImageStore
             }
             if (Fits(needed) || needed == 0) return;
             throw ImageFault.NoSpace(
-                $"This host has no room for the image: it needs about {needed >> 20} MiB, and what is here is in use. Remove microVMs or images (fleet image remove), or give the state directory a larger disk.");
+                $"This host has no room for the image: it needs about {(needed >> 20) + 1} MiB more, and what is here is in use. Remove microVMs or images (fleet image remove), or give the state directory a larger disk.");
         }
     }
 
     private bool Fits(long needed)
     {
-        var used = ((string[])[_layers, _roots]).Sum(folder => new DirectoryInfo(folder).GetFiles().Sum(file => file.Length));
+        var used = ((string[])[_layers, _roots]).Sum(folder => new DirectoryInfo(folder).GetFiles().Sum(LengthOf));
         return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - needed >= _options.KeptFree;
+    }
+
+    // Others bring their layers and roots under their names meanwhile.
+    private static long LengthOf(FileInfo file)
+    {
+        try
+        {
+            return file.Length;
+        }
+        catch (FileNotFoundException)
+        {
+            return 0;
+        }
     }
 
     private void Want(Descriptor[] layers, int change)

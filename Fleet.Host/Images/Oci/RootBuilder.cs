@@ -16,8 +16,10 @@ internal static class RootBuilder
     /// <param name="diffIds">The digest of each unpacked.</param>
     /// <param name="target">A path.</param>
     /// <param name="limits">How much is taken.</param>
+    /// <param name="roomFor">Asked every few MiB whether so many bytes more may be written; throws what ends it.</param>
     /// <param name="cancellation">Gives up.</param>
-    public static void Build(IReadOnlyList<string> layers, IReadOnlyList<string> diffIds, string target, ImageLimits limits, CancellationToken cancellation)
+    public static void Build(
+        IReadOnlyList<string> layers, IReadOnlyList<string> diffIds, string target, ImageLimits limits, Action<long> roomFor, CancellationToken cancellation)
     {
         var contents = ScanAll(layers, diffIds, limits, cancellation);
         var tree = new LayerTree(limits);
@@ -31,7 +33,7 @@ internal static class RootBuilder
             Mode = FileMode.CreateNew, Access = FileAccess.Write, Share = FileShare.None, BufferSize = FileBuffer,
             UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
         });
-        var writer = new SquashfsWriter(file);
+        var writer = new SquashfsWriter(file, roomFor);
         var wanted = FilesOf(tree.Root, layers.Count);
         for (var i = 0; i < layers.Count; i++)
         {

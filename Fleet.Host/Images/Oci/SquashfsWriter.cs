@@ -16,7 +16,7 @@ internal sealed class SquashfsWriter
     /// <summary>Raise it with every change of what is written, so that hosts make their files anew.</summary>
     public const int FormatVersion = 1;
 
-    private const int BlockBytes = 128 * 1024, BlockLog = 17, SuperblockBytes = 96, Alignment = 4096;
+    private const int LookEvery = 4 << 20, BlockBytes = 128 * 1024, BlockLog = 17, SuperblockBytes = 96, Alignment = 4096;
     private const uint Uncompressed = 1 << 24, NoFragment = uint.MaxValue, NoXattr = uint.MaxValue;
     private const ulong NoTable = ulong.MaxValue;
     private const int MostOwners = 65535, MostInHeader = 256;
@@ -28,13 +28,14 @@ internal sealed class SquashfsWriter
     private static readonly string[] XattrPrefixes = ["user.", "trusted.", "security."];
 
     private readonly Stream _output;
+    private readonly Action<long> _roomFor;
     private readonly byte[] _block = new byte[BlockBytes];
     private readonly Dictionary<Inode, FileBlocks> _files = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<Inode, Written> _written = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<uint, ushort> _owners = [];
     private readonly Dictionary<string, uint> _xattrSets = new(StringComparer.Ordinal);
     private readonly MetadataTable _inodes = new(), _folders = new(), _xattrs = new(), _xattrIds = new();
-    private long _position = SuperblockBytes;
+    private long _position = SuperblockBytes, _looked;
 
     private sealed record FileBlocks(long Start, uint[] Sizes, long Holes);
 
@@ -49,9 +50,11 @@ internal sealed class SquashfsWriter
     }
 
     /// <param name="output">An empty file; positioned anywhere behind it when done.</param>
-    public SquashfsWriter(Stream output)
+    /// <param name="roomFor">Asked every few MiB whether so many bytes more may be written; throws what ends it.</param>
+    public SquashfsWriter(Stream output, Action<long> roomFor)
     {
         _output = output;
+        _roomFor = roomFor;
         _output.Write(new byte[SuperblockBytes]);
     }
 
@@ -311,6 +314,11 @@ internal sealed class SquashfsWriter
 
     private void Write(ReadOnlySpan<byte> bytes)
     {
+        if (_position + bytes.Length - _looked >= LookEvery)
+        {
+            _roomFor(bytes.Length);
+            _looked = _position + bytes.Length;
+        }
         _output.Write(bytes);
         _position += bytes.Length;
     }

@@ -33,7 +33,7 @@ public sealed class ImageUnderKvmTests(LabNodeFixture fixture)
             .File("etc/passwd", "app:x:1000:1000::/srv:/bin/sh\n").File("etc/greeting", "hello from the image").ToArray();
         var layer = Path.Combine(folder, "layer");
         File.WriteAllBytes(layer, tar);
-        RootBuilder.Build([layer], [TarMaker.Digest(tar)], Path.Combine(folder, VmmFiles.Root), ImageLimits.Default, default);
+        RootBuilder.Build([layer], [TarMaker.Digest(tar)], Path.Combine(folder, VmmFiles.Root), ImageLimits.Default, _ => { }, default);
         var run = new GuestRun(["/bin/sh", "-c", "busybox echo $(busybox id -u) $(pwd) $(busybox cat /etc/greeting); exit 6"], new Dictionary<string, string>(), "guest")
         {
             Image = new ImageRun([], [], [], "app", "/srv", 15),

@@ -328,6 +328,18 @@ public sealed class ImageStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task What_unpacks_to_more_than_there_is_room_for_ends_while_it_is_written()
+    {
+        // Compresses well: that it does not fit shows only when it is unpacked.
+        var text = Encoding.ASCII.GetBytes(string.Concat(Enumerable.Repeat("fleet ", 4_000_000)));
+        using var registry = new FakeRegistry(TestImage.Of([new TarMaker().File("text", text).ToArray()]));
+        Assert.Equal("image_no_space", await CodeOf(registry.Reference, Store(Quick with { MaxBytes = 10 << 20 })));
+        Assert.Empty(Files("roots"));
+        Assert.Empty(Files("names"));
+        await Get(Store(), registry.Reference);
+    }
+
+    [Fact]
     public async Task Who_gives_up_keeps_nobody_else_from_it()
     {
         using var registry = new FakeRegistry(TestImage.Small());

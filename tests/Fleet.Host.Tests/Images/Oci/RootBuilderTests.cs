@@ -239,7 +239,7 @@ public sealed class RootBuilderTests : IDisposable
         var target = _folder.At($"root-{number}");
         try
         {
-            RootBuilder.Build(files, diffIds ?? layers.Select(DigestOfUnpacked).ToArray(), target, Limits, CancellationToken.None);
+            RootBuilder.Build(files, diffIds ?? layers.Select(DigestOfUnpacked).ToArray(), target, Limits, _ => { }, CancellationToken.None);
         }
         finally
         {
