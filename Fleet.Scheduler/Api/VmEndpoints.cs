@@ -214,8 +214,8 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, $"The token is of tenant {who.Tenant}; leave tenant out.", "tenant");
         if (body.Boot is not null)
             throw new RequestRefused(ErrorCodes.Forbidden, "A kernel is named by a path on the hosts, and tenants have no say there; leave boot out.", "boot");
-        if (body.Image is { } image && ImageReference.TryParse(image, out var reference, out _) && reference.Location != ImageLocation.Registry)
-            throw new RequestRefused(ErrorCodes.Forbidden, "An image in a file is named by a path on the hosts, and tenants have no say there; name one in a registry.", "image");
+        if (body.Image is { } image && ImageReference.TryParse(image, out var reference, out _) && reference.IsOfHost)
+            throw new RequestRefused(ErrorCodes.Forbidden, "The image is in the hosts' own files or in a registry on their loopback, and tenants have no say there; name one in another registry.", "image");
         if (body.Host is not null)
             throw new RequestRefused(ErrorCodes.Forbidden, "Tenants don't choose hosts; leave host out.", "host");
         if (body.HostLabels?.Keys.FirstOrDefault(key => !key.StartsWith(VmLimits.PublicLabelPrefix, StringComparison.Ordinal)) is { } label)

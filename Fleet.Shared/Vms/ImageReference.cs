@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using System.Net;
 using System.Text;
 
 namespace Fleet.Shared.Vms;
@@ -48,6 +49,27 @@ public sealed record ImageReference
 
     /// <summary><c>sha256:</c> and 64 hexadecimal digits; empty: whatever the tag says.</summary>
     public string Digest { get; private init; } = "";
+
+    /// <summary>It comes from the very host that runs it: out of a file, or from a registry on its loopback, where it may have other services.</summary>
+    public bool IsOfHost => Location != ImageLocation.Registry || IsLoopback(Registry);
+
+    /// <summary>Whether a host by its name or address, with its port or without, is the machine that says it.</summary>
+    public static bool IsLoopback(string authority)
+    {
+        ArgumentNullException.ThrowIfNull(authority);
+        var host = authority.StartsWith('[') ? authority[1..].Split(']')[0] : authority.Split(':')[0];
+        return host.Equals("localhost", StringComparison.OrdinalIgnoreCase) || host.EndsWith(".localhost", StringComparison.OrdinalIgnoreCase)
+            || (IPAddress.TryParse(host, out var address) && IsLoopback(address));
+    }
+
+    /// <summary>Whether the address leads to the machine that speaks to it; 0.0.0.0 and :: do so as well.</summary>
+    public static bool IsLoopback(IPAddress address)
+    {
+        ArgumentNullException.ThrowIfNull(address);
+        var plain = address.IsIPv4MappedToIPv6 ? address.MapToIPv4() : address;
+        return IPAddress.IsLoopback(plain) || plain.Equals(IPAddress.IPv6Any)
+            || (plain.AddressFamily == System.Net.Sockets.AddressFamily.InterNetwork && plain.GetAddressBytes()[0] == 0);
+    }
 
     /// <summary>The one way to write it.</summary>
     public override string ToString() => Location switch

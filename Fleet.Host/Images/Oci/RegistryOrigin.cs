@@ -1,13 +1,16 @@
 using System.Net;
 using System.Net.Http.Headers;
+using System.Net.Sockets;
 using System.Text.Json;
+using Fleet.Host.Drivers;
 using Fleet.Shared.Vms;
 
 namespace Fleet.Host.Images.Oci;
 
 /// <summary>
 /// An image in a registry (OCI distribution API). A registry on this very machine is spoken to without TLS, every other with. A token that the
-/// registry asks for is got without credentials, sent to no other host, and never to where a redirect leads.
+/// registry asks for is got without credentials, sent to no other host, and never to where a redirect leads. Nothing but a registry on this machine
+/// leads to this machine: whoever names an image must not reach by it what listens here, or the cloud's metadata service.
 /// </summary>
 internal sealed class RegistryOrigin : IImageOrigin
 {
@@ -27,15 +30,18 @@ internal sealed class RegistryOrigin : IImageOrigin
     private readonly ImageReference _reference;
     private readonly HttpClient _http;
     private readonly Uri _base;
+    private readonly bool _ofThisMachine;
     private volatile string? _token;
 
     public RegistryOrigin(ImageReference reference)
     {
         _reference = reference;
         var host = reference.Registry == DockerHub ? DockerHubApi : reference.Registry;
-        _base = new Uri($"{(IsThisMachine(host) ? "http" : "https")}://{host}/v2/{reference.Repository}/");
+        _ofThisMachine = ImageReference.IsLoopback(host);
+        _base = new Uri($"{(_ofThisMachine ? "http" : "https")}://{host}/v2/{reference.Repository}/");
         _http = new HttpClient(new SocketsHttpHandler
         {
+            ConnectCallback = ConnectAsync,
             AllowAutoRedirect = false,
             AutomaticDecompression = DecompressionMethods.None,
             UseCookies = false,
@@ -154,6 +160,10 @@ internal sealed class RegistryOrigin : IImageOrigin
         {
             return await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, limit.Token).ConfigureAwait(false);
         }
+        catch (HttpRequestException failed) when (failed.InnerException is LaunchFailedException refused)
+        {
+            throw ImageFault.Unavailable(refused.Message, failed);
+        }
         catch (HttpRequestException failed)
         {
             throw new TransientFault($"{request.RequestUri!.Host} can't be reached: {failed.InnerException?.Message ?? failed.Message}", null, failed);
@@ -169,17 +179,43 @@ internal sealed class RegistryOrigin : IImageOrigin
 
     private Uri Allowed(Uri to, Uri from)
     {
-        var safe = to.Scheme == Uri.UriSchemeHttps || (to.Scheme == Uri.UriSchemeHttp && from.Scheme == Uri.UriSchemeHttp && IsThisMachine(to.Authority));
+        if (!_ofThisMachine && (ImageReference.IsLoopback(to.Host) || (IPAddress.TryParse(to.DnsSafeHost, out var address) && IsNear(address)))) throw LeadsHere(to.Host);
+        var safe = to.Scheme == Uri.UriSchemeHttps || (to.Scheme == Uri.UriSchemeHttp && from.Scheme == Uri.UriSchemeHttp && ImageReference.IsLoopback(to.Authority));
         return safe ? to : throw ImageFault.Unavailable($"The registry {_reference.Registry} sends to {to.Scheme}://{to.Authority}, which is not asked: only TLS, or this machine, is.");
     }
 
     private bool IsOwn(Uri address) => address.Scheme == _base.Scheme && address.Authority == _base.Authority;
 
-    private static bool IsThisMachine(string authority)
+    /// <summary>Whether only this machine, or what is on its own link, is at the address.</summary>
+    internal static bool IsNear(IPAddress address)
     {
-        var host = authority.Split(':')[0];
-        return host == "localhost" || (IPAddress.TryParse(host, out var address) && IPAddress.IsLoopback(address));
+        var plain = address.IsIPv4MappedToIPv6 ? address.MapToIPv4() : address;
+        return ImageReference.IsLoopback(plain) || plain.IsIPv6LinkLocal || (plain.AddressFamily == AddressFamily.InterNetwork && plain.GetAddressBytes() is [169, 254, ..]);
     }
+
+    // Names are looked at as they are resolved for the connection: anybody's name may lead to 127.0.0.1.
+    private async ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellation)
+    {
+        var (host, port) = (context.DnsEndPoint.Host, context.DnsEndPoint.Port);
+        var addresses = await Dns.GetHostAddressesAsync(host, cancellation).ConfigureAwait(false);
+        // A proxy of this host's own choice may be on this machine.
+        var direct = host.Equals(context.InitialRequestMessage.RequestUri!.IdnHost, StringComparison.OrdinalIgnoreCase);
+        if (direct && !_ofThisMachine && addresses.Any(IsNear)) throw LeadsHere(host);
+        var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+        try
+        {
+            await socket.ConnectAsync(addresses, port, cancellation).ConfigureAwait(false);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    private LaunchFailedException LeadsHere(string host) =>
+        ImageFault.Unavailable($"The registry {_reference.Registry} leads to {host}, which is an address of this machine or its link, and is not asked.");
 
     private static TimeSpan? RetryAfter(HttpResponseMessage answer) =>
         answer.Headers.RetryAfter?.Delta is { } delay ? delay < LongestWait ? delay : LongestWait : null;

@@ -226,7 +226,7 @@ public sealed class ApiAccessTests : IAsyncLifetime
     public async Task A_tenant_has_no_say_in_whose_or_where_or_by_which_kernel()
     {
         var acme = await TenantAsync("acme");
-        foreach (var (field, body) in new[] { ("tenant", """{"tenant": "evil"}"""), ("host", """{"host": "h1"}"""), ("driver", """{"driver": "qemu"}"""), ("simulated", """{"driver": "simulated", "simulated": {"fault": "launch_fails"}}"""), ("boot", """{"boot": {"kernel_path": "/etc/passwd"}}"""), ("priority", """{"priority": "high"}"""), ("ports", """{"network": "tenant", "ports": [{"host": 22}]}"""), ("host_labels.disk", """{"host_labels": {"public/gpu": "yes", "disk": "ssd"}}""") })
+        foreach (var (field, body) in new[] { ("tenant", """{"tenant": "evil"}"""), ("host", """{"host": "h1"}"""), ("driver", """{"driver": "qemu"}"""), ("simulated", """{"driver": "simulated", "simulated": {"fault": "launch_fails"}}"""), ("boot", """{"boot": {"kernel_path": "/etc/passwd"}}"""), ("image", """{"image": "oci:/srv/image"}"""), ("image", """{"image": "localhost:5000/a"}"""), ("image", """{"image": "127.0.0.2/a"}"""), ("priority", """{"priority": "high"}"""), ("ports", """{"network": "tenant", "ports": [{"host": 22}]}"""), ("host_labels.disk", """{"host_labels": {"public/gpu": "yes", "disk": "ssd"}}""") })
             (await SendAsync(acme, HttpMethod.Post, "/v1/vms", body)).Problem(403, "forbidden", field);
         var own = await SendAsync(acme, HttpMethod.Post, "/v1/vms", """{"tenant": "acme", "host_labels": {"public/gpu": "yes"}, "zones": ["a"]}""");
         Assert.Equal("acme", (string)own.Json["tenant"]!);

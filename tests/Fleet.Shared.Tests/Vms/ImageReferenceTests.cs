@@ -28,6 +28,25 @@ public sealed class ImageReferenceTests
     }
 
     [Theory]
+    [InlineData("nginx", false)]
+    [InlineData("10.0.0.1:5000/a", false)]
+    [InlineData("localhost.example/a", false)]
+    [InlineData("localhost:5000/a", true)]
+    [InlineData("LOCALHOST:5000/a", true)]
+    [InlineData("a.localhost/a", true)]
+    [InlineData("127.8.8.8/a", true)]
+    [InlineData("127.1:80/a", true)]
+    [InlineData("2130706433:80/a", true)]
+    [InlineData("0.0.0.0:80/a", true)]
+    [InlineData("oci:/a", true)]
+    [InlineData("docker-archive:/a.tar", true)]
+    public void What_comes_from_the_host_itself_is_known(string text, bool own)
+    {
+        Assert.True(ImageReference.TryParse(text, out var reference, out _));
+        Assert.Equal(own, reference.IsOfHost);
+    }
+
+    [Theory]
     [InlineData("")]
     [InlineData(":")]
     [InlineData("@")]

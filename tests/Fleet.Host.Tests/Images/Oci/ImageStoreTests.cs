@@ -163,6 +163,33 @@ public sealed class ImageStoreTests : IDisposable
         Assert.InRange(registry.Requests.Count, 1, 6);
     }
 
+    [SkippableFact]
+    public async Task A_name_that_leads_to_this_machine_is_not_asked()
+    {
+        var name = System.Net.Dns.GetHostName();
+        Skip.IfNot((await System.Net.Dns.GetHostAddressesAsync(name)).Any(System.Net.IPAddress.IsLoopback), "this machine's name does not lead to its loopback");
+        using var listener = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
+        listener.Start();
+        var port = ((System.Net.IPEndPoint)listener.LocalEndpoint).Port;
+        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => Get(Store(), $"{name}:{port}/a:1"));
+        Assert.Equal("registry_unavailable", refused.Code);
+        Assert.Contains("this machine", refused.Message, StringComparison.Ordinal);
+        Assert.False(listener.Pending());
+    }
+
+    [Theory]
+    [InlineData("127.0.0.1", true)]
+    [InlineData("0.0.0.0", true)]
+    [InlineData("169.254.169.254", true)]
+    [InlineData("::1", true)]
+    [InlineData("::", true)]
+    [InlineData("::ffff:127.0.0.1", true)]
+    [InlineData("fe80::1", true)]
+    [InlineData("10.0.0.1", false)]
+    [InlineData("2001:db8::1", false)]
+    public void Addresses_of_this_machine_and_its_link_are_known(string address, bool own) =>
+        Assert.Equal(own, RegistryOrigin.IsNear(System.Net.IPAddress.Parse(address)));
+
     [Fact]
     public async Task Bytes_that_are_not_what_they_are_called_are_refused_and_not_kept()
     {
