@@ -159,9 +159,12 @@ public sealed record ImageReference
     {
         var colon = registry.LastIndexOf(':');
         var (host, port) = Cut(registry, colon);
-        return host.Length is >= 1 and <= 253 && char.IsAsciiLetterOrDigit(host[0]) && host.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-')
+        return host.Length <= 253 && host.Split('.').All(IsLabel)
             && (port is null || (port.Length is >= 1 and <= 5 && port.All(char.IsAsciiDigit) && int.Parse(port, System.Globalization.CultureInfo.InvariantCulture) is >= 1 and <= 65535));
     }
+
+    private static bool IsLabel(string label) =>
+        label.Length is >= 1 and <= 63 && label[0] != '-' && label[^1] != '-' && label.All(c => char.IsAsciiLetterOrDigit(c) || c == '-');
 
     private static bool IsLowerOrDigit(char c) => c is (>= 'a' and <= 'z') or (>= '0' and <= '9');
 }

@@ -180,6 +180,12 @@ public sealed class ImageStore
                 ? ImageFault.NoSpace($"This host's disk is full; {reference} does not fit. Remove images (fleet image remove), or give the state directory a larger disk.", failed)
                 : ImageUnavailable.Because($"{reference} can't be kept on this host: {failed.Message}", failed);
         }
+        catch (Exception unexpected) when (unexpected is not (LaunchFailedException or OperationCanceledException))
+        {
+            // What an image or its registry says brought it about, and would on the next host: it must not speak against hosts.
+            _log.Error(unexpected, "The pull of {Image} ended in an unexpected way", reference);
+            throw ImageFault.Refused($"pulling it ended with {unexpected.GetType().Name}: {unexpected.Message}", unexpected);
+        }
     }
 
     private IImageOrigin Origin(ImageReference reference) => reference.Location switch

@@ -151,6 +151,14 @@ public sealed class ImageStoreTests : IDisposable
         Assert.Equal(3, elsewhere.Requests.Count);
     }
 
+    [Fact]
+    public async Task What_nobody_expected_of_a_pull_is_not_the_hosts_fault()
+    {
+        using var registry = new FakeRegistry(TestImage.Small());
+        var store = Store();
+        Assert.Equal("image_refused", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(registry.Reference, new Broken(), again: false, default))).Code);
+    }
+
     [Theory]
     [InlineData("http://192.0.2.1/x")]
     [InlineData("ftp://127.0.0.1/x")]
@@ -415,6 +423,11 @@ public sealed class ImageStoreTests : IDisposable
 
     private async Task<string> CodeOf(string reference, ImageStore? store = null) =>
         (await Assert.ThrowsAsync<LaunchFailedException>(() => Get(store ?? Store(), reference))).Code;
+
+    private sealed class Broken : IProgress<PullProgress>
+    {
+        public void Report(PullProgress value) => throw new UriFormatException("nobody expected it");
+    }
 
     private sealed class SetClock : TimeProvider
     {
