@@ -10,8 +10,8 @@ public static class LaunchFaults
 
     private static readonly HashSet<string> Broken = new(StringComparer.Ordinal) { "image_unavailable", "vmm_failed", "launch_failed", "driver_unusable", "network_unavailable" };
 
-    /// <summary>The host has given away what was asked for: another may have it, and this one is sound.</summary>
-    private static readonly HashSet<string> Taken = new(StringComparer.Ordinal) { "port_taken", "addresses_exhausted" };
+    /// <summary>The host has given away what was asked for, or can't have it: another may, and this one is sound.</summary>
+    private static readonly HashSet<string> Taken = new(StringComparer.Ordinal) { "port_taken", "addresses_exhausted", "image_no_space", "registry_unavailable" };
 
     /// <summary>Whether another host might do better with a microVM of which nothing has run yet.</summary>
     public static bool MayWorkElsewhere(VmReport report) => IsHosts(report) || Is(report, Taken);

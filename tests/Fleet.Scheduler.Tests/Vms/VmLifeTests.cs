@@ -145,7 +145,11 @@ public sealed class VmLifeTests
     {
         var report = ReportOf(1, HostVmState.Failed);
         (report.NeverRan, report.Reason) = (true, new Reason { Code = "port_taken", Message = "why" });
-        Assert.Equal((true, false), (LaunchFaults.MayWorkElsewhere(report), LaunchFaults.IsHosts(report)));
+        foreach (var code in (string[])["port_taken", "image_no_space", "registry_unavailable"])
+        {
+            report.Reason.Code = code;
+            Assert.Equal((true, false), (LaunchFaults.MayWorkElsewhere(report), LaunchFaults.IsHosts(report)));
+        }
         report.Reason.Code = "network_unavailable";
         Assert.Equal((true, true), (LaunchFaults.MayWorkElsewhere(report), LaunchFaults.IsHosts(report)));
     }
@@ -157,6 +161,10 @@ public sealed class VmLifeTests
     [InlineData("port_taken", true, "", VmState.Pending)]
     [InlineData("addresses_exhausted", true, "", VmState.Pending)]
     [InlineData("network_unavailable", true, "", VmState.Pending)]
+    [InlineData("image_no_space", true, "", VmState.Pending)]
+    [InlineData("registry_unavailable", true, "", VmState.Pending)]
+    [InlineData("image_refused", true, "", VmState.Failed)]
+    [InlineData("image_not_found", true, "", VmState.Failed)]
     [InlineData("kernel_missing", true, "", VmState.Failed)]
     [InlineData("image_unavailable", true, "a", VmState.Failed)]
     public void Should_go_elsewhere_when_only_its_host_was_at_fault(string code, bool neverRan, string host, VmState expected)
