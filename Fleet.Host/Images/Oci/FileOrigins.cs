@@ -72,6 +72,27 @@ internal sealed class ArchiveOrigin(ImageReference reference, ImageLimits limits
 
     public async Task<byte[]> ReadManifestAsync(string? digest, CancellationToken cancellation)
     {
+        var (config, diffs, layers) = await FindAsync(cancellation).ConfigureAwait(false);
+        var manifest = new JsonObject
+        {
+            ["schemaVersion"] = 2,
+            ["config"] = new JsonObject { ["digest"] = ImageDocument.DigestOf(config), ["size"] = config.Length },
+            ["layers"] = new JsonArray([.. diffs.Select((diff, i) => (JsonNode)new JsonObject { ["digest"] = diff, ["size"] = Unpacked(layers[i], cancellation) })]),
+        };
+        return System.Text.Encoding.UTF8.GetBytes(manifest.ToJsonString());
+    }
+
+    public async Task<BlobBytes> OpenBlobAsync(Descriptor blob, long from, CancellationToken cancellation)
+    {
+        if (_blobs.Count == 0) await FindAsync(cancellation).ConfigureAwait(false);
+        if (!_blobs.TryGetValue(blob.Digest, out var name)) throw ImageFault.Refused($"its archive has no {blob.Digest}");
+        return new BlobBytes(OpenLayer(name, cancellation), 0);
+    }
+
+    public void Dispose() => _file.Dispose();
+
+    private async Task<(byte[] Config, IReadOnlyList<string> Diffs, IReadOnlyList<string> Layers)> FindAsync(CancellationToken cancellation)
+    {
         if (_files.Count == 0) Index(cancellation);
         var images = ImageDocuments.ReadArchiveManifest(await ReadAsync("manifest.json", cancellation).ConfigureAwait(false));
         var fitting = images.Where(image => reference.Tag.Length == 0 || image.Names.Contains(reference.Tag)).ToArray();
@@ -80,25 +101,10 @@ internal sealed class ArchiveOrigin(ImageReference reference, ImageLimits limits
         var image = fitting[0];
         var config = await ReadAsync(image.Config, cancellation).ConfigureAwait(false);
         var diffs = ImageDocuments.ReadConfig(config, image.Layers.Count).DiffIds;
-        var configDigest = ImageDocument.DigestOf(config);
-        _blobs[configDigest] = image.Config;
+        _blobs[ImageDocument.DigestOf(config)] = image.Config;
         for (var i = 0; i < diffs.Count; i++) _blobs[diffs[i]] = image.Layers[i];
-        var manifest = new JsonObject
-        {
-            ["schemaVersion"] = 2,
-            ["config"] = new JsonObject { ["digest"] = configDigest, ["size"] = config.Length },
-            ["layers"] = new JsonArray([.. diffs.Select((diff, i) => (JsonNode)new JsonObject { ["digest"] = diff, ["size"] = Unpacked(image.Layers[i], cancellation) })]),
-        };
-        return System.Text.Encoding.UTF8.GetBytes(manifest.ToJsonString());
+        return (config, diffs, image.Layers);
     }
-
-    public Task<BlobBytes> OpenBlobAsync(Descriptor blob, long from, CancellationToken cancellation)
-    {
-        if (!_blobs.TryGetValue(blob.Digest, out var name)) throw ImageFault.Refused($"its archive has no {blob.Digest}");
-        return Task.FromResult(new BlobBytes(OpenLayer(name, cancellation), 0));
-    }
-
-    public void Dispose() => _file.Dispose();
 
     private void Index(CancellationToken cancellation)
     {

@@ -152,7 +152,9 @@ public sealed class ImageStore
             if (!File.Exists(RootOf(image)))
             {
                 _log.Information("Pulling {Image}, {Layers} layers of {Bytes} bytes", reference, manifest.Layers.Count, manifest.Layers.Sum(layer => layer.Size));
-                await _builds.RunAsync(root, token => MakeRootAsync(origin, manifest, config, root, progress, token), both.Token).ConfigureAwait(false);
+                // Who claims to have the same root in other layers must not have them made for others.
+                var work = $"{root} {string.Join(' ', manifest.Layers.Select(layer => layer.Hex))}";
+                await _builds.RunAsync(work, token => MakeRootAsync(reference, manifest, config, root, progress, token), both.Token).ConfigureAwait(false);
             }
             Touch(RootOf(image));
             WriteName(image);
@@ -221,7 +223,7 @@ public sealed class ImageStore
     }
 
     private async Task<string> MakeRootAsync(
-        IImageOrigin origin, ImageManifest manifest, ImageConfig config, string root, IProgress<PullProgress>? progress, CancellationToken cancellation)
+        ImageReference reference, ImageManifest manifest, ImageConfig config, string root, IProgress<PullProgress>? progress, CancellationToken cancellation)
     {
         var target = Path.Combine(_roots, root);
         if (File.Exists(target)) return target;
@@ -242,7 +244,7 @@ public sealed class ImageStore
                     Interlocked.Exchange(ref arrived[i], bytes);
                     progress?.Report(new PullProgress(arrived.Sum(), total, Unpacking: false));
                 }
-                await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(origin, layers[i], Arrived, work), token).ConfigureAwait(false);
+                await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(reference, layers[i], Arrived, work), token).ConfigureAwait(false);
             }).ConfigureAwait(false);
             progress?.Report(new PullProgress(total, total, Unpacking: true));
             RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, MakeRoom, cancellation);
@@ -264,7 +266,8 @@ public sealed class ImageStore
         }
     }
 
-    private async Task<string> FetchAsync(IImageOrigin origin, Descriptor layer, Action<long> arrived, CancellationToken cancellation)
+    // Others may wait for it when who asked first has left: what it reads from is its own.
+    private async Task<string> FetchAsync(ImageReference reference, Descriptor layer, Action<long> arrived, CancellationToken cancellation)
     {
         var file = LayerFile(layer);
         if (File.Exists(file))
@@ -273,6 +276,7 @@ public sealed class ImageStore
             arrived(layer.Size);
             return file;
         }
+        using var origin = Origin(reference);
         await new BlobDownload(layer, file + Partial, _options.Retries, _options.Clock, arrived).RunAsync(origin, cancellation).ConfigureAwait(false);
         File.Move(file + Partial, file, overwrite: true);
         FolderSync.Sync(_layers);

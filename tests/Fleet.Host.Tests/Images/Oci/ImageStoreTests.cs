@@ -336,6 +336,46 @@ public sealed class ImageStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task Who_asked_first_for_a_layer_may_leave_while_others_wait_for_it()
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image);
+        registry.Tags["2"] = registry.Tags["1"];
+        var config = image.Blobs.Keys.Single(digest => digest != image.Digest && !image.Layers.Contains(digest));
+        using var configs = new SemaphoreSlim(0);
+        using var layers = new SemaphoreSlim(0);
+        using var goOn = new ManualResetEventSlim();
+        registry.Fault = context =>
+        {
+            if (context.Request.RawUrl!.Contains(config, StringComparison.Ordinal)) configs.Release();
+            if (!context.Request.RawUrl.Contains(image.Layers[0], StringComparison.Ordinal) || registry.Asked(image.Layers[0]) > 1) return false;
+            // Breaks off once the first has left, so that it has to be asked again.
+            var blob = image.Blobs[image.Layers[0]];
+            context.Response.ContentLength64 = blob.Length;
+            context.Response.OutputStream.Write(blob, 0, 1 << 20);
+            context.Response.OutputStream.Flush();
+            layers.Release();
+            _ = Task.Run(() =>
+            {
+                goOn.Wait();
+                context.Response.Abort();
+            });
+            return true;
+        };
+        var store = Store();
+        using var impatient = new CancellationTokenSource();
+        var first = store.GetAsync(registry.Reference, null, again: false, impatient.Token);
+        await configs.WaitAsync();
+        await layers.WaitAsync();
+        var second = Get(store, registry.Reference[..^1] + "2");
+        await configs.WaitAsync();
+        await impatient.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => first);
+        goOn.Set();
+        Assert.Equal(image.Digest, (await second).Digest);
+    }
+
+    [Fact]
     public async Task Room_is_made_of_what_nothing_uses_and_of_nothing_else()
     {
         using var first = new FakeRegistry(TestImage.Big());
