@@ -52,7 +52,9 @@ public sealed record ImageStoreOptions
 /// the file lives as long as anything uses it, whatever is removed here, and whatever is killed when.
 /// </summary>
 /// <remarks>Everything is made under another name, brought to the disk and renamed. Of one host's agent, which holds the state directory.</remarks>
+#pragma warning disable CA1001 // Its semaphore has no handle to give back, and the lock is let go when nothing is being made.
 public sealed class ImageStore
+#pragma warning restore CA1001
 {
     /// <summary>The host tells the control plane of so many of its images.</summary>
     public const int MostTold = 256;
