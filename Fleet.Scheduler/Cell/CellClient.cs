@@ -168,7 +168,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         var record = await PlacedAsync(vmId, cancellation).ConfigureAwait(false);
         if (record.State is not (VmState.Running or VmState.Stopping))
             throw new CellException("wrong_state", $"The microVM '{vmId}' is {VmLife.Name(record.State)}: nothing runs in it.");
-        return new GuestStream(system, hosts, new GuestOpen { HostId = record.Host, VmId = vmId, Request = UnsafeByteOperations.UnsafeWrap(request) });
+        return new GuestStream(system, hosts, new GuestOpen { HostId = record.Host, VmId = vmId, Tenant = record.Spec.Tenant, Request = UnsafeByteOperations.UnsafeWrap(request) });
     }
 
     public async Task WriteConsoleAsync(string vmId, ReadOnlyMemory<byte> data, CancellationToken cancellation)

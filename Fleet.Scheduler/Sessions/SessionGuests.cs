@@ -15,10 +15,13 @@ internal sealed class SessionGuests(IActorContext context, Action<SchedulerMessa
     /// <summary>Of one host at once. What is under way to them fits into what may wait for a slow agent.</summary>
     public const int MostStreams = 64;
 
+    /// <summary>Of these, into microVMs of one tenant: none keeps the others out.</summary>
+    public const int MostOfTenant = MostStreams / 2;
+
     private readonly Dictionary<ulong, Stream> _streams = [];
     private ulong _lastStream;
 
-    private sealed record Stream(IActorRef Client, string VmId)
+    private sealed record Stream(IActorRef Client, string VmId, string Tenant)
     {
         public StreamLedger Ledger { get; } = new();
     }
@@ -30,7 +33,12 @@ internal sealed class SessionGuests(IActorContext context, Action<SchedulerMessa
             Refuse(client, $"{MostStreams} commands are being run in guests of this host; try again later.");
             return;
         }
-        var stream = new Stream(client, open.VmId);
+        if (_streams.Values.Count(stream => stream.Tenant == open.Tenant) >= MostOfTenant)
+        {
+            Refuse(client, $"{MostOfTenant} commands are being run in guests of this host that are of the same tenant; end some, or try again later.");
+            return;
+        }
+        var stream = new Stream(client, open.VmId, open.Tenant);
         if (stream.Ledger.ToGuest(FrameType.Open, open.Request.Span) is { } unfit)
         {
             Refuse(client, unfit);

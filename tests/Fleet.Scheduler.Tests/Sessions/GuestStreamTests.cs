@@ -22,10 +22,11 @@ public sealed class GuestStreamTests(SharedCell shared) : IClassFixture<SharedCe
         return (agent, id);
     }
 
-    private static async Task<GuestFrame> ExpectAsync(FakeAgent agent, FrameType type)
+    private static async Task<GuestFrame> ExpectAsync(FakeAgent agent, FrameType type, string? id = null)
     {
-        await Eventually.TrueAsync(() => agent.Received.Any(message => message.GuestFrame?.Type == (uint)type));
-        return agent.Received.Last(message => message.GuestFrame?.Type == (uint)type).GuestFrame;
+        bool Fits(SchedulerMessage message) => message.GuestFrame?.Type == (uint)type && (id is null || message.GuestFrame.VmId == id);
+        await Eventually.TrueAsync(() => agent.Received.Any(Fits));
+        return agent.Received.Last(Fits).GuestFrame;
     }
 
     private static void Say(FakeAgent agent, ulong stream, FrameType type, byte[]? payload = null) =>
@@ -83,6 +84,33 @@ public sealed class GuestStreamTests(SharedCell shared) : IClassFixture<SharedCe
         await foreach (var (type, _) in guest.ReadAsync(CancellationToken.None))
             last = type;
         Assert.Equal(FrameType.Refused, last);
+    }
+
+    [Fact]
+    public async Task Should_leave_room_for_others_than_one_tenant()
+    {
+        await using var agent = await shared.JoinAsync();
+        var ids = new List<string>();
+        foreach (var tenant in new[] { "acme", "acme", "other" })
+        {
+            var spec = SharedCell.On(agent);
+            spec.Tenant = tenant;
+            ids.Add(await Cell.CreateAsync(spec));
+            await Cell.WaitAsync(ids[^1], VmState.Running);
+        }
+        var open = new List<IGuestStream>();
+        for (var i = 0; i < SessionGuests.MostOfTenant; i++)
+            open.Add(await Cell.Cell.OpenGuestAsync(ids[i % 2], "{}"u8.ToArray(), CancellationToken.None));
+        await Eventually.TrueAsync(() => agent.Received.Count(message => message.GuestFrame?.Type == (uint)FrameType.Open) == open.Count);
+
+        await using var refused = await Cell.Cell.OpenGuestAsync(ids[0], "{}"u8.ToArray(), CancellationToken.None);
+        await using var frames = refused.ReadAsync(CancellationToken.None).GetAsyncEnumerator();
+        Assert.True(await frames.MoveNextAsync());
+        Assert.StartsWith("unavailable ", Encoding.UTF8.GetString(frames.Current.Payload.Span), StringComparison.Ordinal);
+        await using var others = await Cell.Cell.OpenGuestAsync(ids[2], "{}"u8.ToArray(), CancellationToken.None);
+        Assert.Equal(ids[2], (await ExpectAsync(agent, FrameType.Open, ids[2])).VmId);
+        foreach (var stream in open)
+            await stream.DisposeAsync();
     }
 
     [Fact]
