@@ -45,7 +45,9 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
     // Set while members are read or room is counted: what comes of an older one is of no use.
     private Prepared? _prepared;
     private long _asked;
-    private ulong _rounds;
+
+    // Of the last round: counted from a number by chance, so that it is none of an actor before, whose words may still be on their way.
+    private ulong _rounds = (ulong)Random.Shared.NextInt64(1L << 62);
     private int _contests;
 
     /// <param name="id">Of its first member: the entity id of the shard.</param>
@@ -170,10 +172,10 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             TellPlace(asked.VmId);
             return;
         }
-        var wanted = asked.Epoch == GangRound.Epoch && _round?.Wants(asked.VmId, asked.HostId) == true;
+        var wanted = asked.Epoch == GangRound.Epoch && _round?.Wants(asked.VmId, asked.HostId, asked.Round) == true;
         if (wanted && !asked.Lost)
             return;
-        GiveBack(asked.HostId, asked.VmId, asked.Epoch);
+        GiveBack(asked.HostId, asked.VmId, asked.Epoch, asked.Round);
         if (!wanted)
             return;
         EndRound();
@@ -291,9 +293,9 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             return;
         }
         // A late yes.
-        var wanted = _round?.Wants(answer.VmId, answer.HostId) == true || _placed?.Places.Any(place => place.VmId == answer.VmId && place.Host == answer.HostId) == true;
+        var wanted = _round?.Wants(answer.VmId, answer.HostId, answer.Round) == true || _placed?.Places.Any(place => place.VmId == answer.VmId && place.Host == answer.HostId) == true;
         if (answer.Rejection is null && !wanted)
-            GiveBack(answer.HostId, answer.VmId, answer.Epoch);
+            GiveBack(answer.HostId, answer.VmId, answer.Epoch, answer.Round);
     }
 
     private void OnOverdue()
@@ -332,7 +334,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
     private void TellPlace(string vmId)
     {
         if (_placed!.Places.FirstOrDefault(place => place.VmId == vmId) is { } place)
-            _vms.Tell(new TakePlace { VmId = vmId, HostId = place.Host, Epoch = place.Epoch }, Self);
+            _vms.Tell(new TakePlace { VmId = vmId, HostId = place.Host, Epoch = place.Epoch, Round = place.Round }, Self);
     }
 
     private void TellWaits(Reason why)
@@ -356,15 +358,15 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
         if (_round is not { } round || _placed is not null)
             return;
         foreach (var place in round.Held)
-            GiveBack(place.Host, place.VmId, place.Epoch);
+            GiveBack(place.Host, place.VmId, place.Epoch, place.Round);
         if (round.Search is { Asking.Length: > 0 } search)
-            GiveBack(search.Asking, round.Member.VmId, GangRound.Epoch);
+            GiveBack(search.Asking, round.Member.VmId, GangRound.Epoch, round.Number);
         foreach (var member in _members.Values)
             Tried(member, "", 0);
     }
 
-    private void GiveBack(string hostId, string vmId, ulong epoch) =>
-        _hosts.Tell(new PlacementVerdict { HostId = hostId, VmId = vmId, Epoch = epoch, Keep = false });
+    private void GiveBack(string hostId, string vmId, ulong epoch, ulong round) =>
+        _hosts.Tell(new PlacementVerdict { HostId = hostId, VmId = vmId, Epoch = epoch, Round = round, Keep = false });
 
     private void Tried(GangMember member, string host, ulong version)
     {

@@ -37,7 +37,7 @@ internal abstract record GangStep
 /// </summary>
 internal sealed class GangRound
 {
-    /// <summary>A gang is the first place of its members. Rounds share it: what one gives back reaches a host before what the next asks for.</summary>
+    /// <summary>A gang is the first place of its members. Its rounds share it, and with them a member that left and looks for itself: what a host holds it holds for one of them.</summary>
     public const ulong Epoch = 1;
 
     /// <summary>The reason of a member that waits.</summary>
@@ -48,7 +48,7 @@ internal sealed class GangRound
     private readonly List<GangPlace> _held = [];
     private PlacementSearch? _search;
 
-    /// <param name="number">Tells answers to this round from those to the ones before.</param>
+    /// <param name="number">Never 0, and no other round's of this gang, also not of an actor before: what hosts hold for it goes by it.</param>
     /// <param name="members">All of them, one at least.</param>
     /// <param name="neighbours">The hosts of the microVMs that their rules name.</param>
     public GangRound(ulong number, IReadOnlyList<GangMember> members, IReadOnlyDictionary<string, string> neighbours)
@@ -90,7 +90,7 @@ internal sealed class GangRound
             _search.Refused(rejection);
             return true;
         }
-        _held.Add(new GangPlace { VmId = answer.VmId, Host = answer.HostId, Epoch = Epoch });
+        _held.Add(new GangPlace { VmId = answer.VmId, Host = answer.HostId, Epoch = Epoch, Round = Number });
         BeginSearch();
         return true;
     }
@@ -100,8 +100,9 @@ internal sealed class GangRound
 
     public bool Holds(string vmId, string hostId) => _held.Any(place => place.VmId == vmId && place.Host == hostId);
 
-    /// <summary>Held, or asked for just now.</summary>
-    public bool Wants(string vmId, string hostId) => Holds(vmId, hostId) || (_search is not null && Member.VmId == vmId && _search.Asking == hostId);
+    /// <summary>Held, or asked for just now, by the round <paramref name="number"/>; 0: by one that the host does not know.</summary>
+    public bool Wants(string vmId, string hostId, ulong number) =>
+        (number == Number || number == 0) && (Holds(vmId, hostId) || (_search is not null && Member.VmId == vmId && _search.Asking == hostId));
 
     /// <summary>Why a gang waits for which there is no room at once.</summary>
     /// <param name="gang">The gang.</param>

@@ -56,6 +56,21 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
     /// <summary>To whom it gives way: what was promised to it is that one's, though it may still run. Null: to nobody.</summary>
     public (string VmId, ulong Epoch)? GivesWayTo { get; init; }
 
+    /// <summary>Of a gang, that asked for it, and whose it is until its microVM launches; 0: that asked by itself.</summary>
+    public ulong Round { get; init; }
+
+    /// <summary>Whether whoever asks for room has this one already. A gang and its members ask under one epoch: what one holds is no other's, who would give it back as his.</summary>
+    public bool IsFor(ulong round) => !Vacated && Round == round;
+
+    /// <summary>Whether it is to go. A gang gives back what its round held and nobody has taken: its word may come when the room is another's.</summary>
+    /// <param name="verdict">About this (vm, epoch); it is not to be kept.</param>
+    /// <param name="taken">Its microVM has said that it is meant.</param>
+    public bool Goes(PlacementVerdict verdict, bool taken)
+    {
+        ArgumentNullException.ThrowIfNull(verdict);
+        return !verdict.HasRound || (verdict.Round == Round && !taken);
+    }
+
     /// <summary>Whether room is promised to it.</summary>
     public bool Holds => !Vacated && GivesWayTo is null;
 
@@ -203,6 +218,7 @@ public sealed class CapacityLedger
                     Volumes = [.. reserved.Volumes],
                     Rank = PriorityClass.Rank(reserved.Priority),
                     Settled = reserved.Settled,
+                    Round = reserved.Round,
                 });
                 break;
             case HostPreempted preempted:

@@ -255,6 +255,7 @@ internal sealed partial class HostActor
         HostId = _id,
         Epoch = held.Epoch,
         Present = !_presence.IsAbsent(held.VmId, held.Epoch),
+        Round = held.Round,
     }, Self);
 
     private void OnVerdict(PlacementVerdict verdict)
@@ -266,6 +267,8 @@ internal sealed partial class HostActor
             _presence.Confirm(verdict.VmId, verdict.Epoch);
             return;
         }
+        if (!held.Goes(verdict, _presence.IsConfirmed(held.VmId, held.Epoch)))
+            return;
         if (held.Lost && !Connected)
         {
             // Nothing of it runs; what is left on the disk goes when the host comes back and says that it has it.

@@ -82,6 +82,7 @@ internal sealed partial class HostActor
                     VmId = one.VmId,
                     HostId = _id,
                     Epoch = one.Epoch,
+                    Round = one.Round,
                     GraceMs = forced ? 0 : _record.Drain.GraceMs,
                     Forced = forced,
                     Address = address,

@@ -94,5 +94,5 @@ internal sealed partial class HostActor
         Timers.StartSingleTimer(HandBackAgain.Instance, HandBackAgain.Instance, _handingBack.Count > 0 ? ReconcilePause : HandBackRetry);
     }
 
-    private void TellLost(Reservation held) => _vms.Tell(new PlacementLost { VmId = held.VmId, HostId = _id, Epoch = held.Epoch }, Self);
+    private void TellLost(Reservation held) => _vms.Tell(new PlacementLost { VmId = held.VmId, HostId = _id, Epoch = held.Epoch, Round = held.Round }, Self);
 }

@@ -49,7 +49,7 @@ internal sealed partial class HostActor
         foreach (var held in giving)
         {
             _vms.Tell(
-                new MoveVm { VmId = held.VmId, HostId = _id, Epoch = held.Epoch, GraceMs = VmLimits.DefaultGraceSeconds * 1000, Forced = true, Preempted = true },
+                new MoveVm { VmId = held.VmId, HostId = _id, Epoch = held.Epoch, GraceMs = VmLimits.DefaultGraceSeconds * 1000, Forced = true, Preempted = true, Round = held.Round },
                 Self);
         }
         Timers.StartSingleTimer(PreemptTick.Instance, PreemptTick.Instance, PreemptAgain);

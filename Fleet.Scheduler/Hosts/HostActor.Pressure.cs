@@ -57,6 +57,6 @@ internal sealed partial class HostActor
         if (IsDraining || _evictions.Next(_ledger.Reservations, Monotonic) is not { } next)
             return;
         _log.Info("Host {HostId} is short: {VmId} is asked to go elsewhere", _id, next.VmId);
-        _vms.Tell(new MoveVm { VmId = next.VmId, HostId = _id, Epoch = next.Epoch, GraceMs = EvictionGraceMs, Pressed = true }, Self);
+        _vms.Tell(new MoveVm { VmId = next.VmId, HostId = _id, Epoch = next.Epoch, GraceMs = EvictionGraceMs, Pressed = true, Round = next.Round }, Self);
     }
 }

@@ -40,7 +40,7 @@ internal sealed partial class HostActor
         {
             var earlier = events.GetValueOrDefault(reserve.VmId);
             var demand = Demand.Of(reserve.Spec ?? new VmSpec());
-            if (IsHeld(reserve) || earlier?.Epoch == reserve.Epoch)
+            if (IsHeld(reserve) || (earlier?.Epoch == reserve.Epoch && earlier.Round == reserve.Round))
             {
                 answered++;
                 granted.Add((caller, reserve));
@@ -81,6 +81,7 @@ internal sealed partial class HostActor
                 Volumes = { VolumesOf(reserve.Spec) },
                 Priority = demand.Rank == PriorityClass.Rank("") ? "" : PriorityClass.Name(demand.Rank),
                 Settled = reserve.Settled,
+                Round = reserve.Round,
             };
             promised = promised.And(demand);
             if (preempted.Count > 0)
@@ -112,7 +113,7 @@ internal sealed partial class HostActor
         rejection?.Reason is RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.CpuPeak or RejectionReason.MemoryPeak;
 
     private bool IsHeld(ReserveRoom reserve) =>
-        Connected && _ledger.Find(reserve.VmId, reserve.Epoch) is { Vacated: false } && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch);
+        Connected && _ledger.Find(reserve.VmId, reserve.Epoch)?.IsFor(reserve.Round) == true && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch);
 
     private Rejection? Refusal(ReserveRoom reserve, Demand demand, Promised promised)
     {
@@ -124,7 +125,7 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.Quarantined);
         if (IsPressed)
             return Rejected(RejectionReason.Pressure);
-        // The same epoch vacated, or a newer one: the question is old.
+        // The same epoch vacated or held for another round of the gang, or a newer one: the question is old, or comes too early.
         if (_ledger.NewestEpoch(reserve.VmId) >= reserve.Epoch)
             return Rejected(RejectionReason.Stale);
         if (demand.Host.Length > 0 && demand.Host != _id)

@@ -42,6 +42,8 @@ internal sealed class HostPresence
         _unwanted.Remove((vmId, epoch));
     }
 
+    public bool IsConfirmed(string vmId, ulong epoch) => _confirmed.Contains((vmId, epoch));
+
     /// <summary>Its microVM has nothing to do with this reservation any more: it is to be removed until it is gone.</summary>
     public void Unwanted(string vmId, ulong epoch) => _unwanted.Add((vmId, epoch));
 

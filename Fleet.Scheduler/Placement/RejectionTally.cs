@@ -123,7 +123,7 @@ public sealed class RejectionTally
             RejectionReason.Pressure => $"{hosts} whose machine is short of CPU or memory at present",
             RejectionReason.LaunchFailed => $"{hosts} where its launch failed",
             RejectionReason.Unreachable => $"{hosts} gave no answer",
-            RejectionReason.Stale => $"{hosts} holds a newer reservation",
+            RejectionReason.Stale => $"{hosts} holds another reservation of it",
             _ => "",
         };
     }

@@ -19,18 +19,18 @@ internal sealed partial class VmActor
     {
         var asked = message switch
         {
-            CheckPlacement check => new GangRoomAsked { HostId = check.HostId, Epoch = check.Epoch },
-            PlacementLost lost => new GangRoomAsked { HostId = lost.HostId, Epoch = lost.Epoch, Lost = true },
-            MoveVm move => new GangRoomAsked { HostId = move.HostId, Epoch = move.Epoch, Lost = true },
+            CheckPlacement check => new GangRoomAsked { HostId = check.HostId, Epoch = check.Epoch, Round = check.Round },
+            PlacementLost lost => new GangRoomAsked { HostId = lost.HostId, Epoch = lost.Epoch, Round = lost.Round, Lost = true },
+            MoveVm move => new GangRoomAsked { HostId = move.HostId, Epoch = move.Epoch, Round = move.Round, Lost = true },
             _ => throw new ArgumentException($"{message.GetType().Name} is not about room.", nameof(message)),
         };
         (asked.GangId, asked.VmId) = (GangId, _id);
         _gangs.Tell(asked);
     }
 
-    private void OnTakePlace(TakePlace take) => Store(_life.Placed(take.HostId, take.Epoch, Now, out var wanted), () =>
+    private void OnTakePlace(TakePlace take) => Store(_life.Placed(take.HostId, take.Epoch, Now, out var wanted, byGang: true), () =>
     {
         if (!wanted)
-            TellVerdict(take.HostId, take.Epoch, keep: false);
+            _hosts.Tell(new PlacementVerdict { HostId = take.HostId, VmId = _id, Epoch = take.Epoch, Round = take.Round, Keep = false });
     });
 }

@@ -198,12 +198,13 @@ public sealed record VmLife
             : Decision.Of(requested);
     }
 
-    /// <summary>A host reserved room. Not <paramref name="wanted"/> when the reservation must be given back.</summary>
-    public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted, IReadOnlyCollection<VolumeGrant>? volumes = null)
+    /// <summary>A host reserved room, for it alone or for its gang (<paramref name="byGang"/>). Not <paramref name="wanted"/> when the reservation must be given back.</summary>
+    public Decision Placed(string host, ulong epoch, DateTimeOffset now, out bool wanted, IReadOnlyCollection<VolumeGrant>? volumes = null, bool byGang = false)
     {
         // A late yes to an earlier search, of a host that has not what it goes on from.
         var elsewhere = Record?.Saved is { } saved && saved.Host != host;
-        if (!elsewhere && ((Goal is Goal.FindPlace && Record!.Epoch + 1 == epoch) || (Goal is Goal.AwaitGang && epoch == GangRound.Epoch)))
+        // Who left its gang has perhaps told the host already that this room is not meant.
+        if (byGang ? Goal is Goal.AwaitGang && epoch == GangRound.Epoch : !elsewhere && Goal is Goal.FindPlace && Record!.Epoch + 1 == epoch)
         {
             wanted = true;
             return Decision.Of(new VmPlaced { At = At(now), Host = host, Epoch = epoch, Volumes = { volumes ?? [] } });

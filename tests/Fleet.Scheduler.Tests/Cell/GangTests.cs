@@ -1,5 +1,7 @@
+using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Gangs;
+using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
 using Xunit;
 
@@ -110,6 +112,38 @@ public sealed class GangTests : IAsyncLifetime
             Assert.Equal(1, (one.Find(id)?.Starts ?? 0) + (two.Find(id)?.Starts ?? 0));
         }
         await Eventually.TrueAsync(async () => (await HeldAsync()) == 8);
+    }
+
+    /// <summary>Whoever asks under the epoch of a gang: what one holds another neither gets nor gives back, and no gang takes it from a guest.</summary>
+    [Fact]
+    public async Task Should_hold_room_for_one_round_or_one_that_left_and_not_take_it_from_who_launched()
+    {
+        await using var cell = await TestCell.StartAsync(options => options with { ReservationAudit = TimeSpan.FromHours(1) });
+        await using var agent = new FakeAgent("one");
+        await agent.ConnectAsync(cell.System.HostLink);
+        await cell.HostAsync("one");
+        var host = await cell.System.ActorSystem.ActorSelection($"/system/sharding/{ShardRegions.Hosts}/*/one").ResolveOne(Eventually.Bound);
+        var id = TestCell.NewVmId();
+        Assert.Null(await ReserveAsync(7));
+        Assert.Null(await ReserveAsync(7));
+        Assert.Equal(RejectionReason.Stale, await ReserveAsync(8));
+        Assert.Equal(RejectionReason.Stale, await ReserveAsync(0));
+        GiveBack(8);
+        Assert.Null(await ReserveAsync(7));
+        GiveBack(7);
+        Assert.Null(await ReserveAsync(0));
+        GiveBack(7);
+        Assert.Equal(RejectionReason.Stale, await ReserveAsync(7));
+        // Of what an older version has stored: nobody knows whose it is, but a guest is in it.
+        host.Tell(new CommandHost { HostId = "one", VmId = id, Epoch = GangRound.Epoch, Launch = new LaunchVm { VmId = id, Epoch = GangRound.Epoch, Spec = TestCell.Spec() } });
+        GiveBack(0);
+        Assert.Null(await ReserveAsync(0));
+        Assert.Equal(1U, (await cell.HostAsync("one")).Vms);
+
+        async Task<string?> ReserveAsync(ulong round) =>
+            (await host.Ask<RoomAnswer>(new ReserveRoom { HostId = "one", VmId = id, Epoch = GangRound.Epoch, Spec = TestCell.Spec(), Round = round }, Eventually.Bound)).Rejection?.Reason;
+
+        void GiveBack(ulong round) => host.Tell(new PlacementVerdict { HostId = "one", VmId = id, Epoch = GangRound.Epoch, Round = round });
     }
 
     private async Task<long> HeldAsync() => (await _cell.HostAsync("one")).Vms + (await _cell.HostAsync("two")).Vms;

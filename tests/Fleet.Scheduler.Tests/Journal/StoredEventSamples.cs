@@ -174,6 +174,12 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c39120461636d651a0464617461"),
         ("volumes-kept", new VolumesKept { At = At, Volumes = { Volume() } },
             "0a0b08c3d590d80610809c9c39124c0a0461636d65120464617461184022077261636b312d3728023204766d2d31380340034a046261736550015a0b08c3d590d80610809c9c3962120a0b6e6f5f63617061636974791203776879"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 1, Cpus = 2, MemoryMib = 256, Round = 7 },
+            "0a0b08c3d590d80610809c9c391204766d2d3118012002288002800507"),
+        ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 1, Cpus = 2, MemoryMib = 256, Round = 7 } } },
+            "12100a04766d2d3110011802208002800507"),
+        ("gang-placed", new GangPlaced { At = At, Places = { new GangPlace { VmId = "vm-1", Host = "rack1-7", Epoch = 1, Round = 7 } } },
+            "0a0b08c3d590d80610809c9c3912140a04766d2d3112077261636b312d371801800507"),
     ];
 
     public static TheoryData<int> All => [.. Enumerable.Range(0, Samples.Length)];
