@@ -28,7 +28,10 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
     /// <summary>Members that are created together come within this; who waits longer for the rest is told.</summary>
     private static readonly TimeSpan ComeTogether = TimeSpan.FromSeconds(1);
 
-    /// <summary>The first pause of a gang that met others at the hosts. Doubled each time, and always by chance, so that two don't meet for ever.</summary>
+    /// <summary>
+    /// The first pause of a gang that met others at the hosts, or for which there was no room when capacity changed. Doubled each time, and always by chance, so that two don't
+    /// meet for ever.
+    /// </summary>
     private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(250);
 
     private readonly string _id;
@@ -49,6 +52,10 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
     // Of the last round: counted from a number by chance, so that it is none of an actor before, whose words may still be on their way.
     private ulong _rounds = (ulong)Random.Shared.NextInt64(1L << 62);
     private int _contests;
+
+    // How often room was counted in vain since there was enough.
+    private int _glances;
+    private IReadOnlyDictionary<string, string> _neighbours = new Dictionary<string, string>();
 
     /// <param name="id">Of its first member: the entity id of the shard.</param>
     /// <param name="options">Of the node.</param>
@@ -75,6 +82,9 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
     private TimeSpan LeaveAfter => 4 * _options.CommandRetryMost;
 
     private sealed record BeginRound : INoSerializationVerificationNeeded;
+
+    /// <summary>Capacity changed: is there room by now? Only if so members are read.</summary>
+    private sealed record Glance : INoSerializationVerificationNeeded;
 
     private sealed record Leave : INoSerializationVerificationNeeded;
 
@@ -107,7 +117,16 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             case CapacityChanged when IsResting && IsComplete && _contests == 0:
                 // Not anew when it is set: where capacity changes all the time it would never fire.
                 if (!Timers.IsTimerActive(WakeTimer))
-                    Timers.StartSingleTimer(WakeTimer, new BeginRound(), FirstPause * Random.Shared.NextDouble());
+                    Timers.StartSingleTimer(WakeTimer, new Glance(), Doubled(_glances) * Random.Shared.NextDouble());
+                break;
+            case Glance when IsResting && IsComplete:
+                Count(_neighbours);
+                break;
+            case RoomCounted counted when counted.Asked == _asked && IsResting:
+                if (counted.Room < Gang.Size)
+                    _glances++;
+                else
+                    Prepare();
                 break;
             case Prepared prepared when prepared.Asked == _asked && _round is null:
                 OnPrepared(prepared);
@@ -132,7 +151,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
                 GiveBack();
                 Context.Stop(Self);
                 break;
-            case CapacityChanged or Prepared or RoomCounted or HostsFound or Overdue:
+            case CapacityChanged or Glance or Prepared or RoomCounted or HostsFound or Overdue:
                 break; // of what is over, or for who has something to do already
             default:
                 Unhandled(message);
@@ -187,11 +206,16 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
 
     private void RoundAfter(TimeSpan pause) => Timers.StartSingleTimer(RoundTimer, new BeginRound(), pause);
 
-    private TimeSpan Pause()
+    private TimeSpan Pause() => Doubled(_contests) * (0.25 + Random.Shared.NextDouble());
+
+    private TimeSpan Doubled(int times)
     {
-        var pause = FirstPause * Math.Pow(2, Math.Min(_contests, 12));
-        return (pause < _options.PlacementRetry ? pause : _options.PlacementRetry) * (0.25 + Random.Shared.NextDouble());
+        var pause = FirstPause * Math.Pow(2, Math.Min(times, 12));
+        return pause < _options.PlacementRetry ? pause : _options.PlacementRetry;
     }
+
+    private void Count(IReadOnlyDictionary<string, string> neighbours) =>
+        _placement.Tell(new CountRoom(Neighbours.With(Demand.Of(_members.First().Value.Spec), neighbours), (int)Gang.Size, ++_asked));
 
     private void Prepare()
     {
@@ -236,8 +260,8 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             return;
         }
         _prepared = prepared;
-        var first = _members.First().Value;
-        _placement.Tell(new CountRoom(Neighbours.With(Demand.Of(first.Spec), prepared.Neighbours), (int)Gang.Size, ++_asked));
+        _neighbours = prepared.Neighbours;
+        Count(_neighbours);
         Await();
     }
 
@@ -251,6 +275,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             Short(GangRound.Waits(Gang, counted.Room, counted.Why));
             return;
         }
+        _glances = 0;
         _round = new GangRound(++_rounds, [.. _members.Values], prepared.Neighbours);
         Go();
     }

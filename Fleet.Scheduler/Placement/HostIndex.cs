@@ -41,6 +41,9 @@ public sealed class HostIndex
 
     private readonly Dictionary<Demand, IReadOnlyList<Rejection>> _refused = [];
 
+    // The same of those of which many are wanted at once: for how many there was room.
+    private readonly Dictionary<Demand, int> _rooms = [];
+
     // The same of those for whom nobody could give way.
     private readonly HashSet<Demand> _unyielding = [];
 
@@ -65,8 +68,7 @@ public sealed class HostIndex
         if (view.Removed)
         {
             Drop(view.HostId);
-            _refused.Clear();
-            _unyielding.Clear();
+            ForgetRefusals();
             return false;
         }
         var images = view.Images;
@@ -76,8 +78,7 @@ public sealed class HostIndex
             view.Images = null;
         }
         _hosts[view.HostId] = new Entry(view, now);
-        _refused.Clear();
-        _unyielding.Clear();
+        ForgetRefusals();
         var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
         if (images is not null)
             _engine.SetImages(host, images.Names);
@@ -128,9 +129,15 @@ public sealed class HostIndex
         foreach (var host in silent)
             Drop(host);
         _trials.DropOlder(before);
-        _refused.Clear();
-        _unyielding.Clear();
+        ForgetRefusals();
         return silent.Count;
+    }
+
+    private void ForgetRefusals()
+    {
+        _refused.Clear();
+        _rooms.Clear();
+        _unyielding.Clear();
     }
 
     private void Drop(string hostId)
@@ -286,10 +293,12 @@ public sealed class HostIndex
         return new PlacementAdvice([], refused);
     }
 
-    /// <summary>How many of these, <paramref name="most"/> at most, have room at once: no more than that, and fewer if rules about groups are in the way. Looks at every host.</summary>
+    /// <summary>How many of these, <paramref name="most"/> at most, have room at once: no more than that, and fewer if rules about groups are in the way. Looks at every host, once until a host says something.</summary>
     public int Room(Demand demand, int most)
     {
         ArgumentNullException.ThrowIfNull(demand);
+        if (_rooms.TryGetValue(demand, out var counted))
+            return Math.Min(counted, most);
         var together = (long)most;
         foreach (var rule in demand.Rules?.Groups ?? [])
         {
@@ -312,6 +321,9 @@ public sealed class HostIndex
             if (room >= most)
                 return most;
         }
+        // Less than was asked for is all that there is. Rules go by where others are, which changes without a word of a host.
+        if (demand.Rules is null && _rooms.Count < MostRefused)
+            _rooms.Add(demand, (int)room);
         return (int)room;
     }
 

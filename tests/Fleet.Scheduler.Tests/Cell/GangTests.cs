@@ -146,6 +146,45 @@ public sealed class GangTests : IAsyncLifetime
         void GiveBack(ulong round) => host.Tell(new PlacementVerdict { HostId = "one", VmId = id, Epoch = GangRound.Epoch, Round = round });
     }
 
+    [Fact]
+    public async Task Should_look_for_room_less_and_less_often_while_there_is_none()
+    {
+        var members = await CreateAsync("pair", 2);
+        var specs = await Task.WhenAll(members.Select(async id => (await _cell.WaitAsync(id, VmState.Unplaced)).Spec));
+        var full = new Full();
+        var system = _cell.System.ActorSystem;
+        var options = TestCell.Options(_cell.Folder) with { PlacementRetry = TimeSpan.FromHours(1), CommandRetryMost = TimeSpan.FromHours(1) };
+        var placement = system.ActorOf(Props.Create(() => new FullPlacement(full)));
+        var gang = system.ActorOf(Props.Create(() => new GangActor("other", options, placement, ActorRefs.Nobody, new LateRegion())));
+        for (var index = 0; index < members.Length; index++)
+            gang.Tell(new JoinGang { GangId = "other", VmId = members[index], Spec = specs[index] });
+        await Eventually.TrueAsync(() => full.Counted == 1);
+        // Each change of capacity had it counted within 250 ms, 11 times in this time at least.
+        var since = global::System.Diagnostics.Stopwatch.StartNew();
+        await Eventually.TrueAsync(() =>
+        {
+            system.EventStream.Publish(CapacityChanged.Instance);
+            return since.Elapsed > TimeSpan.FromSeconds(3);
+        });
+        Assert.InRange(full.Counted, 2, 10);
+    }
+
+    private sealed class Full
+    {
+        public volatile int Counted;
+    }
+
+    private sealed class FullPlacement(Full full) : UntypedActor
+    {
+        protected override void OnReceive(object message)
+        {
+            if (message is not CountRoom count)
+                return;
+            full.Counted++;
+            Sender.Tell(new RoomCounted(0, "No host is there.", count.Asked));
+        }
+    }
+
     private async Task<long> HeldAsync() => (await _cell.HostAsync("one")).Vms + (await _cell.HostAsync("two")).Vms;
 
     private async Task<int> RunningAsync(string[] ids)

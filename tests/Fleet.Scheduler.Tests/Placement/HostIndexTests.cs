@@ -63,6 +63,20 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_count_room_anew_when_a_host_says_something()
+    {
+        var index = Of(View("a", cpus: 3), View("b", cpus: 2));
+        Assert.Equal((5, 4, 5), (index.Room(Wanting(), 8), index.Room(Wanting(), 4), index.Room(Wanting(), 6)));
+        Assert.Equal(2, index.Room(Wanting(cpus: 2), 8));
+        index.Update(View("b", cpus: 2, usedCpus: 2, version: 2), Now);
+        Assert.Equal(3, index.Room(Wanting(), 8));
+        index.Update(View("b", cpus: 4, version: 3), Now);
+        Assert.Equal(7, index.Room(Wanting(), 8));
+        index.DropSilent(Now + TimeSpan.FromSeconds(1));
+        Assert.Equal(0, index.Room(Wanting(), 8));
+    }
+
+    [Fact]
     public void Should_forget_a_host_that_was_removed()
     {
         var index = Of(View("gone"));
