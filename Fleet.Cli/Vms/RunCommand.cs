@@ -186,10 +186,11 @@ internal static class RunCommand
         {
             await ConsoleCommand.CopyAsync(api, id, 0, true, cancellation);
         }
-        catch (ApiException refused) when (refused.Code is not "not_found")
+        catch (ApiException refused)
         {
-            // The console is the smaller half: how the command ended still counts.
-            await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: no console: {refused.Message} ({refused.Code})");
+            // The console is the smaller half: how the command ended still counts. A host that could not launch it has none, and one that is deleted has no end either.
+            if (refused.Code != "not_found")
+                await parsed.InvocationConfiguration.Error.WriteLineAsync($"fleet: no console: {refused.Message} ({refused.Code})");
         }
     }
 
