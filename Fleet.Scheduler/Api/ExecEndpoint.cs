@@ -138,7 +138,7 @@ internal sealed class ExecEndpoint(ApiContext api)
             : throw new RequestRefused(ErrorCodes.PayloadTooLarge, $"The request has more than {Frame.MaxPayload} bytes as JSON.");
     }
 
-    private static async Task CarryAsync(WebSocket socket, IGuestStream guest, ReadOnlyMemory<byte> request, CancellationToken cancellation)
+    private async Task CarryAsync(WebSocket socket, IGuestStream guest, ReadOnlyMemory<byte> request, CancellationToken cancellation)
     {
         using var clientGone = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         // Cancelling a receive breaks the WebSocket: only when all is said.
@@ -148,14 +148,17 @@ internal sealed class ExecEndpoint(ApiContext api)
         var fromClient = FromClientAsync(socket, guest, ledger, clientGone, receiving.Token);
         try
         {
-            await ToClientAsync(socket, guest, ledger, clientGone.Token);
+            try
+            {
+                await ToClientAsync(socket, guest, ledger, clientGone.Token);
+            }
+            catch (RequestRefused refused)
+            {
+                await RefuseAsync(socket, refused, cancellation);
+            }
             await CloseAsync(socket);
+            // What was said last must be read before the WebSocket is broken.
             await fromClient.WaitAsync(ClosePatience, cancellation).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        }
-        catch (RequestRefused refused)
-        {
-            await RefuseAsync(socket, refused, cancellation);
-            await CloseAsync(socket);
         }
         catch (OperationCanceledException) when (clientGone.IsCancellationRequested && !cancellation.IsCancellationRequested)
         {
@@ -169,18 +172,24 @@ internal sealed class ExecEndpoint(ApiContext api)
         }
     }
 
-    private static async Task ToClientAsync(WebSocket socket, IGuestStream guest, StreamLedger ledger, CancellationToken cancellation)
+    private async Task ToClientAsync(WebSocket socket, IGuestStream guest, StreamLedger ledger, CancellationToken cancellation)
     {
-        await using var frames = guest.ReadAsync(cancellation).GetAsyncEnumerator(cancellation);
-        bool more;
-        using (var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation))
+        using var reading = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        await using var frames = guest.ReadAsync(reading.Token).GetAsyncEnumerator(reading.Token);
+        var first = frames.MoveNextAsync().AsTask();
+        try
         {
-            patience.CancelAfter(GuestPatience);
-            var first = frames.MoveNextAsync().AsTask();
-            if (await Task.WhenAny(first, Task.Delay(Timeout.Infinite, patience.Token)) != first && !cancellation.IsCancellationRequested)
-                throw RequestRefused.Unavailable($"The guest said nothing for {GuestPatience.TotalSeconds:0} s.");
-            more = await first;
+            // The read itself hears of the cancellation: it is over then, and not left behind.
+            await first.WaitAsync(GuestPatience, api.Clock, CancellationToken.None);
         }
+        catch (TimeoutException)
+        {
+            // An iterator must not be left while it runs.
+            await reading.CancelAsync();
+            await ((Task)first).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            throw RequestRefused.Unavailable($"The guest said nothing for {GuestPatience.TotalSeconds:0} s.");
+        }
+        var more = await first;
         while (more)
         {
             var (type, payload) = frames.Current;
