@@ -160,7 +160,7 @@ internal sealed class ArchiveOrigin(ImageReference reference, ImageLimits limits
     }
 
     /// <summary>Some bytes of a file that others read as well.</summary>
-    private sealed class PartOfFile(FileStream file, long start, long length) : Stream
+    private sealed class PartOfFile(FileStream file, long start, long length) : ForwardStream
     {
         private long _at;
 
@@ -171,13 +171,7 @@ internal sealed class ArchiveOrigin(ImageReference reference, ImageLimits limits
             return read;
         }
 
-        public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
-
-        public override bool CanRead => true;
-
         public override bool CanSeek => true;
-
-        public override bool CanWrite => false;
 
         public override long Length => length;
 
@@ -186,15 +180,5 @@ internal sealed class ArchiveOrigin(ImageReference reference, ImageLimits limits
             get => _at;
             set => _at = value;
         }
-
-        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-        public override void Flush()
-        {
-        }
-
-        public override void SetLength(long value) => throw new NotSupportedException();
-
-        public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
     }
 }

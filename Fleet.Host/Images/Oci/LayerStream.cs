@@ -16,7 +16,7 @@ internal sealed class ByteBudget(long bytes)
 }
 
 /// <summary>A layer unpacked: gzip, zstd or nothing, by its first bytes and not by what its name says. Read-only, forward only.</summary>
-internal sealed class LayerStream : Stream
+internal sealed class LayerStream : ForwardStream
 {
     private readonly Stream _inner;
     private readonly ByteBudget? _budget;
@@ -73,32 +73,6 @@ internal sealed class LayerStream : Stream
         _hash?.AppendData(buffer[..read]);
         return read;
     }
-
-    public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
-
-    public override bool CanRead => true;
-
-    public override bool CanSeek => false;
-
-    public override bool CanWrite => false;
-
-    public override long Length => throw new NotSupportedException();
-
-    public override long Position
-    {
-        get => throw new NotSupportedException();
-        set => throw new NotSupportedException();
-    }
-
-    public override void Flush()
-    {
-    }
-
-    public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-    public override void SetLength(long value) => throw new NotSupportedException();
-
-    public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
 
     protected override void Dispose(bool disposing)
     {

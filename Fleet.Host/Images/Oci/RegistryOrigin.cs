@@ -221,7 +221,7 @@ internal sealed class RegistryOrigin : IImageOrigin
         answer.Headers.RetryAfter?.Delta is { } delay ? delay < LongestWait ? delay : LongestWait : null;
 
     /// <summary>A body that must go on: what stands still for too long is a fault that may pass.</summary>
-    private sealed class PatientStream(Stream inner, HttpResponseMessage? owner) : Stream
+    private sealed class PatientStream(Stream inner, HttpResponseMessage? owner) : ForwardStream
     {
         private static readonly TimeSpan Stall = TimeSpan.FromSeconds(30);
 
@@ -244,30 +244,6 @@ internal sealed class RegistryOrigin : IImageOrigin
         }
 
         public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
-
-        public override bool CanRead => true;
-
-        public override bool CanSeek => false;
-
-        public override bool CanWrite => false;
-
-        public override long Length => throw new NotSupportedException();
-
-        public override long Position
-        {
-            get => throw new NotSupportedException();
-            set => throw new NotSupportedException();
-        }
-
-        public override void Flush()
-        {
-        }
-
-        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-        public override void SetLength(long value) => throw new NotSupportedException();
-
-        public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
 
         protected override void Dispose(bool disposing)
         {
