@@ -1,10 +1,8 @@
 using Akka.Actor;
 using Akka.Cluster.Sharding;
 using Akka.Event;
-using Akka.Persistence;
 using Fleet.Scheduler.Cell;
 using Google.Protobuf;
-using Google.Protobuf.WellKnownTypes;
 
 namespace Fleet.Scheduler.Access;
 
@@ -21,47 +19,30 @@ internal sealed class TokensExtractor() : HashCodeMessageExtractor(1)
 }
 
 /// <summary>Makes and revokes the cell's tokens, one after the other. Nodes follow what it stores, each in a <see cref="TokenBook"/> of its own.</summary>
-internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
+internal sealed class TokensActor(CellOptions options) : BookActor<TokensKept>(options, "tokens")
 {
     private readonly TokenBook _book = new();
-    private readonly ILoggingAdapter _log = Context.GetLogger();
-
-    /// <summary>Events since the last <see cref="TokensKept"/>.</summary>
-    private int _stored;
 
     public override string PersistenceId => PersistenceIds.Tokens;
 
-    private Timestamp At => Timestamp.FromDateTimeOffset(options.Clock.GetUtcNow());
+    protected override int Count => _book.Count;
 
-    protected override void OnRecover(object message)
-    {
-        if (message is not IMessage stored)
-            return;
-        _book.Apply(stored);
-        _stored = stored is TokensKept ? 0 : _stored + 1;
-    }
+    protected override void Apply(IMessage stored) => _book.Apply(stored);
 
-    protected override void OnCommand(object message)
+    protected override TokensKept Keep() => new() { At = At, Tokens = { _book.Kept(Options.Clock.GetUtcNow()) } };
+
+    protected override bool OnMessage(object message)
     {
         switch (message)
         {
             case CreateToken create:
                 OnCreate(create.Token);
-                break;
+                return true;
             case RevokeToken revoke:
                 OnRevoke(revoke);
-                break;
-            case HandOff:
-                Context.Stop(Self);
-                break;
-            case DeleteMessagesSuccess:
-                break;
-            case DeleteMessagesFailure failed:
-                _log.Warning(failed.Cause, "Events of the tokens that are not needed any more could not be deleted; the next time these are too");
-                break;
+                return true;
             default:
-                Unhandled(message);
-                break;
+                return false;
         }
     }
 
@@ -73,7 +54,7 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
             Answer(known, known.SecretHash.Equals(wanted.SecretHash) ? null : new CellProblem("token_exists", $"There is a token {wanted.Id} already."));
             return;
         }
-        if (_book.Live(options.Clock.GetUtcNow()) >= TokenBook.MostTokens)
+        if (_book.Live(Options.Clock.GetUtcNow()) >= TokenBook.MostTokens)
         {
             Answer(null, new CellProblem("too_many_tokens", $"{TokenBook.MostTokens} tokens can be used at present, which is the most. Revoke some."));
             return;
@@ -91,27 +72,11 @@ internal sealed class TokensActor(CellOptions options) : UntypedPersistentActor
             Store(new TokenRevoked { At = At, Id = revoke.Id, By = revoke.By }, revoke.Id, revoke.By);
     }
 
-    private void Store<TEvent>(TEvent stored, string id, string by) where TEvent : IMessage => Persist(stored, _ =>
+    private void Store(IMessage stored, string id, string by) => Store(stored, () =>
     {
-        _book.Apply(stored);
-        _log.Info("{Event} of token {TokenId} by {By}", stored.Descriptor.Name, id, by.Length > 0 ? by : "the node");
+        Log.Info("{Event} of token {TokenId} by {By}", stored.Descriptor.Name, id, by.Length > 0 ? by : "the node");
         Answer(_book.Find(id), null);
-        _stored++;
-        if (_stored >= options.TokenEventsKept && _stored > 2 * _book.Count)
-            Shorten();
     });
-
-    /// <summary>Stores what all events so far come to in one, and deletes them: else the journal would grow with each start of a node, for ever.</summary>
-    private void Shorten()
-    {
-        var kept = new TokensKept { At = At };
-        kept.Tokens.AddRange(_book.Kept(options.Clock.GetUtcNow()));
-        Persist(kept, _ =>
-        {
-            _stored = 0;
-            DeleteMessages(LastSequenceNr - 1);
-        });
-    }
 
     private void Answer(TokenRecord? token, CellProblem? problem) => Sender.Tell(new TokenReply
     {

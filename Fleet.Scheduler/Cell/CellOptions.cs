@@ -77,8 +77,10 @@ public sealed record CellOptions
     /// <summary>Events of a host between two snapshots: bounds what a restart replays (one event is about 30 µs).</summary>
     public int HostSnapshotEvery { get; init; } = 500;
 
-    /// <summary>Events of the tokens that are stored before what they come to is written down in one, and they are deleted. As many again as there are tokens, if that is more.</summary>
-    public int TokenEventsKept { get; init; } = 1000;
+    /// <summary>
+    /// Events of the tokens, or of the volumes, that are stored before what they come to is written down in one, and they are deleted. Twice as many as there are tokens, or volumes, if that is more.
+    /// </summary>
+    public int BookEventsKept { get; init; } = 1000;
 
     /// <summary>
     /// A microVM with nothing to do leaves the memory after this long without a message. Each leave and return is a small write, so

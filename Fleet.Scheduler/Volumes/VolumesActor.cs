@@ -6,7 +6,6 @@ using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf;
-using Google.Protobuf.WellKnownTypes;
 
 namespace Fleet.Scheduler.Volumes;
 
@@ -33,23 +32,23 @@ internal sealed class VolumesExtractor() : HashCodeMessageExtractor(1)
 /// All volumes of the cell, one decision after the other: a shell around <see cref="VolumeBook"/>. Stores, then answers, then has the hosts do what they have to,
 /// again and again until they say that it is done.
 /// </summary>
-internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : UntypedPersistentActor, IWithTimers
+internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookActor<VolumesKept>(options, "volumes"), IWithTimers
 {
     /// <summary>Orders that go out at one tick: each is a message to a host.</summary>
     private const int MostOrders = 256;
 
     private readonly VolumeBook _book = new();
     private readonly Dictionary<string, IActorRef> _waiting = new(StringComparer.Ordinal);
-    private readonly ILoggingAdapter _log = Context.GetLogger();
-
-    /// <summary>Events since the last <see cref="VolumesKept"/>.</summary>
-    private int _stored;
 
     public override string PersistenceId => PersistenceIds.Volumes;
 
     public ITimerScheduler Timers { get; set; } = null!;
 
-    private Timestamp At => Timestamp.FromDateTimeOffset(options.Clock.GetUtcNow());
+    protected override int Count => _book.Count;
+
+    protected override void Apply(IMessage stored) => _book.Apply(stored);
+
+    protected override VolumesKept Keep() => new() { At = At, Volumes = { _book.All } };
 
     private sealed class OrderAgain : INoSerializationVerificationNeeded
     {
@@ -58,19 +57,12 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : Untyp
 
     protected override void OnRecover(object message)
     {
-        switch (message)
-        {
-            case IMessage stored:
-                _book.Apply(stored);
-                _stored = stored is VolumesKept ? 0 : _stored + 1;
-                break;
-            case RecoveryCompleted:
-                Timers.StartPeriodicTimer(OrderAgain.Instance, OrderAgain.Instance, options.CommandRetryMost);
-                break;
-        }
+        base.OnRecover(message);
+        if (message is RecoveryCompleted)
+            Timers.StartPeriodicTimer(OrderAgain.Instance, OrderAgain.Instance, Options.CommandRetryMost);
     }
 
-    protected override void OnCommand(object message)
+    protected override bool OnMessage(object message)
     {
         switch (message)
         {
@@ -101,25 +93,17 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : Untyp
                 foreach (var volume in _book.Pending.Take(MostOrders))
                     Order(volume);
                 break;
-            case HandOff:
-                Context.Stop(Self);
-                break;
-            case DeleteMessagesSuccess:
-                break;
-            case DeleteMessagesFailure failed:
-                _log.Warning(failed.Cause, "Events of the volumes that are not needed any more could not be deleted; the next time these are too");
-                break;
             default:
-                Unhandled(message);
-                break;
+                return false;
         }
+        return true;
     }
 
     private void OnGive(GiveVolumes give)
     {
         var caller = Sender;
         var decision = _book.Give(give, At);
-        Store(decision.Event, () =>
+        StoreIfAny(decision.Event, () =>
         {
             var given = new VolumesGiven { VmId = give.VmId, Epoch = give.Epoch, Host = give.Host, Problem = decision.Problem };
             if (decision.Problem is null)
@@ -131,7 +115,7 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : Untyp
     private void Carry(VolumeDecision decision, string tenant, string name)
     {
         var caller = Sender;
-        Store(decision.Event, () =>
+        StoreIfAny(decision.Event, () =>
         {
             var volume = _book.Find(tenant, name);
             if (decision.Problem is null && decision.Event is not null && volume is { State: VolumeState.Copying or VolumeState.Removing })
@@ -158,40 +142,20 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : Untyp
         _waiting.Remove(VolumeRules.Key(volume.Tenant, volume.Name), out var caller);
         var stored = _book.Answered(answer, first: caller is not null, At);
         if (answer.Problem is { } problem && caller is null)
-            _log.Warning("Host {HostId} says to what is to be done with the volume {Volume}: {Code}: {Message}", answer.HostId, volume.Name, problem.Code, problem.Message);
-        Store(stored, () =>
+            Log.Warning("Host {HostId} says to what is to be done with the volume {Volume}: {Code}: {Message}", answer.HostId, volume.Name, problem.Code, problem.Message);
+        StoreIfAny(stored, () =>
         {
             if (caller is not null)
                 Answer(caller, _book.Find(volume.Tenant, volume.Name) ?? volume, answer.Outcome is VolumeOrderOutcome.InUse or VolumeOrderOutcome.Refused ? answer.Problem : null);
         });
     }
 
-    private void Store(IMessage? stored, Action then)
+    private void StoreIfAny(IMessage? stored, Action then)
     {
         if (stored is null)
-        {
             then();
-            return;
-        }
-        Persist(stored, _ =>
-        {
-            _book.Apply(stored);
-            _stored++;
-            then();
-            if (_stored >= options.TokenEventsKept && _stored > 2 * _book.Count)
-                Shorten();
-        });
-    }
-
-    /// <summary>Stores what all events so far come to in one, and deletes them: else the journal would grow with each launch, for ever.</summary>
-    private void Shorten()
-    {
-        var kept = new VolumesKept { At = At, Volumes = { _book.All } };
-        Persist(kept, _ =>
-        {
-            _stored = 0;
-            DeleteMessages(LastSequenceNr - 1);
-        });
+        else
+            Store(stored, then);
     }
 
     private static void Answer(IActorRef caller, VolumeRecord? volume, Reason? problem) => caller.Tell(new VolumeReply

@@ -21,7 +21,7 @@ public sealed class TokenJournalTests(SharedPostgres postgres)
     {
         const int Kept = 10;
         var database = shared ? await postgres.NewDatabaseAsync() : null;
-        CellOptions Change(CellOptions options) => options with { TokenEventsKept = Kept, Database = database };
+        CellOptions Change(CellOptions options) => options with { BookEventsKept = Kept, Database = database };
         await using var cell = await TestCell.StartAsync(Change);
         var (lives, revoked) = (AccessToken.New(Pin), AccessToken.New(Pin));
         var book = new TokenBook();
