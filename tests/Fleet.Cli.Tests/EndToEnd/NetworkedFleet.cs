@@ -88,30 +88,11 @@ internal sealed class NetworkedFleet : IAsyncDisposable
     public Task<(int Exit, string Output, string Error)> CliAsync(params string[] arguments) => CliAsync(null, arguments);
 
     /// <param name="token">Null: the admin's, which the node left.</param>
-    public async Task<(int Exit, string Output, string Error)> CliAsync(string? token, string[] arguments)
+    public Task<(int Exit, string Output, string Error)> CliAsync(string? token, string[] arguments)
     {
         string[] enter = NetworkLab.Enter(Host);
-        using var process = Process.Start(new ProcessStartInfo(enter[0], [.. enter[1..], "dotnet", RunningFleet.Program, .. arguments])
-        {
-            RedirectStandardOutput = true,
-            RedirectStandardError = true,
-            RedirectStandardInput = true,
-            Environment = { ["FLEET_DATA"] = Data, ["FLEET_TOKEN"] = token },
-        })!;
-        process.StandardInput.Close();
-        using var bound = new CancellationTokenSource(TimeSpan.FromMinutes(4));
-        var output = process.StandardOutput.ReadToEndAsync(bound.Token);
-        var error = process.StandardError.ReadToEndAsync(bound.Token);
-        try
-        {
-            await process.WaitForExitAsync(bound.Token);
-            return (process.ExitCode, await output, await error);
-        }
-        catch (OperationCanceledException)
-        {
-            process.Kill();
-            throw new TimeoutException($"fleet {string.Join(' ', arguments)} did not end; log:\n{Log()}");
-        }
+        return RunningFleet.RunAsync(
+            new(enter[0], [.. enter[1..], "dotnet", RunningFleet.Program, .. arguments]) { Environment = { ["FLEET_DATA"] = Data, ["FLEET_TOKEN"] = token } }, "", Log);
     }
 
     /// <summary>What it prints; it must work.</summary>

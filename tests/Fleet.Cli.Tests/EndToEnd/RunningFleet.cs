@@ -124,15 +124,17 @@ internal sealed class RunningFleet : IAsyncDisposable
     /// <summary>The command line against this fleet, with the token that its node left.</summary>
     public Task<(int Exit, string Output, string Error)> CliAsync(params string[] arguments) => CliWithInputAsync("", arguments);
 
-    public async Task<(int Exit, string Output, string Error)> CliWithInputAsync(string input, params string[] arguments)
+    public Task<(int Exit, string Output, string Error)> CliWithInputAsync(string input, params string[] arguments) => RunAsync(
+        new("dotnet", [Program, "--api", $"http://127.0.0.1:{_apiPort}", .. arguments]) { Environment = { ["FLEET_DATA"] = Data } }, input, Log);
+
+    /// <summary>Runs a command line to its end, of which it has four minutes.</summary>
+    /// <param name="command">The program, its arguments and environment.</param>
+    /// <param name="input">Its standard input.</param>
+    /// <param name="log">What to show when it does not end.</param>
+    public static async Task<(int Exit, string Output, string Error)> RunAsync(ProcessStartInfo command, string input, Func<string> log)
     {
-        using var process = Process.Start(new ProcessStartInfo("dotnet", [Program, "--api", $"http://127.0.0.1:{_apiPort}", .. arguments])
-        {
-            RedirectStandardOutput = true,
-            RedirectStandardError = true,
-            RedirectStandardInput = true,
-            Environment = { ["FLEET_DATA"] = Data },
-        })!;
+        command.RedirectStandardOutput = command.RedirectStandardError = command.RedirectStandardInput = true;
+        using var process = Process.Start(command)!;
         await process.StandardInput.WriteAsync(input);
         process.StandardInput.Close();
         using var bound = new CancellationTokenSource(TimeSpan.FromMinutes(4));
@@ -146,7 +148,7 @@ internal sealed class RunningFleet : IAsyncDisposable
         catch (OperationCanceledException)
         {
             process.Kill();
-            throw new TimeoutException($"fleet {string.Join(' ', arguments)} did not end; log:\n{Log()}");
+            throw new TimeoutException($"{command.FileName} {string.Join(' ', command.ArgumentList)} did not end; log:\n{log()}");
         }
     }
 

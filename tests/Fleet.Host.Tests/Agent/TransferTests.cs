@@ -29,6 +29,27 @@ public sealed class TransferTests : AgentTest
         return again;
     }
 
+    /// <summary>Two hosts, and a microVM that the first has saved for one.</summary>
+    private async Task<Pair> PairAsync(string forHost)
+    {
+        var source = await StartAsync(transfer: Loopback);
+        var from = await Scheduler.NextAsync();
+        var target = await StartAsync(root: Other, id: "rack2");
+        var to = await Scheduler.NextAsync();
+        await from.SendAsync(Launch());
+        await from.ExpectReportAsync(Id, HostVmState.Running);
+        return new Pair(source, target, to, await SaveAsync(from, forHost));
+    }
+
+    private sealed record Pair(IAsyncDisposable Source, IAsyncDisposable Target, AgentStream To, SnapshotTicket Ticket) : IAsyncDisposable
+    {
+        public async ValueTask DisposeAsync()
+        {
+            await Target.DisposeAsync();
+            await Source.DisposeAsync();
+        }
+    }
+
     private static async Task<SnapshotTicket> SaveAsync(AgentStream from, string forHost)
     {
         await from.SendAsync(Suspend(forHost));
@@ -77,13 +98,8 @@ public sealed class TransferTests : AgentTest
     [Fact]
     public async Task Should_give_a_snapshot_to_nobody_but_the_host_that_it_is_for_and_take_none_that_is_another()
     {
-        await using var source = await StartAsync(transfer: Loopback);
-        var from = await Scheduler.NextAsync();
-        await using var target = await StartAsync(root: Other, id: "rack2");
-        var to = await Scheduler.NextAsync();
-        await from.SendAsync(Launch());
-        await from.ExpectReportAsync(Id, HostVmState.Running);
-        var ticket = await SaveAsync(from, "rack3");
+        await using var pair = await PairAsync("rack3");
+        var (to, ticket) = (pair.To, pair.Ticket);
 
         async Task<string> FailAsync(SnapshotTicket shown)
         {
@@ -110,13 +126,8 @@ public sealed class TransferTests : AgentTest
     [InlineData("no address")]
     public async Task Should_take_nothing_that_is_not_what_the_ticket_says(string wrong)
     {
-        await using var source = await StartAsync(transfer: Loopback);
-        var from = await Scheduler.NextAsync();
-        await using var target = await StartAsync(root: Other, id: "rack2");
-        var to = await Scheduler.NextAsync();
-        await from.SendAsync(Launch());
-        await from.ExpectReportAsync(Id, HostVmState.Running);
-        var ticket = await SaveAsync(from, "rack2");
+        await using var pair = await PairAsync("rack2");
+        var (to, ticket) = (pair.To, pair.Ticket);
         switch (wrong)
         {
             case "another host":
@@ -149,13 +160,8 @@ public sealed class TransferTests : AgentTest
     [Fact]
     public async Task Should_go_on_at_another_host_on_paper_and_leave_a_stranger_no_word()
     {
-        await using var source = await StartAsync(transfer: Loopback);
-        var from = await Scheduler.NextAsync();
-        await using var target = await StartAsync(root: Other, id: "rack2");
-        var to = await Scheduler.NextAsync();
-        await from.SendAsync(Launch());
-        await from.ExpectReportAsync(Id, HostVmState.Running);
-        var ticket = await SaveAsync(from, "rack2");
+        await using var pair = await PairAsync("rack2");
+        var (to, ticket) = (pair.To, pair.Ticket);
         using (var stranger = new System.Net.Sockets.TcpClient())
         {
             await stranger.ConnectAsync(IPEndPoint.Parse(ticket.Address));

@@ -3,11 +3,8 @@ using System.Threading.Channels;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.Guests;
-using Fleet.Host.Images;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
-using Fleet.Tests;
-using Serilog;
 
 namespace Fleet.Host.Tests.Drivers;
 
@@ -21,7 +18,7 @@ public sealed class LinuxBootTests
     public async Task Should_run_a_command_and_tell_its_status()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var driver = new QemuDriver(Scratch.Options(images));
         var launch = scratch.Launch(Spec("sh", "-c", "echo hello from $(uname -r) on $(nproc) cpus; exit 7"));
 
@@ -39,7 +36,7 @@ public sealed class LinuxBootTests
     public async Task Should_let_the_guest_end_in_its_grace()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var driver = new QemuDriver(Scratch.Options(images));
         var launch = scratch.Launch(Spec("sh", "-c", "trap 'echo bye; exit 3' TERM; while :; do sleep 0.1; done"));
         await using var vmm = await driver.LaunchAsync(launch, default);
@@ -55,7 +52,7 @@ public sealed class LinuxBootTests
     public async Task Should_stop_a_guest_that_is_still_booting()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var driver = new QemuDriver(Scratch.Options(images));
         await using var vmm = await driver.LaunchAsync(scratch.Launch(Spec("sleep", "1000")), default);
         await vmm.StopAsync(Boot).WaitAsync(Boot);
@@ -66,7 +63,7 @@ public sealed class LinuxBootTests
     public async Task Should_carry_a_conversation_over_the_console()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var driver = new QemuDriver(Scratch.Options(images));
         var launch = scratch.Launch(Spec("sh", "-c", "read name; echo you are $name; exit 4"));
         await using var vmm = await driver.LaunchAsync(launch, default);
@@ -81,7 +78,7 @@ public sealed class LinuxBootTests
     public async Task Should_survive_a_flood_and_a_change_of_agents()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var launch = scratch.Launch(Spec("yes", "0123456789abcdef0123456789abcdef"));
         var first = await new QemuDriver(Scratch.Options(images)).LaunchAsync(launch, default);
         await first.GuestReady.WaitAsync(Boot);
@@ -109,7 +106,7 @@ public sealed class LinuxBootTests
     public async Task Should_run_commands_beside_the_microvms_own()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var driver = new QemuDriver(Scratch.Options(images));
         await using var vmm = await driver.LaunchAsync(scratch.Launch(Spec("sleep", "1000")), default);
         await vmm.GuestReady.WaitAsync(Boot);
@@ -129,7 +126,7 @@ public sealed class LinuxBootTests
     public async Task Should_end_a_guest_whose_health_check_fails()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var driver = new QemuDriver(Scratch.Options(images));
         var spec = Spec("sleep", "1000");
         spec.Health = new HealthCheck { Port = 80, HttpPath = "/", IntervalSeconds = 1, TimeoutSeconds = 2, Failures = 2 };
@@ -173,12 +170,5 @@ public sealed class LinuxBootTests
         var spec = new VmSpec { Name = "hello", Cpus = 2, MemoryMib = 256 };
         spec.Command.AddRange(command);
         return spec;
-    }
-
-    private static DefaultImageStore Images()
-    {
-        string init = Path.Combine(Checkout.Artifacts, "guest", "fleet-init");
-        Skip.IfNot(File.Exists(init), $"{init} is not built; run ./fleet build");
-        return new DefaultImageStore(new ImageOptions(Path.Combine(Checkout.Artifacts, "test-images"), init), Log.Logger);
     }
 }

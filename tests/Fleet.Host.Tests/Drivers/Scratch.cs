@@ -4,6 +4,9 @@ using Fleet.Host.Drivers.Jail;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Images;
 using Fleet.Shared.Contracts;
+using Fleet.Tests;
+using Serilog.Core;
+using Xunit;
 
 namespace Fleet.Host.Tests.Drivers;
 
@@ -39,6 +42,14 @@ internal sealed class Scratch : IAsyncDisposable
 
     public static DriverOptions Options(IImageSource? images = null) =>
         new("/nonexistent/fleet-vmm", DriverOptions.DefaultQemu, images ?? new NoImage());
+
+    /// <summary>The default image, from packages that all tests share; skips the test where fleet-init is not built.</summary>
+    public static DefaultImageStore Images()
+    {
+        string init = Path.Combine(Checkout.Artifacts, "guest", "fleet-init");
+        Skip.IfNot(File.Exists(init), $"{init} is not built; run ./fleet build");
+        return new DefaultImageStore(new ImageOptions(Path.Combine(Checkout.Artifacts, "test-images"), init), Logger.None);
+    }
 
     /// <summary>Waits for something that must come true soon.</summary>
     public static async Task Until(Func<bool> condition, string what, int seconds = 30)

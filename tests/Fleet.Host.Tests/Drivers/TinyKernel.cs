@@ -39,30 +39,20 @@ internal static class TinyKernel
     public static byte[] Echoing() => Build(
     [
         .. Print(0x2f8, 0),
-        0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
-        0xec,                   // in al, dx
-        0xa8, 0x01,             // test al, 1
-        0x74, 0xfb,             // jz back to in
-        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
-        0xec,                   // in al, dx
-        0xee,                   // out dx, al
-        0xeb, 0xef,             // jmp to the first mov
+        .. Receive,
+        0xee,       // out dx, al
+        0xeb, 0xef, // jmp to Receive
     ], "FLEET 1 ready\n\0");
 
     /// <summary>Ready, then counts in memory the bytes that come in on the first serial port, and sends each time the count as a digit.</summary>
     public static byte[] Counting() => Build(
     [
         .. Print(0x2f8, 0),
-        0x66, 0xba, 0xfd, 0x03,                                 // mov dx, 0x3fd
-        0xec,                                                   // in al, dx
-        0xa8, 0x01,                                             // test al, 1
-        0x74, 0xfb,                                             // jz back to in
-        0x66, 0xba, 0xf8, 0x03,                                 // mov dx, 0x3f8
-        0xec,                                                   // in al, dx
+        .. Receive,
         0xfe, 0x05, .. Word(LoadAddress + DataOffset + 16 + 15), // inc byte [count]
         0xa0, .. Word(LoadAddress + DataOffset + 16 + 15),       // mov al, [count]
         0xee,                                                   // out dx, al
-        0xeb, 0xe4,                                             // jmp to the first mov
+        0xeb, 0xe4,                                             // jmp to Receive
     ], "FLEET 1 ready\n\00");
 
     /// <summary>Ready, then resets as soon as a key is pressed.</summary>
@@ -110,6 +100,17 @@ internal static class TinyKernel
         File.WriteAllBytes(path, kernel);
         return path;
     }
+
+    /// <summary>Waits for a byte on the first serial port and has it in al; dx is that port's. Each read of the loop begins here.</summary>
+    private static readonly byte[] Receive =
+    [
+        0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
+        0xec,                   // in al, dx
+        0xa8, 0x01,             // test al, 1
+        0x74, 0xfb,             // jz back to in
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec,                   // in al, dx
+    ];
 
     private static byte[] Reset() => [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
 

@@ -4,8 +4,6 @@ using Fleet.Host.Images;
 using Fleet.Host.Tests.Drivers;
 using Fleet.Host.Volumes;
 using Fleet.Shared.Contracts;
-using Fleet.Tests;
-using Serilog;
 using Serilog.Core;
 
 namespace Fleet.Host.Tests.Volumes;
@@ -19,9 +17,7 @@ public sealed class VolumeBootTests
     [SkippableFact]
     public async Task A_volume_keeps_a_file_for_the_next_microVM_and_is_its_VMMs_alone()
     {
-        string init = Path.Combine(Checkout.Artifacts, "guest", "fleet-init");
-        Skip.IfNot(File.Exists(init), $"{init} is not built; run ./fleet build");
-        using var images = new DefaultImageStore(new ImageOptions(Path.Combine(Checkout.Artifacts, "test-images"), init), Log.Logger);
+        using var images = Scratch.Images();
         await using var scratch = new Scratch();
         var store = new VolumeStore(Path.Combine(scratch.Folder, "volumes"), vmId => Path.Combine(scratch.Folder, vmId), TimeProvider.System, Logger.None);
 

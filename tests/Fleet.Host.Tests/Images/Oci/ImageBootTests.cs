@@ -5,8 +5,6 @@ using Fleet.Host.Images;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Tests.Drivers;
 using Fleet.Shared.Contracts;
-using Fleet.Tests;
-using Serilog;
 
 namespace Fleet.Host.Tests.Images.Oci;
 
@@ -26,7 +24,7 @@ public sealed class ImageBootTests : IDisposable
     public async Task A_command_runs_as_its_image_says_in_a_root_of_its_own()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var store = await StoreAsync(new JsonObject
         {
             ["Entrypoint"] = new JsonArray("sh", "-c"),
@@ -56,7 +54,7 @@ public sealed class ImageBootTests : IDisposable
     public async Task A_command_that_is_not_there_and_a_user_that_is_not_there_are_told_apart()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var (end, _) = await RunAsync(scratch, images, Spec("no-such-program"), await StoreAsync([]));
         Assert.Equal(127, end.Exit?.Status);
         (end, _) = await RunAsync(scratch, images, Spec("id"), await StoreAsync(new JsonObject { ["User"] = "nobody-knows" }));
@@ -67,7 +65,7 @@ public sealed class ImageBootTests : IDisposable
     public async Task The_images_signal_asks_it_to_end()
     {
         await using var scratch = new Scratch();
-        using var images = Images();
+        using var images = Scratch.Images();
         var store = await StoreAsync(new JsonObject { ["StopSignal"] = "SIGUSR1", ["Cmd"] = new JsonArray("sh", "-c", "trap 'echo asked; exit 9' USR1; echo waiting; while :; do sleep 0.1; done") });
         var launch = Launch(scratch, Spec(), store);
         await using var vmm = await new QemuDriver(Scratch.Options(images)).LaunchAsync(launch, default);
@@ -116,12 +114,5 @@ public sealed class ImageBootTests : IDisposable
         var spec = new VmSpec { Name = "hello", Cpus = 1, MemoryMib = 256 };
         spec.Command.AddRange(command);
         return spec;
-    }
-
-    private static DefaultImageStore Images()
-    {
-        string init = Path.Combine(Checkout.Artifacts, "guest", "fleet-init");
-        Skip.IfNot(File.Exists(init), $"{init} is not built; run ./fleet build");
-        return new DefaultImageStore(new ImageOptions(Path.Combine(Checkout.Artifacts, "test-images"), init), Log.Logger);
     }
 }
