@@ -89,7 +89,7 @@ internal sealed class GuestInit
         _status.Ready();
         var error = command.Path is null ? Libc.ENOENT
             : user is null ? supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell)
-            : supervisor.Start(UserProgram.Self, UserProgram.Arguments(user, configuration.Image!.WorkingDirectory is { Length: > 0 } folder ? folder : "/", command.Path, command.Argv), command.Environment, command.IsShell);
+            : supervisor.Start(UserProgram.Self, UserProgram.Arguments(user, configuration.Image!.WorkingDirectory, command.Path, command.Argv), command.Environment, command.IsShell);
         if (error == 0)
         {
             string? unhealthy = null;

@@ -6,7 +6,7 @@ namespace Fleet.Guest.Channel;
 /// <summary>A command that the host wants to have run beside the microVM's own (docs/guest-protocol.md).</summary>
 /// <param name="Argv">Program and arguments; never empty.</param>
 /// <param name="Env">Put over the environment of the microVM's own command.</param>
-/// <param name="Folder">Working folder; empty: that of fleet-init.</param>
+/// <param name="Folder">Working folder; empty: the image's, else that of fleet-init.</param>
 /// <param name="User">Who it runs as, <c>user[:group]</c>; empty: who the microVM's own does.</param>
 /// <param name="Terminal">It gets a terminal of its own.</param>
 /// <param name="Rows">Of the terminal.</param>

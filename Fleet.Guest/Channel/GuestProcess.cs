@@ -49,13 +49,8 @@ internal sealed unsafe class GuestProcess(uint stream)
         if (error == 0)
         {
             var around = new Surroundings(theirs[0], theirs[1], theirs[2]) { Terminal = terminal, Folder = request.Folder.Length > 0 ? request.Folder : null };
-            error = exits.Start(() =>
-            {
-                var failed = Spawner.Start(command.Path!, command.Argv, command.Environment, around, out var started);
-                // A script without an interpreter line: to the shell with it, as a shell would.
-                if (failed == Libc.ENOEXEC) failed = Spawner.Start("/bin/sh", ["sh", command.Path!, .. command.Argv.Skip(1)], command.Environment, around, out started);
-                return (failed, started);
-            }, status => { Ended(status); ended(); }, out var pid);
+            error = exits.Start(
+                () => (Spawner.StartOrScript(command.Path!, command.Argv, command.Environment, around, out var started), started), status => { Ended(status); ended(); }, out var pid);
             Pid = pid;
         }
         foreach (var fd in theirs)

@@ -235,7 +235,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
         var command = CommandLine.From(configuration with { Argv = request.Argv, Env = [.. configuration.Env, .. request.Env] }, account, CommandLine.Probe);
         if (account is not null && command.Path is not null)
         {
-            var folder = request.Folder.Length > 0 ? request.Folder : configuration.Image?.WorkingDirectory is { Length: > 0 } wanted ? wanted : "/";
+            var folder = request.Folder.Length > 0 ? request.Folder : configuration.Image?.WorkingDirectory ?? "";
             command = command with { Path = UserProgram.Self, Argv = UserProgram.Arguments(account, folder, command.Path, command.Argv) };
         }
         var failed = command.Path is null ? Libc.ENOENT : process.Start(request, command, exits, Wake);

@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using Fleet.Guest.Health;
+using Fleet.Guest.Linux;
 
 namespace Fleet.Guest.Configuration;
 
@@ -159,7 +160,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 default: throw new BadConfigurationException($"'image' has a member '{member}' that is unknown, repeated or out of its range");
             }
         }
-        return new ImageConfiguration(user ?? "", workdir ?? "", signal ?? ImageConfiguration.Terminate);
+        return new ImageConfiguration(user ?? "", workdir ?? "", signal ?? Libc.SIGTERM);
     }
 
     private static List<(string Disk, string Path)> ReadVolumes(ref Utf8JsonReader reader)
@@ -199,11 +200,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
 /// <param name="User">Name or number, perhaps with a colon and a group; empty: root.</param>
 /// <param name="WorkingDirectory">Empty: the root.</param>
 /// <param name="StopSignal">What asks the command to end.</param>
-internal sealed record ImageConfiguration(string User, string WorkingDirectory, int StopSignal)
-{
-    /// <summary>SIGTERM.</summary>
-    public const int Terminate = 15;
-}
+internal sealed record ImageConfiguration(string User, string WorkingDirectory, int StopSignal);
 
 /// <summary>fleet-init was told something it can't follow; reported as <c>bad_config</c>.</summary>
 internal sealed class BadConfigurationException(string message) : Exception(message);

@@ -86,6 +86,21 @@ internal static unsafe class Files
         return written;
     }
 
+    /// <summary>Makes a folder; one that is there is as good.</summary>
+    public static void MakeFolder(string path)
+    {
+        using var strings = new NativeStrings();
+        // SAFETY: the string ends with NUL and lives until the end of this method.
+        Libc.mkdir(strings.Add(path), 0x1ED);
+    }
+
+    /// <summary>The same with every folder that it is in.</summary>
+    public static void MakeFolders(string path)
+    {
+        for (var slash = path.IndexOf('/', 1); slash > 0; slash = path.IndexOf('/', slash + 1)) MakeFolder(path[..slash]);
+        MakeFolder(path);
+    }
+
     /// <summary>The names in a directory; empty when it can't be read.</summary>
     public static IReadOnlyList<string> List(string path)
     {

@@ -42,7 +42,7 @@ internal static unsafe class Disks
     {
         foreach (var (disk, path) in volumes)
         {
-            for (var slash = path.IndexOf('/', 1); slash > 0; slash = path.IndexOf('/', slash + 1)) MakeFolder(path[..slash]);
+            Files.MakeFolders(path);
             Mount(Find(disk), path, "ext4", NoDev, "");
             if (user is null or { Uid: 0 } || Files.List(path).Any(name => name != "lost+found")) continue;
             var folder = Files.Open(path, Libc.O_RDONLY, out var error);
@@ -55,18 +55,10 @@ internal static unsafe class Disks
     /// <summary>Mounts; a folder that is missing is made. Throws when it can't.</summary>
     public static void Mount(string source, string target, string type, ulong flags, string options)
     {
-        MakeFolder(target);
+        Files.MakeFolder(target);
         using var strings = new NativeStrings();
         // SAFETY: the strings end with NUL and live until the end of this method; the kernel copies them.
         if (Libc.mount(strings.Add(source), strings.Add(target), strings.Add(type), flags, strings.Add(options)) != 0)
             throw new InvalidOperationException($"{source} can't be mounted on {target}: {Files.Describe(Marshal.GetLastPInvokeError())}");
-    }
-
-    /// <summary>Makes a folder; one that is there is as good.</summary>
-    public static void MakeFolder(string path)
-    {
-        using var strings = new NativeStrings();
-        // SAFETY: as above.
-        Libc.mkdir(strings.Add(path), 0x1ED);
     }
 }

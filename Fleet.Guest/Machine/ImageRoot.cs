@@ -21,23 +21,17 @@ internal static unsafe class ImageRoot
     public static void Enter(int nullDevice, Action<string> complain)
     {
         VirtioDrivers.Run(["modprobe", "-a", "squashfs", "overlay"], nullDevice, complain);
-        Mount(Disks.Find(Disk), Image, "squashfs", ReadOnly | NoDev, "");
-        Mount("tmpfs", Layer, "tmpfs", NoDev, LayerOptions);
-        MakeFolder(Layer + "/upper");
-        MakeFolder(Layer + "/work");
-        Mount("overlay", Root, "overlay", NoDev, $"lowerdir={Image},upperdir={Layer}/upper,workdir={Layer}/work");
-        foreach (var folder in Carried) Mount(folder, Root + folder, "", Move, "");
+        Disks.Mount(Disks.Find(Disk), Image, "squashfs", ReadOnly | NoDev, "");
+        Disks.Mount("tmpfs", Layer, "tmpfs", NoDev, LayerOptions);
+        Files.MakeFolder(Layer + "/upper");
+        Files.MakeFolder(Layer + "/work");
+        Disks.Mount("overlay", Root, "overlay", NoDev, $"lowerdir={Image},upperdir={Layer}/upper,workdir={Layer}/work");
+        foreach (var folder in Carried) Disks.Mount(folder, Root + folder, "", Move, "");
         using var strings = new NativeStrings();
         var here = strings.Add(".");
         // SAFETY: the strings end with NUL and live until the end of this method. The new root is moved over the old one, as switch_root(8) does:
         // the initramfs can't be unmounted.
         if (Libc.chdir(strings.Add(Root)) != 0 || Libc.mount(here, strings.Add("/"), here, Move, here) != 0 || Libc.chroot(here) != 0 || Libc.chdir(strings.Add("/")) != 0)
-            throw Failure("the image's root can't be entered");
+            throw new InvalidOperationException($"the image's root can't be entered: {Files.Describe(Marshal.GetLastPInvokeError())}");
     }
-
-    private static void Mount(string source, string target, string type, ulong flags, string options) => Disks.Mount(source, target, type, flags, options);
-
-    private static void MakeFolder(string path) => Disks.MakeFolder(path);
-
-    private static InvalidOperationException Failure(string what) => new($"{what}: {Files.Describe(Marshal.GetLastPInvokeError())}");
 }

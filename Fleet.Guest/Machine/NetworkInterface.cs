@@ -51,9 +51,7 @@ internal static unsafe class NetworkInterface
         }
 
         // An image may have its own, or no such folder; this machine's names are these all the same.
-        using var strings = new NativeStrings();
-        // SAFETY: the string ends with NUL and lives until the end of this method.
-        Libc.mkdir(strings.Add("/etc"), 0x1ED);
+        Files.MakeFolder("/etc");
         Put("/etc/resolv.conf", $"nameserver {network.Resolver}\nsearch {network.Domain}\n", complain);
         if (hostname.Length > 0)
             Put("/etc/hosts", $"127.0.0.1\tlocalhost\n::1\tlocalhost\n{network.Ipv4.Address}\t{hostname} {hostname}.{network.Domain}\n{network.Ipv6.Address}\t{hostname} {hostname}.{network.Domain}\n", complain);

@@ -23,6 +23,13 @@ internal static unsafe class Spawner
         string path, IReadOnlyList<string> argv, IReadOnlyList<string> environment, int terminal, bool foreground, out int pid) =>
         Start(path, argv, environment, new Surroundings(terminal, terminal, terminal) { Foreground = foreground }, out pid);
 
+    /// <summary>The same; a script without an interpreter line is given to the shell, as a shell would.</summary>
+    public static int StartOrScript(string path, IReadOnlyList<string> argv, IReadOnlyList<string> environment, Surroundings around, out int pid)
+    {
+        var error = Start(path, argv, environment, around, out pid);
+        return error == Libc.ENOEXEC ? Start("/bin/sh", ["sh", path, .. argv.Skip(1)], environment, around, out pid) : error;
+    }
+
     /// <summary>The same in other surroundings.</summary>
     public static int Start(string path, IReadOnlyList<string> argv, IReadOnlyList<string> environment, Surroundings around, out int pid)
     {

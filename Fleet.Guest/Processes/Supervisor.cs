@@ -12,7 +12,7 @@ namespace Fleet.Guest.Processes;
 /// </param>
 /// <param name="others">Told of every other child that has ended.</param>
 /// <param name="stopSignal">What asks the command to end.</param>
-internal sealed unsafe class Supervisor(int console, ChildExits others, int stopSignal = Libc.SIGTERM)
+internal sealed unsafe class Supervisor(int console, ChildExits others, int stopSignal)
 {
     /// <summary>How long a command may take to end once asked, before it is killed.</summary>
     private static readonly TimeSpan StopGrace = TimeSpan.FromSeconds(8);
@@ -35,10 +35,8 @@ internal sealed unsafe class Supervisor(int console, ChildExits others, int stop
         lock (_gate)
         {
             _isShell = isShell;
-            var foreground = Terminal.IsControlling(console);
-            var error = Spawner.Start(path, argv, environment, console, foreground, out _command);
-            if (error == Libc.ENOEXEC)
-                error = Spawner.Start("/bin/sh", ["sh", path, .. argv.Skip(1)], environment, console, foreground, out _command);
+            var around = new Surroundings(console, console, console) { Foreground = Terminal.IsControlling(console) };
+            var error = Spawner.StartOrScript(path, argv, environment, around, out _command);
             if (error != 0) _command = 0;
             else if (_stopping) AskToEnd();
             return error;

@@ -16,9 +16,9 @@ internal static unsafe class UserProgram
     private const string Verb = "exec-as";
     private const int FixedArguments = 6;
 
-    /// <summary>Arguments by which <see cref="Self"/> becomes a command.</summary>
+    /// <summary>Arguments by which <see cref="Self"/> becomes a command, in the root where the folder is empty.</summary>
     public static IReadOnlyList<string> Arguments(UserAccount user, string folder, string path, IReadOnlyList<string> argv) =>
-        ["fleet-init", Verb, Text(user.Uid), Text(user.Gid), string.Join(',', user.Groups), folder, path, .. argv];
+        ["fleet-init", Verb, Text(user.Uid), Text(user.Gid), string.Join(',', user.Groups), folder.Length > 0 ? folder : "/", path, .. argv];
 
     /// <summary>Becomes the command; comes back only with the exit status of a command that could not be run, or null for arguments of something else.</summary>
     /// <param name="arguments">Without the program's name.</param>
@@ -49,13 +49,8 @@ internal static unsafe class UserProgram
         var all = groups.Length == 0 ? [] : Array.ConvertAll(groups.Split(','), Number);
         what = folder;
         // As root still: a working directory that the image names and does not have is made, as everywhere.
-        for (var slash = folder.IndexOf('/', 1); folder.Length > 1; slash = folder.IndexOf('/', slash + 1))
-        {
-            // SAFETY: the string ends with NUL and lives until the end of this method.
-            Libc.mkdir(strings.Add(slash < 0 ? folder : folder[..slash]), 0x1ED);
-            if (slash < 0) break;
-        }
-        // SAFETY: as above; the array is pinned during the call and its own length is given.
+        Files.MakeFolders(folder);
+        // SAFETY: the string ends with NUL and lives until the end of this method; the array is pinned during the call and its own length is given.
         fixed (uint* first = all)
         {
             if (Libc.chdir(strings.Add(folder)) != 0) return false;
