@@ -67,7 +67,7 @@ internal static class DoctorCommand
 
         var pressure = PressureProbe.Look();
         yield return new Finding("pressure", pressure.IsTold ? Mark.Ok : Mark.Missing, pressure.Detail);
-        var missing = Tools.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool)))).ToArray();
+        var missing = Absent(Tools);
         yield return missing.Length == 0
             ? new Finding("tools", Mark.Ok, string.Join(", ", Tools))
             : new Finding("tools", Mark.Broken, $"not found: {string.Join(", ", missing)}; Fleet wants Debian's apt, kmod and util-linux");
@@ -76,10 +76,12 @@ internal static class DoctorCommand
         yield return Journal(data);
     }
 
+    private static string[] Absent(string[] tools) => [.. tools.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool))))];
+
     // Only microVMs that ask for a network want these.
     private static Finding Networks()
     {
-        var missing = NetworkTools.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool)))).ToArray();
+        var missing = Absent(NetworkTools);
         return missing.Length > 0 ? new Finding("networks", Mark.Missing, $"not found: {string.Join(", ", missing)}; microVMs with a network want Debian's iproute2 and nftables")
             : !File.Exists("/dev/net/tun") ? new Finding("networks", Mark.Missing, "/dev/net/tun is not there; microVMs with a network want the kernel's module tun")
             : !Environment.IsPrivilegedProcess ? new Finding("networks", Mark.Missing, "only root can make networks: run the agent as root")

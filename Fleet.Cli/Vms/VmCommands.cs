@@ -24,8 +24,8 @@ internal static class VmCommands
         vm.Subcommands.Add(CopyCommand.Create());
         vm.Subcommands.Add(Stop());
         vm.Subcommands.Add(Start());
-        vm.Subcommands.Add(Suspend());
-        vm.Subcommands.Add(Resume());
+        vm.Subcommands.Add(Verb("suspend", "Save a running microVM on its host, which gets its room back", "suspended,running,stopped,failed", "suspended"));
+        vm.Subcommands.Add(Verb("resume", "Have a suspended microVM go on where it was saved", "running,unplaced,suspended,stopped,failed", "running"));
         vm.Subcommands.Add(Delete());
         vm.Subcommands.Add(Wait());
         vm.Subcommands.Add(LimitsCommand.Create());
@@ -128,31 +128,18 @@ internal static class VmCommands
         });
     }
 
-    private static Command Suspend()
+    /// <summary>A verb that has done its work when the microVM is in that one state.</summary>
+    private static Command Verb(string verb, string description, string awaited, string wanted)
     {
         var name = NameArgument();
         var noWait = NoWait();
-        return new Command("suspend", "Save a running microVM on its host, which gets its room back") { name, noWait }.Calls(async (api, parsed, cancellation) =>
+        return new Command(verb, description) { name, noWait }.Calls(async (api, parsed, cancellation) =>
         {
-            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/suspend", null, cancellation);
+            var vm = await api.PostAsync($"{PathOf(parsed.GetRequiredValue(name))}/{verb}", null, cancellation);
             if (!parsed.GetValue(noWait))
-                vm = await WaitAsync(api, vm.Text("id"), "suspended,running,stopped,failed", TimeSpan.FromSeconds(WaitSeconds), cancellation);
+                vm = await WaitAsync(api, vm.Text("id"), awaited, TimeSpan.FromSeconds(WaitSeconds), cancellation);
             Say(parsed, vm);
-            return parsed.GetValue(noWait) || vm.Text("state") == "suspended" ? ExitCodes.Ok : ExitCodes.Failed;
-        });
-    }
-
-    private static Command Resume()
-    {
-        var name = NameArgument();
-        var noWait = NoWait();
-        return new Command("resume", "Have a suspended microVM go on where it was saved") { name, noWait }.Calls(async (api, parsed, cancellation) =>
-        {
-            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/resume", null, cancellation);
-            if (!parsed.GetValue(noWait))
-                vm = await WaitAsync(api, vm.Text("id"), "running,unplaced,suspended,stopped,failed", TimeSpan.FromSeconds(WaitSeconds), cancellation);
-            Say(parsed, vm);
-            return parsed.GetValue(noWait) || vm.Text("state") == "running" ? ExitCodes.Ok : ExitCodes.Failed;
+            return parsed.GetValue(noWait) || vm.Text("state") == wanted ? ExitCodes.Ok : ExitCodes.Failed;
         });
     }
 

@@ -14,6 +14,7 @@ internal readonly record struct DnsQuestion(string Name, ushort Type, int Length
 /// <summary>Reads queries, which may hold anything, and writes answers. Nothing here throws on what came from outside.</summary>
 internal static class DnsMessage
 {
+    public const int Port = 53;
     public const int HeaderSize = 12;
     public const ushort A = 1;
     public const ushort Aaaa = 28;

@@ -192,19 +192,19 @@ internal sealed class HostNetworks : IAsyncDisposable
                 throw new IOException($"{program} is missing; on Debian: apt-get install iproute2 nftables");
         }
 
-        Claim();
+        Claim(present);
         Directory.CreateDirectory(_folder);
         // A tap that goes is gone before its rules are, and one that comes gets its guest when the rules are there.
-        await RunAsync("ip", "links", ["-batch"], _links.Unmake(wanted, present)).ConfigureAwait(false);
+        await RunAsync("ip", "-batch", "links", _links.Unmake(wanted, present)).ConfigureAwait(false);
         if (wanted.Count > 0)
         {
             _forwarding.Change();
-            await RunAsync("ip", "links", ["-batch"], _links.Make(wanted, present, Forwarding.HasIpv6, whole: !_sound)).ConfigureAwait(false);
+            await RunAsync("ip", "-batch", "links", _links.Make(wanted, present, Forwarding.HasIpv6, whole: !_sound)).ConfigureAwait(false);
             foreach (var bridge in wanted.Select(_links.BridgeOf).Distinct())
                 Forwarding.SetUpBridge(bridge);
         }
 
-        await RunAsync("nft", "rules", ["-f"], [Ruleset.Write(wanted, _links)]).ConfigureAwait(false);
+        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links)]).ConfigureAwait(false);
         await ResolveAsync(wanted).ConfigureAwait(false);
         if (wanted.Count > 0)
             return;
@@ -215,11 +215,11 @@ internal sealed class HostNetworks : IAsyncDisposable
     }
 
     // Two agents would write each other's rules away. The name is the network namespace's, and goes with the process.
-    private void Claim()
+    private void Claim(IReadOnlySet<string> present)
     {
         if (_claim is not null)
             return;
-        if (LinkNames.Present().FirstOrDefault(name => LinkPlan.IsFleets(name) && !_links.IsOurs(name)) is { } foreign)
+        if (present.FirstOrDefault(name => LinkPlan.IsFleets(name) && !_links.IsOurs(name)) is { } foreign)
             throw new IOException($"another agent of Fleet left networks on this machine ({foreign}), and only one can have them. Start that agent and delete its microVMs, or remove its interfaces (ip link delete {foreign}).");
         var claim = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
@@ -252,19 +252,12 @@ internal sealed class HostNetworks : IAsyncDisposable
         }
     }
 
-    private async Task RunAsync(string program, string file, IReadOnlyList<string> arguments, IReadOnlyList<string> lines)
+    private async Task RunAsync(string program, string option, string file, IReadOnlyList<string> lines)
     {
         if (lines.Count == 0)
             return;
         var path = Path.Combine(_folder, file);
         await File.WriteAllLinesAsync(path, lines).ConfigureAwait(false);
-        try
-        {
-            await ExternalCommand.RunAsync(program, [.. arguments, path], null, CommandLimit, CancellationToken.None).ConfigureAwait(false);
-        }
-        catch (LaunchFailedException failed)
-        {
-            throw new LaunchFailedException(Unavailable, failed.Message, failed);
-        }
+        await ExternalCommand.RunAsync(program, [option, path], null, CommandLimit, CancellationToken.None).ConfigureAwait(false);
     }
 }

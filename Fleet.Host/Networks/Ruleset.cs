@@ -16,8 +16,6 @@ internal static class Ruleset
     /// <summary>Of both families.</summary>
     public const string Table = "fleet";
 
-    private const int DnsPort = 53;
-
     /// <summary>Takes both tables away; nothing when there are none.</summary>
     public const string Nothing =
         $"table inet {Table}\ndelete table inet {Table}\ntable bridge {Table}\ndelete table bridge {Table}\n";
@@ -84,8 +82,8 @@ internal static class Ruleset
           }
           chain arriving {
             type nat hook prerouting priority dstnat; policy accept;
-            iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
-            iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
+            iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
+            iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
             fib daddr type local jump published
           }
           chain from_host {
@@ -115,8 +113,8 @@ internal static class Ruleset
             type filter hook input priority filter; policy accept;
             iifname != @bridges accept
             ct state established,related accept
-            iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
-            iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsPort}} accept
+            iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
+            iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
             icmp type echo-request limit rate 100/second accept
             icmpv6 type echo-request limit rate 100/second accept
             icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } limit rate 1000/second accept

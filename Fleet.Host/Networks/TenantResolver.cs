@@ -18,7 +18,6 @@ internal sealed class TenantResolver : IAsyncDisposable
     /// <summary>Of every microVM.</summary>
     public const string Domain = "fleet";
 
-    private const int DnsPort = 53;
     private const int MostQuestions = 64;
     private const int MostStreams = 16;
     private static readonly TimeSpan StreamPatience = TimeSpan.FromSeconds(10);
@@ -37,7 +36,7 @@ internal sealed class TenantResolver : IAsyncDisposable
 
     /// <summary>Listens on the addresses; without the IPv6 one where the machine has no IPv6.</summary>
     /// <exception cref="SocketException">The IPv4 address can't be had.</exception>
-    public static TenantResolver Start(IPAddress address4, IPAddress address6, ILogger log) => Start(new IPEndPoint(address4, DnsPort), new IPEndPoint(address6, DnsPort), new Upstream(), log);
+    public static TenantResolver Start(IPAddress address4, IPAddress address6, ILogger log) => Start(new IPEndPoint(address4, DnsMessage.Port), new IPEndPoint(address6, DnsMessage.Port), new Upstream(), log);
 
     internal static TenantResolver Start(IPEndPoint four, IPEndPoint? six, Upstream upstream, ILogger log)
     {

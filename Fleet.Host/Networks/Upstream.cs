@@ -8,7 +8,6 @@ namespace Fleet.Host.Networks;
 /// <summary>Passes queries on to the resolvers of this host.</summary>
 internal sealed class Upstream
 {
-    private const int DnsPort = 53;
     private const int MostServers = 2;
     private const int LargestFile = 64 * 1024;
 
@@ -68,7 +67,7 @@ internal sealed class Upstream
             return [.. File.ReadLines(_file)
                 .Select(line => line.Split([' ', '\t'], StringSplitOptions.RemoveEmptyEntries))
                 .Where(words => words is ["nameserver", _, ..])
-                .Select(words => IPAddress.TryParse(words[1], out var address) ? new IPEndPoint(address, DnsPort) : null)
+                .Select(words => IPAddress.TryParse(words[1], out var address) ? new IPEndPoint(address, DnsMessage.Port) : null)
                 .OfType<IPEndPoint>().Take(MostServers)];
         }
         catch (Exception unreadable) when (unreadable is IOException or UnauthorizedAccessException)

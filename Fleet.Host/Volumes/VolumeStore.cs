@@ -68,20 +68,20 @@ internal sealed class VolumeStore
     public void RemoveLeftovers()
     {
         foreach (var folder in new[] { _making, _removed })
-        {
-            try
-            {
-                if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
-            }
-            catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
-            {
-                _log.Warning(stuck, "{Folder} of volumes that are no more can't be removed; the next start tries again", folder);
-            }
-        }
+            Discard(folder);
     }
 
-    /// <summary>Whether the host has it.</summary>
-    public bool Has(string tenant, string name) => Directory.Exists(FolderOf(tenant, name));
+    private void Discard(string folder)
+    {
+        try
+        {
+            if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
+        }
+        catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
+        {
+            _log.Warning(stuck, "{Folder} can't be removed; the next start tries again", folder);
+        }
+    }
 
     /// <summary>The file that is the volume's disk, whether it is there or not.</summary>
     public string DiskOf(string tenant, string name) => Path.Combine(FolderOf(tenant, name), Disk);
@@ -270,14 +270,7 @@ internal sealed class VolumeStore
         }
         finally
         {
-            try
-            {
-                if (Directory.Exists(making)) Directory.Delete(making, recursive: true);
-            }
-            catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
-            {
-                _log.Warning(stuck, "{Folder} can't be removed; the next start tries again", making);
-            }
+            Discard(making);
         }
     }
 

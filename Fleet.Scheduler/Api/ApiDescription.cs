@@ -66,8 +66,7 @@ internal static class ApiDescription
                 inner.Enum = Names(BodyMapping.StateNames);
             else if (name == "state" && type == typeof(HostBody))
                 inner.Enum = Names(Enum.GetValues<HostState>().Where(s => s != HostState.Unspecified).Select(BodyMapping.Name));
-            else if (name is "kernel_path" or "refill_time_ms" || (name == "group" && type == typeof(SpreadBody)) || (name == "host" && type == typeof(PortBody)) || (name == "role" && type == typeof(CreateTokenBody)) || (name == "size" && type == typeof(TokenBucketBody)) || (name is "name" or "size" or "vm" && type == typeof(CreateGangBody))
-                || (name is "name" or "host" && type == typeof(CreateVolumeBody)) || (name == "name" && (type == typeof(CopyVolumeBody) || type == typeof(VolumeMountBody))))
+            else if (context.JsonTypeInfo.Properties.Any(p => p.Name == name && p.AttributeProvider?.IsDefined(typeof(RequiredAttribute), inherit: false) == true))
                 inner.Type &= ~JsonSchemaType.Null;
         }
         return Task.CompletedTask;

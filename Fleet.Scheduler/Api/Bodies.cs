@@ -404,7 +404,7 @@ internal sealed record TokenListBody(IReadOnlyList<TokenBody> Items);
 /// <summary>A command to run in a microVM beside its own: the first message of the WebSocket.</summary>
 /// <param name="Command">Program and arguments, 1 to 1024.</param>
 /// <param name="Env">Put over the environment of the microVM's own command.</param>
-/// <param name="Workdir">A folder in the guest; its root if absent.</param>
+/// <param name="Workdir">A folder in the guest; if absent the image's, else the root.</param>
 /// <param name="User">Who it runs as, <c>user</c> or <c>user:group</c>, each a name or a number; who the microVM's own command does if absent.</param>
 /// <param name="Tty">It gets a terminal of its own: standard output and error in one.</param>
 /// <param name="Rows">Of the terminal, 1 to 1000.</param>

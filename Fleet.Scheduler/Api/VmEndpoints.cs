@@ -152,28 +152,17 @@ internal sealed class VmEndpoints(ApiContext api)
             Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StopVmAsync(id, TimeSpan.FromSeconds(grace), c), http.RequestAborted), id));
     }
 
-    private async Task StartAsync(HttpContext http)
-    {
-        _ = new Query(http);
-        var id = await api.OwnVmAsync(http);
-        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
-            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StartVmAsync(id, c), http.RequestAborted), id));
-    }
+    private Task StartAsync(HttpContext http) => ChangeAsync(http, static (cell, id, cancellation) => cell.StartVmAsync(id, cancellation));
 
-    private async Task SuspendAsync(HttpContext http)
-    {
-        _ = new Query(http);
-        var id = await api.OwnVmAsync(http);
-        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
-            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.SuspendVmAsync(id, c), http.RequestAborted), id));
-    }
+    private Task SuspendAsync(HttpContext http) => ChangeAsync(http, static (cell, id, cancellation) => cell.SuspendVmAsync(id, cancellation));
 
-    private async Task ResumeAsync(HttpContext http)
+    private Task ResumeAsync(HttpContext http) => ChangeAsync(http, static (cell, id, cancellation) => cell.ResumeVmAsync(id, cancellation));
+
+    private async Task ChangeAsync(HttpContext http, Func<ICell, string, CancellationToken, Task<VmAnswer>> change)
     {
         _ = new Query(http);
         var id = await api.OwnVmAsync(http);
-        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
-            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.ResumeVmAsync(id, c), http.RequestAborted), id));
+        await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted, Existing(await api.Gate.VmAsync(c => change(api.Gate.Cell, id, c), http.RequestAborted), id));
     }
 
     private async Task DeleteAsync(HttpContext http)
@@ -203,11 +192,17 @@ internal sealed class VmEndpoints(ApiContext api)
         return Existing(await api.Gate.VmAsync(c => api.Gate.Cell.GetVmAsync(id, c), http.RequestAborted), id);
     }
 
+    /// <exception cref="RequestRefused"><c>invalid_field</c>, unless it is absent or a tenant's name.</exception>
+    internal static void RequireTenantName(string? tenant)
+    {
+        if (tenant is not null && !TokenRules.IsTenant(tenant))
+            throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");
+    }
+
     /// <summary>A tenant has its own name, and no say in what of the hosts' own is used.</summary>
     internal static void RefuseForTenant(Principal who, CreateVmBody body)
     {
-        if (body.Tenant is { } tenant && !TokenRules.IsTenant(tenant))
-            throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");
+        RequireTenantName(body.Tenant);
         if (who.Tenant is null)
             return;
         if (body.Tenant is { } other && other != who.Tenant)

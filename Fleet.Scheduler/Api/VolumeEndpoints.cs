@@ -67,8 +67,7 @@ internal sealed class VolumeEndpoints(ApiContext api)
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVolumeBody, optional: false))!;
         var name = Named(body.Name);
         var host = body.Host ?? throw new RequestRefused(ErrorCodes.MissingField, "A volume needs host, the host that it is on for ever.", "host");
-        if (body.Tenant is { } tenant && !TokenRules.IsTenant(tenant))
-            throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");
+        VmEndpoints.RequireTenantName(body.Tenant);
         var size = body.SizeMib ?? VmLimits.DefaultVolumeMib;
         if (VmSpecRules.Range("size_mib", size, VmLimits.MinVolumeMib, VmLimits.MaxVolumeMib) is { } problem)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);

@@ -153,7 +153,7 @@ public sealed record ImageReference
         tag.Length is >= 1 and <= MaxTag && tag[0] is not ('.' or '-') && tag.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' or '-');
 
     private static bool IsPathPart(string part) =>
-        part.Length > 0 && IsLowerOrDigit(part[0]) && IsLowerOrDigit(part[^1]) && part.All(c => IsLowerOrDigit(c) || c is '.' or '_' or '-');
+        part.Length > 0 && VmSpecRules.IsLowerOrDigit(part[0]) && VmSpecRules.IsLowerOrDigit(part[^1]) && part.All(c => VmSpecRules.IsLowerOrDigit(c) || c is '.' or '_' or '-');
 
     private static bool IsRegistry(string registry)
     {
@@ -165,6 +165,4 @@ public sealed record ImageReference
 
     private static bool IsLabel(string label) =>
         label.Length is >= 1 and <= 63 && label[0] != '-' && label[^1] != '-' && label.All(c => char.IsAsciiLetterOrDigit(c) || c == '-');
-
-    private static bool IsLowerOrDigit(char c) => c is (>= 'a' and <= 'z') or (>= '0' and <= '9');
 }

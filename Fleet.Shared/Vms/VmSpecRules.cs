@@ -220,5 +220,5 @@ public static class VmSpecRules
     // A key from outside may be long; the field of an error need not be.
     private static string Member(string parent, string key) => key.Length <= 64 ? $"{parent}.{key}" : $"{parent}.{key[..64]}…";
 
-    private static bool IsLowerOrDigit(char c) => c is (>= 'a' and <= 'z') or (>= '0' and <= '9');
+    internal static bool IsLowerOrDigit(char c) => c is (>= 'a' and <= 'z') or (>= '0' and <= '9');
 }

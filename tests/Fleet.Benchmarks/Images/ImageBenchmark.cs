@@ -1,6 +1,7 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Globalization;
+using Fleet.Benchmarks.Lab;
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Tests.Images.Oci;
 using Fleet.Tests;
@@ -53,8 +54,8 @@ internal static class ImageBenchmark
             }
             return
             [
-                new Measurement("pull_s", Median(ours), "s", "skopeo copy + umoci unpack", Median(theirs)),
-                new Measurement("pull_ratio", Median(ours) / Median(theirs), ""),
+                new Measurement("pull_s", LabBench.Median(ours), "s", "skopeo copy + umoci unpack", LabBench.Median(theirs)),
+                new Measurement("pull_ratio", LabBench.Median(ours) / LabBench.Median(theirs), ""),
                 new Measurement("second_copy_mb", second, "MB"),
             ];
         }
@@ -83,8 +84,6 @@ internal static class ImageBenchmark
         }
         return TestImage.Of(layers);
     }
-
-    private static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
 
     private static long Used(string folder) => new DirectoryInfo(folder).EnumerateFiles("*", SearchOption.AllDirectories).Sum(file => file.Length);
 
