@@ -41,16 +41,7 @@ internal sealed class TenantResolver : IAsyncDisposable
     internal static TenantResolver Start(IPEndPoint four, IPEndPoint? six, Upstream upstream, ILogger log)
     {
         var resolver = new TenantResolver(upstream, log);
-        try
-        {
-            resolver.Listen(four);
-        }
-        catch
-        {
-            resolver._sockets.ForEach(socket => socket.Dispose());
-            throw;
-        }
-
+        resolver.Listen(four);
         try
         {
             if (six is not null)
@@ -91,13 +82,23 @@ internal sealed class TenantResolver : IAsyncDisposable
 
     private void Listen(IPEndPoint point)
     {
-        var datagrams = new Socket(point.AddressFamily, SocketType.Dgram, ProtocolType.Udp);
-        _sockets.Add(datagrams);
-        datagrams.Bind(point);
-        var streams = new Socket(point.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
-        _sockets.Add(streams);
-        streams.Bind(datagrams.LocalEndPoint!);
-        streams.Listen(MostStreams);
+        Socket? datagrams = null, streams = null;
+        try
+        {
+            datagrams = new Socket(point.AddressFamily, SocketType.Dgram, ProtocolType.Udp);
+            datagrams.Bind(point);
+            streams = new Socket(point.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            streams.Bind(datagrams.LocalEndPoint!);
+            streams.Listen(MostStreams);
+        }
+        catch
+        {
+            datagrams?.Dispose();
+            streams?.Dispose();
+            throw;
+        }
+
+        _sockets.AddRange([datagrams, streams]);
     }
 
     private async Task TakeDatagramsAsync(Socket socket)

@@ -21,7 +21,7 @@ internal static class ApiDescription
     private const string SchemeId = "token";
 
     // A null or absent member means the default only in what clients send; answers have every member.
-    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(CreateGangBody), typeof(CreateVolumeBody), typeof(CopyVolumeBody), typeof(VolumeMountBody), typeof(StopVmBody), typeof(DrainHostBody), typeof(BootBody), typeof(SimulatedBody), typeof(PortBody),
+    private static readonly HashSet<Type> Sent = [typeof(CreateVmBody), typeof(CreateGangBody), typeof(CreateVolumeBody), typeof(CopyVolumeBody), typeof(VolumeMountBody), typeof(HealthCheckBody), typeof(StopVmBody), typeof(DrainHostBody), typeof(BootBody), typeof(SimulatedBody), typeof(PortBody),
         typeof(PlacementBody), typeof(AffinityBody), typeof(SpreadBody), typeof(RateLimitBody), typeof(TokenBucketBody), typeof(AdminCommandBody), typeof(CreateTokenBody)];
 
     public static void Add(IServiceCollection services)
