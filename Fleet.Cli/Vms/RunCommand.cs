@@ -99,7 +99,23 @@ internal static class RunCommand
 
     private static async Task<int> DetachedAsync(ApiClient api, ParseResult parsed, JsonElement vm, CancellationToken cancellation)
     {
-        vm = await VmCommands.WaitAsync(api, vm.Text("id"), "running,unplaced," + Ended, TimeSpan.FromSeconds(120), cancellation);
+        while (true)
+        {
+            try
+            {
+                vm = await VmCommands.WaitAsync(api, vm.Text("id"), "running,unplaced," + Ended, TimeSpan.FromSeconds(120), cancellation);
+                break;
+            }
+            catch (ApiException slow) when (slow.Code == "timeout")
+            {
+                // A large image takes longer, and its host gives it up by itself.
+                vm = await api.GetAsync(VmCommands.PathOf(vm.Text("id")), cancellation);
+                if (vm.GetProperty("reason") is not { ValueKind: JsonValueKind.Object } reason || reason.Text("code") != "pulling_image")
+                    throw;
+                CommandContext.Warn(parsed, $"{vm.Text("name")} waits for its image: {reason.Text("message")}");
+            }
+        }
+
         VmCommands.Say(parsed, vm);
         return vm.Text("state") is "failed" or "unplaced" ? ExitCodes.RunFailed : ExitCodes.Ok;
     }

@@ -145,7 +145,7 @@ public sealed class HostAgent : IAsyncDisposable
                 BootId = bootId,
                 Fenced = options.Fenced,
             };
-            hello.Inventory.Images.AddRange(images.List().Take(ImageStore.MostTold).Select(image => image.Reference));
+            hello.Inventory.Images.AddRange(images.ToldNames());
             hello.Vms.AddRange(reports);
             return hello;
         }

@@ -170,8 +170,6 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 _readers.CloseAll();
                 _outbox.LinkLost();
                 break;
-            case LinkDown:
-                break;
             case FromScheduler inbound:
                 inbound.Taken();
                 if (!_blind)
@@ -184,14 +182,15 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 _waitsForRoom = false;
                 Pump();
                 break;
-            case Room:
-                break;
+            case LinkDown or Room:
+                break; // of a stream that was replaced
             case ResendTick:
                 Pump();
                 TellFigures();
                 Sample();
                 LookAtMemory();
                 TellPressure();
+                TellImages();
                 break;
             case BeginAgain again:
                 TakeUp(again.VmId);

@@ -33,7 +33,8 @@ internal static class BodyMapping
             Priority = body.Priority ?? PriorityClass.Normal,
             Host = body.Host ?? "",
             Tenant = body.Tenant ?? "",
-            Image = body.Image ?? "",
+            // In the one way to write it: hosts tell by it what they have. What is no name the rules refuse.
+            Image = body.Image is { } image && ImageReference.TryParse(image, out var reference, out _) ? reference.ToString() : body.Image ?? "",
             Network = body.Network ?? NetworkRules.None,
         };
         spec.Command.Add(body.Command ?? []);

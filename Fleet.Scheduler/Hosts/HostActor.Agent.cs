@@ -25,6 +25,18 @@ internal sealed partial class HostActor
     private readonly Dictionary<string, CommandHost> _launchesBehindRemains = new(StringComparer.Ordinal);
     private int _audits;
 
+    /// <summary>Not stored: what is only a wish of placement the next Hello tells again.</summary>
+    private void OnImages(IReadOnlyList<string> names)
+    {
+        if (!Connected || _record?.Inventory is not { } inventory || inventory.Images.SequenceEqual(names))
+            return;
+        _record = _record.Clone();
+        _record.Inventory.Images.Clear();
+        _record.Inventory.Images.AddRange(names);
+        _imagesTold = null;
+        PublishView();
+    }
+
     private void OnSessionOpened(Hello hello)
     {
         var session = Sender;

@@ -186,6 +186,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SessionPressure told when Sender.Equals(_session):
                 OnPressure(told.Pressure);
                 break;
+            case SessionImages held when Sender.Equals(_session):
+                OnImages(held.Images.Names);
+                break;
             case EvictTick:
                 OnEvictTick();
                 break;
@@ -272,7 +275,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SaveSnapshotFailure failed:
                 _log.Warning(failed.Cause, "Host {HostId} could not store its snapshot; the next one will be tried in {Events} events", _id, _options.HostSnapshotEvery);
                 break;
-            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or SessionVolumeDone or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
+            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or SessionImages or SessionVolumeDone or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
                 break; // of a session that was replaced; or housekeeping that comes again
             default:
                 Unhandled(message);

@@ -114,6 +114,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-session-report", SessionReport.Parser),
         ("m-session-usage", SessionUsage.Parser),
         ("m-session-pressure", SessionPressure.Parser),
+        ("m-session-images", SessionImages.Parser),
         ("m-session-send", SessionSend.Parser),
         ("m-read-limiters", ReadLimiters.Parser),
         ("m-limiters-read", LimitersRead.Parser),

@@ -4,6 +4,7 @@ using System.Text.RegularExpressions;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
 using Fleet.Shared.Vms;
+using Google.Protobuf.Collections;
 
 namespace Fleet.Scheduler.Sessions;
 
@@ -72,6 +73,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Limiters => Check(message.Limiters),
         HostMessage.BodyOneofCase.Usage => Check(message.Usage),
         HostMessage.BodyOneofCase.Pressure => Check(message.Pressure),
+        HostMessage.BodyOneofCase.Images => CheckImages("images", message.Images.Names),
         HostMessage.BodyOneofCase.VolumeDone => Check(message.VolumeDone),
         HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
         HostMessage.BodyOneofCase.GuestFrame => message.GuestFrame.Payload.Length > Frame.MaxPayload
@@ -112,13 +114,8 @@ internal static partial class HostMessageRules
             return $"inventory.drivers has {inventory.Drivers.Count} entries; at most {MostDrivers} are taken.";
         if (inventory.Labels.Count > MostLabels)
             return $"inventory.labels has {inventory.Labels.Count} entries; at most {MostLabels} are taken.";
-        if (inventory.Images.Count > MostImages)
-            return $"inventory.images has {inventory.Images.Count} entries; at most {MostImages} are taken.";
-        foreach (var image in inventory.Images)
-        {
-            if (Unfit(image, ImageReference.MaxLength, "image") is { } wrong)
-                return wrong;
-        }
+        if (CheckImages("inventory.images", inventory.Images) is { } images)
+            return images;
         foreach (var driver in inventory.Drivers)
         {
             if (Unfit(driver.Name, MostName, "driver.name") is { } wrong)
@@ -135,6 +132,10 @@ internal static partial class HostMessageRules
             ?? Unfit(inventory.Kernel, 256, "inventory.kernel")
             ?? Unfit(inventory.Architecture, MostName, "inventory.architecture");
     }
+
+    private static string? CheckImages(string field, RepeatedField<string> names) => names.Count > MostImages
+        ? $"{field} has {names.Count} entries; at most {MostImages} are taken."
+        : names.Select(name => Unfit(name, ImageReference.MaxLength, "image")).FirstOrDefault(wrong => wrong is not null);
 
     private static string? Check(VmReport report)
     {

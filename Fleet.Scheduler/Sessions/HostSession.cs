@@ -227,6 +227,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 _figures.Put(HostId, this, message.Pressure);
                 _hosts.Tell(new SessionPressure { HostId = HostId, Pressure = message.Pressure });
                 break;
+            case HostMessage.BodyOneofCase.Images:
+                _hosts.Tell(new SessionImages { HostId = HostId, Images = message.Images });
+                break;
             case HostMessage.BodyOneofCase.VolumeDone:
                 _hosts.Tell(new SessionVolumeDone { HostId = HostId, Done = message.VolumeDone });
                 break;

@@ -60,7 +60,7 @@ public sealed class ImageStore
     public const int MostTold = 256;
 
     private const string Making = ".making-", Partial = ".part", RootEnd = ".squashfs";
-    private const int LayersAtOnce = 3, NoSpaceOnDevice = 28, DiskQuota = 122;
+    private const int LayersAtOnce = 3, UnpacksAtOnce = 2, NoSpaceOnDevice = 28, DiskQuota = 122;
 
     /// <summary>A launch that was given a root links it within this; until then it is not removed for want of room.</summary>
     private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
@@ -69,6 +69,9 @@ public sealed class ImageStore
     private readonly ImageStoreOptions _options;
     private readonly ILogger _log;
     private readonly Lock _gate = new();
+    // What an image may take of this process's memory while it is unpacked is bounded; so must be how many are.
+    private readonly SemaphoreSlim _unpacks = new(UnpacksAtOnce);
+    private int _changes;
     private readonly Dictionary<string, int> _wanted = new(StringComparer.Ordinal);
     private readonly SharedWork<StoredImage> _pulls = new();
     private readonly SharedWork<string> _blobs = new(), _builds = new();
@@ -94,6 +97,9 @@ public sealed class ImageStore
             foreach (var left in Directory.GetFiles(folder, Making + "*")) File.Delete(left);
         }
     }
+
+    /// <summary>How often what <see cref="List"/> gives has changed by this store.</summary>
+    public int Changes => Volatile.Read(ref _changes);
 
     /// <summary>The image, if everything of it is here.</summary>
     public StoredImage? Find(string reference)
@@ -126,6 +132,9 @@ public sealed class ImageStore
     public IReadOnlyList<StoredImage> List() =>
         [.. new DirectoryInfo(_names).GetFiles("*.json").OrderByDescending(file => file.LastWriteTimeUtc).Select(file => ReadName(file.FullName)).OfType<StoredImage>().Where(image => File.Exists(RootOf(image)))];
 
+    /// <summary>What the control plane is told: at most <see cref="MostTold"/> names, the one used last first.</summary>
+    public IEnumerable<string> ToldNames() => List().Take(MostTold).Select(image => image.Reference);
+
     /// <summary>Takes the name away, and what only it led to; microVMs that run from it go on. False when it is not here.</summary>
     public bool Remove(string reference)
     {
@@ -134,6 +143,7 @@ public sealed class ImageStore
             var file = NameFile(Parse(reference).ToString());
             if (ReadName(file) is not { } image) return false;
             File.Delete(file);
+            _changes++;
             if (!NamedRoots().Contains(image.Root)) File.Delete(RootOf(image));
             return true;
         }
@@ -249,7 +259,15 @@ public sealed class ImageStore
                 await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(reference, layers[i], Arrived, work), token).ConfigureAwait(false);
             }).ConfigureAwait(false);
             progress?.Report(new PullProgress(total, total, Unpacking: true));
-            RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, MakeRoom, cancellation);
+            await _unpacks.WaitAsync(cancellation).ConfigureAwait(false);
+            try
+            {
+                RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, MakeRoom, cancellation);
+            }
+            finally
+            {
+                _unpacks.Release();
+            }
             File.SetUnixFileMode(making, UnixFileMode.UserRead);
             File.Move(making, target, overwrite: true);
             FolderSync.Sync(_roots);
@@ -301,7 +319,9 @@ public sealed class ImageStore
             }
             foreach (var name in Directory.GetFiles(_names, "*.json"))
             {
-                if (ReadName(name) is not { } image || !File.Exists(RootOf(image))) File.Delete(name);
+                if (ReadName(name) is { } image && File.Exists(RootOf(image))) continue;
+                File.Delete(name);
+                _changes++;
             }
             if (Fits(needed) || needed == 0) return;
             throw ImageFault.NoSpace(
@@ -366,6 +386,7 @@ public sealed class ImageStore
             }
             File.Move(making, file, overwrite: true);
             FolderSync.Sync(_names);
+            _changes++;
         }
     }
 

@@ -103,6 +103,7 @@ public sealed class AgentImageTests : AgentTest
             var stream = await Scheduler.NextAsync();
             await stream.SendAsync(Start(IdOf(1), registry.Reference));
             await stream.ExpectReportAsync(IdOf(1), HostVmState.Running);
+            await stream.ExpectAsync(message => message.Images is { } held && held.Names.SequenceEqual([registry.Reference]));
         }
 
         await using var next = await StartAsync();

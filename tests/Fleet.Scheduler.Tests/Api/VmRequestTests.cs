@@ -45,6 +45,16 @@ public sealed class VmRequestTests : IAsyncLifetime
         Assert.Matches("^vm-[0-9a-z]{6}$", (string)spec["name"]!);
     }
 
+    [Theory]
+    [InlineData("nginx", "docker.io/library/nginx:latest")]
+    [InlineData("oci:/srv/a:v1", "oci:/srv/a:v1")]
+    public async Task An_image_is_told_in_full(string asked, string told)
+    {
+        var answer = await _api.PostAsync("/v1/vms", $$"""{"image": "{{asked}}"}""");
+        Assert.True(answer.Status == 201, answer.Text);
+        Assert.Equal((told, 256), ((string)answer.Json["spec"]!["image"]!, (int)answer.Json["spec"]!["memory_mib"]!));
+    }
+
     [Fact]
     public async Task A_spec_that_was_answered_can_be_sent_again()
     {

@@ -98,6 +98,7 @@ public sealed class HostMessageRulesTests
         { "cpus", Hello(hello => hello.Inventory.Cpus = uint.MaxValue) },
         { "memory", Hello(hello => hello.Inventory.MemoryMib = ulong.MaxValue) },
         { "drivers", Hello(hello => hello.Inventory.Drivers.AddRange(Enumerable.Range(0, 20).Select(_ => new DriverStatus()))) },
+        { "images", new HostMessage { Images = new ImagesHeld { Names = { Enumerable.Range(0, 257).Select(i => $"a:{i}") } } } },
         { "images", Hello(hello => hello.Inventory.Images.AddRange(Enumerable.Range(0, 257).Select(i => $"a:{i}"))) },
         { "image", Hello(hello => hello.Inventory.Images.Add(new string('x', 1025))) },
         { "image", Hello(hello => hello.Inventory.Images.Add("a\n")) },
