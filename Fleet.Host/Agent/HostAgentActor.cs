@@ -169,6 +169,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 _session = null;
                 _readers.CloseAll();
                 _outbox.LinkLost();
+                ForgetLaunchesThatWait();
                 break;
             case FromScheduler inbound:
                 inbound.Taken();
@@ -334,6 +335,13 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         Doom(entry);
         if (entry.Epoch < epoch)
             TellGone(vmId, epoch);
+    }
+
+    /// <summary>Hello tells nothing of them, and their places may be given away meanwhile: they are ordered again if they are still meant.</summary>
+    private void ForgetLaunchesThatWait()
+    {
+        foreach (var entry in _vms.Values.Where(entry => !entry.Succeeded))
+            entry.Next = null;
     }
 
     // Its place may have been given away: whatever lease it has, it gets no other.

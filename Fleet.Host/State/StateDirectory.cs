@@ -23,14 +23,17 @@ public sealed class StateDirectory : IDisposable
     /// <summary>A record holds one spec (at most 150,000 bytes) and one report; anything much larger is not ours.</summary>
     private const long LargestRecord = 4 << 20;
 
+    private const string IdFile = "id";
+
     private readonly string _vms;
     private readonly string _trash;
     private readonly string _quarantine;
     private readonly ILogger _log;
     private readonly FileLock _lock;
 
-    private StateDirectory(string root, FileLock held, ILogger log)
+    private StateDirectory(string root, string id, FileLock held, ILogger log)
     {
+        Id = id;
         _vms = Path.Combine(root, "vms");
         _trash = Path.Combine(root, "trash");
         _quarantine = Path.Combine(root, "quarantine");
@@ -48,7 +51,7 @@ public sealed class StateDirectory : IDisposable
         var held = Lock(root);
         try
         {
-            var state = new StateDirectory(root, held, log);
+            var state = new StateDirectory(root, ReadOrMakeId(Path.Combine(root, IdFile)), held, log);
             foreach (var folder in new[] { state._vms, state._trash, state._quarantine })
                 Directory.CreateDirectory(folder);
             state.EmptyTrash();
@@ -60,6 +63,9 @@ public sealed class StateDirectory : IDisposable
             throw Unusable(root, refused);
         }
     }
+
+    /// <summary>Random, from its making on: an agent that shows another one does not know what ran by this directory.</summary>
+    public string Id { get; }
 
     /// <summary>The microVM's folder, whether it exists or not. Only the id of a microVM becomes a path.</summary>
     public string FolderOf(string vmId) => VmId.IsValid(vmId)
@@ -212,6 +218,15 @@ public sealed class StateDirectory : IDisposable
         {
             throw Unusable(root, refused);
         }
+    }
+
+    private static string ReadOrMakeId(string path)
+    {
+        if (File.Exists(path) && Guid.TryParseExact(File.ReadAllText(path).TrimEnd('\n'), "n", out var known))
+            return known.ToString("n");
+        var id = Guid.NewGuid().ToString("n");
+        OwnFile.Write(path, id + "\n");
+        return id;
     }
 
     private static AgentStartException Unusable(string path, Exception why) => new($"The state directory {path} can't be used: {why.Message}", why);

@@ -92,7 +92,7 @@ internal sealed class VolumeStore
     /// </summary>
     /// <exception cref="LaunchFailedException">
     /// <c>volume_stale</c>: they were given to a newer placement; <c>volume_in_use</c>: what writes to one does not end; <c>volume_no_room</c>;
-    /// <c>volume_unavailable</c>: the disk or a program is at fault.
+    /// <c>volume_lost</c>: one was here and is not any more; <c>volume_unavailable</c>: the disk or a program is at fault.
     /// </exception>
     public async Task<GivenVolumes> GiveAsync(LaunchVm launch, CancellationToken cancellation)
     {
@@ -156,7 +156,14 @@ internal sealed class VolumeStore
     {
         var folder = FolderOf(launch.Spec.Tenant, grant.Name);
         if (!Directory.Exists(folder))
+        {
+            if (grant.Made)
+            {
+                throw new LaunchFailedException("volume_lost",
+                    $"The volume {grant.Name} was on this host and {folder} is not there any more: the state directory was emptied, or is another (--data). Bring the folder back and start the microVM again, or remove the volume and begin with an empty one.");
+            }
             await MakeAsync(folder, grant, cancellation).ConfigureAwait(false);
+        }
         var last = ReadGiven(folder);
         var now = new Holder(grant.Generation, launch.VmId, launch.Epoch);
         if (now.Generation < last.Generation || (now.Generation == last.Generation && now != last))

@@ -46,6 +46,13 @@ internal sealed partial class HostActor
             Reconcile(hello);
             return;
         }
+        if (FormerMayRun(hello))
+        {
+            _log.Warning("Host {HostId}: an agent with another state directory, or on a machine that was started anew, was put off; what ran here may run for {Seconds:0} s more", _id, Math.Max(0, _lease.UntilGivenUp.TotalSeconds));
+            session.Tell(Ended("host_not_over",
+                $"Host '{_id}' spoke with another state directory, or before a restart of its machine, and what it runs ends with its lease, in {Math.Max(1, Math.Ceiling(_lease.UntilGivenUp.TotalSeconds)):0} s or less. This agent is welcome then. If that host is another machine which still runs, give one of the two another --id."));
+            return;
+        }
         var connected = new HostConnected
         {
             At = At,
@@ -53,6 +60,7 @@ internal sealed partial class HostActor
             Inventory = hello.Inventory,
             AgentVersion = hello.AgentVersion,
             BootId = hello.BootId,
+            StateId = hello.StateId,
             Fenced = hello.Fenced,
             LeaseMs = (ulong)_lease.Outstanding.TotalMilliseconds,
         };
@@ -76,6 +84,17 @@ internal sealed partial class HostActor
             AwaitLease();
         });
     }
+
+    /// <summary>
+    /// Whether microVMs may still run here of which this agent can know nothing: its state directory or the machine's boot is another than of the one that
+    /// was welcomed last. What it does not name would count as ended, and run twice; so the former lease is waited out, and what it carried given up.
+    /// </summary>
+    private bool FormerMayRun(Hello hello) =>
+        IsFenced && _record is { State: HostState.Connected or HostState.Disconnected } && (IsAnother(_record.StateId, hello.StateId) || IsAnother(_record.BootId, hello.BootId))
+        && _ledger.Reservations.Any(held => held is { Vacated: false, Lost: false });
+
+    // Agents of before told none.
+    private static bool IsAnother(string former, string now) => former.Length > 0 && now.Length > 0 && former != now;
 
     /// <summary>Compares what the agent has with what was promised here; both sides end up with the same.</summary>
     private void Reconcile(Hello hello)

@@ -35,6 +35,8 @@ public static class HostFold
                 next.Inventory = connected.Inventory?.Clone();
                 next.AgentVersion = connected.AgentVersion;
                 next.Fenced = connected.Fenced;
+                next.BootId = connected.BootId;
+                next.StateId = connected.StateId;
                 next.LeaseMs = connected.LeaseMs;
                 next.Pressure = null;
                 next.ConnectedAt = connected.At?.Clone();

@@ -135,6 +135,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-volumes-found", VolumesFound.Parser),
         ("m-give-volumes", GiveVolumes.Parser),
         ("m-volumes-given", VolumesGiven.Parser),
+        ("m-volumes-used", VolumesUsed.Parser),
         ("m-create-volume", CreateVolume.Parser),
         ("m-copy-volume", CopyVolume.Parser),
         ("m-remove-volume", RemoveVolume.Parser),

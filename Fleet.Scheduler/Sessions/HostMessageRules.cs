@@ -101,6 +101,7 @@ internal static partial class HostMessageRules
         return Check(inventory)
             ?? Unfit(hello.AgentVersion, MostName, "hello.agent_version")
             ?? Unfit(hello.BootId, MostName, "hello.boot_id")
+            ?? Unfit(hello.StateId, MostName, "hello.state_id")
             ?? Unfit(hello.AgentInstance, MostName, "hello.agent_instance");
     }
 

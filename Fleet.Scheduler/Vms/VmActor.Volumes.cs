@@ -71,6 +71,12 @@ internal sealed partial class VmActor
         });
     }
 
+    private void TellUsed(string host)
+    {
+        var spec = _life.Record!.Spec;
+        _volumes.Tell(new VolumesUsed { Host = host, Tenant = spec.Tenant, Names = { spec.Volumes.Select(volume => volume.Name) } });
+    }
+
     /// <summary>Why it is unplaced, said with the volume that keeps it where it is.</summary>
     private static Reason ForVolume(VolumeRecord volume, Reason reason, bool inUse) => inUse
         ? new Reason { Code = "volume_in_use", Message = $"Another microVM has the volume {volume.Name} on host {volume.Host}. This one gets it when that one has ended." }

@@ -335,6 +335,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 Sequence = report.Sequence,
                 Stale = stale,
             });
+            if (!stale && report.State is HostVmState.Running or HostVmState.Ended && HasVolumes)
+                TellUsed(message.HostId);
             // What its launch left there goes: the next one is elsewhere.
             if (decision.Events.Any(stored => stored is VmLaunchFailed or VmLost { Reason.Code: VmLife.SnapshotLostCode }))
                 TellVerdict(message.HostId, report.Epoch, keep: false);

@@ -82,7 +82,20 @@ internal sealed class VolumeBook
 
     /// <summary>What a placement was given.</summary>
     public IEnumerable<VolumeGrant> GrantsOf(GiveVolumes give) => give.Volumes.Select(wanted => Find(give.Tenant, wanted.Name)!)
-        .Select(volume => new VolumeGrant { Name = volume.Name, SizeMib = volume.SizeMib, Generation = volume.Generation });
+        .Select(volume => new VolumeGrant { Name = volume.Name, SizeMib = volume.SizeMib, Generation = volume.Generation, Made = volume.Made });
+
+    /// <summary>A microVM ran with them: their host has made them.</summary>
+    public IMessage? Used(VolumesUsed used, Timestamp at)
+    {
+        var put = new VolumesPut { At = at };
+        foreach (var volume in used.Names.Select(name => Find(used.Tenant, name)).OfType<VolumeRecord>().Where(volume => !volume.Made && volume.Host == used.Host))
+        {
+            var next = volume.Clone();
+            next.Made = true;
+            put.Volumes.Add(next);
+        }
+        return put.Volumes.Count > 0 ? put : null;
+    }
 
     public VolumeDecision Create(CreateVolume create, Timestamp at)
     {
@@ -154,7 +167,7 @@ internal sealed class VolumeBook
             case VolumeOrderOutcome.Done when volume.State == VolumeState.Removing:
                 return gone;
             case VolumeOrderOutcome.Done:
-                (next.State, next.Reason) = (VolumeState.Ready, null);
+                (next.State, next.Reason, next.Made) = (VolumeState.Ready, null, true);
                 return new VolumesPut { At = at, Volumes = { next } };
             case VolumeOrderOutcome.InUse when first && volume.State == VolumeState.Copying:
                 return gone;

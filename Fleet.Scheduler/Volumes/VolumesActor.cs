@@ -15,6 +15,7 @@ public interface IToVolumes;
 public sealed partial class FindVolumes : IToVolumes;
 public sealed partial class ListVolumes : IToVolumes;
 public sealed partial class GiveVolumes : IToVolumes;
+public sealed partial class VolumesUsed : IToVolumes;
 public sealed partial class CreateVolume : IToVolumes;
 public sealed partial class CopyVolume : IToVolumes;
 public sealed partial class RemoveVolume : IToVolumes;
@@ -76,6 +77,9 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
                 break;
             case GiveVolumes give:
                 OnGive(give);
+                break;
+            case VolumesUsed used:
+                StoreIfAny(_book.Used(used, At), static () => { });
                 break;
             case CreateVolume create:
                 Carry(_book.Create(create, At), create.Tenant, create.Name);

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using Fleet.Tests;
 using Xunit;
 
@@ -45,9 +46,9 @@ public sealed class LabTests
             Assert.Matches(@"^hello from 6\.1\S* on 2 cpus\r?\n$", output);
 
             var (_, list) = await fleet.SendAsync(HttpMethod.Get, "/v1/vms");
-            var vm = Assert.Single(list.GetProperty("items").EnumerateArray());
-            Assert.Equal(("lab-1", "kvm"), (vm.GetProperty("host").GetString(), vm.GetProperty("driver").GetString()));
-            await fleet.DeleteAsync(vm);
+            var first = Assert.Single(list.GetProperty("items").EnumerateArray());
+            Assert.Equal(("lab-1", "kvm"), (first.GetProperty("host").GetString(), first.GetProperty("driver").GetString()));
+            await fleet.DeleteAsync(first);
             await LimitAsync(fleet);
 
             (exit, output, _) = await fleet.CliAsync(["lab", "list", "--json", .. lab]);
@@ -56,10 +57,18 @@ public sealed class LabTests
             var pid = node.GetProperty("pid").GetInt32();
             Assert.Equal("running", node.GetProperty("state").GetString());
 
+            var (moves, waits) = await PlaceOnNodeAsync(fleet);
             (exit, _, error) = await fleet.CliAsync(["lab", "poweroff", "lab-1", .. lab]);
             Assert.True(exit == 0, error);
             Assert.Equal("", RunningFleet.CommandLine(pid));
-            await RunningFleet.WaitAsync("the host to be seen as gone", async () => await StateAsync(fleet) == "disconnected");
+            await RunningFleet.WaitAsync("the host to be given up", async () => await StateAsync(fleet) == "lost");
+
+            // One runs again elsewhere, as the copy after; the other, which only a node like that can run, says what it waits for.
+            await RunningFleet.WaitAsync("another copy", async () => (await fleet.WaitForAsync(moves, "running")).GetProperty("epoch").GetInt32() == 2);
+            Assert.NotEqual("lab-1", (await fleet.WaitForAsync(moves, "running")).GetProperty("host").GetString());
+            Assert.NotEqual("", (await fleet.WaitForAsync(waits, "unplaced")).GetProperty("reason").GetProperty("message").GetString());
+            foreach (var vm in new[] { moves, waits })
+                await fleet.DeleteAsync(await fleet.WaitForAsync(vm, "running,unplaced"));
         }
         finally
         {
@@ -89,6 +98,26 @@ public sealed class LabTests
         Assert.Matches(@"(?m)^entropy  none   yes ", output);
         (exit, _, error) = await fleet.CliAsync("vm", "delete", "thirsty");
         Assert.True(exit == 0, error);
+    }
+
+    /// <summary>Two microVMs on the node: one that runs on every host, and one whose host may be no other.</summary>
+    private static async Task<(string Moves, string Waits)> PlaceOnNodeAsync(RunningFleet fleet)
+    {
+        var (_, hosts) = await fleet.SendAsync(HttpMethod.Get, "/v1/hosts");
+        var other = Assert.Single(hosts.GetProperty("items").EnumerateArray(), host => host.GetProperty("id").GetString() != "lab-1").GetProperty("id").GetString()!;
+        var (exit, _, error) = await fleet.CliAsync("host", "cordon", other);
+        Assert.True(exit == 0, error);
+        var ids = new List<string>();
+        foreach (var spec in new JsonObject[] { new() { ["driver"] = "simulated" }, new() { ["driver"] = "simulated", ["host"] = "lab-1" } })
+        {
+            var vm = await fleet.CreateAsync(spec);
+            ids.Add(vm.GetProperty("id").GetString()!);
+            Assert.Equal("lab-1", (await fleet.WaitForAsync(ids[^1], "running")).GetProperty("host").GetString());
+        }
+
+        (exit, _, error) = await fleet.CliAsync("host", "uncordon", other);
+        Assert.True(exit == 0, error);
+        return (ids[0], ids[1]);
     }
 
     private static async Task<string?> StateAsync(RunningFleet fleet) =>

@@ -115,6 +115,36 @@ public sealed class HostAgentTests : AgentTest
         Assert.Equal(4, driver.Launches);
     }
 
+    /// <summary>Hello does not tell it, and its host may have been given up meanwhile.</summary>
+    [Fact]
+    public async Task Should_forget_a_waiting_epoch_when_the_stream_breaks()
+    {
+        var stopping = new TaskCompletionSource();
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver);
+        var first = await Scheduler.NextAsync();
+        await first.SendAsync(Launch());
+        await first.ExpectReportAsync(Id, HostVmState.Running);
+        driver.Vmms[0].OnStop = _ => stopping.Task;
+        await first.SendAsync(Launch(epoch: 2));
+        // Obeyed in order: when this one runs, the other waits.
+        await first.SendAsync(Launch(id: IdOf(0)));
+        await first.ExpectReportAsync(IdOf(0), HostVmState.Running);
+        await first.Cut.CancelAsync();
+
+        var second = await Scheduler.NextAsync();
+        stopping.SetResult();
+        await second.ExpectReportAsync(Id, HostVmState.Removed);
+        for (var i = 1; i < 4; i++)
+        {
+            // Time enough for a launch that must not come.
+            await second.SendAsync(Launch(id: IdOf(i)));
+            await second.ExpectReportAsync(IdOf(i), HostVmState.Running);
+        }
+
+        Assert.Equal(5, driver.Launches);
+    }
+
     [Fact]
     public async Task Should_not_launch_an_epoch_again_that_it_called_removed()
     {

@@ -43,6 +43,18 @@ public sealed partial class VolumeStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task One_that_was_here_and_is_gone_is_not_made_anew()
+    {
+        (await Store().GiveAsync(Launch(First, 1, generation: 1), default)).Dispose();
+        var next = Launch(First, 2, generation: 2);
+        next.Volumes[0].Made = true;
+        (await Store().GiveAsync(next, default)).Dispose();
+        Directory.Delete(Path.GetDirectoryName(Store().DiskOf("", "data"))!, recursive: true);
+        Assert.Equal("volume_lost", (await Assert.ThrowsAsync<LaunchFailedException>(() => Store().GiveAsync(next, default))).Code);
+        Assert.False(File.Exists(Store().DiskOf("", "data")), "an empty one was made");
+    }
+
+    [Fact]
     public async Task An_older_placement_does_not_get_it_whichever_agent_it_asks()
     {
         (await Store().GiveAsync(Launch(First, 2, generation: 7), default)).Dispose();

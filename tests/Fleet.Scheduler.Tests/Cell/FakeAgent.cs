@@ -45,6 +45,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public bool Fenced { get; init; }
 
+    /// <summary>Of its state directory, and of its machine's start.</summary>
+    public (string State, string Boot) Of { get; init; } = ("state-1", "boot-1");
+
     /// <summary>Of the certificate that it shows; 0: the host never was enrolled, as those of most tests.</summary>
     public uint Enrolment { get; set; }
 
@@ -64,6 +67,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
     public IReadOnlyCollection<SchedulerMessage> Received => _received;
 
     public bool IsOpen => _welcomed && !_running.IsCompleted;
+
+    /// <summary>Its stream has ended, or none was opened.</summary>
+    public bool IsOver => _running.IsCompleted;
 
     public Refusal? Refusal => _received.LastOrDefault(message => message.Refusal is not null)?.Refusal;
 
@@ -99,7 +105,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public Hello Hello()
     {
-        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = "boot-1", AgentInstance = Guid.NewGuid().ToString("n"), Fenced = Fenced };
+        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = Of.Boot, StateId = Of.State, AgentInstance = Guid.NewGuid().ToString("n"), Fenced = Fenced };
         foreach (var vm in _vms.Values)
         {
             if (vm.Last is not null)

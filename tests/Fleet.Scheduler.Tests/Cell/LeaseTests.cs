@@ -70,6 +70,38 @@ public sealed class LeaseTests : IAsyncLifetime
         Assert.Equal(1, agent.VmCount);
     }
 
+    /// <summary>An agent on an emptied state directory, on another machine, or after a restart knows nothing of what may run on by the former lease.</summary>
+    [Theory]
+    [InlineData("state-2", "boot-1")]
+    [InlineData("state-1", "boot-2")]
+    public async Task Should_not_take_the_word_of_another_agent_for_the_end_of_what_runs_before_its_lease_is_over(string state, string boot)
+    {
+        await using var first = await JoinAsync("box");
+        var id = await _cell.CreateAsync();
+        await _cell.WaitAsync(id, VmState.Running);
+        var since = Stopwatch.StartNew();
+        await using var other = new FakeAgent("box") { Fenced = true, Of = (state, boot) };
+        other.Open(_cell.System.HostLink);
+        other.Send(new HostMessage { Hello = other.Hello() });
+        await Eventually.TrueAsync(() => other.Refusal?.Code == "host_not_over");
+        // The one before is heard on, and as long as it is, no other takes its place.
+        Assert.True(first.IsOpen);
+        Assert.True(await _cell.GetAsync(id) is { State: VmState.Running, Epoch: 1 });
+
+        await first.CutAsync();
+        since.Restart();
+        await Eventually.TrueAsync(async () =>
+        {
+            if (other.IsOver)
+            {
+                other.Open(_cell.System.HostLink);
+                other.Send(new HostMessage { Hello = other.Hello() });
+            }
+            return await _cell.GetAsync(id) is { State: VmState.Running, Epoch: 2 };
+        });
+        Assert.True(since.Elapsed > Terms.Lifetime + Terms.Margin - (2 * first.Heartbeat), $"it ran again after {since.Elapsed}");
+    }
+
     /// <summary>A stream that stays open says nothing about the lease.</summary>
     [Fact]
     public async Task Should_give_up_a_host_whose_stream_is_open_but_does_not_beat()

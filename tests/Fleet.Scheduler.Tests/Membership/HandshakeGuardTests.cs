@@ -12,8 +12,10 @@ namespace Fleet.Scheduler.Tests.Membership;
 /// <summary>A peer that goes in the middle of a TLS handshake takes no other node along.</summary>
 public sealed class HandshakeGuardTests
 {
-    [Fact]
-    public async Task Should_stay_when_a_handshake_fails_and_leave_in_order_later()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Should_stay_when_a_handshake_fails_and_leave_in_order_later(bool asMember)
     {
         var folder = Directory.CreateTempSubdirectory("fleet-handshake-");
         using var authority = CertificateAuthority.OpenOrCreate(folder.FullName);
@@ -33,6 +35,12 @@ public sealed class HandshakeGuardTests
         await agent.ConnectAsync(cell.System.HostLink);
         await cell.WaitAsync(await cell.CreateAsync(), VmState.Running);
 
+        if (asMember)
+        {
+            var cluster = Akka.Cluster.Cluster.Get(cell.System.ActorSystem);
+            cluster.Leave(cluster.SelfAddress);
+            await cell.System.ActorSystem.WhenTerminated.WaitAsync(TimeSpan.FromSeconds(30));
+        }
         await cell.System.DisposeAsync();
         Assert.True(cell.System.ActorSystem.WhenTerminated.IsCompleted);
         peer.Stop();

@@ -30,6 +30,23 @@ public sealed class VolumeBookTests
     }
 
     [Fact]
+    public void Should_know_from_the_first_use_or_copy_on_that_it_was_made()
+    {
+        var used = new VolumesUsed { Host = "h1", Tenant = "acme", Names = { "data", "none" } };
+        Assert.Null(_book.Used(used, At));
+        Assert.Null(Give("vm-1", 1, "h1"));
+        Assert.False(Grant("vm-1", 1, "h1").Made);
+        Assert.Null(_book.Used(new VolumesUsed { Host = "h2", Tenant = "acme", Names = { "data" } }, At));
+        Carry(new(_book.Used(used, At)));
+        Assert.True(Grant("vm-1", 1, "h1").Made);
+        Assert.Null(_book.Used(used, At));
+        Carry(_book.Copy(new CopyVolume { Tenant = "acme", Name = "data", CopyTo = "copy" }, At));
+        Assert.False(_book.Find("acme", "copy")!.Made);
+        Answer(VolumeBook.OrderFor(_book.Find("acme", "copy")!)!, VolumeOrderOutcome.Done, first: false);
+        Assert.True(_book.Find("acme", "copy")!.Made);
+    }
+
+    [Fact]
     public void Should_give_all_or_none()
     {
         Assert.Null(Give("vm-1", 1, "h1"));
