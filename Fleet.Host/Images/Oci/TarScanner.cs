@@ -68,7 +68,9 @@ internal sealed class TarScanner(Stream stream, ImageLimits limits, EntryBudget?
     /// <summary>The next entry; null at the end. What was not read of the last one is passed over.</summary>
     public LayerEntry? Next()
     {
-        Skip(_left + _padding);
+        Skip(_left);
+        // umoci's layers end with the last byte of their last file.
+        Skip(_padding, mayEnd: true);
         (_left, _padding) = (0, 0);
         var pax = new Extended();
         while (true)
@@ -219,17 +221,19 @@ internal sealed class TarScanner(Stream stream, ImageLimits limits, EntryBudget?
         return bytes;
     }
 
-    private void Skip(long bytes)
+    private void Skip(long bytes, bool mayEnd = false)
     {
         if (stream.CanSeek)
         {
-            if (bytes > stream.Length - stream.Position) throw CutShort();
-            stream.Position += bytes;
+            var there = stream.Length - stream.Position;
+            if (bytes > there && !mayEnd) throw CutShort();
+            stream.Position += Math.Min(bytes, there);
             return;
         }
         while (bytes > 0)
         {
             var read = stream.Read(_skipped, 0, (int)Math.Min(bytes, _skipped.Length));
+            if (read == 0 && mayEnd) return;
             if (read == 0) throw CutShort();
             bytes -= read;
         }

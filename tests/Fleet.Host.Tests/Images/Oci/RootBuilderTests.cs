@@ -70,6 +70,18 @@ public sealed class RootBuilderTests : IDisposable
         Assert.Equal(File.ReadAllBytes(Build([tar])), File.ReadAllBytes(Build([compressor.Wrap(tar).ToArray()], [TarMaker.Digest(tar)])));
     }
 
+    /// <summary>umoci makes such, and every other program takes them.</summary>
+    [Fact]
+    public void A_layer_may_end_with_the_last_byte_of_its_last_file()
+    {
+        var whole = new TarMaker().File("a", new string('a', 700)).File("b", new string('b', 600)).ToArray();
+        var ended = whole[..^(1024 + (512 - (600 % 512)))];
+        var expected = File.ReadAllBytes(Build([whole]));
+        Assert.Equal(expected, File.ReadAllBytes(Build([ended])));
+        Assert.Equal(expected, File.ReadAllBytes(Build([TarMaker.Gzip(ended)], [TarMaker.Digest(ended)])));
+        Assert.Throws<LaunchFailedException>(() => Build([ended[..^1]]));
+    }
+
     [Fact]
     public void What_a_layer_takes_away_is_what_lower_ones_brought_whatever_the_order()
     {
