@@ -28,6 +28,9 @@ internal sealed record DataDirectory(string Root)
     /// <summary>Held by the one process that runs on this directory; names it.</summary>
     public string Lock => Path.Combine(Root, "fleet.lock");
 
+    /// <summary>All that Fleet puts there, the lock last.</summary>
+    public IReadOnlyList<string> Entries => [Scheduler, Host, Cache, Lab, Credentials, Log, NodeLock.PidFile(this), Lock];
+
     public static DataDirectory Of(DirectoryInfo chosen) => new(chosen.FullName);
 
     private static string Default()

@@ -8,7 +8,7 @@ using Fleet.Host.State;
 
 namespace Fleet.Cli.Node;
 
-/// <summary><c>fleet down</c>: ends the node that runs on this data directory. MicroVMs go on, unless told otherwise.</summary>
+/// <summary><c>fleet down</c>: ends the node that runs on this data directory. MicroVMs go on and files stay, unless told otherwise.</summary>
 internal static class DownCommand
 {
     /// <summary>So often it is looked whether the host of a microVM that does not end is still there.</summary>
@@ -23,17 +23,27 @@ internal static class DownCommand
     public static Command Create()
     {
         var withVms = new Option<bool>("--vms") { Description = "Delete every microVM of this fleet first" };
-        return new Command("down", "End what fleet up started; microVMs go on and are found again by the next fleet up") { withVms }.Calls(async (api, parsed, cancellation) =>
+        var purge = new Option<bool>("--purge") { Description = "Delete every microVM of this fleet first, and then all that Fleet keeps on this machine: volumes, images, journal, tokens, logs" };
+        return new Command("down", "End what fleet up started; microVMs go on and are found again by the next fleet up") { withVms, purge }.Calls(async (api, parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
+            if (parsed.GetValue(purge) && Purge.Obstacle(directory) is { } obstacle)
+            {
+                CommandContext.Tell(parsed, obstacle.Code, obstacle.Message);
+                return ExitCodes.Conflict;
+            }
+
             if (!NodeLock.IsHeld(directory))
             {
+                // A node that was ended before left its files.
+                if (parsed.GetValue(purge) && Directory.Exists(directory.Root))
+                    return Purged(parsed, directory);
                 CommandContext.Tell(parsed, "not_running", $"No Fleet runs on {directory.Root}.");
                 return ExitCodes.NotFound;
             }
 
             var stranded = new List<Stranded>();
-            if (parsed.GetValue(withVms))
+            if (parsed.GetValue(withVms) || parsed.GetValue(purge))
             {
                 // Two addresses lead here, the directory's and the API's: only of one and the same node may it delete.
                 if (NodeLock.Holder(directory) is not { } holder || !await api.IsServedByAsync(holder, cancellation))
@@ -53,6 +63,9 @@ internal static class DownCommand
                 return ExitCodes.Failed;
             }
 
+            // The journal is all that knows of microVMs whose host is away.
+            if (parsed.GetValue(purge) && stranded.Count == 0)
+                return Purged(parsed, directory);
             var left = StateDirectory.CountUnended(directory.Host);
             if (!parsed.GetValue(CommandContext.Json))
             {
@@ -70,6 +83,21 @@ internal static class DownCommand
 
             return stranded.Count == 0 ? ExitCodes.Ok : ExitCodes.Incomplete;
         });
+    }
+
+    private static int Purged(ParseResult parsed, DataDirectory directory)
+    {
+        if (Purge.Remove(directory) is { } failure)
+        {
+            CommandContext.Tell(parsed, failure.Code, failure.Message);
+            return ExitCodes.Failed;
+        }
+
+        if (parsed.GetValue(CommandContext.Json))
+            Render.Json(parsed.InvocationConfiguration.Output, new JsonObject { ["vms_left"] = 0, ["stranded"] = new JsonArray(), ["purged"] = directory.Root });
+        else
+            parsed.InvocationConfiguration.Output.WriteLine($"Fleet is down, and nothing of it is left in {directory.Root}.");
+        return ExitCodes.Ok;
     }
 
     /// <summary>MicroVMs whose deletion waits for a host that is not there.</summary>

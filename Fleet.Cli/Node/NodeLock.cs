@@ -107,7 +107,7 @@ internal sealed partial class NodeLock : IDisposable
         }
     }
 
-    private static string PidFile(DataDirectory data) => Path.Combine(data.Root, "fleet.pid");
+    public static string PidFile(DataDirectory data) => Path.Combine(data.Root, "fleet.pid");
 
     [LibraryImport("libc")]
     private static partial int kill(int pid, int signal);

@@ -13,11 +13,13 @@ public sealed record DriverOptions(string VmmPath, string QemuPath, IImageSource
     /// <summary>QEMU's program as Debian's package qemu-system-x86 installs it.</summary>
     public const string DefaultQemu = "qemu-system-x86_64";
 
+    internal const string DefaultControlGroup = "fleet";
+
     /// <summary>
     /// Control group, relative to the hierarchies' roots, below which the driver kvm puts its microVMs: a group per agent, and
     /// one per microVM in it.
     /// </summary>
-    public string ControlGroup { get; init; } = "fleet";
+    public string ControlGroup { get; init; } = DefaultControlGroup;
 
     /// <summary>The clock that time-outs and polls go by.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;

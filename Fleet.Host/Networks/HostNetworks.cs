@@ -42,11 +42,14 @@ internal sealed class HostNetworks : IAsyncDisposable
     {
         _table = new NetworkTable(options.Pool, options.SiteOf(hostId));
         _links = new LinkPlan(stateDirectory);
-        _folder = Path.Combine(stateDirectory, "network");
+        _folder = FolderIn(stateDirectory);
         _log = log.ForContext<HostNetworks>();
         _ports = new PortHolds(_log);
         _forwarding = new Forwarding(Path.Combine(_folder, "settings"));
     }
+
+    /// <summary>There from the first interface to the last rule that is removed.</summary>
+    public static string FolderIn(string stateDirectory) => Path.Combine(stateDirectory, "network");
 
     /// <summary>Where a microVM's tap is found.</summary>
     public string TapOf(Attachment one) => _links.TapOf(one);
