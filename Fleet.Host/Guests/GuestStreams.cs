@@ -21,6 +21,11 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
     /// <summary>For the greeting, and again until a stream has begun. A guest under emulation takes a second for it.</summary>
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(15);
 
+    /// <summary>For a guest that still boots: so long under emulation, on a machine with much to do.</summary>
+    private static readonly TimeSpan BootPatience = TimeSpan.FromMinutes(2);
+
+    private static readonly TimeSpan BootPause = TimeSpan.FromSeconds(1);
+
     private static readonly string Silent =
         $"fleet-init in the guest did not answer within {Patience.TotalSeconds:0} s: the guest may be frozen, busy or broken.";
 
@@ -120,7 +125,7 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
     {
         try
         {
-            var conversation = await ConverseAsync(vmm).ConfigureAwait(false);
+            var conversation = await ConverseAsync(vmm, stream.Over).ConfigureAwait(false);
             lock (_gate)
             {
                 if (stream.Ledger.Ended) return;
@@ -145,7 +150,25 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
         }
     }
 
-    private Task<GuestConversation> ConverseAsync(IVmm vmm)
+    private async Task<GuestConversation> ConverseAsync(IVmm vmm, CancellationToken over)
+    {
+        for (var began = clock.GetTimestamp(); ;)
+        {
+            try
+            {
+                return await OpenedAsync(vmm).ConfigureAwait(false);
+            }
+            catch (Exception failed) when (failed is IOException or OperationCanceledException && IsBooting(vmm) && !over.IsCancellationRequested && clock.GetElapsedTime(began) < BootPatience)
+            {
+                // What is asked before the guest can answer waits for that.
+                await Task.WhenAny(vmm.GuestReady, Task.Delay(BootPause, clock, over)).ConfigureAwait(false);
+            }
+        }
+    }
+
+    private static bool IsBooting(IVmm vmm) => !vmm.GuestReady.IsCompleted && !vmm.Completion.IsCompleted;
+
+    private Task<GuestConversation> OpenedAsync(IVmm vmm)
     {
         lock (_gate)
         {

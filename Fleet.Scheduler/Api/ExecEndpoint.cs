@@ -27,8 +27,8 @@ internal sealed class ExecEndpoint(ApiContext api)
     /// <summary>For the client's first message.</summary>
     private static readonly TimeSpan RequestPatience = TimeSpan.FromSeconds(10);
 
-    /// <summary>For the guest's first word: longer than an agent waits for it.</summary>
-    private static readonly TimeSpan GuestPatience = TimeSpan.FromSeconds(40);
+    /// <summary>For the guest's first word: longer than an agent waits for it, which is two minutes and more while it boots.</summary>
+    private static readonly TimeSpan GuestPatience = TimeSpan.FromSeconds(160);
 
     private static readonly TimeSpan ClosePatience = TimeSpan.FromSeconds(2);
 

@@ -102,10 +102,41 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
     [Fact]
     public async Task Should_say_that_a_guest_is_silent()
     {
+        _vmm.Ready.SetResult();
         Take(1, FrameType.Open);
         await UntilAsync(() => _guests.Count == 1 && _clock.HasTimers);
         _clock.Advance(TimeSpan.FromSeconds(16));
         Assert.Equal("guest_silent", await RefusalAsync(1));
+    }
+
+    [Fact]
+    public async Task Should_ask_a_guest_that_boots_again_until_it_answers_or_two_minutes_have_passed()
+    {
+        Take(1, FrameType.Open);
+        await UntilAsync(() => _guests.Count == 1 && _clock.HasTimers);
+        _clock.Advance(TimeSpan.FromSeconds(16));
+        // It pauses now, and does no longer as soon as the guest is ready.
+        await UntilAsync(() => _clock.HasTimers);
+        _vmm.Ready.SetResult();
+        await UntilAsync(() => _guests.Count == 2);
+        await _guests[1].GreetAsync();
+        Assert.Equal(FrameType.Open, (await _guests[1].ReadAsync()).Type);
+    }
+
+    [Fact]
+    public async Task Should_say_that_a_guest_that_does_not_boot_is_silent()
+    {
+        Take(1, FrameType.Open);
+        using var waiting = new CancellationTokenSource();
+        var advancing = Task.Run(async () =>
+        {
+            for (; !waiting.IsCancellationRequested; await Task.Delay(5)) _clock.Advance(TimeSpan.FromSeconds(1));
+        });
+        Assert.Equal("guest_silent", await RefusalAsync(1));
+        await waiting.CancelAsync();
+        await advancing;
+        // 15 s each and a pause between.
+        Assert.InRange(_guests.Count, 5, 9);
     }
 
     [Fact]

@@ -116,8 +116,8 @@ public sealed class ExecTests : IAsyncLifetime
     public async Task A_guest_that_says_nothing_is_given_up_with_a_word_to_the_client()
     {
         using var socket = await ConnectAsync();
-        await ApiUnderTest.UntilAsync(() => _api.Clock.HasTimer(TimeSpan.FromSeconds(40)));
-        _api.Clock.Advance(TimeSpan.FromSeconds(40));
+        await ApiUnderTest.UntilAsync(() => _api.Clock.HasTimer(TimeSpan.FromSeconds(160)));
+        _api.Clock.Advance(TimeSpan.FromSeconds(160));
         Assert.Equal("unavailable", await RefusalAsync(socket));
         await ApiUnderTest.UntilAsync(() => _guest.Closed == 1 && _api.Long.Running == 0);
     }
