@@ -43,6 +43,9 @@ internal sealed partial class MicroVmActor : UntypedActor
     private string _savedFor = "";
     private readonly bool _found;
 
+    /// <summary>What a guest wrote last is in its own memory yet: one with volumes is not simply cut off.</summary>
+    private TimeSpan RemovalGrace => _record.Launch.Spec.Volumes.Count > 0 ? TimeSpan.FromSeconds(VmLimits.DefaultGraceSeconds) : TimeSpan.Zero;
+
     /// <param name="found">The record was found on the disk: take over what an earlier agent started.</param>
     /// <param name="ended">Completed when no VMM writes to the microVM's console any more.</param>
     public MicroVmActor(MicroVmContext context, LaunchRecord record, bool found, TaskCompletionSource ended)
@@ -222,7 +225,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 OnLimiter(told);
                 break;
             case Remove:
-                Carry(_life.Remove());
+                Carry(_life.Remove(RemovalGrace));
                 SettleAwaited();
                 break;
             case FilesGone { Problem: null }:

@@ -250,11 +250,12 @@ public sealed class MicroVmLife
     }
 
     /// <summary>The control plane wants nothing of it left. Asked again, what failed of it is tried again.</summary>
-    public IReadOnlyList<MicroVmEffect> Remove()
+    /// <param name="grace">That its guest gets to power down.</param>
+    public IReadOnlyList<MicroVmEffect> Remove(TimeSpan grace)
     {
         _removeWanted = true;
         if (HasVmm)
-            return Stop(TimeSpan.Zero);
+            return Stop(grace);
         return State == HostVmState.Removed ? [Now()] : Deletion();
     }
 

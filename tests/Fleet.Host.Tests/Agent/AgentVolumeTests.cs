@@ -17,6 +17,8 @@ public sealed class AgentVolumeTests : AgentTest
         File.AppendAllText(disks[0], "kept");
         await stream.SendAsync(new SchedulerMessage { Remove = new RemoveVm { VmId = IdOf(1), Epoch = 1 } });
         await stream.ExpectReportAsync(IdOf(1), HostVmState.Removed);
+        // What its guest wrote last is in the guest's memory yet.
+        Assert.Equal([TimeSpan.FromSeconds(10)], driver.Vmms[0].Stops);
 
         await stream.SendAsync(Start(IdOf(2), generation: 2));
         await stream.ExpectReportAsync(IdOf(2), HostVmState.Running);

@@ -78,7 +78,7 @@ public sealed class MicroVmLifeTests
     public void Should_stop_a_vmm_that_came_up_although_it_was_cancelled()
     {
         var life = Begun();
-        life.Remove();
+        life.Remove(TimeSpan.Zero);
         Assert.Contains(new MicroVmEffect.StopVmm(TimeSpan.Zero), life.Launched());
         Assert.Contains(new MicroVmEffect.Delete(), life.VmmEnded(new VmmEnd(false, null, Because("vmm_killed"))));
         Assert.Equal(HostVmState.Removed, Report(life.Deleted()).State);
@@ -121,10 +121,10 @@ public sealed class MicroVmLifeTests
     {
         var life = Found(HostVmState.Ended);
         life.Begin();
-        Assert.Equal([new MicroVmEffect.Delete()], life.Remove());
-        Assert.Empty(life.Remove());
+        Assert.Equal([new MicroVmEffect.Delete()], life.Remove(TimeSpan.Zero));
+        Assert.Empty(life.Remove(TimeSpan.Zero));
         life.DeleteFailed();
-        Assert.Equal([new MicroVmEffect.Delete()], life.Remove());
+        Assert.Equal([new MicroVmEffect.Delete()], life.Remove(TimeSpan.Zero));
     }
 
     [Fact]
@@ -132,8 +132,8 @@ public sealed class MicroVmLifeTests
     {
         var life = Begun();
         life.Launched();
-        life.Remove();
-        Assert.Equal([new MicroVmEffect.StopVmm(TimeSpan.Zero)], life.Remove());
+        life.Remove(TimeSpan.Zero);
+        Assert.Equal([new MicroVmEffect.StopVmm(TimeSpan.Zero)], life.Remove(TimeSpan.Zero));
     }
 
     /// <summary>
@@ -205,7 +205,7 @@ public sealed class MicroVmLifeTests
                 case 4:
                     _unanswered++;
                     _removeAsked = true;
-                    Do(life.Remove);
+                    Do(() => life.Remove(TimeSpan.Zero));
                     break;
                 case 5 when _vmm:
                     Do(life.BootTimedOut);
