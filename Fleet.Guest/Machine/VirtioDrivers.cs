@@ -25,7 +25,11 @@ internal static class VirtioDrivers
         foreach (var device in Files.List("/sys/bus/virtio/devices"))
         {
             if (Files.Read($"/sys/bus/virtio/devices/{device}/modalias", 256, out _) is { } alias)
-                aliases.Add(Encoding.ASCII.GetString(alias).Trim());
+            {
+                // Busybox's modprobe takes it for a failure to be asked for one driver twice.
+                var driver = Encoding.ASCII.GetString(alias).Trim();
+                if (!aliases.Contains(driver)) aliases.Add(driver);
+            }
         }
         if (aliases.Count > 0) Run(["modprobe", "-a", .. aliases], nullDevice, complain);
     }
