@@ -127,17 +127,18 @@ internal sealed class RunningFleet : IAsyncDisposable
     public Task<(int Exit, string Output, string Error)> CliWithInputAsync(string input, params string[] arguments) => RunAsync(
         new("dotnet", [Program, "--api", $"http://127.0.0.1:{_apiPort}", .. arguments]) { Environment = { ["FLEET_DATA"] = Data } }, input, Log);
 
-    /// <summary>Runs a command line to its end, of which it has four minutes.</summary>
+    /// <summary>Runs a command line to its end.</summary>
     /// <param name="command">The program, its arguments and environment.</param>
     /// <param name="input">Its standard input.</param>
     /// <param name="log">What to show when it does not end.</param>
-    public static async Task<(int Exit, string Output, string Error)> RunAsync(ProcessStartInfo command, string input, Func<string> log)
+    /// <param name="limit">How long it has; null: four minutes.</param>
+    public static async Task<(int Exit, string Output, string Error)> RunAsync(ProcessStartInfo command, string input, Func<string> log, TimeSpan? limit = null)
     {
         command.RedirectStandardOutput = command.RedirectStandardError = command.RedirectStandardInput = true;
         using var process = Process.Start(command)!;
         await process.StandardInput.WriteAsync(input);
         process.StandardInput.Close();
-        using var bound = new CancellationTokenSource(TimeSpan.FromMinutes(4));
+        using var bound = new CancellationTokenSource(limit ?? TimeSpan.FromMinutes(4));
         var output = process.StandardOutput.ReadToEndAsync(bound.Token);
         var error = process.StandardError.ReadToEndAsync(bound.Token);
         try
@@ -234,13 +235,13 @@ internal sealed class RunningFleet : IAsyncDisposable
         return File.Exists(file) ? string.Join('\n', File.ReadLines(file).TakeLast(60)) : "(no log)";
     }
 
-    public static async Task WaitAsync(string what, Func<Task<bool>> condition, TimeSpan? patience = null)
+    public static async Task WaitAsync(string what, Func<Task<bool>> condition, TimeSpan? patience = null, Func<string>? onTimeout = null)
     {
         var clock = Stopwatch.StartNew();
         while (!await condition())
         {
             if (clock.Elapsed > (patience ?? Patience))
-                throw new TimeoutException($"waited {clock.Elapsed.TotalSeconds:0} s for {what}");
+                throw new TimeoutException($"waited {clock.Elapsed.TotalSeconds:0} s for {what}{(onTimeout is null ? "" : $"\n{onTimeout()}")}");
             await Task.Delay(50);
         }
     }
