@@ -4,9 +4,11 @@ using Fleet.Guest.Channel;
 using Fleet.Guest.Configuration;
 using Fleet.Guest.Health;
 using Fleet.Guest.Linux;
+using Fleet.Guest.Logs;
 using Fleet.Guest.Machine;
 using Fleet.Guest.Processes;
 using Fleet.Guest.Reporting;
+using Fleet.Shared.GuestChannel;
 
 namespace Fleet.Guest;
 
@@ -15,6 +17,7 @@ internal sealed class GuestInit
 {
     private readonly StatusPort _status;
     private readonly int _console;
+    private OutputLog? _log;
 
     private GuestInit(StatusPort status, int console)
     {
@@ -85,11 +88,16 @@ internal sealed class GuestInit
         using var ctrlAltDel = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnStop);
         using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnStop);
 
-        new HostChannel(Carrier.Find, configuration, exits).Start();
+        var channel = new HostChannel(Carrier.Find, configuration, exits);
+        _log = channel.Log;
+        channel.Start();
+        // A terminal has one output, and that is the console.
+        var output = command.IsShell || configuration.Terminal ? null : CommandOutput.Open(channel.Log, _console, user);
         _status.Ready();
         var error = command.Path is null ? Libc.ENOENT
-            : user is null ? supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell)
-            : supervisor.Start(UserProgram.Self, UserProgram.Arguments(user, configuration.Image!.WorkingDirectory, command.Path, command.Argv), command.Environment, command.IsShell);
+            : user is null ? supervisor.Start(command.Path, command.Argv, command.Environment, command.IsShell, output?.Output, output?.Errors)
+            : supervisor.Start(UserProgram.Self, UserProgram.Arguments(user, configuration.Image!.WorkingDirectory, command.Path, command.Argv), command.Environment, command.IsShell, output?.Output, output?.Errors);
+        output?.Start();
         if (error == 0)
         {
             string? unhealthy = null;
@@ -104,7 +112,7 @@ internal sealed class GuestInit
             }
             var status = supervisor.WaitForCommand();
             Supervisor.EndLeftovers();
-            Terminal.Drain(_console);
+            FinishOutput(output);
             // However it ended: it was made to.
             if (Volatile.Read(ref unhealthy) is { } why) _status.Error("unhealthy", why);
             else _status.Exit(status);
@@ -112,13 +120,22 @@ internal sealed class GuestInit
         else if (CommandLine.Refusal(command.Argv[0], error) is { } refusal)
         {
             Complain(refusal.Message);
-            Terminal.Drain(_console);
+            FinishOutput(output);
             _status.Exit(refusal.Status);
         }
         else
         {
             Fail("exec_failed", $"{command.Argv[0]}: {Files.Describe(error)}");
         }
+    }
+
+    // Before how it ended is told: the host takes that for its last word.
+    private void FinishOutput(CommandOutput? output)
+    {
+        // What a Ctrl-S holds back keeps the output waiting.
+        Terminal.Drain(_console);
+        output?.Finish();
+        Terminal.Drain(_console);
     }
 
     private static Func<string?> ProbeOf(HealthCheck health, RunConfiguration configuration, ChildExits exits, int nullDevice)
@@ -151,6 +168,8 @@ internal sealed class GuestInit
 
     private void Complain(string message)
     {
-        if (_console >= 0) Files.WriteAll(_console, Encoding.UTF8.GetBytes($"fleet-init: {message}\n"));
+        var line = Encoding.UTF8.GetBytes($"fleet-init: {message}\n");
+        if (_console >= 0) Files.WriteAll(_console, line);
+        _log?.Put(FrameType.Errors, line);
     }
 }

@@ -88,6 +88,20 @@ internal sealed class ApiClient : IDisposable
             throw await ProblemAsync(response, cancellation);
     }
 
+    /// <summary>An open response whose body is a JSON object a line: what a microVM's command wrote. The caller disposes it.</summary>
+    /// <param name="name">Name or id.</param>
+    /// <param name="query">Of the request, with its question mark.</param>
+    /// <param name="cancellation">Gives up.</param>
+    public async Task<HttpResponseMessage> OpenLogAsync(string name, string query, CancellationToken cancellation)
+    {
+        using var request = new HttpRequestMessage(HttpMethod.Get, $"v1/vms/{Uri.EscapeDataString(name)}/logs{query}");
+        var response = await SendRawAsync(request, cancellation);
+        if (response.IsSuccessStatusCode)
+            return response;
+        using (response)
+            throw await ProblemAsync(response, cancellation);
+    }
+
     /// <summary>An open response whose body is a JSON object a line, without end as long as the server has more. The caller disposes it.</summary>
     public async Task<HttpResponseMessage> OpenLinesAsync(string path, JsonObject body, CancellationToken cancellation)
     {

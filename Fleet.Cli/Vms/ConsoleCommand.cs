@@ -117,6 +117,6 @@ internal static class ConsoleCommand
         }
     }
 
-    private static bool IsPassing(Exception broken) =>
+    public static bool IsPassing(Exception broken) =>
         broken is IOException or HttpRequestException || broken is ApiException { Code: "unavailable" or ApiException.Unreachable };
 }

@@ -7,7 +7,7 @@ using Fleet.Cli.Output;
 
 namespace Fleet.Cli.Vms;
 
-/// <summary><c>fleet vm run | place | list | show | console | exec | cp | stop | start | suspend | resume | delete | wait | limits</c>.</summary>
+/// <summary><c>fleet vm run | place | list | show | logs | console | exec | cp | stop | start | suspend | resume | delete | wait | limits</c>.</summary>
 internal static class VmCommands
 {
     private const int WaitSeconds = 120;
@@ -19,6 +19,7 @@ internal static class VmCommands
         vm.Subcommands.Add(PlaceCommand.Create());
         vm.Subcommands.Add(List());
         vm.Subcommands.Add(Show());
+        vm.Subcommands.Add(LogsCommand.Create());
         vm.Subcommands.Add(ConsoleCommand.Create());
         vm.Subcommands.Add(ExecCommand.Create());
         vm.Subcommands.Add(CopyCommand.Create());

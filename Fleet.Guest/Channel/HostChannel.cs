@@ -1,7 +1,9 @@
+using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using System.Text;
 using Fleet.Guest.Configuration;
 using Fleet.Guest.Linux;
+using Fleet.Guest.Logs;
 using Fleet.Guest.Processes;
 using Fleet.Shared.GuestChannel;
 
@@ -9,12 +11,9 @@ namespace Fleet.Guest.Channel;
 
 /// <summary>
 /// The guest's end of the channel to the host (docs/guest-protocol.md): starts what the host asks for and carries what goes in
-/// and comes out. One thread does all of it; what it holds is bounded by the streams' windows.
+/// and comes out, and what the microVM's own command writes. One thread does all of it; what it holds is bounded by the streams' windows.
 /// </summary>
-/// <param name="find">Finds what the bytes go over; null: there is nothing.</param>
-/// <param name="configuration">Of the microVM: every command has its environment.</param>
-/// <param name="exits">Tells when a command has ended.</param>
-internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration configuration, ChildExits exits)
+internal sealed unsafe class HostChannel
 {
     /// <summary>Commands at once. Those that the host has given up count until they are gone.</summary>
     public const int MostProcesses = 16;
@@ -27,6 +26,15 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
     /// <summary>For those that were killed then. One that can't be, as it waits for a disk, does not keep the next host waiting.</summary>
     private const int GoneMilliseconds = 2000;
 
+    /// <summary>A host that takes nothing of the command's output for so long is taken for gone: an agent that is started again is there in a few seconds.</summary>
+    private static readonly TimeSpan LogPatience = TimeSpan.FromSeconds(10);
+
+    /// <summary>An agent comes as soon as it has seen that the guest is ready.</summary>
+    private static readonly TimeSpan FirstLogPatience = TimeSpan.FromSeconds(3);
+
+    private readonly Func<Carrier?> _find;
+    private readonly RunConfiguration _configuration;
+    private readonly ChildExits _exits;
     private readonly FrameReader _reader = new();
     private readonly OutQueue _out = new();
     private readonly List<GuestProcess> _processes = [];
@@ -36,20 +44,41 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
     private int _wakeWrite = -1;
     private int _listener = -1;
     private uint _lastStream;
+    private LogStream? _logStream;
+
+    /// <param name="find">Finds what the bytes go over; null: there is nothing.</param>
+    /// <param name="configuration">Of the microVM: every command has its environment.</param>
+    /// <param name="exits">Tells when a command has ended.</param>
+    public HostChannel(Func<Carrier?> find, RunConfiguration configuration, ChildExits exits)
+    {
+        (_find, _configuration, _exits) = (find, configuration, exits);
+        Log = new OutputLog(LogPatience, FirstLogPatience, Wake);
+    }
+
+    /// <summary>What the microVM's own command writes, for the host.</summary>
+    public OutputLog Log { get; }
 
     /// <summary>Begins to serve the host, on a thread of its own, until the machine ends.</summary>
     public void Start()
     {
         var ends = stackalloc int[2];
         // SAFETY: the kernel writes two ints, on this frame.
-        if (Libc.pipe2(ends, Libc.O_CLOEXEC | Libc.O_NONBLOCK) != 0) return;
+        if (Libc.pipe2(ends, Libc.O_CLOEXEC | Libc.O_NONBLOCK) != 0)
+        {
+            Log.GiveUp();
+            return;
+        }
         (_wakeRead, _wakeWrite) = (ends[0], ends[1]);
         new Thread(Serve, 256 * 1024) { IsBackground = true, Name = "channel" }.Start();
     }
 
     private void Serve()
     {
-        if (find() is not { } carrier) return;
+        if (_find() is not { } carrier)
+        {
+            Log.GiveUp();
+            return;
+        }
         _listener = carrier.Listener;
         int fd;
         while ((fd = carrier.Await()) >= 0)
@@ -65,6 +94,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
                 // Whatever it was (memory, most likely): this conversation is over, the microVM's command goes on.
                 if (fd >= 0) Libc.close(fd);
             }
+            EndLog();
             try
             {
                 HangUpAll();
@@ -111,6 +141,8 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
         if (fd < 0) return fd;
         if (entries[1].Returned != 0) return Close(fd);
         if ((entries[2].Returned & Libc.POLLIN) != 0 && !Listen(fd)) return Close(fd);
+        // Behind the others: a command that floods keeps nobody waiting.
+        _logStream?.Carry(_out);
         if (!_out.Flush(fd)) return Close(fd);
         // With POLLHUP there may still be something to read; without anything the host is gone.
         return (entries[2].Returned & (Libc.POLLHUP | Libc.POLLERR | Libc.POLLNVAL)) != 0 && (entries[2].Returned & Libc.POLLIN) == 0 ? Close(fd) : fd;
@@ -139,7 +171,11 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
         ReadOnlySpan<byte> left = _buffer.AsSpan(0, (int)read);
         while (_reader.Read(ref left) is var found && found != FrameFound.Nothing)
         {
-            if (found == FrameFound.Garbage) HangUpAll();
+            if (found == FrameFound.Garbage)
+            {
+                HangUpAll();
+                EndLog();
+            }
             else if (_reader.Type == FrameType.Greeting) Greet();
             else Obey(_reader.Type, _reader.Stream, _reader.Payload);
         }
@@ -150,6 +186,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
     private void Greet()
     {
         HangUpAll();
+        EndLog();
         _out.Clear();
         _lastStream = 0;
         _out.Put(FrameType.Greeting, 0, _reader.Payload);
@@ -157,6 +194,11 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
 
     private void Obey(FrameType type, uint stream, ReadOnlySpan<byte> payload)
     {
+        if (_logStream is { } log && log.Stream == stream)
+        {
+            ObeyLog(log, type, payload);
+            return;
+        }
         var process = _processes.Find(one => one.Stream == stream && one.KillAt is null);
         if (type == FrameType.Open)
         {
@@ -188,7 +230,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
                 Credit(process, StreamLedger.Cost(type, payload.Length));
                 break;
             case FrameType.Signal:
-                exits.Signal(process.Pid, payload[0]);
+                _exits.Signal(process.Pid, payload[0]);
                 Credit(process, StreamLedger.Cost(type, payload.Length));
                 break;
             case FrameType.Close:
@@ -198,10 +240,41 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
         Serve(process);
     }
 
+    private void ObeyLog(LogStream log, FrameType type, ReadOnlySpan<byte> payload)
+    {
+        if (log.Ledger.ToGuest(type, payload) is null && type == FrameType.Credit) log.Took((int)BinaryPrimitives.ReadUInt32LittleEndian(payload));
+        // The host closed it, or broke the rules.
+        else EndLog();
+    }
+
+    private void EndLog()
+    {
+        _logStream?.End();
+        _logStream = null;
+    }
+
+    private bool TryOpenLog(GuestProcess process, ReadOnlySpan<byte> payload)
+    {
+        try
+        {
+            if (LogStream.TryBegin(process.Stream, payload, Log) is not { } log) return false;
+            EndLog();
+            log.Begin();
+            _logStream = log;
+            _out.Put(FrameType.Started, log.Stream, []);
+        }
+        catch (BadConfigurationException error)
+        {
+            Refuse(process, "invalid_request", error.Message);
+        }
+        return true;
+    }
+
     private void Open(uint stream, ReadOnlySpan<byte> payload)
     {
         var process = new GuestProcess(stream);
         process.Ledger.ToGuest(FrameType.Open, payload);
+        if (TryOpenLog(process, payload)) return;
         if (_processes.Count >= MostProcesses)
         {
             Refuse(process, "too_many", $"{MostProcesses} commands run beside the microVM's own, which is the most.");
@@ -225,20 +298,20 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
         UserAccount? account;
         try
         {
-            account = request.User.Length > 0 ? UserAccount.Find(request.User) : configuration.Image is { } image ? UserAccount.Find(image.User) : null;
+            account = request.User.Length > 0 ? UserAccount.Find(request.User) : _configuration.Image is { } image ? UserAccount.Find(image.User) : null;
         }
         catch (BadConfigurationException error)
         {
             Refuse(process, "user_missing", error.Message);
             return;
         }
-        var command = CommandLine.From(configuration with { Argv = request.Argv, Env = [.. configuration.Env, .. request.Env] }, account, CommandLine.Probe);
+        var command = CommandLine.From(_configuration with { Argv = request.Argv, Env = [.. _configuration.Env, .. request.Env] }, account, CommandLine.Probe);
         if (account is not null && command.Path is not null)
         {
-            var folder = request.Folder.Length > 0 ? request.Folder : configuration.Image?.WorkingDirectory ?? "";
+            var folder = request.Folder.Length > 0 ? request.Folder : _configuration.Image?.WorkingDirectory ?? "";
             command = command with { Path = UserProgram.Self, Argv = UserProgram.Arguments(account, folder, command.Path, command.Argv) };
         }
-        var failed = command.Path is null ? Libc.ENOENT : process.Start(request, command, exits, Wake);
+        var failed = command.Path is null ? Libc.ENOENT : process.Start(request, command, _exits, Wake);
         if (failed != 0)
         {
             var (code, message) = CommandLine.Refusal(request.Argv[0], failed) is { } refusal
@@ -263,7 +336,7 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
             }
             else if (Environment.TickCount64 >= time)
             {
-                exits.Signal(process.Pid, Libc.SIGKILL);
+                _exits.Signal(process.Pid, Libc.SIGKILL);
                 process.KillAt = long.MaxValue;
             }
             return;
@@ -304,8 +377,8 @@ internal sealed unsafe class HostChannel(Func<Carrier?> find, RunConfiguration c
 
     private void HangUp(GuestProcess process)
     {
-        exits.Signal(process.Pid, Libc.SIGHUP);
-        exits.Signal(process.Pid, Libc.SIGCONT);
+        _exits.Signal(process.Pid, Libc.SIGHUP);
+        _exits.Signal(process.Pid, Libc.SIGCONT);
         process.CloseAll();
         process.KillAt = Environment.TickCount64 + HangUpMilliseconds;
     }

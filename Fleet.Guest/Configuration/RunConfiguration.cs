@@ -21,6 +21,9 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
     /// <summary>Disks by their serial numbers, and where they belong.</summary>
     public IReadOnlyList<(string Disk, string Path)> Volumes { get; init; } = [];
 
+    /// <summary>The console is the command's terminal; else its two outputs are kept apart, and what they say is in the log too.</summary>
+    public bool Terminal { get; init; }
+
     public const string Path = "/fleet/run.json";
 
     /// <summary>The file is written by the host from an API request of at most 1 MiB; JSON may escape each byte as six.</summary>
@@ -58,6 +61,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         ImageConfiguration? image = null;
         NetworkConfiguration? network = null;
         List<(string, string)>? volumes = null;
+        bool? terminal = null;
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
             throw new BadConfigurationException("run.json is not an object");
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
@@ -73,7 +77,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 case "health" when health is null: health = ReadHealth(ref reader); break;
                 case "network" when network is null: network = NetworkConfiguration.Read(ref reader); break;
                 case "volumes" when volumes is null: volumes = ReadVolumes(ref reader); break;
-                case "argv" or "env" or "hostname" or "image" or "network" or "health" or "volumes": throw new BadConfigurationException($"run.json has '{member}' twice");
+                case "terminal" when terminal is null: terminal = reader.GetBoolean(); break;
+                case "argv" or "env" or "hostname" or "image" or "network" or "health" or "volumes" or "terminal": throw new BadConfigurationException($"run.json has '{member}' twice");
                 default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
             }
         }
@@ -82,7 +87,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
         if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
             throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
-        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network, Volumes = volumes ?? [] };
+        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network, Volumes = volumes ?? [], Terminal = terminal ?? false };
     }
 
     private static HealthCheck ReadHealth(ref Utf8JsonReader reader)

@@ -30,12 +30,18 @@ internal sealed unsafe class Supervisor(int console, ChildExits others, int stop
     /// Starts the command. Gives 0, or the errno that kept it from running. A script without an interpreter line is given to
     /// the shell, as a shell would.
     /// </summary>
-    public int Start(string path, IReadOnlyList<string> argv, IReadOnlyList<string> environment, bool isShell)
+    /// <param name="path">Program file.</param>
+    /// <param name="argv">With the name it was called by.</param>
+    /// <param name="environment"><c>NAME=value</c>.</param>
+    /// <param name="isShell">It is the image's shell on the console.</param>
+    /// <param name="output">Becomes its standard output; null: the console.</param>
+    /// <param name="errors">Becomes its standard error; null: the console.</param>
+    public int Start(string path, IReadOnlyList<string> argv, IReadOnlyList<string> environment, bool isShell, int? output = null, int? errors = null)
     {
         lock (_gate)
         {
             _isShell = isShell;
-            var around = new Surroundings(console, console, console) { Foreground = Terminal.IsControlling(console) };
+            var around = new Surroundings(console, output ?? console, errors ?? console) { Foreground = Terminal.IsControlling(console) };
             var error = Spawner.StartOrScript(path, argv, environment, around, out _command);
             if (error != 0) _command = 0;
             else if (_stopping) AskToEnd();

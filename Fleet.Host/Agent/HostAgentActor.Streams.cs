@@ -1,5 +1,4 @@
 using Akka.Actor;
-using Fleet.Host.Consoles;
 using Fleet.Host.Link;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
@@ -20,8 +19,7 @@ internal sealed partial class HostAgentActor
             return;
         }
 
-        var log = new ConsoleLog(_context.State.FolderOf(request.VmId), _context.Clock);
-        if (_readers.TryOpen(request, log, entry.Console.Task, session) is not { } opened)
+        if (_readers.TryOpen(request, _context.State.FolderOf(request.VmId), entry.Console.Task, _context.Clock, session) is not { } opened)
         {
             RefuseConsole(session, request.StreamId, "unavailable", "Too many readers of this console or of this host's consoles; close one and try again.");
             return;

@@ -146,10 +146,11 @@ internal sealed partial class MicroVmActor
         ? "No driver of this host boots a stock kernel, so that auto has nothing to pick; fleet doctor explains."
         : $"This host's agent has no driver '{_record.Driver}'.");
 
-    private async Task<object> DeleteAsync()
+    private async Task<object> DeleteAsync(Task guestsEnd)
     {
         try
         {
+            await guestsEnd.ConfigureAwait(false);
             if (_slot.Close() is { } vmm)
                 await vmm.DisposeAsync().ConfigureAwait(false);
             if (_record.Network is not null)

@@ -36,6 +36,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private readonly VmmSlot _slot = new();
     private readonly HeldInput _input = new();
     private readonly GuestStreams _guests;
+    private Task _guestsEnd = Task.CompletedTask;
     private readonly CancellationTokenSource _launching = new();
     private IVmm? _vmm;
     private ITimer? _bootTimer;
@@ -127,8 +128,8 @@ internal sealed partial class MicroVmActor : UntypedActor
         // The agent ends, or the microVM is gone; a VMM that still runs goes on without us.
         _bootTimer?.Dispose();
         _leaseTimer?.Dispose();
-        _ended.TrySetResult();
-        _context.Work.Track(_guests.EndAsync("The host's agent lets go of the microVM."));
+        EndGuests("The host's agent lets go of the microVM.", isGone: false);
+        TellEnded();
         if (_slot.Close() is { } vmm)
             _context.Work.Track(LetGoAsync(vmm));
     }
@@ -173,7 +174,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 _leaseTimer?.Dispose();
                 EndLimiters();
                 EndBalloon();
-                _context.Work.Track(_guests.EndAsync("The microVM has ended."));
+                EndGuests("The microVM has ended.", isGone: true);
                 Carry(_life.VmmEnded(gone.End));
                 break;
             case Stop stop:
@@ -248,12 +249,25 @@ internal sealed partial class MicroVmActor : UntypedActor
         }
 
         if (!_life.HasVmm)
+            TellEnded();
+    }
+
+    private void EndGuests(string why, bool isGone) => _guestsEnd = _context.Work.Track(_guests.EndAsync(why, isGone), _record.Launch.VmId);
+
+    // What its command wrote last is written down by then.
+    private void TellEnded()
+    {
+        if (_guestsEnd.IsCompleted)
             _ended.TrySetResult();
+        else
+            _ = _guestsEnd.ContinueWith(_ => _ended.TrySetResult(), TaskScheduler.Default);
     }
 
     private void Own(IVmm vmm)
     {
         _vmm = vmm;
+        if (_record.Launch.Spec.Boot is null)
+            _guests.KeepLog(vmm, _context.State.FolderOf(_record.Launch.VmId), _context.LogPace);
         _record.LaunchedAt ??= Duration.FromTimeSpan(Monotonic);
         _ = vmm.Completion.PipeTo(Self, success: end => new VmmGone(end));
         var self = Self;
@@ -303,7 +317,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                     WatchBoot(watch.Limit);
                     break;
                 case MicroVmEffect.Delete:
-                    _context.Work.Track(DeleteAsync(), _record.Launch.VmId).PipeTo(Self);
+                    _context.Work.Track(DeleteAsync(_guestsEnd), _record.Launch.VmId).PipeTo(Self);
                     break;
             }
         }

@@ -3,6 +3,7 @@ using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.Fencing;
 using Fleet.Host.Images.Oci;
+using Fleet.Host.Logs;
 using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
 using Fleet.Host.Snapshots;
@@ -23,6 +24,9 @@ internal sealed record MicroVmContext(
 {
     // Per driver: one that waits for an image to be made keeps no other waiting.
     private readonly ConcurrentDictionary<string, SemaphoreSlim> _slots = new(StringComparer.Ordinal);
+
+    /// <summary>How fast the output of this host's commands is taken.</summary>
+    public LogPace LogPace { get; } = new(Clock);
 
     /// <summary>Work that outlives the actor which began it: launches, takeovers, stops, deletions.</summary>
     public PendingWork Work { get; } = new();

@@ -93,7 +93,7 @@ public sealed class ConsoleLog(string directory, TimeProvider? clock = null)
                 }
                 if (last) yield break;
                 // A poll costs one fstat; inotify would cost an instance per reader, of which a user has 128.
-                await PauseAsync(pause, ended, cancellation).ConfigureAwait(false);
+                await PauseAsync(pause, ended, _clock, cancellation).ConfigureAwait(false);
                 pause = pause + pause < LongPause ? pause + pause : LongPause;
             }
         }
@@ -148,10 +148,11 @@ public sealed class ConsoleLog(string directory, TimeProvider? clock = null)
         }
     }
 
-    private async Task PauseAsync(TimeSpan pause, Task ended, CancellationToken cancellation)
+    /// <summary>Waits before the next look, no longer than until <paramref name="ended"/> is complete.</summary>
+    internal static async Task PauseAsync(TimeSpan pause, Task ended, TimeProvider clock, CancellationToken cancellation)
     {
         using var done = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        var delay = Task.Delay(pause, _clock, done.Token);
+        var delay = Task.Delay(pause, clock, done.Token);
         if (await Task.WhenAny(delay, ended).ConfigureAwait(false) != delay) await done.CancelAsync().ConfigureAwait(false);
         cancellation.ThrowIfCancellationRequested();
     }

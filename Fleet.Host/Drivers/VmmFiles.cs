@@ -1,4 +1,5 @@
 using Fleet.Host.Consoles;
+using Fleet.Host.Logs;
 using Fleet.Host.Snapshots;
 
 namespace Fleet.Host.Drivers;
@@ -56,10 +57,11 @@ internal static class VmmFiles
     {
         Directory.CreateDirectory(directory);
         foreach (string name in All) File.Delete(Path.Combine(directory, name));
+        LogSegments.Delete(directory);
         SnapshotFiles.DeleteOthers(directory);
     }
 
-    /// <summary>Leaves what a microVM that was saved goes on with: its console, its guest's status, its image, its snapshot.</summary>
+    /// <summary>Leaves what a microVM that was saved goes on with: its console, its log, its guest's status, its image, its snapshot.</summary>
     public static void PrepareResume(string directory, ulong snapshotEpoch)
     {
         foreach (string name in All)

@@ -13,7 +13,9 @@ namespace Fleet.Host.Guests;
 /// The streams between clients and one microVM's fleet-init, carried from the link to the channel and back. The channel is opened
 /// when the first stream needs it. Thread-safe.
 /// </summary>
-internal sealed class GuestStreams(TimeProvider clock, ILogger log)
+#pragma warning disable CA1001 // Who waits may look at the token after the end; without a timer it holds nothing to give back.
+internal sealed partial class GuestStreams(TimeProvider clock, ILogger log)
+#pragma warning restore CA1001
 {
     /// <summary>At once; fleet-init has room for as many.</summary>
     public const int Most = 16;
@@ -25,6 +27,9 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
     private static readonly TimeSpan BootPatience = TimeSpan.FromMinutes(2);
 
     private static readonly TimeSpan BootPause = TimeSpan.FromSeconds(1);
+
+    /// <summary>For what a VMM that is gone has left in its socket.</summary>
+    private static readonly TimeSpan LastWords = TimeSpan.FromSeconds(5);
 
     private static readonly string Silent =
         $"fleet-init in the guest did not answer within {Patience.TotalSeconds:0} s: the guest may be frozen, busy or broken.";
@@ -105,8 +110,10 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
         }
     }
 
-    /// <summary>The VMM is gone or let go: every stream ends.</summary>
-    public async Task EndAsync(string why)
+    /// <summary>The VMM is gone or let go: every stream ends. When this completes nothing more is written down.</summary>
+    /// <param name="why">For those who have a stream.</param>
+    /// <param name="isGone">The VMM is gone: what it had handed over before is still read.</param>
+    public async Task EndAsync(string why, bool isGone = false)
     {
         GuestConversation? conversation;
         Task<GuestConversation>? opening;
@@ -118,7 +125,10 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
         }
         if (opening is not null) await ((Task)opening).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         conversation ??= opening is { IsCompletedSuccessfully: true } ? opening.Result : null;
+        if (conversation is not null && isGone) await conversation.Ended.WaitAsync(LastWords, clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await _ending.CancelAsync().ConfigureAwait(false);
         if (conversation is not null) await conversation.DisposeAsync().ConfigureAwait(false);
+        await _logging.ConfigureAwait(false);
     }
 
     private async Task BeginAsync(IVmm vmm, Relayed stream, ReadOnlyMemory<byte> request)
@@ -211,6 +221,11 @@ internal sealed class GuestStreams(TimeProvider clock, ILogger log)
         CancellationToken over;
         lock (_gate)
         {
+            if (_feed is { } feed && feed.Number == number)
+            {
+                feed.Take(type, payload.Span);
+                return;
+            }
             // One that was closed a moment ago.
             if (!_byNumber.TryGetValue(number, out stream)) return;
             if (stream.Ledger.FromGuest(type, payload.Span) is { } wrong)

@@ -40,6 +40,9 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
     /// <summary>How the command is looked after; null: not at all.</summary>
     public HealthCheck? Health { get; init; }
 
+    /// <summary>The console is its terminal.</summary>
+    public bool Terminal { get; init; }
+
     /// <summary>Disks by their serial numbers, and where they are to be mounted.</summary>
     public IReadOnlyList<(string Serial, string Path)> Volumes { get; init; } = [];
 
@@ -48,7 +51,7 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
     {
         ArgumentNullException.ThrowIfNull(spec);
         (string, string)[] volumes = [.. spec.Volumes.Select((volume, i) => (Drivers.VmmLaunch.VolumeSerial(i), volume.Path))];
-        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health, Volumes = volumes };
+        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health, Volumes = volumes, Terminal = spec.Terminal };
         var env = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var pair in image.Env)
         {
@@ -56,6 +59,6 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
             env[pair[..equals]] = pair[(equals + 1)..];
         }
         foreach (var (name, value) in spec.Env) env[name] = value;
-        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health, Volumes = volumes };
+        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health, Volumes = volumes, Terminal = spec.Terminal };
     }
 }

@@ -1,12 +1,18 @@
 using System.Threading.Channels;
 using Fleet.Host.Consoles;
+using Fleet.Host.Logs;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 
 namespace Fleet.Host.Link;
 
-/// <summary>One reader of a console on its way to the control plane: sends as much as it has credit for, in order.</summary>
-internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task ended, LinkSession session)
+/// <summary>One reader of a console or a log on its way to the control plane: sends as much as it has credit for, in order.</summary>
+/// <param name="request">What is wanted.</param>
+/// <param name="directory">Of the microVM.</param>
+/// <param name="ended">Completes when nothing more is written there.</param>
+/// <param name="clock">For its pauses.</param>
+/// <param name="session">Takes what it sends.</param>
+internal sealed class ConsoleReader(OpenConsole request, string directory, Task ended, TimeProvider clock, LinkSession session)
 {
     /// <summary>A reader can't be owed more than this; more credit is a mistake of the other side.</summary>
     private const long MostCredit = 16 << 20;
@@ -45,11 +51,10 @@ internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task en
         var cancellation = _closed.Token;
         try
         {
-            var extent = log.Extent();
-            var at = request.FromEnd ? extent.End : Math.Clamp(request.Offset, extent.Start, extent.End);
+            var (at, source) = Open(cancellation);
             // At once and without bytes: the reader learns where its first byte will stand before there is one.
             await session.SendConsoleAsync(Chunk(at, default, end: false), cancellation).ConfigureAwait(false);
-            await foreach (var bytes in log.ReadAsync(at, request.Follow, ended, cancellation).ConfigureAwait(false))
+            await foreach (var bytes in source.ConfigureAwait(false))
             {
                 var data = bytes.Data;
                 at = bytes.Offset;
@@ -75,7 +80,7 @@ internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task en
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             var message = Chunk(0, default, end: true);
-            message.Console.Error = new Reason { Code = "unavailable", Message = $"The console's log can't be read: {failed.Message}" };
+            message.Console.Error = new Reason { Code = "unavailable", Message = $"What the microVM wrote can't be read: {failed.Message}" };
             session.TrySend(message);
         }
         finally
@@ -84,6 +89,16 @@ internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task en
                 _over = true;
             _closed.Dispose();
         }
+    }
+
+    private (ulong At, IAsyncEnumerable<ConsoleBytes> Source) Open(CancellationToken cancellation)
+    {
+        if (request.Log is { } wish)
+            return (0, new LogReader(directory, clock).ReadAsync(wish, request.Follow, ended, cancellation));
+        var console = new ConsoleLog(directory, clock);
+        var extent = console.Extent();
+        var at = request.FromEnd ? extent.End : Math.Clamp(request.Offset, extent.Start, extent.End);
+        return (at, console.ReadAsync(at, request.Follow, ended, cancellation));
     }
 
     private async ValueTask<int> TakeAsync(int wanted, CancellationToken cancellation)
@@ -111,6 +126,6 @@ internal sealed class ConsoleReader(OpenConsole request, ConsoleLog log, Task en
 
     private HostMessage Chunk(ulong offset, ReadOnlyMemory<byte> data, bool end) => new()
     {
-        Console = new ConsoleChunk { StreamId = request.StreamId, Offset = offset, Data = ByteString.CopyFrom(data.Span), End = end },
+        Console = new ConsoleChunk { StreamId = request.StreamId, Offset = offset, Data = ByteString.CopyFrom(data.Span), End = end, Log = request.Log is not null },
     };
 }

@@ -1,4 +1,3 @@
-using Fleet.Host.Consoles;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Link;
@@ -19,15 +18,19 @@ internal sealed class ConsoleReaders
     public int Count => _readers.Count;
 
     /// <summary>Begins a reader; one of the same number is closed first.</summary>
-    /// <param name="ended">Completes when nothing writes to the log any more.</param>
+    /// <param name="request">What is wanted.</param>
+    /// <param name="directory">Of the microVM.</param>
+    /// <param name="ended">Completes when nothing more is written there.</param>
+    /// <param name="clock">For the reader's pauses.</param>
+    /// <param name="session">Takes what it sends.</param>
     /// <returns>The reader and its run, after which <see cref="Done"/> is to be called; null when there are too many.</returns>
-    public (ConsoleReader Reader, Task Run)? TryOpen(OpenConsole request, ConsoleLog log, Task ended, LinkSession session)
+    public (ConsoleReader Reader, Task Run)? TryOpen(OpenConsole request, string directory, Task ended, TimeProvider clock, LinkSession session)
     {
         Close(request.StreamId);
         var ofVm = _perVm.GetValueOrDefault(request.VmId);
         if (_readers.Count >= Most || ofVm >= MostPerVm)
             return null;
-        var reader = new ConsoleReader(request, log, ended, session);
+        var reader = new ConsoleReader(request, directory, ended, clock, session);
         _readers[request.StreamId] = reader;
         _perVm[request.VmId] = ofVm + 1;
         // Reading a file that is there never waits, and so would keep the caller until all of it is read.

@@ -17,6 +17,6 @@ internal static partial class ApiLog
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Method} {Path} of {Peer} was refused: {Code}, {Reason}")]
     public static partial void LogRefused(this ILogger log, string method, string path, string peer, string code, string reason);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "The console of {VmId} broke off: {Code}, {Detail}")]
+    [LoggerMessage(Level = LogLevel.Warning, Message = "The console or log of {VmId} broke off: {Code}, {Detail}")]
     public static partial void LogConsoleLost(this ILogger log, string vmId, string code, string detail);
 }

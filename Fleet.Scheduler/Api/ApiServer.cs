@@ -73,6 +73,7 @@ internal sealed class ApiServer : IAsyncDisposable
             new VolumeEndpoints(api).Map(web);
             new RateLimitEndpoints(api).Map(web);
             new ConsoleEndpoints(api).Map(web);
+            new LogEndpoint(api).Map(web);
             new ExecEndpoint(api).Map(web);
             new PlacementEndpoints(api).Map(web);
             new HostEndpoints(api).Map(web);

@@ -48,6 +48,9 @@ internal sealed record CreateVmBody
     [Description("While its host is cut off: strict stands still, so that no two copies ever run; relaxed runs on, and may run twice once it is placed again elsewhere"), DefaultValue(FencingPolicy.Strict), AllowedValues(FencingPolicy.Strict, FencingPolicy.Relaxed)]
     public string? Fencing { get; init; }
 
+    [Description("Its command has the console as a terminal. Else only its input is that; what it writes to its two outputs is kept apart, as its log"), DefaultValue(false)]
+    public bool? Terminal { get; init; }
+
     [Description("How its command is looked after; one that fails it ends as failed. Not with a kernel of your own")]
     public HealthCheckBody? Health { get; init; }
 
@@ -243,6 +246,7 @@ internal sealed record VmSpecBody(
     uint BootTimeoutSeconds,
     string Restart,
     string Fencing,
+    bool Terminal,
     HealthCheckBody? Health,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,

@@ -30,6 +30,7 @@ internal static class BodyMapping
                 body.BootTimeoutSeconds ?? (body.Boot is not null ? 0 : VmLimits.DefaultBootTimeoutSeconds), 0, VmLimits.MaxBootTimeoutSeconds),
             Restart = body.Restart ?? RestartPolicy.Never,
             Fencing = body.Fencing ?? FencingPolicy.Strict,
+            Terminal = body.Terminal ?? false,
             Priority = body.Priority ?? PriorityClass.Normal,
             Host = body.Host ?? "",
             Tenant = body.Tenant ?? "",
@@ -204,7 +205,7 @@ internal static class BodyMapping
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
             OrNull(vm.Spec.Image),
-            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, vm.Spec.Terminal, OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
             [.. vm.Spec.Volumes.Select(volume => new VolumeMountBody { Name = volume.Name, Path = OrNull(volume.Path), SizeMib = (long)volume.SizeMib })],
             vm.Spec.Simulated is { } guest

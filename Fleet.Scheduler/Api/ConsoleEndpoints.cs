@@ -49,20 +49,26 @@ internal sealed class ConsoleEndpoints(ApiContext api)
         await using var console = await api.Gate.CallAsync(
             c => api.Gate.Cell.OpenConsoleAsync(id, offset, follow, c), CellGate.Patience, lifetime.Token);
 
+        http.Response.Headers[Exchange.ConsoleOffsetHeader] = console.Offset.ToString(CultureInfo.InvariantCulture);
+        await PassOnAsync(api, http, id, console, "application/octet-stream", lifetime.Token);
+    }
+
+    /// <summary>Answers with what comes, as it comes.</summary>
+    public static async Task PassOnAsync(ApiContext api, HttpContext http, string id, IConsoleStream source, string type, CancellationToken cancellation)
+    {
         http.Features.Get<IHttpResponseBodyFeature>()?.DisableBuffering();
         // A person may pause the terminal for as long as he likes; the bound on long requests covers those who never go on.
         if (http.Features.Get<IHttpMinResponseDataRateFeature>() is { } rate)
             rate.MinDataRate = null;
-        http.Response.ContentType = "application/octet-stream";
-        http.Response.Headers[Exchange.ConsoleOffsetHeader] = console.Offset.ToString(CultureInfo.InvariantCulture);
+        http.Response.ContentType = type;
         // Starting alone leaves the headers in the buffer: a quiet guest would look like a server that does not answer.
-        await http.Response.BodyWriter.FlushAsync(lifetime.Token);
+        await http.Response.BodyWriter.FlushAsync(cancellation);
         try
         {
             // Each chunk is asked for only when the one before is on its way: a slow reader slows the host, not this process.
-            await foreach (var chunk in console.ReadAsync(lifetime.Token))
+            await foreach (var chunk in source.ReadAsync(cancellation))
             {
-                await http.Response.BodyWriter.WriteAsync(chunk, lifetime.Token);
+                await http.Response.BodyWriter.WriteAsync(chunk, cancellation);
             }
         }
         catch (CellException lost)

@@ -163,6 +163,13 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         return await ConsoleStream.OpenAsync(system, hosts, request, options.AskTimeout, cancellation).ConfigureAwait(false);
     }
 
+    public async Task<IConsoleStream> OpenLogAsync(string vmId, LogWish wish, bool follow, CancellationToken cancellation)
+    {
+        var host = (await PlacedAsync(vmId, cancellation).ConfigureAwait(false)).Host;
+        var request = new ConsoleRequest { HostId = host, VmId = vmId, Follow = follow, Log = wish };
+        return await ConsoleStream.OpenAsync(system, hosts, request, options.AskTimeout, cancellation).ConfigureAwait(false);
+    }
+
     public async Task<IGuestStream> OpenGuestAsync(string vmId, ReadOnlyMemory<byte> request, CancellationToken cancellation)
     {
         var record = await PlacedAsync(vmId, cancellation).ConfigureAwait(false);
@@ -197,7 +204,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             throw new CellException(problem.Code, problem.Message);
         return answer.Vm is { Host.Length: > 0 } record
             ? record
-            : throw new CellException("wrong_state", $"The microVM '{vmId}' has no console yet: it is not placed on a host.");
+            : throw new CellException("wrong_state", $"The microVM '{vmId}' has written nothing yet: it is not placed on a host.");
     }
 
     private async Task<VmAnswer> AskVmAsync(string vmId, IMessage question, CancellationToken cancellation) => VmId.IsValid(vmId)

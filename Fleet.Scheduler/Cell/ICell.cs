@@ -95,6 +95,9 @@ public interface ICell
     /// </summary>
     Task<IConsoleStream> OpenConsoleAsync(string vmId, ulong? offset, bool follow, CancellationToken cancellation);
 
+    /// <summary>Opens what the microVM's command wrote, as lines of JSON. Throws as <see cref="OpenConsoleAsync"/> does.</summary>
+    Task<IConsoleStream> OpenLogAsync(string vmId, LogWish wish, bool follow, CancellationToken cancellation);
+
     /// <summary>
     /// Opens a stream to fleet-init in the microVM. What fleet-init or the host says to the request comes as its first frame. Throws
     /// <see cref="CellException"/> (<c>not_found</c>, <c>wrong_state</c> when it does not run).

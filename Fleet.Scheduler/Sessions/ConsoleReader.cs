@@ -7,7 +7,7 @@ using Fleet.Shared.Contracts;
 namespace Fleet.Scheduler.Sessions;
 
 /// <summary>
-/// Receives one console for one reader. What is under way is bounded by the credit that the reader gives back as it reads, so
+/// Receives one console, or log, for one reader. What is under way is bounded by the credit that the reader gives back as it reads, so
 /// a slow reader slows the agent and costs no memory here.
 /// </summary>
 internal sealed class ConsoleReaderActor(
@@ -58,6 +58,12 @@ internal sealed class ConsoleReaderActor(
         {
             _streamId = chunk.StreamId;
             _session = Sender;
+            if (request.Log is not null && !chunk.Log)
+            {
+                _session.Tell(new ConsoleDone { StreamId = _streamId });
+                End(new CellException("unavailable", "The agent of the microVM's host is older than logs; upgrade it."));
+                return;
+            }
             Context.Watch(_session);
             opened.TrySetResult(chunk.Offset);
         }

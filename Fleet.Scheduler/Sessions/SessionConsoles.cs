@@ -43,6 +43,7 @@ internal sealed class SessionConsoles(IActorContext context, Action<SchedulerMes
                 Offset = request.Offset,
                 Follow = request.Follow,
                 Credit = request.Credit,
+                Log = request.Log,
             },
         });
     }

@@ -46,6 +46,9 @@ public enum FrameType : byte
 
     /// <summary>The host wants no more of the stream; its last.</summary>
     Close = 13,
+
+    /// <summary>Of the stream of the command's output: so many bytes were written before what comes next, 64 bits. What is missing then is lost.</summary>
+    Position = 14,
 }
 
 /// <summary>

@@ -11,7 +11,8 @@ namespace Fleet.Shared.GuestChannel;
 /// Whatever takes room costs its payload and <see cref="Overhead"/>, so that many small frames are bounded too. What was taken is
 /// given back by a credit of the same size.
 /// </remarks>
-public sealed class StreamLedger
+/// <param name="ofLog">It is the stream of what the microVM's own command writes, which ends between host and fleet-init.</param>
+public sealed class StreamLedger(bool ofLog = false)
 {
     /// <summary>Cost of any frame beside its payload.</summary>
     public const int Overhead = 2048;
@@ -41,7 +42,7 @@ public sealed class StreamLedger
     /// <summary>What a frame takes of a window; 0 for those that need no room.</summary>
     public static int Cost(FrameType type, int payload) => type switch
     {
-        FrameType.Input or FrameType.InputEnd or FrameType.Output or FrameType.Errors or FrameType.Resize or FrameType.Signal => Overhead + payload,
+        FrameType.Input or FrameType.InputEnd or FrameType.Output or FrameType.Errors or FrameType.Resize or FrameType.Signal or FrameType.Position => Overhead + payload,
         _ => 0,
     };
 
@@ -92,6 +93,7 @@ public sealed class StreamLedger
                 _started = true;
                 return null;
             case FrameType.Output or FrameType.Errors when _started && payload.Length is > 0 and <= Frame.MaxPayload:
+            case FrameType.Position when ofLog && _started && payload.Length == 8:
                 var cost = Cost(type, payload.Length);
                 if (cost > OutputLeft) return "More was sent than there was credit for.";
                 OutputLeft -= cost;

@@ -7,6 +7,7 @@ using CsCheck;
 using Fleet.Guest.Channel;
 using Fleet.Guest.Configuration;
 using Fleet.Guest.Linux;
+using Fleet.Guest.Logs;
 using Fleet.Guest.Processes;
 using Fleet.Shared.GuestChannel;
 using Xunit;
@@ -22,11 +23,13 @@ public sealed class HostChannelTests : IDisposable
     private readonly ChildExits _exits = new();
     private readonly CancellationTokenSource _over = new();
     private readonly Thread _reaper;
+    private readonly HostChannel _channel;
     private volatile bool _nothingEnds;
 
     public HostChannelTests()
     {
-        new HostChannel(() => _carrier, new RunConfiguration([], [new("FROM_SPEC", "spec")], ""), _exits).Start();
+        _channel = new HostChannel(() => _carrier, new RunConfiguration([], [new("FROM_SPEC", "spec")], ""), _exits);
+        _channel.Start();
         _reaper = new Thread(Reap) { IsBackground = true };
         _reaper.Start();
     }
@@ -124,6 +127,61 @@ public sealed class HostChannelTests : IDisposable
         host.ReadUntil(1, new StringBuilder(), text => text.Split("word").Length == 3);
         host.Send(FrameType.Input, 1, [3]);
         Assert.Equal(130, host.Collect(1).Status);
+    }
+
+    [Fact]
+    public void Should_carry_what_the_microvms_own_command_writes_and_lose_nothing_over_hosts_that_die()
+    {
+        const int lines = 300_000;
+        using var output = new RunningOutput(_channel.Log, $"i=0; while [ $i -lt 5 ]; do echo bad $i >&2; i=$((i+1)); done; seq 1 {lines}");
+        var (text, errors) = (new MemoryStream(), new MemoryStream());
+        long from = 0;
+        for (var host = 0; from < output.Expected(lines); host++)
+        {
+            using var agent = Connect();
+            agent.OpenLog(1, from);
+            // Each dies with something under way, and one has said of nothing that it has it.
+            for (var frames = 0; frames < 40 && from < output.Expected(lines); frames++)
+            {
+                var (type, stream, payload) = agent.Read();
+                Assert.Equal(1u, stream);
+                if (type == FrameType.Started) continue;
+                (type == FrameType.Output ? text : errors).Write(payload);
+                from += payload.Length;
+                if (host != 1) agent.Send(FrameType.Credit, 1, Frame.Number((uint)StreamLedger.Cost(type, payload.Length)));
+                else if (frames > 5) break;
+            }
+        }
+        Assert.Equal(string.Concat(Enumerable.Range(0, 5).Select(i => $"bad {i}\n")), Encoding.ASCII.GetString(errors.ToArray()));
+        Assert.Equal(string.Concat(Enumerable.Range(1, lines).Select(i => $"{i}\n")), Encoding.ASCII.GetString(text.ToArray()));
+    }
+
+    [Fact]
+    public void Should_serve_commands_beside_an_output_that_floods_and_is_not_taken()
+    {
+        using var output = new RunningOutput(_channel.Log, "exec yes");
+        using var host = Connect();
+        host.OpenLog(1, 0);
+        var ledger = new StreamLedger(ofLog: true);
+        ledger.ToGuest(FrameType.Open, [1]);
+        do
+        {
+            var (type, _, payload) = host.Read();
+            Assert.Null(ledger.FromGuest(type, payload));
+        }
+        while (StreamLedger.Room(ledger.OutputLeft) >= Frame.MaxPayload + StreamLedger.Cost(FrameType.Position, 8));
+        Assert.True(SpinWait.SpinUntil(() => _channel.Log.Waits, Soon), "the command goes on writing");
+        host.Open(2, "echo", "here");
+        Assert.Equal(("here\n", "", 0), host.Collect(2));
+    }
+
+    [Fact]
+    public void Should_refuse_a_log_that_is_asked_for_wrongly()
+    {
+        using var host = Connect();
+        host.Send(FrameType.Open, 1, """{"log_from":-1}"""u8);
+        var (type, _, payload) = host.Read();
+        Assert.Equal((FrameType.Refused, true), (type, Encoding.UTF8.GetString(payload).StartsWith("invalid_request ", StringComparison.Ordinal)));
     }
 
     [Fact]
@@ -302,6 +360,26 @@ public sealed class HostChannelTests : IDisposable
         public override int Await() => _waiting.TryTake(out var fd, Timeout.Infinite) ? fd : -1;
     }
 
+    /// <summary>A shell whose outputs go into the log, as the microVM's own command's do.</summary>
+    private sealed class RunningOutput : IDisposable
+    {
+        private readonly int _pid;
+
+        public RunningOutput(OutputLog log, string script)
+        {
+            var output = CommandOutput.Open(log, console: -1, user: null)!;
+            var around = new Surroundings(Files.Open("/dev/null", Libc.O_RDWR, out _), output.Output, output.Errors);
+            Assert.Equal(0, Spawner.Start("/bin/sh", ["sh", "-c", script], [], around, out _pid));
+            Libc.close(around.Input);
+            output.Start();
+        }
+
+        /// <summary>Bytes of so many numbered lines and the five on the other output.</summary>
+        public long Expected(int lines) => (5 * "bad 0\n".Length) + Enumerable.Range(1, lines).Sum(i => (long)i.ToString(System.Globalization.CultureInfo.InvariantCulture).Length + 1);
+
+        public void Dispose() => Libc.kill(-_pid, Libc.SIGKILL);
+    }
+
     /// <summary>The host's end.</summary>
     private sealed class TestHost(Socket socket) : IDisposable
     {
@@ -328,6 +406,8 @@ public sealed class HostChannelTests : IDisposable
 
         public void OpenTerminal(uint stream, int rows, int columns, params string[] argv) =>
             Open(stream, new JsonObject { ["argv"] = Array(argv), ["tty"] = true, ["rows"] = rows, ["columns"] = columns });
+
+        public void OpenLog(uint stream, long from) => Open(stream, new JsonObject { ["log_from"] = from });
 
         private void Open(uint stream, JsonObject request) => Send(FrameType.Open, stream, Encoding.UTF8.GetBytes(request.ToJsonString()));
 

@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using System.Text;
 using Fleet.Host.Guests;
 using Fleet.Host.Link;
+using Fleet.Host.Logs;
 using Fleet.Host.Tests.Agent;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.GuestChannel;
@@ -97,6 +98,63 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
         // The next stream goes by the same conversation.
         await StartedAsync(8);
         Assert.Single(_guests);
+    }
+
+    [Fact]
+    public async Task Should_write_down_what_the_command_writes_and_only_then_give_room()
+    {
+        var folder = Directory.CreateTempSubdirectory("fleet-guest-log-").FullName;
+        try
+        {
+            _streams.KeepLog(_vmm, folder, new LogPace(TimeProvider.System));
+            Assert.Empty(_guests);
+            _vmm.Ready.SetResult();
+            var guest = await LogOpenedAsync(0);
+            await guest.SayAsync(FrameType.Started);
+            await guest.SayAsync(FrameType.Output, "one\n"u8.ToArray());
+            Assert.Equal((FrameType.Credit, StreamLedger.Overhead + 4), await guest.ReadAsync() is var credit ? (credit.Type, BitConverter.ToInt32(credit.Payload)) : default);
+            Assert.Equal(LogRecordHeader.Bytes + 4, new FileInfo(LogSegments.PathOf(folder, 1)).Length);
+
+            // A client's stream goes by the same conversation.
+            Take(7, FrameType.Open);
+            Assert.Equal(FrameType.Open, (await guest.ReadAsync()).Type);
+
+            // The next conversation goes on behind what is here.
+            guest.Dispose();
+            _guests.Clear();
+            await UntilAsync(() =>
+            {
+                _clock.Advance(TimeSpan.FromMilliseconds(100));
+                return _guests.Count > 0;
+            });
+            guest = await LogOpenedAsync(4);
+            await guest.SayAsync(FrameType.Started);
+            await guest.SayAsync(FrameType.Position, 9, 0, 0, 0, 0, 0, 0, 0);
+            await guest.SayAsync(FrameType.Errors, "two"u8.ToArray());
+            await guest.ReadAsync();
+            await guest.ReadAsync();
+            // One that lies harms its own log alone.
+            await guest.SayAsync(FrameType.Position, 1, 0, 0, 0, 0, 0, 0, 0);
+            Assert.Equal(FrameType.Close, (await guest.ReadAsync()).Type);
+            await _streams.EndAsync("The microVM has ended.");
+            using var log = LogWriter.Open(folder, _clock);
+            Assert.Equal(12UL, log.Position);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    private async Task<FakeInit> LogOpenedAsync(int from)
+    {
+        await UntilAsync(() => _guests.Count > 0);
+        var guest = _guests[^1];
+        await guest.GreetAsync();
+        var (type, number, payload) = await guest.ReadAsync();
+        Assert.Equal((FrameType.Open, $$"""{"log_from":{{from}}}"""), (type, Encoding.UTF8.GetString(payload)));
+        guest.Number = number;
+        return guest;
     }
 
     [Fact]

@@ -100,7 +100,7 @@ public sealed class LinkSessionTests : IDisposable
         readers.CloseAll();
 
         (ConsoleReader Reader, Task Run)? Open(ulong stream, string vm) => readers.TryOpen(
-            new OpenConsole { StreamId = stream, VmId = vm, Follow = true }, new ConsoleLog(_folder), never, session);
+            new OpenConsole { StreamId = stream, VmId = vm, Follow = true }, _folder, never, TimeProvider.System, session);
     }
 
     [Fact]
@@ -108,7 +108,7 @@ public sealed class LinkSessionTests : IDisposable
     {
         var session = new LinkSession(_stream);
         Directory.CreateDirectory(Path.Combine(_folder, ConsoleLog.FileName)); // a folder where the log should be
-        var opened = new ConsoleReaders().TryOpen(new OpenConsole { StreamId = 1, VmId = "one" }, new ConsoleLog(_folder), Task.CompletedTask, session)!.Value;
+        var opened = new ConsoleReaders().TryOpen(new OpenConsole { StreamId = 1, VmId = "one" }, _folder, Task.CompletedTask, TimeProvider.System, session)!.Value;
         await opened.Run;
         session.Complete();
         var sent = new List<ConsoleChunk>();

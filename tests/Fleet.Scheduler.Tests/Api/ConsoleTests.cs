@@ -52,6 +52,24 @@ public sealed class ConsoleTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_log_comes_as_lines_of_json_and_is_asked_for_as_it_was_wished()
+    {
+        _console.Write("{}\n"u8.ToArray());
+        _console.End();
+        using var response = await _api.Http.GetAsync("/v1/vms/hello/logs?follow=true&since=2026-11-23T12:00:00.5%2B01:00&tail=10&stream=stderr&after=77");
+        Assert.Equal("application/x-ndjson", response.Content.Headers.ContentType?.ToString());
+        Assert.Equal("{}\n", await response.Content.ReadAsStringAsync());
+        var (wish, follow) = Assert.Single(_api.Cell.LogWishes);
+        Assert.Equal((true, 10u, 2u, 77ul), (follow, wish.Tail, wish.Stream, wish.After));
+        Assert.Equal(DateTimeOffset.Parse("2026-11-23T11:00:00.5Z", System.Globalization.CultureInfo.InvariantCulture), DateTimeOffset.UnixEpoch.AddMicroseconds(wish.SinceUs));
+        foreach (var wrong in new[] { "stream=out", "since=yesterday", "since=10", "tail=-1", "after=x", "lines=3" })
+        {
+            using var refused = await _api.Http.GetAsync($"/v1/vms/hello/logs?{wrong}");
+            Assert.Equal(System.Net.HttpStatusCode.BadRequest, refused.StatusCode);
+        }
+    }
+
+    [Fact]
     public async Task A_client_that_leaves_closes_the_console_on_the_host()
     {
         var response = await _api.Http.GetAsync($"/v1/vms/{_id}/console?follow=true", HttpCompletionOption.ResponseHeadersRead);

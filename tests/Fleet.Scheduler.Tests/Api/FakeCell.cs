@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.CompilerServices;
 using System.Threading.Channels;
 using Fleet.Scheduler.Cell;
@@ -283,6 +284,15 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         return Consoles.TryGetValue(vmId, out var console)
             ? console.Open(offset ?? 0)
             : throw new CellException("wrong_state", "It was never placed.");
+    }
+
+    /// <summary>What was asked for of logs, which are in <see cref="Consoles"/> as well.</summary>
+    public ConcurrentQueue<(LogWish Wish, bool Follow)> LogWishes { get; } = [];
+
+    public Task<IConsoleStream> OpenLogAsync(string vmId, LogWish wish, bool follow, CancellationToken cancellation)
+    {
+        LogWishes.Enqueue((wish, follow));
+        return OpenConsoleAsync(vmId, 0, follow, cancellation);
     }
 
     /// <summary>Makes the guest's end of every stream that is opened.</summary>

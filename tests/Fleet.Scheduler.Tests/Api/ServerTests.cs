@@ -138,7 +138,7 @@ public sealed class ServerTests : IAsyncLifetime
         {
             "DELETE /v1/hosts/{id}", "DELETE /v1/tokens/{id}", "DELETE /v1/vms/{id}", "DELETE /v1/vms/{id}/rate_limits/{limiter}", "DELETE /v1/volumes/{name}", "GET /metrics", "GET /v1/admin/palettes", "GET /v1/authority", "GET /v1/changes",
             "GET /v1/changes/stream", "GET /v1/health", "GET /v1/hosts", "GET /v1/hosts/{id}", "GET /v1/tokens", "GET /v1/vms", "GET /v1/vms/{id}",
-            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/exec", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "GET /v1/volumes", "POST /v1/admin/commands", "POST /v1/gangs", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/drain", "POST /v1/hosts/{id}/uncordon", "POST /v1/placements", "POST /v1/tokens", "POST /v1/vms", "POST /v1/vms/{id}/console",
+            "GET /v1/vms/{id}/console", "GET /v1/vms/{id}/exec", "GET /v1/vms/{id}/logs", "GET /v1/vms/{id}/rate_limits", "GET /v1/vms/{id}/wait", "GET /v1/volumes", "POST /v1/admin/commands", "POST /v1/gangs", "POST /v1/hosts/{id}/cordon", "POST /v1/hosts/{id}/drain", "POST /v1/hosts/{id}/uncordon", "POST /v1/placements", "POST /v1/tokens", "POST /v1/vms", "POST /v1/vms/{id}/console",
             "POST /v1/vms/{id}/resume", "POST /v1/vms/{id}/start", "POST /v1/vms/{id}/stop", "POST /v1/vms/{id}/suspend", "POST /v1/volumes", "POST /v1/volumes/{name}/clone", "POST /v1/volumes/{name}/snapshot", "PUT /v1/vms/{id}/rate_limits/{limiter}",
         }, listed);
 
@@ -149,7 +149,7 @@ public sealed class ServerTests : IAsyncLifetime
         var schemas = answer.Json["components"]!["schemas"]!;
         var body = schemas["CreateVm"]!;
         Assert.False((bool)body["additionalProperties"]!);
-        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "fencing", "health", "host", "host_labels", "image", "labels", "memory_mib", "name", "network", "placement", "ports", "priority", "rate_limits", "restart", "simulated", "tenant", "volumes", "zones"],
+        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "fencing", "health", "host", "host_labels", "image", "labels", "memory_mib", "name", "network", "placement", "ports", "priority", "rate_limits", "restart", "simulated", "tenant", "terminal", "volumes", "zones"],
             body["properties"]!.AsObject().Select(p => p.Key).Order());
         Assert.Equal((1, 32), ((int)body["properties"]!["cpus"]!["minimum"]!, (int)body["properties"]!["cpus"]!["maximum"]!));
 

@@ -24,7 +24,7 @@ public sealed class VmRequestTests : IAsyncLifetime
         Assert.Equal($"/v1/vms/{id}", answer.Headers["Location"]);
         Assert.Equal("\"1\"", answer.Headers["ETag"]);
         Assert.Equal("""
-            {"id":"ID","name":"hello","tenant":null,"state":"pending","reason":null,"exit_status":null,"host":null,"epoch":0,"driver":null,"vmm_pid":null,"addresses":null,"created_at":"2026-11-23T12:00:00.000Z","changed_at":"2026-11-23T12:00:00.000Z","version":1,"restarts":0,"restart_at":null,"gang":null,"spec":{"name":"hello","cpus":2,"memory_mib":300,"command":["sh","-c","exit 7"],"env":{"A":"ü","B":"2"},"driver":"auto","boot":null,"image":null,"boot_timeout_seconds":120,"restart":"never","fencing":"strict","health":null,"labels":{"app":"web"},"host":null,"host_labels":{},"zones":[],"priority":"normal","placement":null,"volumes":[],"simulated":null,"network":"none","ports":[],"rate_limits":{}}}
+            {"id":"ID","name":"hello","tenant":null,"state":"pending","reason":null,"exit_status":null,"host":null,"epoch":0,"driver":null,"vmm_pid":null,"addresses":null,"created_at":"2026-11-23T12:00:00.000Z","changed_at":"2026-11-23T12:00:00.000Z","version":1,"restarts":0,"restart_at":null,"gang":null,"spec":{"name":"hello","cpus":2,"memory_mib":300,"command":["sh","-c","exit 7"],"env":{"A":"ü","B":"2"},"driver":"auto","boot":null,"image":null,"boot_timeout_seconds":120,"restart":"never","fencing":"strict","terminal":false,"health":null,"labels":{"app":"web"},"host":null,"host_labels":{},"zones":[],"priority":"normal","placement":null,"volumes":[],"simulated":null,"network":"none","ports":[],"rate_limits":{}}}
             """.Replace("ID", id, StringComparison.Ordinal), answer.Text);
     }
 

@@ -1,0 +1,101 @@
+using System.Text;
+using Fleet.Guest.Linux;
+
+namespace Fleet.Guest.Logs;
+
+/// <summary>
+/// The command's output on its way to the console, which takes a byte at a time and is far slower than a command can be. Where the host
+/// gets all of it by the log, the console may miss some and says so; else the command waits. Thread-safe.
+/// </summary>
+/// <param name="console">Descriptor of the console.</param>
+internal sealed class ConsoleCopy(int console)
+{
+    private const int Capacity = 1 << 20;
+    private const int WriteBytes = 4096;
+
+    /// <summary>A console that takes nothing for so long takes nothing any more.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+
+    private readonly object _gate = new();
+    private readonly byte[] _ring = new byte[Capacity];
+    private int _start;
+    private int _count;
+    private long _left;
+    private bool _writes;
+    private long _progressAt;
+
+    public void Start() => new Thread(Write, 256 * 1024) { IsBackground = true, Name = "console" }.Start();
+
+    /// <summary>Puts bytes behind the others.</summary>
+    /// <param name="bytes">As they were written.</param>
+    /// <param name="mayMiss">They need not be shown: where there is no room they are not. Else waits for it.</param>
+    public void Put(ReadOnlySpan<byte> bytes, bool mayMiss)
+    {
+        lock (_gate)
+        {
+            // Half of the ring at once, and not a line here and a line there.
+            if (mayMiss && (bytes.Length > Capacity - _count || (_left > 0 && _count > Capacity / 2)))
+            {
+                _left += bytes.Length;
+                return;
+            }
+            TellLeft();
+            Add(bytes);
+        }
+    }
+
+    /// <summary>Waits until everything is out, as long as the console goes on taking.</summary>
+    public void Finish()
+    {
+        lock (_gate)
+        {
+            TellLeft();
+            _progressAt = Environment.TickCount64;
+            while ((_count > 0 || _writes) && _progressAt + (long)Patience.TotalMilliseconds - Environment.TickCount64 is > 0 and var left) Monitor.Wait(_gate, (int)left);
+        }
+    }
+
+    private void TellLeft()
+    {
+        if (_left == 0) return;
+        Add(Encoding.ASCII.GetBytes($"\nfleet-init: {_left} bytes of output are not shown here; the log has them\n"));
+        _left = 0;
+    }
+
+    private void Add(ReadOnlySpan<byte> bytes)
+    {
+        while (!bytes.IsEmpty)
+        {
+            while (_count == Capacity) Monitor.Wait(_gate);
+            var end = (_start + _count) % Capacity;
+            var count = Math.Min(bytes.Length, Math.Min(Capacity - _count, Capacity - end));
+            bytes[..count].CopyTo(_ring.AsSpan(end));
+            _count += count;
+            bytes = bytes[count..];
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private void Write()
+    {
+        while (true)
+        {
+            int start, count;
+            lock (_gate)
+            {
+                while (_count == 0) Monitor.Wait(_gate);
+                (start, count, _writes) = (_start, Math.Min(_count, Math.Min(WriteBytes, Capacity - _start)), true);
+            }
+            // These bytes stay as they are until they are given free below.
+            Files.WriteAll(console, _ring.AsSpan(start, count));
+            lock (_gate)
+            {
+                _start = (_start + count) % Capacity;
+                _count -= count;
+                _writes = false;
+                _progressAt = Environment.TickCount64;
+                Monitor.PulseAll(_gate);
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+using Fleet.Host.Drivers;
+using Fleet.Host.Logs;
+using Fleet.Shared.GuestChannel;
+
+namespace Fleet.Host.Guests;
+
+/// <summary>What the microVM's command writes: taken from fleet-init as long as the microVM runs, whoever reads it.</summary>
+internal sealed partial class GuestStreams
+{
+    private static readonly TimeSpan FirstLogPause = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan LongestLogPause = TimeSpan.FromSeconds(10);
+
+    private readonly CancellationTokenSource _ending = new();
+    private Task _logging = Task.CompletedTask;
+    private LogFeed? _feed;
+
+    /// <summary>Begins to write down what the command writes; to be called once, when the microVM has a VMM.</summary>
+    /// <param name="vmm">Of the microVM.</param>
+    /// <param name="directory">Of the microVM.</param>
+    /// <param name="pace">How fast.</param>
+    public void KeepLog(IVmm vmm, string directory, LogPace pace) => _logging = Task.Run(() => KeepLogAsync(vmm, directory, pace.NewVm()));
+
+    private async Task KeepLogAsync(IVmm vmm, string directory, Func<int, TimeSpan> pace)
+    {
+        try
+        {
+            await vmm.GuestReady.WaitAsync(_ending.Token).ConfigureAwait(false);
+            using var writer = LogWriter.Open(directory, clock);
+            for (var pause = FirstLogPause; ; pause = pause * 2 < LongestLogPause ? pause * 2 : LongestLogPause)
+            {
+                if (await TakeLogAsync(vmm, writer, pace).ConfigureAwait(false) is { } over)
+                {
+                    log.Warning("What the microVM's command writes is not kept any more: {Why}", over);
+                    return;
+                }
+                await Task.Delay(pause, clock, _ending.Token).ConfigureAwait(false);
+            }
+        }
+        catch (OperationCanceledException)
+        {
+            // The guest never was ready, or the VMM is gone or let go.
+        }
+        catch (NoGuestChannelException)
+        {
+            // Its console is all that there is.
+        }
+        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        {
+            log.Error(failed, "What the microVM's command writes can't be kept");
+        }
+    }
+
+    /// <summary>Over one conversation, to its end. Null: another may be begun; else why not.</summary>
+    private async Task<string?> TakeLogAsync(IVmm vmm, LogWriter writer, Func<int, TimeSpan> pace)
+    {
+        GuestConversation conversation;
+        try
+        {
+            conversation = await ConverseAsync(vmm).ConfigureAwait(false);
+        }
+        catch (Exception silent) when (silent is IOException or OperationCanceledException)
+        {
+            return null;
+        }
+        LogFeed feed;
+        lock (_gate)
+        {
+            feed = new LogFeed(writer, pace, clock, (of, payload) => conversation.TrySend(FrameType.Credit, of.Number, payload),
+                why => log.Error("What the microVM's command writes is lost: {Why}", why)) { Number = conversation.NextStream() };
+            _feed = feed;
+            conversation.TrySend(FrameType.Open, feed.Number, feed.Open());
+        }
+        await Task.WhenAny(feed.Over.Task, conversation.Ended).ConfigureAwait(false);
+        lock (_gate) _feed = null;
+        if (!feed.Over.Task.IsCompleted) return null;
+        conversation.TrySend(FrameType.Close, feed.Number, default);
+        return await feed.Over.Task.ConfigureAwait(false);
+    }
+}

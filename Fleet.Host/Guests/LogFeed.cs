@@ -1,0 +1,85 @@
+using System.Buffers.Binary;
+using System.Text;
+using Fleet.Host.Logs;
+using Fleet.Shared.GuestChannel;
+
+namespace Fleet.Host.Guests;
+
+/// <summary>
+/// The stream of one conversation that carries what the microVM's command writes: written down first, and only then given room for more. Frames come from one
+/// thread at a time.
+/// </summary>
+/// <param name="writer">Where it is written down.</param>
+/// <param name="pace">How long what costs so much has to wait.</param>
+/// <param name="clock">For that.</param>
+/// <param name="credit">Gives the guest room for as much again.</param>
+/// <param name="lost">Told why something could not be written down, once in a row.</param>
+internal sealed class LogFeed(LogWriter writer, Func<int, TimeSpan> pace, TimeProvider clock, Action<LogFeed, byte[]> credit, Action<string> lost)
+{
+    private readonly StreamLedger _ledger = new(ofLog: true);
+    private readonly Lock _gate = new();
+    private bool _losing;
+
+    /// <summary>In the conversation.</summary>
+    public required uint Number { get; init; }
+
+    /// <summary>Completes with why it is over: what fleet-init said, or what it did wrong. It is not begun again then.</summary>
+    public TaskCompletionSource<string> Over { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    /// <summary>What to ask fleet-init for.</summary>
+    public byte[] Open()
+    {
+        var request = Encoding.ASCII.GetBytes($$"""{"log_from":{{writer.Position}}}""");
+        _ledger.ToGuest(FrameType.Open, request);
+        return request;
+    }
+
+    /// <summary>Takes a frame.</summary>
+    public void Take(FrameType type, ReadOnlySpan<byte> payload)
+    {
+        string? wrong;
+        lock (_gate) wrong = _ledger.FromGuest(type, payload);
+        if (wrong is null && type == FrameType.Position && !writer.SkipTo(BinaryPrimitives.ReadUInt64LittleEndian(payload))) wrong = "It went back in its output.";
+        if (wrong is not null)
+        {
+            Over.TrySetResult($"The guest broke the channel's rules. {wrong}");
+            return;
+        }
+        switch (type)
+        {
+            case FrameType.Output or FrameType.Errors:
+                var why = writer.Write(type == FrameType.Output ? LogStreamKind.Output : LogStreamKind.Errors, payload);
+                if (why is not null && !_losing) lost(why);
+                _losing = why is not null;
+                break;
+            case FrameType.Refused:
+                Over.TrySetResult(Encoding.UTF8.GetString(payload));
+                return;
+            case FrameType.Exit:
+                Over.TrySetResult("The guest ended it.");
+                return;
+        }
+        if (StreamLedger.Cost(type, payload.Length) is > 0 and var cost) GiveBack(cost);
+    }
+
+    private void GiveBack(int cost)
+    {
+        if (pace(cost) is { Ticks: > 0 } wait) _ = WaitAsync(wait, cost);
+        else Credit(cost);
+    }
+
+    private async Task WaitAsync(TimeSpan wait, int cost)
+    {
+        await Task.Delay(wait, clock).ConfigureAwait(false);
+        Credit(cost);
+    }
+
+    private void Credit(int cost)
+    {
+        var payload = Frame.Number((uint)cost);
+        lock (_gate)
+        {
+            if (_ledger.ToGuest(FrameType.Credit, payload) is null) credit(this, payload);
+        }
+    }
+}
