@@ -79,7 +79,7 @@ internal sealed class GuestInit
 
         var command = CommandLine.From(configuration, user, CommandLine.Probe);
         var exits = new ChildExits();
-        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice, exits, configuration.Image?.StopSignal ?? Libc.SIGTERM);
+        var supervisor = new Supervisor(_console >= 0 ? _console : nullDevice, exits, configuration.Image?.StopSignal ?? Libc.SIGTERM, configuration.StopLimit);
         void OnStop(PosixSignalContext context)
         {
             context.Cancel = true;
@@ -88,7 +88,10 @@ internal sealed class GuestInit
         using var ctrlAltDel = PosixSignalRegistration.Create(PosixSignal.SIGINT, OnStop);
         using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnStop);
 
-        var channel = new HostChannel(Carrier.Find, configuration, exits);
+        HealthWatch? watch = null;
+        FiguresPayload Figures() => Volatile.Read(ref watch)?.State is { } health ? MachineFigures.Read(health.State, health.Failures) : MachineFigures.Read(HealthState.None, 0);
+        // Who asks must not be kept waiting.
+        var channel = new HostChannel(Carrier.Find, configuration, exits) { Figures = Figures, StopAsked = limit => new Thread(() => supervisor.Stop(limit), 256 * 1024) { IsBackground = true }.Start() };
         _log = channel.Log;
         channel.Start();
         // A terminal has one output, and that is the console.
@@ -103,18 +106,21 @@ internal sealed class GuestInit
             string? unhealthy = null;
             if (configuration.Health is { } health)
             {
-                new HealthWatch(health, ProbeOf(health, configuration, exits, nullDevice), problem =>
+                var looks = new HealthWatch(health, ProbeOf(health, configuration, exits, nullDevice), problem =>
                 {
                     Volatile.Write(ref unhealthy, problem);
                     Complain($"unhealthy: {problem}");
                     supervisor.Stop();
-                }).Start();
+                }, channel.TellFigures);
+                Volatile.Write(ref watch, looks);
+                looks.Start();
             }
             var status = supervisor.WaitForCommand();
             Supervisor.EndLeftovers();
             FinishOutput(output);
             // However it ended: it was made to.
             if (Volatile.Read(ref unhealthy) is { } why) _status.Error("unhealthy", why);
+            else if (supervisor.HasKilled) _status.Killed(status);
             else _status.Exit(status);
         }
         else if (CommandLine.Refusal(command.Argv[0], error) is { } refusal)

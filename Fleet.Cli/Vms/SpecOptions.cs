@@ -34,6 +34,7 @@ internal sealed class SpecOptions
     private readonly Option<string?> _restart = new("--restart") { Description = "What follows its end: never (default), on_failure or always" };
     private readonly Option<string?> _priority = new("--priority") { Description = "low, normal (default) or high: where room is short, lower ones give way" };
     private readonly Option<string?> _fencing = new("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
+    private readonly Option<int?> _stopGrace = new("--stop-grace") { Description = "Seconds its guest may take to shut down where a stop says nothing else (default 10)" };
     private readonly Option<bool> _terminal = new("--tty", "-t") { Description = "Its command has the console as a terminal, and so no log" };
     private readonly Option<string?> _health = new("--health") { Description = $"How its command is looked after: {HealthText.Form}" };
     private readonly Option<string?> _simulate = new("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
@@ -43,7 +44,7 @@ internal sealed class SpecOptions
         Option[] all =
         [
             _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _volume, _network, _publish, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
-            _fencing, _priority, _terminal, _health, _simulate,
+            _fencing, _priority, _terminal, _stopGrace, _health, _simulate,
         ];
         foreach (var option in all)
             command.Options.Add(option);
@@ -83,6 +84,7 @@ internal sealed class SpecOptions
             // Who publishes a port means a network.
             spec["network"] ??= "tenant";
         }
+        Put(spec, "stop_grace_seconds", parsed.GetValue(_stopGrace));
         if (parsed.GetValue(_terminal))
             spec["terminal"] = true;
         if (parsed.GetValue(_health) is { } health)

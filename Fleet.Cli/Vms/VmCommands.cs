@@ -4,6 +4,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Cli.Vms;
 
@@ -103,13 +104,13 @@ internal static class VmCommands
     private static Command Stop()
     {
         var name = NameArgument();
-        var grace = new Option<int>("--grace") { Description = "Seconds the guest may take to shut down", DefaultValueFactory = _ => 10 };
+        var grace = new Option<int?>("--grace") { Description = "Seconds the guest may take to shut down (default: its own --stop-grace, else 10)" };
         var noWait = NoWait();
         return new Command("stop", "Stop a microVM; its record stays") { name, grace, noWait }.Calls(async (api, parsed, cancellation) =>
         {
-            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/stop", new JsonObject { ["grace_seconds"] = parsed.GetValue(grace) }, cancellation);
+            var vm = await api.PostAsync(PathOf(parsed.GetRequiredValue(name)) + "/stop", parsed.GetValue(grace) is { } seconds ? new JsonObject { ["grace_seconds"] = seconds } : null, cancellation);
             if (!parsed.GetValue(noWait))
-                vm = await WaitAsync(api, vm.Text("id"), "stopped,failed", TimeSpan.FromSeconds(parsed.GetValue(grace) + WaitSeconds), cancellation);
+                vm = await WaitAsync(api, vm.Text("id"), "stopped,failed", TimeSpan.FromSeconds((parsed.GetValue(grace) ?? VmLimits.MaxGraceSeconds) + WaitSeconds), cancellation);
             Say(parsed, vm);
             return ExitCodes.Ok;
         });
@@ -217,6 +218,8 @@ internal static class VmCommands
         if (spec.GetProperty("ports") is { } ports && ports.GetArrayLength() > 0)
             output.WriteLine($"ports    {string.Join(", ", ports.EnumerateArray().Select(PortText.Of))}");
         output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB");
+        if (vm.TryGetProperty("usage", out var usage) && usage.ValueKind == JsonValueKind.Object)
+            PrintUsage(output, usage);
         output.WriteLine($"command  {Render.Printable(string.Join(' ', spec.GetProperty("command").EnumerateArray().Select(word => Quote(word.GetString() ?? ""))))}");
         if (spec.Text("restart") is var policy and not "never")
             output.WriteLine($"restart  {policy}, {vm.Text("restarts")} so far" + (vm.Text("restart_at") is var at and not "-" ? $", next at {at}" : ""));
@@ -226,6 +229,17 @@ internal static class VmCommands
             output.WriteLine($"priority {priority}");
         output.WriteLine($"created  {vm.Text("created_at")}");
         output.WriteLine($"changed  {vm.Text("changed_at")}");
+    }
+
+    private static void PrintUsage(TextWriter output, JsonElement usage)
+    {
+        output.WriteLine($"uses     {usage.Text("cpus")} CPUs, {usage.Text("memory_mib")} MiB");
+        if (usage.GetProperty("guest") is not { ValueKind: JsonValueKind.Object } guest)
+            return;
+        var load = string.Join(' ', guest.GetProperty("load").EnumerateArray().Select(one => one.GetDouble().ToString("0.00", CultureInfo.InvariantCulture)));
+        output.WriteLine($"guest    says: {guest.Text("available_mib")} of {guest.Text("memory_mib")} MiB available, load {load}, {guest.Text("tasks")} tasks");
+        if (guest.GetProperty("health") is { ValueKind: JsonValueKind.Object } health)
+            output.WriteLine($"health   {health.Text("state")}" + (health.Text("failures") is var failures and not "0" ? $", {failures} failures in a row" : ""));
     }
 
     private static string StateText(JsonElement vm) =>

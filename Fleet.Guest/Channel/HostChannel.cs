@@ -32,6 +32,9 @@ internal sealed unsafe class HostChannel
     /// <summary>An agent comes as soon as it has seen that the guest is ready.</summary>
     private static readonly TimeSpan FirstLogPatience = TimeSpan.FromSeconds(3);
 
+    /// <summary>Between what this machine tells of itself.</summary>
+    private const int FiguresMilliseconds = 10_000;
+
     private readonly Func<Carrier?> _find;
     private readonly RunConfiguration _configuration;
     private readonly ChildExits _exits;
@@ -45,6 +48,7 @@ internal sealed unsafe class HostChannel
     private int _listener = -1;
     private uint _lastStream;
     private LogStream? _logStream;
+    private long _figuresAt;
 
     /// <param name="find">Finds what the bytes go over; null: there is nothing.</param>
     /// <param name="configuration">Of the microVM: every command has its environment.</param>
@@ -57,6 +61,19 @@ internal sealed unsafe class HostChannel
 
     /// <summary>What the microVM's own command writes, for the host.</summary>
     public OutputLog Log { get; }
+
+    /// <summary>What this machine has to tell of itself; null: nothing.</summary>
+    public Func<FiguresPayload>? Figures { get; init; }
+
+    /// <summary>Told that the host wants the microVM's own command to end, and how long it may take; from the channel's thread, and must not wait.</summary>
+    public Action<TimeSpan>? StopAsked { get; init; }
+
+    /// <summary>Has the figures told now: they have changed.</summary>
+    public void TellFigures()
+    {
+        Volatile.Write(ref _figuresAt, 0);
+        Wake();
+    }
 
     /// <summary>Begins to serve the host, on a thread of its own, until the machine ends.</summary>
     public void Start()
@@ -120,6 +137,7 @@ internal sealed unsafe class HostChannel
         var wanted = (short)((_out.TakesQuestions ? Libc.POLLIN : 0) | (_out.IsEmpty ? 0 : Libc.POLLOUT));
         entries[2] = new PollEntry { Fd = fd, Events = wanted };
         var timeout = until == long.MaxValue ? -1 : Shorter(-1, until);
+        if (_logStream is not null && Figures is not null) timeout = Shorter(timeout, Volatile.Read(ref _figuresAt));
         for (var i = 0; i < _processes.Count; i++)
         {
             var process = _processes[i];
@@ -142,7 +160,7 @@ internal sealed unsafe class HostChannel
         if (entries[1].Returned != 0) return Close(fd);
         if ((entries[2].Returned & Libc.POLLIN) != 0 && !Listen(fd)) return Close(fd);
         // Behind the others: a command that floods keeps nobody waiting.
-        _logStream?.Carry(_out);
+        CarryLog();
         if (!_out.Flush(fd)) return Close(fd);
         // With POLLHUP there may still be something to read; without anything the host is gone.
         return (entries[2].Returned & (Libc.POLLHUP | Libc.POLLERR | Libc.POLLNVAL)) != 0 && (entries[2].Returned & Libc.POLLIN) == 0 ? Close(fd) : fd;
@@ -242,9 +260,24 @@ internal sealed unsafe class HostChannel
 
     private void ObeyLog(LogStream log, FrameType type, ReadOnlySpan<byte> payload)
     {
-        if (log.Ledger.ToGuest(type, payload) is null && type == FrameType.Credit) log.Took((int)BinaryPrimitives.ReadUInt32LittleEndian(payload));
+        var wrong = log.Ledger.ToGuest(type, payload);
+        if (wrong is null && type == FrameType.Credit) log.Took((int)BinaryPrimitives.ReadUInt32LittleEndian(payload));
+        else if (wrong is null && type == FrameType.Stop) StopAsked?.Invoke(TimeSpan.FromMilliseconds(BinaryPrimitives.ReadUInt32LittleEndian(payload)));
         // The host closed it, or broke the rules.
         else EndLog();
+    }
+
+    private void CarryLog()
+    {
+        if (_logStream is not { } log) return;
+        var now = Environment.TickCount64;
+        if (Figures is { } figures && now >= Volatile.Read(ref _figuresAt))
+        {
+            // Without room the next ones will do.
+            log.TryTell(_out, figures());
+            Volatile.Write(ref _figuresAt, now + FiguresMilliseconds);
+        }
+        log.Carry(_out);
     }
 
     private void EndLog()
@@ -261,6 +294,7 @@ internal sealed unsafe class HostChannel
             EndLog();
             log.Begin();
             _logStream = log;
+            Volatile.Write(ref _figuresAt, 0);
             _out.Put(FrameType.Started, log.Stream, []);
         }
         catch (BadConfigurationException error)

@@ -24,6 +24,9 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
     /// <summary>The console is the command's terminal; else its two outputs are kept apart, and what they say is in the log too.</summary>
     public bool Terminal { get; init; }
 
+    /// <summary>How long the command may take to end where whoever asks says nothing else.</summary>
+    public TimeSpan StopLimit { get; init; } = TimeSpan.FromSeconds(8);
+
     public const string Path = "/fleet/run.json";
 
     /// <summary>The file is written by the host from an API request of at most 1 MiB; JSON may escape each byte as six.</summary>
@@ -62,6 +65,7 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         NetworkConfiguration? network = null;
         List<(string, string)>? volumes = null;
         bool? terminal = null;
+        int? stop = null;
         if (!reader.Read() || reader.TokenType != JsonTokenType.StartObject)
             throw new BadConfigurationException("run.json is not an object");
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
@@ -78,7 +82,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
                 case "network" when network is null: network = NetworkConfiguration.Read(ref reader); break;
                 case "volumes" when volumes is null: volumes = ReadVolumes(ref reader); break;
                 case "terminal" when terminal is null: terminal = reader.GetBoolean(); break;
-                case "argv" or "env" or "hostname" or "image" or "network" or "health" or "volumes" or "terminal": throw new BadConfigurationException($"run.json has '{member}' twice");
+                case "stop_ms" when stop is null: stop = ReadNumber(ref reader, member, 0, LongestSeconds * 1000); break;
+                case "argv" or "env" or "hostname" or "image" or "network" or "health" or "volumes" or "terminal" or "stop_ms": throw new BadConfigurationException($"run.json has '{member}' twice");
                 default: throw new BadConfigurationException($"run.json has an unknown member '{member}'");
             }
         }
@@ -87,7 +92,8 @@ internal sealed record RunConfiguration(IReadOnlyList<string> Argv, IReadOnlyLis
         if (argv.Count > 0 && argv[0].Length == 0) throw new BadConfigurationException("the first element of 'argv' is empty");
         if (Encoding.UTF8.GetByteCount(hostname ?? "") > LongestHostname)
             throw new BadConfigurationException($"'hostname' is longer than {LongestHostname} bytes");
-        return new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network, Volumes = volumes ?? [], Terminal = terminal ?? false };
+        var run = new RunConfiguration(argv, env ?? [], hostname ?? "", image) { Health = health, Network = network, Volumes = volumes ?? [], Terminal = terminal ?? false };
+        return stop is { } limit ? run with { StopLimit = TimeSpan.FromMilliseconds(limit) } : run;
     }
 
     private static HealthCheck ReadHealth(ref Utf8JsonReader reader)

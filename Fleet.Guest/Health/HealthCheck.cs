@@ -16,6 +16,9 @@ internal sealed class HealthRecord(HealthCheck check)
 {
     private int _failures;
 
+    /// <summary>In a row, that count.</summary>
+    public int Failures => _failures;
+
     /// <summary>Takes a result.</summary>
     /// <param name="problem">Null: the check passed.</param>
     /// <param name="sinceStart">When it ended, since the command began.</param>

@@ -13,6 +13,9 @@ internal sealed class ConsoleCopy(int console)
     private const int Capacity = 1 << 20;
     private const int WriteBytes = 4096;
 
+    /// <summary>Milliseconds.</summary>
+    private const int MostPause = 500;
+
     /// <summary>A console that takes nothing for so long takes nothing any more.</summary>
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
 
@@ -22,6 +25,7 @@ internal sealed class ConsoleCopy(int console)
     private int _count;
     private long _left;
     private bool _writes;
+    private bool _finishing;
     private long _progressAt;
 
     public void Start() => new Thread(Write, 256 * 1024) { IsBackground = true, Name = "console" }.Start();
@@ -33,8 +37,8 @@ internal sealed class ConsoleCopy(int console)
     {
         lock (_gate)
         {
-            // Half of the ring at once, and not a line here and a line there.
-            if (mayMiss && (bytes.Length > Capacity - _count || (_left > 0 && _count > Capacity / 2)))
+            // Once some is missing, the whole ring at once, and not a line here and a line there.
+            if (mayMiss && (bytes.Length > Capacity - _count || (_left > 0 && _count > 0)))
             {
                 _left += bytes.Length;
                 return;
@@ -50,6 +54,8 @@ internal sealed class ConsoleCopy(int console)
         lock (_gate)
         {
             TellLeft();
+            _finishing = true;
+            Monitor.PulseAll(_gate);
             _progressAt = Environment.TickCount64;
             while ((_count > 0 || _writes) && _progressAt + (long)Patience.TotalMilliseconds - Environment.TickCount64 is > 0 and var left) Monitor.Wait(_gate, (int)left);
         }
@@ -86,8 +92,10 @@ internal sealed class ConsoleCopy(int console)
                 while (_count == 0) Monitor.Wait(_gate);
                 (start, count, _writes) = (_start, Math.Min(_count, Math.Min(WriteBytes, Capacity - _start)), true);
             }
+            var began = Environment.TickCount64;
             // These bytes stay as they are until they are given free below.
             Files.WriteAll(console, _ring.AsSpan(start, count));
+            var took = (int)(Environment.TickCount64 - began);
             lock (_gate)
             {
                 _start = (_start + count) % Capacity;
@@ -95,6 +103,8 @@ internal sealed class ConsoleCopy(int console)
                 _writes = false;
                 _progressAt = Environment.TickCount64;
                 Monitor.PulseAll(_gate);
+                // What is not shown whole is not worth the machine's CPU, of which each byte costs some: a quarter of it at the most.
+                if (_left > 0 && !_finishing && took > 0) Monitor.Wait(_gate, Math.Min(3 * took, MostPause));
             }
         }
     }

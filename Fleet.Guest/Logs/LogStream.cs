@@ -12,6 +12,7 @@ internal sealed class LogStream
     private readonly OutputLog _log;
     private readonly Queue<(int Cost, bool IsPiece)> _underWay = new();
     private readonly byte[] _position = new byte[8];
+    private readonly byte[] _figures = new byte[FiguresPayload.Bytes];
     private long _next;
     private int _credit;
 
@@ -67,6 +68,15 @@ internal sealed class LogStream
             Say(queue, output, bytes.Span, isPiece: true);
             _next = position + bytes.Length;
         }
+    }
+
+    /// <summary>Puts this machine's figures behind the other frames; false: there is no room for them now.</summary>
+    public bool TryTell(OutQueue queue, FiguresPayload figures)
+    {
+        if (!queue.TakesOutput || Ledger.OutputLeft < StreamLedger.Cost(FrameType.Figures, FiguresPayload.Bytes)) return false;
+        figures.Write(_figures);
+        Say(queue, FrameType.Figures, _figures, isPiece: false);
+        return true;
     }
 
     /// <summary>The host has written down what cost so much.</summary>

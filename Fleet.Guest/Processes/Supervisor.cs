@@ -12,11 +12,9 @@ namespace Fleet.Guest.Processes;
 /// </param>
 /// <param name="others">Told of every other child that has ended.</param>
 /// <param name="stopSignal">What asks the command to end.</param>
-internal sealed unsafe class Supervisor(int console, ChildExits others, int stopSignal)
+/// <param name="stopLimit">How long it may take to end once asked, before it is killed.</param>
+internal sealed unsafe class Supervisor(int console, ChildExits others, int stopSignal, TimeSpan stopLimit)
 {
-    /// <summary>How long a command may take to end once asked, before it is killed.</summary>
-    private static readonly TimeSpan StopGrace = TimeSpan.FromSeconds(8);
-
     /// <summary>How long killed left-overs may take to go away; longer only in an uninterruptible wait.</summary>
     private static readonly TimeSpan CleanUpLimit = TimeSpan.FromSeconds(2);
 
@@ -25,6 +23,17 @@ internal sealed unsafe class Supervisor(int console, ChildExits others, int stop
     private int _command;
     private bool _isShell;
     private bool _stopping;
+    private TimeSpan _limit = stopLimit;
+    private bool _killed;
+
+    /// <summary>The command was asked to end, did not in its time, and was killed.</summary>
+    public bool HasKilled
+    {
+        get
+        {
+            lock (_gate) return _killed;
+        }
+    }
 
     /// <summary>
     /// Starts the command. Gives 0, or the errno that kept it from running. A script without an interpreter line is given to
@@ -50,21 +59,32 @@ internal sealed unsafe class Supervisor(int console, ChildExits others, int stop
     }
 
     /// <summary>
-    /// Asks the command to end, and kills everything when it has not within <see cref="StopGrace"/>. May be called from any
+    /// Asks the command to end, and kills everything when it has not in its time. May be called from any
     /// thread, any number of times, before or after <see cref="Start"/>.
     /// </summary>
-    public void Stop()
+    /// <param name="limit">Its time from when it was asked first; null: as it is.</param>
+    public void Stop(TimeSpan? limit = null)
     {
         lock (_gate)
         {
+            if (limit is { } other)
+            {
+                _limit = other;
+                Monitor.PulseAll(_gate);
+            }
             if (_stopping) return;
             _stopping = true;
             if (_command != 0) AskToEnd();
             var asked = Environment.TickCount64;
             while (!_ended)
             {
-                var left = (int)StopGrace.TotalMilliseconds - (int)(Environment.TickCount64 - asked);
-                if (left > 0 && Monitor.Wait(_gate, left)) continue;
+                var left = (int)_limit.TotalMilliseconds - (int)(Environment.TickCount64 - asked);
+                if (left > 0)
+                {
+                    Monitor.Wait(_gate, left);
+                    continue;
+                }
+                _killed = true;
                 Libc.kill(-1, Libc.SIGKILL);
                 return;
             }

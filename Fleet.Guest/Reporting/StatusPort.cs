@@ -29,6 +29,13 @@ internal sealed class StatusPort
 
     public void Exit(int status) => Send($"FLEET 1 exit {status}");
 
+    /// <summary>The same of one that was asked to end, did not in its time, and was killed.</summary>
+    public void Killed(int status)
+    {
+        Send("FLEET 1 killed");
+        Exit(status);
+    }
+
     public void Error(string code, string message) => Send(ErrorLine(code, message));
 
     /// <summary>Waits until every byte has left the port.</summary>

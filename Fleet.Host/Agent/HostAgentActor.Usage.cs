@@ -20,6 +20,9 @@ internal sealed partial class HostAgentActor
     /// <summary>What a microVM's balloon holds, by its actor.</summary>
     public sealed record BalloonRead(string VmId, ulong Epoch, uint Mib) : INoSerializationVerificationNeeded;
 
+    /// <summary>What a microVM's guest said of itself, by its actor; null: something that can't be.</summary>
+    public sealed record GuestRead(string VmId, ulong Epoch, GuestFigures? Figures) : INoSerializationVerificationNeeded;
+
     private void Answered(object message)
     {
         switch (message)
@@ -32,6 +35,9 @@ internal sealed partial class HostAgentActor
                 break;
             case BalloonRead read:
                 _usage.PutBalloon(read.VmId, read.Epoch, read.Mib);
+                break;
+            case GuestRead read:
+                _usage.PutGuest(read.VmId, read.Epoch, read.Figures, Now);
                 break;
         }
     }

@@ -140,7 +140,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             case LimiterRead read:
                 _figures.Put(read);
                 break;
-            case UseRead or VcpuRead or BalloonRead:
+            case UseRead or VcpuRead or BalloonRead or GuestRead:
                 Answered(message);
                 break;
             case ReadDiskAgain:

@@ -2,6 +2,7 @@ using Akka.Actor;
 using Fleet.Host.Consoles;
 using Fleet.Host.Drivers;
 using Fleet.Host.Guests;
+using Fleet.Host.Images;
 using Fleet.Host.Link;
 using Fleet.Host.Snapshots;
 using Fleet.Host.State;
@@ -59,6 +60,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         _log = context.Log.ForContext<MicroVmActor>().ForContext("VmId", record.Launch.VmId).ForContext("Epoch", record.Launch.Epoch);
         var limit = TimeSpan.FromSeconds(record.Launch.Spec.BootTimeoutSeconds);
         _limitsInForce = record.Report.LimitsRevision;
+        _extent = record.Report.Log;
         _guests = new GuestStreams(context.Clock, _log);
         var resumes = record.Launch.SnapshotEpoch > 0;
         _life = found ? MicroVmLife.Found(limit, record.Report, record.StopGrace?.ToTimeSpan(), resumes) : MicroVmLife.New(limit, resumes);
@@ -175,7 +177,12 @@ internal sealed partial class MicroVmActor : UntypedActor
                 EndLimiters();
                 EndBalloon();
                 EndGuests("The microVM has ended.", isGone: true);
-                Carry(_life.VmmEnded(gone.End));
+                // Who hears of its end finds in its log what it wrote last.
+                _context.Work.Track(ReadLogAsync(_guestsEnd), _record.Launch.VmId).PipeTo(Self, success: log => new LogOver(gone.End, log));
+                break;
+            case LogOver over:
+                _extent = over.Log;
+                Carry(_life.VmmEnded(over.End));
                 break;
             case Stop stop:
                 // Written before it is done: what ends by it has not failed, whichever agent sees the end.
@@ -190,6 +197,9 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case ForGuest guest:
                 _guests.Take(_vmm, guest.Frame, guest.Session);
+                break;
+            case GuestSaid said:
+                OnGuestSaid(said);
                 break;
             case Suspend suspend:
                 _savedFor = suspend.ForHost;
@@ -266,8 +276,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private void Own(IVmm vmm)
     {
         _vmm = vmm;
-        if (_record.Launch.Spec.Boot is null)
-            _guests.KeepLog(vmm, _context.State.FolderOf(_record.Launch.VmId), _context.LogPace);
+        KeepLog(vmm);
         _record.LaunchedAt ??= Duration.FromTimeSpan(Monotonic);
         _ = vmm.Completion.PipeTo(Self, success: end => new VmmGone(end));
         var self = Self;
@@ -308,6 +317,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                     _launching.Cancel();
                     break;
                 case MicroVmEffect.StopVmm stop:
+                    _guests.StopCommand(GuestRun.CommandLimit(stop.Grace));
                     _context.Work.Track(StopAsync(_vmm!, stop.Grace));
                     break;
                 case MicroVmEffect.SuspendVmm:
@@ -353,6 +363,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         report.NeverRan = effect.NeverRan;
         report.SuspendFailed = effect.SuspendFailed is { } refused ? new SuspendFailure { Attempt = refused.Attempt, Reason = Shortened(refused.Reason) } : null;
         report.Snapshot = effect.State == HostVmState.Suspended ? Digest() : null;
+        report.Log = effect.State is HostVmState.Ended or HostVmState.Failed ? _extent : null;
         report.LimitsRevision = _limitsInForce;
         report.Addresses = effect.State == HostVmState.Running ? _context.Networks.Find(_record.Launch.VmId)?.ToAddresses() : null;
         report.VmmPid = effect.State == HostVmState.Running ? _vmm?.Pid ?? 0 : 0;

@@ -29,6 +29,9 @@ internal sealed class StatusLog(string path)
     /// <summary>fleet-init is about to start the command, or has.</summary>
     public bool Ready { get; private set; }
 
+    /// <summary>The command did not end in its time when it was asked to, and fleet-init killed it.</summary>
+    public bool Killed { get; private set; }
+
     /// <summary>How the command ended; null as long as fleet-init has not said so.</summary>
     public GuestExit? Exit { get; private set; }
 
@@ -77,6 +80,9 @@ internal sealed class StatusLog(string path)
         {
             case "ready" when words.Length == 1:
                 Ready = true;
+                break;
+            case "killed" when words.Length == 1:
+                Killed = true;
                 break;
             case "exit" when words.Length == 2 && byte.TryParse(words[1], NumberStyles.None, CultureInfo.InvariantCulture, out byte status):
                 Ready = true;

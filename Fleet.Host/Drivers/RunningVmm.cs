@@ -40,6 +40,7 @@ internal abstract class RunningVmm : IVmm
     private readonly Lock _gate = new();
     private Task? _keeping;
     private bool _stopAsked;
+    private volatile bool _impatient;
     private VmmEnd? _verdict;
     private ConsoleExtent _kept;
 
@@ -221,7 +222,7 @@ internal abstract class RunningVmm : IVmm
 
     private async Task StopOnceAsync(TimeSpan grace, bool ask)
     {
-        Decide(InOrder("stop_requested", "Stopped on request."));
+        Decide(new VmmEnd(true, null, StopRequested()));
         await Task.Yield();
         if (grace > TimeSpan.Zero && !Process.Ended.IsCompleted)
         {
@@ -237,7 +238,11 @@ internal abstract class RunningVmm : IVmm
             }
             while (!heard && !Process.Ended.IsCompleted && !limit.IsCancellationRequested);
         }
-        if (!Process.Ended.IsCompleted) await FinishAsync().ConfigureAwait(false);
+        if (!Process.Ended.IsCompleted)
+        {
+            _impatient = grace > TimeSpan.Zero;
+            await FinishAsync().ConfigureAwait(false);
+        }
         if (Process.Ended.IsCompleted && _keeping is not null) await _keeping.ConfigureAwait(false);
     }
 
@@ -323,6 +328,8 @@ internal abstract class RunningVmm : IVmm
         await ReleaseAsync().ConfigureAwait(false);
     }
 
+    private static Reason StopRequested(string more = "") => new() { Code = "stop_requested", Message = more.Length == 0 ? "Stopped on request." : $"Stopped on request. {more}" };
+
     private VmmEnd Judge(ProcessEnd end)
     {
         VmmEnd? verdict;
@@ -332,10 +339,10 @@ internal abstract class RunningVmm : IVmm
         if (_status.Exit is { } exit)
         {
             return verdict is { InOrder: true, Reason.Code: "stop_requested" }
-                ? verdict with { Exit = exit }
+                ? verdict with { Exit = exit, Reason = _status.Killed ? StopRequested("Its command did not end in its time, and was killed.") : verdict.Reason }
                 : new VmmEnd(true, exit, new Reason { Code = "command_exited", Message = $"The command ended with status {exit.Status}." });
         }
-        if (verdict is { Reason.Code: "stop_requested" }) return verdict;
+        if (verdict is { Reason.Code: "stop_requested" }) return _impatient ? verdict with { Reason = StopRequested("Its guest did not power down within the grace, and was ended.") } : verdict;
         if (_status.Error is { Code: "unhealthy" } unhealthy) return Failed("unhealthy", $"The health check failed, and fleet-init ended the guest: {unhealthy.Message}.");
         if (_status.Error is { } error)
         {

@@ -4,7 +4,7 @@ using Fleet.Shared.GuestChannel;
 
 namespace Fleet.Host.Guests;
 
-/// <summary>What the microVM's command writes: taken from fleet-init as long as the microVM runs, whoever reads it.</summary>
+/// <summary>What the microVM's command writes, and what its guest says of itself: taken from fleet-init as long as the microVM runs, whoever reads it.</summary>
 internal sealed partial class GuestStreams
 {
     private static readonly TimeSpan FirstLogPause = TimeSpan.FromMilliseconds(500);
@@ -18,9 +18,17 @@ internal sealed partial class GuestStreams
     /// <param name="vmm">Of the microVM.</param>
     /// <param name="directory">Of the microVM.</param>
     /// <param name="pace">How fast.</param>
-    public void KeepLog(IVmm vmm, string directory, LogPace pace) => _logging = Task.Run(() => KeepLogAsync(vmm, directory, pace.NewVm()));
+    /// <param name="figures">Told what the guest says of itself, as it came.</param>
+    public void KeepLog(IVmm vmm, string directory, LogPace pace, Action<ReadOnlyMemory<byte>> figures) =>
+        _logging = Task.Run(() => KeepLogAsync(vmm, directory, pace.NewVm(), figures));
 
-    private async Task KeepLogAsync(IVmm vmm, string directory, Func<int, TimeSpan> pace)
+    /// <summary>The command is about to be asked to end: says how long it may take, where fleet-init listens.</summary>
+    public void StopCommand(TimeSpan limit)
+    {
+        lock (_gate) _feed?.Stop(limit);
+    }
+
+    private async Task KeepLogAsync(IVmm vmm, string directory, Func<int, TimeSpan> pace, Action<ReadOnlyMemory<byte>> figures)
     {
         try
         {
@@ -28,7 +36,7 @@ internal sealed partial class GuestStreams
             using var writer = LogWriter.Open(directory, clock);
             for (var pause = FirstLogPause; ; pause = pause * 2 < LongestLogPause ? pause * 2 : LongestLogPause)
             {
-                if (await TakeLogAsync(vmm, writer, pace).ConfigureAwait(false) is { } over)
+                if (await TakeLogAsync(vmm, writer, pace, figures).ConfigureAwait(false) is { } over)
                 {
                     log.Warning("What the microVM's command writes is not kept any more: {Why}", over);
                     return;
@@ -44,14 +52,14 @@ internal sealed partial class GuestStreams
         {
             // Its console is all that there is.
         }
-        catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
+        catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             log.Error(failed, "What the microVM's command writes can't be kept");
         }
     }
 
     /// <summary>Over one conversation, to its end. Null: another may be begun; else why not.</summary>
-    private async Task<string?> TakeLogAsync(IVmm vmm, LogWriter writer, Func<int, TimeSpan> pace)
+    private async Task<string?> TakeLogAsync(IVmm vmm, LogWriter writer, Func<int, TimeSpan> pace, Action<ReadOnlyMemory<byte>> figures)
     {
         GuestConversation conversation;
         try
@@ -65,8 +73,8 @@ internal sealed partial class GuestStreams
         LogFeed feed;
         lock (_gate)
         {
-            feed = new LogFeed(writer, pace, clock, (of, payload) => conversation.TrySend(FrameType.Credit, of.Number, payload),
-                why => log.Error("What the microVM's command writes is lost: {Why}", why)) { Number = conversation.NextStream() };
+            feed = new LogFeed(writer, pace, clock, (of, type, payload) => conversation.TrySend(type, of.Number, payload),
+                why => log.Error("What the microVM's command writes is lost: {Why}", why), figures) { Number = conversation.NextStream() };
             _feed = feed;
             conversation.TrySend(FrameType.Open, feed.Number, feed.Open());
         }

@@ -223,7 +223,7 @@ internal sealed partial class GuestStreams(TimeProvider clock, ILogger log)
         {
             if (_feed is { } feed && feed.Number == number)
             {
-                feed.Take(type, payload.Span);
+                feed.Take(type, payload);
                 return;
             }
             // One that was closed a moment ago.

@@ -12,13 +12,18 @@ namespace Fleet.Host.Guests;
 /// <param name="writer">Where it is written down.</param>
 /// <param name="pace">How long what costs so much has to wait.</param>
 /// <param name="clock">For that.</param>
-/// <param name="credit">Gives the guest room for as much again.</param>
+/// <param name="send">Sends the guest a frame.</param>
 /// <param name="lost">Told why something could not be written down, once in a row.</param>
-internal sealed class LogFeed(LogWriter writer, Func<int, TimeSpan> pace, TimeProvider clock, Action<LogFeed, byte[]> credit, Action<string> lost)
+/// <param name="figures">Told what the guest says of itself, as it came.</param>
+internal sealed class LogFeed(
+    LogWriter writer, Func<int, TimeSpan> pace, TimeProvider clock, Action<LogFeed, FrameType, byte[]> send, Action<string> lost, Action<ReadOnlyMemory<byte>> figures)
 {
     private readonly StreamLedger _ledger = new(ofLog: true);
     private readonly Lock _gate = new();
+    private static readonly TimeSpan FiguresApart = TimeSpan.FromSeconds(1);
+
     private bool _losing;
+    private long? _figuresAt;
 
     /// <summary>In the conversation.</summary>
     public required uint Number { get; init; }
@@ -34,9 +39,20 @@ internal sealed class LogFeed(LogWriter writer, Func<int, TimeSpan> pace, TimePr
         return request;
     }
 
-    /// <summary>Takes a frame.</summary>
-    public void Take(FrameType type, ReadOnlySpan<byte> payload)
+    /// <summary>Says how long the command may take to end, which it is asked to.</summary>
+    public void Stop(TimeSpan limit)
     {
+        var payload = Frame.Number((uint)Math.Clamp(limit.TotalMilliseconds, 0, uint.MaxValue));
+        lock (_gate)
+        {
+            if (_ledger.ToGuest(FrameType.Stop, payload) is null) send(this, FrameType.Stop, payload);
+        }
+    }
+
+    /// <summary>Takes a frame.</summary>
+    public void Take(FrameType type, ReadOnlyMemory<byte> frame)
+    {
+        var payload = frame.Span;
         string? wrong;
         lock (_gate) wrong = _ledger.FromGuest(type, payload);
         if (wrong is null && type == FrameType.Position && !writer.SkipTo(BinaryPrimitives.ReadUInt64LittleEndian(payload))) wrong = "It went back in its output.";
@@ -51,6 +67,12 @@ internal sealed class LogFeed(LogWriter writer, Func<int, TimeSpan> pace, TimePr
                 var why = writer.Write(type == FrameType.Output ? LogStreamKind.Output : LogStreamKind.Errors, payload);
                 if (why is not null && !_losing) lost(why);
                 _losing = why is not null;
+                break;
+            case FrameType.Figures:
+                // It has something new every 10 s, and when its health changes.
+                if (_figuresAt is { } at && clock.GetElapsedTime(at) < FiguresApart) break;
+                _figuresAt = clock.GetTimestamp();
+                figures(frame);
                 break;
             case FrameType.Refused:
                 Over.TrySetResult(Encoding.UTF8.GetString(payload));
@@ -79,7 +101,7 @@ internal sealed class LogFeed(LogWriter writer, Func<int, TimeSpan> pace, TimePr
         var payload = Frame.Number((uint)cost);
         lock (_gate)
         {
-            if (_ledger.ToGuest(FrameType.Credit, payload) is null) credit(this, payload);
+            if (_ledger.ToGuest(FrameType.Credit, payload) is null) send(this, FrameType.Credit, payload);
         }
     }
 }

@@ -113,6 +113,7 @@ public sealed class DefaultImageStore : IImageSource, IDisposable
             foreach (var (name, value) in run.Env) json.WriteString(name, value);
             json.WriteEndObject();
             json.WriteString("hostname"u8, run.Hostname);
+            json.WriteNumber("stop_ms"u8, (int)run.StopLimit.TotalMilliseconds);
             if (run.Terminal) json.WriteBoolean("terminal"u8, true);
             if (run.Health is { } health) WriteHealth(json, health);
             if (run.Image is { } image)

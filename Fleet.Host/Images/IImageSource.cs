@@ -1,6 +1,7 @@
 using Fleet.Host.Images.Oci;
 using Fleet.Host.Networks;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Host.Images;
 
@@ -46,12 +47,19 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
     /// <summary>Disks by their serial numbers, and where they are to be mounted.</summary>
     public IReadOnlyList<(string Serial, string Path)> Volumes { get; init; } = [];
 
+    /// <summary>How long its command may take to end when it is asked to.</summary>
+    public TimeSpan StopLimit { get; init; } = CommandLimit(TimeSpan.FromSeconds(VmLimits.DefaultGraceSeconds));
+
+    /// <summary>What a command gets of the grace of a stop: fleet-init kills it then, and still has time to end in order.</summary>
+    public static TimeSpan CommandLimit(TimeSpan grace) => grace > TimeSpan.FromSeconds(4) ? grace - TimeSpan.FromSeconds(2) : grace / 2;
+
     /// <summary>What a spec asks for, of its image if it names one: a command goes behind the image's entrypoint, in the place of its own.</summary>
     public static GuestRun Of(VmSpec spec, ImageRun? image)
     {
         ArgumentNullException.ThrowIfNull(spec);
         (string, string)[] volumes = [.. spec.Volumes.Select((volume, i) => (Drivers.VmmLaunch.VolumeSerial(i), volume.Path))];
-        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health, Volumes = volumes, Terminal = spec.Terminal };
+        var limit = CommandLimit(TimeSpan.FromSeconds(VmLimits.GraceSecondsOf(spec)));
+        if (image is null) return new GuestRun(spec.Command, spec.Env, spec.Name) { Health = spec.Health, Volumes = volumes, Terminal = spec.Terminal, StopLimit = limit };
         var env = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var pair in image.Env)
         {
@@ -59,6 +67,6 @@ public sealed record GuestRun(IReadOnlyList<string> Argv, IReadOnlyDictionary<st
             env[pair[..equals]] = pair[(equals + 1)..];
         }
         foreach (var (name, value) in spec.Env) env[name] = value;
-        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health, Volumes = volumes, Terminal = spec.Terminal };
+        return new GuestRun([.. image.Entrypoint, .. spec.Command.Count > 0 ? spec.Command : image.Cmd], env, spec.Name) { Image = image, Health = spec.Health, Volumes = volumes, Terminal = spec.Terminal, StopLimit = limit };
     }
 }

@@ -1,3 +1,4 @@
+using Fleet.Shared.Contracts;
 using Microsoft.Win32.SafeHandles;
 
 namespace Fleet.Host.Logs;
@@ -11,6 +12,20 @@ internal sealed class LogCursor(string directory) : IDisposable
     private long _at;
     private int _from;
     private int _count;
+
+    /// <summary>What there is of a log; null: nothing.</summary>
+    public static LogExtent? Extent(string directory)
+    {
+        LogExtent? extent = null;
+        using var cursor = new LogCursor(directory);
+        while (cursor.TryRead(out var header, out _))
+        {
+            extent ??= new LogExtent { First = header.Position, End = header.Position };
+            extent.LostBytes += header.Position - extent.End;
+            extent.End = header.Position + (ulong)header.Length;
+        }
+        return extent;
+    }
 
     /// <summary>The next record; false: there is none now.</summary>
     /// <param name="payload">Valid until the next call.</param>

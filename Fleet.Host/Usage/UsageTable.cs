@@ -27,6 +27,9 @@ internal sealed class UsageTable
 {
     public static readonly TimeSpan SampleEvery = TimeSpan.FromSeconds(10);
 
+    /// <summary>What a guest said longer ago says nothing of now: it says it every 10 s.</summary>
+    private static readonly TimeSpan GuestWordFor = TimeSpan.FromSeconds(30);
+
     /// <summary>Readings nearer to each other say little: the kernel counts in hundredths of a second.</summary>
     private static readonly TimeSpan LeastBetween = TimeSpan.FromSeconds(1);
 
@@ -35,6 +38,7 @@ internal sealed class UsageTable
     private readonly Dictionary<(string VmId, int Vcpu), VcpuReading> _vcpusBefore = [];
     private readonly Dictionary<string, VcpuTimes> _vcpus = new(StringComparer.Ordinal);
     private readonly Dictionary<string, (ulong Epoch, uint Mib)> _balloons = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (ulong Epoch, GuestFigures Figures, TimeSpan At)> _guests = new(StringComparer.Ordinal);
     private MachineReading? _machineBefore;
     private MachineReading? _machine;
     private Stalls _stallsBefore;
@@ -106,6 +110,13 @@ internal sealed class UsageTable
     /// <summary>What the balloon of one holds.</summary>
     public void PutBalloon(string vmId, ulong epoch, uint mib) => _balloons[vmId] = (epoch, mib);
 
+    /// <summary>What the guest of one said of itself.</summary>
+    public void PutGuest(string vmId, ulong epoch, GuestFigures? figures, TimeSpan at)
+    {
+        if (figures is null) _guests.Remove(vmId);
+        else _guests[vmId] = (epoch, figures, at);
+    }
+
     /// <summary>It runs here no more.</summary>
     public void Forget(string vmId)
     {
@@ -113,6 +124,7 @@ internal sealed class UsageTable
         _sampled.Remove(vmId);
         _vcpus.Remove(vmId);
         _balloons.Remove(vmId);
+        _guests.Remove(vmId);
         foreach (var key in _vcpusBefore.Keys.Where(key => key.VmId == vmId).ToList())
             _vcpusBefore.Remove(key);
     }
@@ -127,6 +139,7 @@ internal sealed class UsageTable
         foreach (var (vmId, use) in _sampled)
         {
             use.BalloonMib = _balloons.TryGetValue(vmId, out var balloon) && balloon.Epoch == use.Epoch ? balloon.Mib : 0;
+            use.Guest = _guests.TryGetValue(vmId, out var guest) && guest.Epoch == use.Epoch && now - guest.At < GuestWordFor ? guest.Figures : null;
             use.VcpusHeldBack = (uint)held.GetValueOrDefault((vmId, use.Epoch));
             use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Wait, span);
         }

@@ -51,6 +51,9 @@ internal sealed record CreateVmBody
     [Description("Its command has the console as a terminal. Else only its input is that; what it writes to its two outputs is kept apart, as its log"), DefaultValue(false)]
     public bool? Terminal { get; init; }
 
+    [Description("That its guest gets to power down where a stop says nothing else; 2 s less for its command, which is killed then"), Range(0, VmLimits.MaxGraceSeconds), DefaultValue((long)VmLimits.DefaultGraceSeconds)]
+    public long? StopGraceSeconds { get; init; }
+
     [Description("How its command is looked after; one that fails it ends as failed. Not with a kernel of your own")]
     public HealthCheckBody? Health { get; init; }
 
@@ -171,7 +174,7 @@ internal sealed record SimulatedBody
 /// <summary>The body of a stop.</summary>
 internal sealed record StopVmBody
 {
-    [Range(0, VmLimits.MaxGraceSeconds), DefaultValue((long)VmLimits.DefaultGraceSeconds)]
+    [Description("Default: stop_grace_seconds of the microVM"), Range(0, VmLimits.MaxGraceSeconds)]
     public long? GraceSeconds { get; init; }
 }
 
@@ -231,7 +234,25 @@ internal sealed record VmBody(
     uint Restarts,
     string? RestartAt,
     GangMemberBody? Gang,
+    LogExtentBody? Log,
+    VmUsageBody? Usage,
     VmSpecBody Spec);
+
+/// <summary>What the host has of what a command wrote, when it ended: bytes from one position up to, not including, the other, less those that are lost.</summary>
+internal sealed record LogExtentBody(ulong First, ulong End, ulong LostBytes);
+
+/// <summary>What a microVM used in the last ten seconds, as its host saw it; null in lists and changes, and until its host has told.</summary>
+/// <param name="Guest">What the guest says of itself: nobody vouches for it. Null: it said nothing lately, or what can't be.</param>
+internal sealed record VmUsageBody(double Cpus, ulong MemoryMib, GuestBody? Guest);
+
+/// <summary>A guest's own word.</summary>
+/// <param name="Load">Load averages of 1, 5 and 15 minutes.</param>
+/// <param name="Health">Null: it has no health check.</param>
+internal sealed record GuestBody(ulong MemoryMib, ulong AvailableMib, IReadOnlyList<double> Load, uint Tasks, GuestHealthBody? Health);
+
+/// <summary>How a health check goes: <c>starting</c>, <c>passing</c> or <c>failing</c>.</summary>
+/// <param name="Failures">In a row.</param>
+internal sealed record GuestHealthBody(string State, uint Failures);
 
 /// <summary>What was wanted, with every default filled in.</summary>
 internal sealed record VmSpecBody(
@@ -247,6 +268,7 @@ internal sealed record VmSpecBody(
     string Restart,
     string Fencing,
     bool Terminal,
+    int StopGraceSeconds,
     HealthCheckBody? Health,
     IReadOnlyDictionary<string, string> Labels,
     string? Host,

@@ -5,6 +5,7 @@ using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Vms;
 using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.GuestChannel;
 using Fleet.Shared.Vms;
 using Google.Protobuf.Collections;
 using Google.Protobuf.WellKnownTypes;
@@ -38,6 +39,8 @@ internal static class BodyMapping
             Image = body.Image is { } image && ImageReference.TryParse(image, out var reference, out _) ? reference.ToString() : body.Image ?? "",
             Network = body.Network ?? NetworkRules.None,
         };
+        if (body.StopGraceSeconds is { } grace)
+            spec.StopGraceSeconds = (uint)InRange("stop_grace_seconds", grace, 0, VmLimits.MaxGraceSeconds);
         spec.Command.Add(body.Command ?? []);
         foreach (var (name, value) in body.Env ?? Empty)
             spec.Env.Add(name, value);
@@ -181,7 +184,11 @@ internal static class BodyMapping
         ? null
         : new TokenBucketBody { Size = (long)bucket.Size, RefillTimeMs = (long)bucket.RefillTimeMs, OneTimeBurst = (long)bucket.OneTimeBurst };
 
-    public static VmBody ToBody(VmRecord vm) => new(
+    public static VmBody ToBody(VmRecord vm) => ToBody(vm, (VmUse?)null);
+
+    /// <param name="vm">The microVM.</param>
+    /// <param name="use">What it used; null: that is not told.</param>
+    public static VmBody ToBody(VmRecord vm, VmUse? use) => new(
         vm.Id,
         vm.Spec.Name,
         OrNull(vm.Spec.Tenant),
@@ -199,13 +206,15 @@ internal static class BodyMapping
         vm.Restarts,
         RestartRules.RestartAt(vm) is { } again ? Text(Timestamp.FromDateTimeOffset(again)) : null,
         vm.Spec.Gang is { } gang ? new(OrNull(gang.Id) ?? vm.Id, gang.Name, gang.Size, gang.Index) : null,
+        vm.Log is { } log ? new(log.First, log.End, log.LostBytes) : null,
+        use is null ? null : new(use.CpuMillis / 1000.0, use.MemoryKib / 1024, use.Guest is { } said ? ToBody(said) : null),
         new VmSpecBody(
             vm.Spec.Name, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Spec.Command, Sorted(vm.Spec.Env), vm.Spec.Driver,
             vm.Spec.Boot is { } boot
                 ? new BootBody { KernelPath = boot.KernelPath, InitrdPath = OrNull(boot.InitrdPath), BootArgs = OrNull(boot.BootArgs) }
                 : null,
             OrNull(vm.Spec.Image),
-            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, vm.Spec.Terminal, OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
+            vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, vm.Spec.Terminal, VmLimits.GraceSecondsOf(vm.Spec), OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
             Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
             [.. vm.Spec.Volumes.Select(volume => new VolumeMountBody { Name = volume.Name, Path = OrNull(volume.Path), SizeMib = (long)volume.SizeMib })],
             vm.Spec.Simulated is { } guest
@@ -213,6 +222,10 @@ internal static class BodyMapping
                 : null,
             OrNull(vm.Spec.Network) ?? NetworkRules.None, [.. vm.Spec.Ports.Select(port => new PortBody { Host = port.Host, Guest = port.Guest, Protocol = port.Protocol })],
             new SortedDictionary<string, RateLimitBody>(vm.Spec.RateLimits.ToDictionary(limit => limit.Key, limit => ToBody(limit.Value)!), StringComparer.Ordinal)));
+
+    private static GuestBody ToBody(GuestFigures said) => new(
+        said.MemoryKib / 1024, said.AvailableKib / 1024, [said.Load1 / 100.0, said.Load5 / 100.0, said.Load15 / 100.0], said.Tasks,
+        said.Health == 0 ? null : new(((HealthState)said.Health).ToString().ToLowerInvariant(), said.HealthFailures));
 
     public static VolumeBody ToBody(VolumeRecord volume) => new(
         volume.Name, OrNull(volume.Tenant), Name(volume.State), volume.SizeMib, volume.Host, OrNull(volume.VmId), volume.Snapshot, OrNull(volume.CopyOf), Text(volume.CreatedAt),

@@ -70,10 +70,10 @@ internal static class Exchange
     }
 
     /// <summary>Writes a microVM with its version as the entity tag.</summary>
-    public static Task WriteVmAsync(HttpContext http, int status, Cell.VmRecord vm)
+    public static Task WriteVmAsync(HttpContext http, int status, Cell.VmRecord vm, Fleet.Shared.Contracts.VmUse? use = null)
     {
         http.Response.Headers.ETag = $"\"{vm.Version.ToString(CultureInfo.InvariantCulture)}\"";
-        return WriteJsonAsync(http, status, BodyMapping.ToBody(vm), ApiJson.Wire.VmBody);
+        return WriteJsonAsync(http, status, BodyMapping.ToBody(vm, use), ApiJson.Wire.VmBody);
     }
 
     /// <summary>Writes a refusal as RFC 9457 has it.</summary>

@@ -137,19 +137,27 @@ internal sealed class VmEndpoints(ApiContext api)
     private async Task ShowAsync(HttpContext http)
     {
         _ = new Query(http);
-        await Exchange.WriteVmAsync(http, StatusCodes.Status200OK, await FindAsync(http));
+        var id = await api.OwnVmAsync(http);
+        VmUse? use = null;
+        // The microVM and its host are asked, one after the other.
+        var answer = await api.Gate.VmAsync(async c =>
+        {
+            (var vm, use) = await api.Gate.Cell.GetVmWithUseAsync(id, c);
+            return vm;
+        }, http.RequestAborted);
+        await Exchange.WriteVmAsync(http, StatusCodes.Status200OK, Existing(answer, id), use);
     }
 
     private async Task StopAsync(HttpContext http)
     {
         _ = new Query(http);
         var body = await Exchange.ReadJsonAsync(http, ApiJson.Wire.StopVmBody, optional: true);
-        var grace = body?.GraceSeconds ?? VmLimits.DefaultGraceSeconds;
-        if (VmSpecRules.Range("grace_seconds", grace, 0, VmLimits.MaxGraceSeconds) is { } problem)
+        TimeSpan? grace = body?.GraceSeconds is { } seconds ? TimeSpan.FromSeconds(Math.Clamp(seconds, -1, VmLimits.MaxGraceSeconds + 1)) : null;
+        if (body?.GraceSeconds is { } wanted && VmSpecRules.Range("grace_seconds", wanted, 0, VmLimits.MaxGraceSeconds) is { } problem)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
         var id = await api.OwnVmAsync(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status202Accepted,
-            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StopVmAsync(id, TimeSpan.FromSeconds(grace), c), http.RequestAborted), id));
+            Existing(await api.Gate.VmAsync(c => api.Gate.Cell.StopVmAsync(id, grace, c), http.RequestAborted), id));
     }
 
     private Task StartAsync(HttpContext http) => ChangeAsync(http, static (cell, id, cancellation) => cell.StartVmAsync(id, cancellation));
@@ -183,13 +191,6 @@ internal sealed class VmEndpoints(ApiContext api)
         using var lifetime = api.Lifetime(http);
         await Exchange.WriteVmAsync(http, StatusCodes.Status200OK,
             await api.Gate.VmAsync(c => api.Gate.Cell.WaitVmAsync(id, states, timeout, c), lifetime.Token, extra: timeout));
-    }
-
-    /// <summary>The microVM that the path names, as its actor knows it.</summary>
-    private async Task<VmRecord> FindAsync(HttpContext http)
-    {
-        var id = await api.OwnVmAsync(http);
-        return Existing(await api.Gate.VmAsync(c => api.Gate.Cell.GetVmAsync(id, c), http.RequestAborted), id);
     }
 
     /// <exception cref="RequestRefused"><c>invalid_field</c>, unless it is absent or a tenant's name.</exception>

@@ -19,6 +19,9 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     /// <summary>A review asks every host, several times, and meanwhile this node places nothing: few may wait for one at once.</summary>
     private const int MostReviews = 4;
 
+    /// <summary>For what a microVM uses, which is shown beside what it is.</summary>
+    private static readonly TimeSpan UsePatience = TimeSpan.FromSeconds(2);
+
     private int _reviews;
 
     /// <summary>
@@ -41,8 +44,11 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     public Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation) =>
         AskVmAsync(vmId, new ReadVm { VmId = vmId }, cancellation);
 
-    public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation) =>
-        CommandVmAsync(vmId, new RequestStop { VmId = vmId, GraceMs = (uint)Math.Clamp(grace.TotalMilliseconds, 0, uint.MaxValue) }, cancellation);
+    public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan? grace, CancellationToken cancellation)
+    {
+        var milliseconds = (grace ?? TimeSpan.FromSeconds(VmLimits.DefaultGraceSeconds)).TotalMilliseconds;
+        return CommandVmAsync(vmId, new RequestStop { VmId = vmId, GraceMs = (uint)Math.Clamp(milliseconds, 0, uint.MaxValue), GraceOfSpec = grace is null }, cancellation);
+    }
 
     public Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation) =>
         CommandVmAsync(vmId, new RequestStart { VmId = vmId }, cancellation);
@@ -67,6 +73,16 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         // A host that is away, or an answer that is late, takes nothing from what the journal knows.
         var read = await AskUntilAnsweredAsync<LimitersRead>(hosts, new ReadLimiters { HostId = vm.Host, VmId = vmId }, cancellation).ConfigureAwait(false);
         return new LimitersAnswer(vm, [.. (read?.Limiters ?? []).Where(limiter => limiter.Epoch == vm.Epoch)], null);
+    }
+
+    public async Task<(VmAnswer Answer, VmUse? Use)> GetVmWithUseAsync(string vmId, CancellationToken cancellation)
+    {
+        var answer = await GetVmAsync(vmId, cancellation).ConfigureAwait(false);
+        if (answer is not { Vm: { Host.Length: > 0, State: VmState.Running or VmState.Stopping } vm, Problem: null })
+            return (answer, null);
+        // As for limiters: a host that is away takes nothing from the rest, and keeps nobody waiting for it.
+        var read = await AskAsync<LimitersRead>(hosts, new ReadLimiters { HostId = vm.Host, VmId = vmId }, UsePatience, cancellation).ConfigureAwait(false);
+        return (answer, read?.Use?.Epoch == vm.Epoch ? read.Use : null);
     }
 
     public async Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation)

@@ -15,7 +15,11 @@ public interface ICell
 
     Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation);
 
-    Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation);
+    /// <summary>Stops the microVM, by force when the grace is over. Answers when it is in the journal.</summary>
+    /// <param name="vmId">The microVM.</param>
+    /// <param name="grace">That its guest gets to power down; null: what its spec says.</param>
+    /// <param name="cancellation">Gives up.</param>
+    Task<VmAnswer> StopVmAsync(string vmId, TimeSpan? grace, CancellationToken cancellation);
 
     Task<VmAnswer> StartVmAsync(string vmId, CancellationToken cancellation);
 
@@ -41,6 +45,9 @@ public interface ICell
     /// host is not connected.
     /// </summary>
     Task<LimitersAnswer> GetLimitersAsync(string vmId, CancellationToken cancellation);
+
+    /// <summary>The microVM, and what it used in its host's last sample; null while it does not run, no sample came, or its host is not connected.</summary>
+    Task<(VmAnswer Answer, VmUse? Use)> GetVmWithUseAsync(string vmId, CancellationToken cancellation);
 
     /// <summary>Answers as soon as the microVM is in one of the states; code <c>timeout</c> when the time is over first.</summary>
     Task<VmAnswer> WaitVmAsync(string vmId, IReadOnlySet<VmState> states, TimeSpan timeout, CancellationToken cancellation);

@@ -33,6 +33,10 @@ internal sealed class HostFigures
     public IReadOnlyList<LimiterFigure> Of(string hostId, string vmId) =>
         _hosts.TryGetValue(hostId, out var told) ? [.. told.Limiters.Where(limiter => limiter.VmId == vmId)] : [];
 
+    /// <summary>What the microVM used in the last sample; null: it is not in it.</summary>
+    public VmUse? UseOf(string hostId, string vmId) =>
+        _hosts.TryGetValue(hostId, out var told) ? told.Usage?.Vms.FirstOrDefault(vm => vm.VmId == vmId) : null;
+
     /// <summary>Every host's figures, in the order of hosts. Sample and pressure are null until one came.</summary>
     public IReadOnlyList<(string HostId, IReadOnlyList<LimiterFigure> Limiters, UsageSample? Usage, PressureReport? Pressure)> All() =>
         [.. _hosts.OrderBy(host => host.Key, StringComparer.Ordinal).Select(host => (host.Key, host.Value.Limiters, host.Value.Usage, host.Value.Pressure))];

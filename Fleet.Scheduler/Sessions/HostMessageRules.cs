@@ -192,6 +192,8 @@ internal static partial class HostMessageRules
                 return "usage names what is no microVM or was never placed.";
             if (!seen.Add(vm.VmId))
                 return $"usage names {vm.VmId} twice.";
+            if (vm.Guest is { } guest && (guest.AvailableKib > guest.MemoryKib || guest.MemoryKib > VmLimits.MaxMemoryMib * 1024UL || guest.Health > (uint)HealthState.Failing))
+                return $"usage of {vm.VmId} has what its guest can't have said.";
         }
         return null;
     }

@@ -154,7 +154,7 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 Sender.Tell(new ConsoleWritten());
                 break;
             case ReadLimiters read:
-                Sender.Tell(new LimitersRead { Limiters = { _figures.Of(HostId, read.VmId) } });
+                Sender.Tell(new LimitersRead { Limiters = { _figures.Of(HostId, read.VmId) }, Use = _figures.UseOf(HostId, read.VmId) });
                 break;
             case Terminated terminated when terminated.ActorRef.Equals(_host):
                 // It moved or restarts: where it is now the region knows.

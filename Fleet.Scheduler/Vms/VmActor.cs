@@ -6,6 +6,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Vms;
@@ -122,7 +123,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 Reply(Sender, Exists ? null : NotFound());
                 break;
             case RequestStop stop:
-                Carry(_life.Stop(stop.GraceMs, Now), Sender);
+                Carry(_life.Stop(stop.GraceOfSpec && _life.Record is { } its ? (uint)VmLimits.GraceSecondsOf(its.Spec) * 1000 : stop.GraceMs, Now), Sender);
                 break;
             case RequestStart:
                 OnStart();

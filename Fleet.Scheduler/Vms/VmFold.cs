@@ -129,6 +129,7 @@ public static class VmFold
             case VmEnded ended:
                 next.State = VmState.Stopped;
                 next.Exit = ended.Exit?.Clone();
+                next.Log = ended.Log?.Clone();
                 next.Reason = ended.Reason?.Clone();
                 next.VmmPid = 0;
                 // What was never placed, or waits to run again, is stopped without a request to a host.
@@ -138,6 +139,7 @@ public static class VmFold
             case VmFailed failed:
                 next.State = VmState.Failed;
                 next.Reason = failed.Reason?.Clone();
+                next.Log = failed.Log?.Clone();
                 next.VmmPid = 0;
                 End(next, failed.At);
                 return failed.At;
@@ -244,6 +246,7 @@ public static class VmFold
         next.Move = null;
         next.Reason = null;
         next.Exit = null;
+        next.Log = null;
         next.Driver = "";
         next.VmmPid = 0;
         next.Addresses = null;

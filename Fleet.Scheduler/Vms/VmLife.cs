@@ -295,14 +295,14 @@ public sealed record VmLife
                     HostVmState.Ended when IsMoving && report.Reason is null or { Code: RestartRules.StopRequestedCode } => Moved(now),
                     HostVmState.Failed when IsMoving && report.Reason?.Code == LeaseOverCode => Moved(now),
                     HostVmState.Removed when IsMoving => Moved(now),
-                    HostVmState.Ended => Decision.Of(Ended(report.Epoch, report.Exit, report.Reason ?? DefaultEnd(report), now)),
+                    HostVmState.Ended => Decision.Of(Ended(report.Epoch, report.Exit, report.Reason ?? DefaultEnd(report), now, report.Log)),
                     // The host gave it up by itself. Whoever asked for its end gets that.
                     HostVmState.Failed when report.Reason?.Code == LeaseOverCode && State != VmState.Stopping =>
                         Decision.Of(new VmLost { At = At(now), Epoch = report.Epoch, Reason = report.Reason.Clone() }),
                     HostVmState.Failed when State == VmState.Starting && MayGoElsewhere(report) =>
                         Decision.Of(new VmLaunchFailed { At = At(now), Host = host, Epoch = report.Epoch, Reason = report.Reason!.Clone() }),
                     HostVmState.Failed => Decision.Of(Failed(report.Epoch, report.Reason
-                        ?? Because("vmm_failed", "The host reported a failure without a reason."), now)),
+                        ?? Because("vmm_failed", "The host reported a failure without a reason."), now, report.Log)),
                     HostVmState.Removed => Decision.Of(Vanished("The host removed the microVM without having been asked.", now)),
                     _ => Decision.Nothing,
                 };
@@ -551,11 +551,11 @@ public sealed record VmLife
         ? Because("command_exited", $"The command ended with status {exit.Status}.")
         : State == VmState.Stopping ? StopRequested : Because("guest_shutdown", "The guest shut down.");
 
-    private static VmEnded Ended(ulong epoch, GuestExit? exit, Reason reason, DateTimeOffset now) =>
-        new() { At = At(now), Epoch = epoch, Exit = exit?.Clone(), Reason = reason.Clone() };
+    private static VmEnded Ended(ulong epoch, GuestExit? exit, Reason reason, DateTimeOffset now, LogExtent? log = null) =>
+        new() { At = At(now), Epoch = epoch, Exit = exit?.Clone(), Reason = reason.Clone(), Log = log?.Clone() };
 
-    private static VmFailed Failed(ulong epoch, Reason reason, DateTimeOffset now) =>
-        new() { At = At(now), Epoch = epoch, Reason = reason.Clone() };
+    private static VmFailed Failed(ulong epoch, Reason reason, DateTimeOffset now, LogExtent? log = null) =>
+        new() { At = At(now), Epoch = epoch, Reason = reason.Clone(), Log = log?.Clone() };
 
     private static Decision NotFound(string? id) => Decision.Refuse("not_found", $"There is no microVM '{id}'.");
 

@@ -49,6 +49,12 @@ public enum FrameType : byte
 
     /// <summary>Of the stream of the command's output: so many bytes were written before what comes next, 64 bits. What is missing then is lost.</summary>
     Position = 14,
+
+    /// <summary>Of the same stream: what the guest says of itself, a <see cref="FiguresPayload"/>.</summary>
+    Figures = 15,
+
+    /// <summary>Of the same stream: the command is to end within so many milliseconds, 32 bits, and to be killed then.</summary>
+    Stop = 16,
 }
 
 /// <summary>

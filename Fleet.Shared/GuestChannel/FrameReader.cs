@@ -82,7 +82,7 @@ public sealed class FrameReader
 
     private bool HeaderIsValid()
     {
-        if (_held[0] != Frame.Marker || _held[1] is 0 or > (byte)FrameType.Position) return false;
+        if (_held[0] != Frame.Marker || _held[1] is 0 or > (byte)FrameType.Stop) return false;
         var payload = BinaryPrimitives.ReadUInt16LittleEndian(_held.AsSpan(2));
         var stream = BinaryPrimitives.ReadUInt32LittleEndian(_held.AsSpan(4));
         if (_held[1] == (byte)FrameType.Greeting) return payload == Frame.GreetingBytes && stream == 0;

@@ -42,7 +42,7 @@ public sealed class StreamLedger(bool ofLog = false)
     /// <summary>What a frame takes of a window; 0 for those that need no room.</summary>
     public static int Cost(FrameType type, int payload) => type switch
     {
-        FrameType.Input or FrameType.InputEnd or FrameType.Output or FrameType.Errors or FrameType.Resize or FrameType.Signal or FrameType.Position => Overhead + payload,
+        FrameType.Input or FrameType.InputEnd or FrameType.Output or FrameType.Errors or FrameType.Resize or FrameType.Signal or FrameType.Position or FrameType.Figures => Overhead + payload,
         _ => 0,
     };
 
@@ -71,6 +71,8 @@ public sealed class StreamLedger(bool ofLog = false)
                 if (Credit(payload, OutputLeft, OutputWindow) is not { } left) return "The credit is none, or more than was sent.";
                 OutputLeft = left;
                 return null;
+            case FrameType.Stop when ofLog && payload.Length == 4:
+                return null;
             case FrameType.Close when payload.Length == 0:
                 Ended = true;
                 return null;
@@ -94,6 +96,7 @@ public sealed class StreamLedger(bool ofLog = false)
                 return null;
             case FrameType.Output or FrameType.Errors when _started && payload.Length is > 0 and <= Frame.MaxPayload:
             case FrameType.Position when ofLog && _started && payload.Length == 8:
+            case FrameType.Figures when ofLog && _started && payload.Length == FiguresPayload.Bytes:
                 var cost = Cost(type, payload.Length);
                 if (cost > OutputLeft) return "More was sent than there was credit for.";
                 OutputLeft -= cost;

@@ -133,4 +133,7 @@ public static class VmLimits
 
     /// <summary>Grace of a stop that names none.</summary>
     public const int DefaultGraceSeconds = 10;
+
+    /// <summary>The same of a microVM of that spec.</summary>
+    public static int GraceSecondsOf(Contracts.VmSpec spec) => spec.HasStopGraceSeconds ? (int)spec.StopGraceSeconds : DefaultGraceSeconds;
 }

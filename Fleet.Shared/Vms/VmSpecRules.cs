@@ -32,6 +32,7 @@ public static class VmSpecRules
             ?? Image(spec)
             ?? VolumeRules.FirstProblem(spec)
             ?? Range("boot_timeout_seconds", spec.BootTimeoutSeconds, 0, VmLimits.MaxBootTimeoutSeconds)
+            ?? Range("stop_grace_seconds", spec.StopGraceSeconds, 0, VmLimits.MaxGraceSeconds)
             ?? OneOf("restart", spec.Restart.Length == 0 ? RestartPolicy.Never : spec.Restart, RestartPolicy.All)
             ?? OneOf("fencing", spec.Fencing.Length == 0 ? FencingPolicy.Strict : spec.Fencing, FencingPolicy.All)
             ?? OneOf("priority", spec.Priority.Length == 0 ? PriorityClass.Normal : spec.Priority, PriorityClass.All)

@@ -5,6 +5,7 @@ using Fleet.Guest.Configuration;
 using Fleet.Guest.Health;
 using Fleet.Guest.Linux;
 using Fleet.Guest.Processes;
+using Fleet.Shared.GuestChannel;
 using Xunit;
 
 namespace Fleet.Guest.Tests;
@@ -94,13 +95,18 @@ public sealed class HealthTests
         using var told = new SemaphoreSlim(0);
         var words = "";
         var results = new Queue<string?>([null, "bad", null, "bad", "worse", "worst"]);
-        new HealthWatch(Check() with { Interval = TimeSpan.FromMilliseconds(1) }, results.Dequeue, problem =>
+        var states = new List<(HealthState, ushort)>();
+        HealthWatch watch = null!;
+        watch = new HealthWatch(Check() with { Interval = TimeSpan.FromMilliseconds(1) }, results.Dequeue, problem =>
         {
             words = problem;
             told.Release();
-        }).Start();
+        }, () => states.Add(watch.State));
+        Assert.Equal((HealthState.Starting, (ushort)0), watch.State);
+        watch.Start();
         Assert.True(told.Wait(Soon));
         Assert.Equal(("worse", 1), (words, results.Count));
+        Assert.Equal([(HealthState.Passing, (ushort)0), (HealthState.Failing, 1), (HealthState.Passing, 0), (HealthState.Failing, 1), (HealthState.Failing, 2)], states);
     }
 
     [Theory]

@@ -26,6 +26,7 @@ public sealed class LogTests
         await RunningFleet.WaitAsync("the guest's answer to the next agent", async () => (await fleet.CliAsync("vm", "exec", "talks", "--", "touch", "/tmp/go")).Exit == 0, Boot);
         var stopped = await fleet.WaitForAsync("talks", "stopped,failed");
         Assert.Equal(3, stopped.GetProperty("exit_status").GetInt32());
+        Assert.Equal("""{"first":0,"end":1288908,"lost_bytes":0}""", stopped.GetProperty("log").GetRawText());
 
         var numbers = string.Concat(Enumerable.Range(1, 200_000).Select(i => $"{i}\n"));
         (exit, output, error) = await following.WaitAsync(Boot);
@@ -48,6 +49,39 @@ public sealed class LogTests
         Assert.False(Directory.Exists(folder));
         (exit, _, error) = await fleet.CliAsync("vm", "logs", "talks");
         Assert.Equal(3, exit);
+    }
+
+    [Fact]
+    public async Task Should_show_what_a_guest_says_of_itself_and_tell_how_a_stop_went()
+    {
+        await using var fleet = await RunningFleet.StartAsync();
+        var (exit, output, error) = await fleet.CliAsync(
+            "vm", "run", "-d", "--name", "talks", "--stop-grace", "6", "--health", "[interval=1]exec:true", "--", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done");
+        Assert.True(exit == 0, $"{output}\n{error}\n{fleet.Log()}");
+        await RunningFleet.WaitAsync("the command's first line", async () => (await LogsAsync(fleet)).Output == "up\n", Boot);
+        JsonElement guest = default;
+        await RunningFleet.WaitAsync("the guest's word", async () =>
+        {
+            var usage = JsonDocument.Parse((await fleet.CliAsync("vm", "show", "talks", "--json")).Output).RootElement.GetProperty("usage");
+            return usage.ValueKind == JsonValueKind.Object && (guest = usage.GetProperty("guest")).ValueKind == JsonValueKind.Object
+                && guest.GetProperty("health").GetProperty("state").GetString() == "passing";
+        }, Boot);
+        Assert.InRange(guest.GetProperty("memory_mib").GetInt32(), 128, 256);
+        Assert.InRange(guest.GetProperty("available_mib").GetInt32(), 1, guest.GetProperty("memory_mib").GetInt32());
+        Assert.Equal(3, guest.GetProperty("load").GetArrayLength());
+        (_, output, _) = await fleet.CliAsync("vm", "show", "talks");
+        Assert.Contains("health   passing", output, StringComparison.Ordinal);
+
+        // It has the grace of its spec, of which its command gets four seconds.
+        var began = System.Diagnostics.Stopwatch.StartNew();
+        (exit, output, error) = await fleet.CliAsync("vm", "stop", "talks");
+        Assert.True(exit == 0, error);
+        Assert.InRange(began.Elapsed.TotalSeconds, 3.5, 30);
+        var stopped = await fleet.WaitForAsync("talks", "stopped");
+        Assert.Equal(("stop_requested", 137), (stopped.GetProperty("reason").GetProperty("code").GetString(), stopped.GetProperty("exit_status").GetInt32()));
+        Assert.Contains("was killed", stopped.GetProperty("reason").GetProperty("message").GetString(), StringComparison.Ordinal);
+        (exit, _, error) = await fleet.CliAsync("vm", "delete", "talks");
+        Assert.True(exit == 0, error);
     }
 
     private static async Task<(string Output, string Errors)> LogsAsync(RunningFleet fleet, params string[] options)

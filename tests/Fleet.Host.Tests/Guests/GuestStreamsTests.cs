@@ -106,7 +106,8 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
         var folder = Directory.CreateTempSubdirectory("fleet-guest-log-").FullName;
         try
         {
-            _streams.KeepLog(_vmm, folder, new LogPace(TimeProvider.System));
+            var said = new List<byte[]>();
+            _streams.KeepLog(_vmm, folder, new LogPace(TimeProvider.System), figures => said.Add(figures.ToArray()));
             Assert.Empty(_guests);
             _vmm.Ready.SetResult();
             var guest = await LogOpenedAsync(0);
@@ -118,6 +119,15 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
             // A client's stream goes by the same conversation.
             Take(7, FrameType.Open);
             Assert.Equal(FrameType.Open, (await guest.ReadAsync()).Type);
+
+            // What it says of itself is heard once a second at most.
+            await guest.SayAsync(FrameType.Figures, new byte[FiguresPayload.Bytes]);
+            await guest.SayAsync(FrameType.Figures, new byte[FiguresPayload.Bytes]);
+            await guest.ReadAsync();
+            await guest.ReadAsync();
+            Assert.Single(said);
+            _streams.StopCommand(TimeSpan.FromSeconds(3));
+            Assert.Equal((FrameType.Stop, 3000), await guest.ReadAsync() is var stop ? (stop.Type, BitConverter.ToInt32(stop.Payload)) : default);
 
             // The next conversation goes on behind what is here.
             guest.Dispose();

@@ -174,7 +174,7 @@ public sealed class DefaultImageBootTests(RealImage real) : IClassFixture<RealIm
         await guest.UntilConsoleShowsAsync("up\r\n");
         await guest.PressCtrlAltDeleteAsync();
         await guest.EndAsync();
-        Assert.Equal(["FLEET 1 ready", "FLEET 1 exit 137"], guest.Status);
+        Assert.Equal(["FLEET 1 ready", "FLEET 1 killed", "FLEET 1 exit 137"], guest.Status);
     }
 
     [SkippableFact]

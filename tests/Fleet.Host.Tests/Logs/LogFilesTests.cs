@@ -96,6 +96,7 @@ public sealed class LogFilesTests : IDisposable
         Assert.True(writer.SkipTo(1009));
         Assert.False(writer.SkipTo(1008));
         Write(writer, LogStreamKind.Output, "rest\n");
+        Assert.Equal(new LogExtent { First = 0, End = 1014, LostBytes = 1000 }, LogCursor.Extent(_folder));
         Assert.Equal(["stdout 0 one", "stdout 4 begun+", "lost 9 1000", "stdout 1009 rest"], (await ReadAsync(new LogWish())).Select(Short));
     }
 

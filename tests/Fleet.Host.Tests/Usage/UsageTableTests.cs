@@ -22,6 +22,22 @@ public sealed class UsageTableTests
     private static MachineReading Machine(ulong busy, ulong total) => new(busy, total, 4, 2048);
 
     [Fact]
+    public void Should_tell_what_a_guest_says_of_itself_while_it_is_of_now()
+    {
+        var said = new GuestFigures { MemoryKib = 1000, AvailableKib = 10 };
+        for (var i = 0; i < 7; i++)
+        {
+            _table.Begin(Machine(0, 0), default, At(10 * i));
+            _table.Put(Id, 1, Use(i), At(10 * i));
+            if (i == 1) _table.PutGuest(Id, 1, said, At(11));
+            if (i == 5) _table.PutGuest(Id, 2, said, At(51));
+            if (i == 0) continue;
+            Assert.Equal(i is 1 or 2 or 3, _table.Next(At(10 * i + 2))!.Vms.Single().Guest is not null);
+            _table.Told();
+        }
+    }
+
+    [Fact]
     public void Should_tell_what_was_used_between_two_readings_once()
     {
         Assert.True(_table.IsDue(At(0)));

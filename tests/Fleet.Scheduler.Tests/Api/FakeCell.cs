@@ -7,6 +7,7 @@ using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Vms;
 using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 
@@ -116,11 +117,11 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
 
     public Task<VmAnswer> GetVmAsync(string vmId, CancellationToken cancellation) => VmAsync(vmId, _ => null, cancellation);
 
-    public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan grace, CancellationToken cancellation) => VmAsync(vmId, vm =>
+    public Task<VmAnswer> StopVmAsync(string vmId, TimeSpan? grace, CancellationToken cancellation) => VmAsync(vmId, vm =>
     {
         if (vm.State is VmState.Deleting)
             return new("wrong_state", "It is being deleted.");
-        Vm(vmId, new VmStopRequested { At = Now, GraceMs = (uint)grace.TotalMilliseconds });
+        Vm(vmId, new VmStopRequested { At = Now, GraceMs = (uint)(grace ?? TimeSpan.FromSeconds(VmLimits.GraceSecondsOf(vm.Spec))).TotalMilliseconds });
         return null;
     }, cancellation);
 
@@ -285,6 +286,12 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
             ? console.Open(offset ?? 0)
             : throw new CellException("wrong_state", "It was never placed.");
     }
+
+    /// <summary>What microVMs use.</summary>
+    public ConcurrentDictionary<string, VmUse> Uses { get; } = [];
+
+    public async Task<(VmAnswer Answer, VmUse? Use)> GetVmWithUseAsync(string vmId, CancellationToken cancellation) =>
+        (await GetVmAsync(vmId, cancellation), Uses.GetValueOrDefault(vmId));
 
     /// <summary>What was asked for of logs, which are in <see cref="Consoles"/> as well.</summary>
     public ConcurrentQueue<(LogWish Wish, bool Follow)> LogWishes { get; } = [];

@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Cell;
+using Fleet.Shared.Contracts;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Api;
@@ -24,7 +25,7 @@ public sealed class VmRequestTests : IAsyncLifetime
         Assert.Equal($"/v1/vms/{id}", answer.Headers["Location"]);
         Assert.Equal("\"1\"", answer.Headers["ETag"]);
         Assert.Equal("""
-            {"id":"ID","name":"hello","tenant":null,"state":"pending","reason":null,"exit_status":null,"host":null,"epoch":0,"driver":null,"vmm_pid":null,"addresses":null,"created_at":"2026-11-23T12:00:00.000Z","changed_at":"2026-11-23T12:00:00.000Z","version":1,"restarts":0,"restart_at":null,"gang":null,"spec":{"name":"hello","cpus":2,"memory_mib":300,"command":["sh","-c","exit 7"],"env":{"A":"ü","B":"2"},"driver":"auto","boot":null,"image":null,"boot_timeout_seconds":120,"restart":"never","fencing":"strict","terminal":false,"health":null,"labels":{"app":"web"},"host":null,"host_labels":{},"zones":[],"priority":"normal","placement":null,"volumes":[],"simulated":null,"network":"none","ports":[],"rate_limits":{}}}
+            {"id":"ID","name":"hello","tenant":null,"state":"pending","reason":null,"exit_status":null,"host":null,"epoch":0,"driver":null,"vmm_pid":null,"addresses":null,"created_at":"2026-11-23T12:00:00.000Z","changed_at":"2026-11-23T12:00:00.000Z","version":1,"restarts":0,"restart_at":null,"gang":null,"log":null,"usage":null,"spec":{"name":"hello","cpus":2,"memory_mib":300,"command":["sh","-c","exit 7"],"env":{"A":"ü","B":"2"},"driver":"auto","boot":null,"image":null,"boot_timeout_seconds":120,"restart":"never","fencing":"strict","terminal":false,"stop_grace_seconds":10,"health":null,"labels":{"app":"web"},"host":null,"host_labels":{},"zones":[],"priority":"normal","placement":null,"volumes":[],"simulated":null,"network":"none","ports":[],"rate_limits":{}}}
             """.Replace("ID", id, StringComparison.Ordinal), answer.Text);
     }
 
@@ -135,9 +136,29 @@ public sealed class VmRequestTests : IAsyncLifetime
         var id = await _api.CreateAsync("hello");
         Assert.Equal(202, (await _api.PostAsync($"/v1/vms/{id}/stop")).Status);
         Assert.Equal(10_000u, ((VmStopRequested)_api.Cell.Journal[^1].Event).GraceMs);
+
+        var patient = await _api.PostAsync("/v1/vms", """{"name": "patient", "stop_grace_seconds": 60, "terminal": true}""");
+        Assert.Equal((60, true), ((int)patient.Json["spec"]!["stop_grace_seconds"]!, (bool)patient.Json["spec"]!["terminal"]!));
+        Assert.Equal(202, (await _api.PostAsync("/v1/vms/patient/stop")).Status);
+        Assert.Equal(60_000u, ((VmStopRequested)_api.Cell.Journal[^1].Event).GraceMs);
+    }
+
+    [Fact]
+    public async Task Show_tells_what_a_microvm_uses_and_what_its_guest_says_of_itself()
+    {
+        var id = await _api.CreateAsync("hello");
+        _api.Cell.Uses[id] = new VmUse
+        {
+            VmId = id, Epoch = 1, CpuMillis = 250, MemoryKib = 90 << 10,
+            Guest = new GuestFigures { MemoryKib = 230 << 10, AvailableKib = 180 << 10, Load1 = 150, Load5 = 20, Load15 = 3, Tasks = 77, Health = 3, HealthFailures = 2 },
+        };
+        var shown = (await _api.GetAsync("/v1/vms/hello")).Json["usage"]!;
+        Assert.Equal("""{"cpus":0.25,"memory_mib":90,"guest":{"memory_mib":230,"available_mib":180,"load":[1.5,0.2,0.03],"tasks":77,"health":{"state":"failing","failures":2}}}""", shown.ToJsonString());
+        Assert.Null((await _api.GetAsync("/v1/vms")).Json["items"]![0]!["usage"]);
     }
 
     [Theory]
+    [InlineData("""{"grace_seconds": 9999999999999}""", "invalid_field", "grace_seconds")]
     [InlineData("""{"grace_seconds": 301}""", "invalid_field", "grace_seconds")]
     [InlineData("""{"grace_seconds": -1}""", "invalid_field", "grace_seconds")]
     [InlineData("""{"grace_seconds": "1"}""", "invalid_field", "grace_seconds")]

@@ -7,7 +7,7 @@ namespace Fleet.Shared.Tests.GuestChannel;
 public sealed class FrameReaderTests
 {
     private static readonly Gen<(FrameType Type, uint Stream, byte[] Payload)> GenFrame = Gen.Select(
-        Gen.Int[(int)FrameType.Open, (int)FrameType.Position].Select(type => (FrameType)type), Gen.UInt[1, uint.MaxValue],
+        Gen.Int[(int)FrameType.Open, (int)FrameType.Stop].Select(type => (FrameType)type), Gen.UInt[1, uint.MaxValue],
         Gen.OneOf(Gen.Byte.Array[0, 40], Gen.Byte.Array[Frame.MaxPayload - 1, Frame.MaxPayload]));
 
     private static byte[] Bytes(FrameType type, uint stream, byte[] payload)
@@ -81,7 +81,7 @@ public sealed class FrameReaderTests
 
     [Theory]
     [InlineData(0, 1u, 0)]
-    [InlineData(15, 1u, 0)]
+    [InlineData(17, 1u, 0)]
     [InlineData((int)FrameType.Output, 0u, 0)]
     [InlineData((int)FrameType.Output, 1u, Frame.MaxPayload + 1)]
     public void Should_call_a_wrong_header_garbage(int type, uint stream, int payload)
