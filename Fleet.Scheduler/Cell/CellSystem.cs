@@ -132,7 +132,7 @@ public sealed class CellSystem : IAsyncDisposable
         // The journal makes its tables while the cell forms.
         _ = Persistence.Instance.Apply(actors);
         var listening = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        var placement = actors.ActorOf(Props.Create(() => new PlacementActor(options, listening)), "placement");
+        var placement = actors.ActorOf(ActorProps.Of(() => new PlacementActor(options, listening)), "placement");
         // Hosts announce themselves when they recover: nobody may miss that.
         await listening.Task.WaitAsync(FormPatience, cancellation).ConfigureAwait(false);
 
@@ -142,20 +142,20 @@ public sealed class CellSystem : IAsyncDisposable
         _ = actors.WhenTerminated.ContinueWith(_ => pulse.Dispose(), TaskScheduler.Default);
         // Each kind tells the other. microVMs want something of their hosts at once; hosts speak when an agent is there.
         var vms = new LateRegion();
-        var hostRegion = await ShareAsync(ShardRegions.Hosts, id => Props.Create(() => new HostActor(id, options, vms, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
+        var hostRegion = await ShareAsync(ShardRegions.Hosts, id => ActorProps.Of(() => new HostActor(id, options, vms, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
         // Whoever waits for its gang says so again and again, and wakes it.
-        var gangs = await ShareAsync(ShardRegions.Gangs, id => Props.Create(() => new GangActor(id, options, placement, hostRegion, vms)), new GangExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
-        var volumes = await ShareAsync(ShardRegions.Volumes, _ => Props.Create(() => new VolumesActor(options, hostRegion)), new VolumesExtractor(), settings).ConfigureAwait(false);
-        var vmRegion = await ShareAsync(ShardRegions.Vms, id => Props.Create(() => new VmActor(id, options, placement, hostRegion, gangs, volumes)), new VmExtractor(), settings).ConfigureAwait(false);
+        var gangs = await ShareAsync(ShardRegions.Gangs, id => ActorProps.Of(() => new GangActor(id, options, placement, hostRegion, vms)), new GangExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
+        var volumes = await ShareAsync(ShardRegions.Volumes, _ => ActorProps.Of(() => new VolumesActor(options, hostRegion)), new VolumesExtractor(), settings).ConfigureAwait(false);
+        var vmRegion = await ShareAsync(ShardRegions.Vms, id => ActorProps.Of(() => new VmActor(id, options, placement, hostRegion, gangs, volumes)), new VmExtractor(), settings).ConfigureAwait(false);
         vms.Started(vmRegion);
         // One actor that is there when it is asked: nothing of it has to be woken.
-        var tokens = await ShareAsync(ShardRegions.Tokens, _ => Props.Create(() => new TokensActor(options)), new TokensExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
+        var tokens = await ShareAsync(ShardRegions.Tokens, _ => ActorProps.Of(() => new TokensActor(options)), new TokensExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
 
         // Last: as soon as it is a member, the others write the state of shards to this node too, and wait for its answer.
         await JoinAsync(actors, guard, register, options, cancellation).ConfigureAwait(false);
 
         var figures = new HostFigures();
-        var sessions = actors.ActorOf(Props.Create(() => new SessionsActor(options, hostRegion, figures)), "sessions");
+        var sessions = actors.ActorOf(ActorProps.Of(() => new SessionsActor(options, hostRegion, figures)), "sessions");
         var client = new CellClient(actors, vmRegion, hostRegion, volumes, placement, options);
         return new CellSystem(
             actors,

@@ -126,7 +126,7 @@ internal sealed class ConsoleStream : IConsoleStream
         request.Credit = Credit;
         var chunks = Channel.CreateBounded<ConsoleChunk>(new BoundedChannelOptions(MostChunks) { SingleReader = true, SingleWriter = true });
         var opened = new TaskCompletionSource<ulong>(TaskCreationOptions.RunContinuationsAsynchronously);
-        var reader = system.ActorOf(Props.Create(() => new ConsoleReaderActor(hosts, request, chunks.Writer, opened)));
+        var reader = system.ActorOf(ActorProps.Of(() => new ConsoleReaderActor(hosts, request, chunks.Writer, opened)));
         try
         {
             var offset = await opened.Task.WaitAsync(patience, cancellation).ConfigureAwait(false);

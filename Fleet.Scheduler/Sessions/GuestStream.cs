@@ -22,7 +22,7 @@ internal sealed class GuestStream : IGuestStream
     {
         var frames = Channel.CreateBounded<(FrameType, ReadOnlyMemory<byte>)>(new BoundedChannelOptions(MostFrames) { SingleReader = true, SingleWriter = true });
         _frames = frames.Reader;
-        _client = system.ActorOf(Props.Create(() => new GuestClientActor(hosts, open, frames.Writer)));
+        _client = system.ActorOf(ActorProps.Of(() => new GuestClientActor(hosts, open, frames.Writer)));
     }
 
     public void Send(FrameType type, ReadOnlyMemory<byte> payload) => _client.Tell(new GuestClientActor.Outgoing(type, payload));

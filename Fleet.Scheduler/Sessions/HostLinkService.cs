@@ -163,7 +163,7 @@ internal sealed class SessionsActor(CellOptions options, IActorRef hosts, HostFi
             return;
         }
         var session = Context.GetChildren().Count() < options.SessionsPerNode
-            ? Context.ActorOf(Props.Create(() => new HostSession(options, hosts, start.ToAgent, start.Enrolment, figures)))
+            ? Context.ActorOf(ActorProps.Of(() => new HostSession(options, hosts, start.ToAgent, start.Enrolment, figures)))
             : null;
         Sender.Tell(new SessionStarted(session));
     }
