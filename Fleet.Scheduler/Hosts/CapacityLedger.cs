@@ -175,6 +175,15 @@ public sealed class CapacityLedger
     /// <summary>The newest epoch under which the microVM has a place here; 0: none.</summary>
     public ulong NewestEpoch(string vmId) => _newest.GetValueOrDefault(vmId);
 
+    /// <summary>Places of the microVM here of earlier epochs than that.</summary>
+    public IReadOnlyList<Reservation> OlderThan(string vmId, ulong epoch)
+    {
+        // Mostly each has one, and nobody is looked through.
+        if (_reservations.Count > _newest.Count)
+            return [.. _reservations.Values.Where(held => held.VmId == vmId && held.Epoch < epoch)];
+        return NewestEpoch(vmId) is > 0 and var only && only < epoch ? [_reservations[(vmId, only)]] : [];
+    }
+
     public Reservation? Find(string vmId, ulong epoch) => _reservations.GetValueOrDefault((vmId, epoch));
 
     /// <summary>

@@ -220,7 +220,7 @@ internal sealed partial class HostActor
     private void Launch(CommandHost command)
     {
         // What an earlier run left here goes first, so that a host never has two epochs of one microVM side by side. What it is saved in is taken over.
-        var remains = command.Launch is { SnapshotEpoch: > 0, Ticket: null } ? [] : OlderThan(command.VmId, command.Epoch);
+        var remains = command.Launch is { SnapshotEpoch: > 0, Ticket: null } ? [] : _ledger.OlderThan(command.VmId, command.Epoch);
         if (remains.Count > 0)
         {
             _launchesBehindRemains[command.VmId] = command;
@@ -241,13 +241,10 @@ internal sealed partial class HostActor
         Send(new SchedulerMessage { Launch = command.Launch });
     }
 
-    private List<Reservation> OlderThan(string vmId, ulong epoch) =>
-        [.. _ledger.Reservations.Where(held => held.VmId == vmId && held.Epoch < epoch)];
-
     /// <summary>A newer epoch runs here, or shall not be here either: of those before nothing is needed any more.</summary>
     private void DiscardOlder(string vmId, ulong epoch)
     {
-        foreach (var held in OlderThan(vmId, epoch).Where(held => held.Vacated))
+        foreach (var held in _ledger.OlderThan(vmId, epoch).Where(held => held.Vacated))
         {
             _presence.Unwanted(held.VmId, held.Epoch);
             Discard(held);

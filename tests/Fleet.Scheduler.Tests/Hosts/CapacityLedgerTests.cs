@@ -196,7 +196,13 @@ public sealed class CapacityLedgerTests
                     else if (!comes && model.Remove((vm, epoch)))
                         ledger.Apply(new HostReleased { VmId = $"vm-{vm}", Epoch = epoch });
                     for (var each = 0; each < 3; each++)
+                    {
                         Assert.Equal(model.Where(held => held.Vm == each).Select(held => held.Epoch).DefaultIfEmpty().Max(), ledger.NewestEpoch($"vm-{each}"));
+                        Assert.Equal(
+                            model.Where(held => held.Vm == each && held.Epoch < ledger.NewestEpoch($"vm-{each}") + 1).Select(held => held.Epoch).Order(),
+                            ledger.OlderThan($"vm-{each}", ledger.NewestEpoch($"vm-{each}") + 1).Select(held => held.Epoch).Order());
+                        Assert.DoesNotContain(ledger.OlderThan($"vm-{each}", ledger.NewestEpoch($"vm-{each}")), held => held.Epoch == ledger.NewestEpoch($"vm-{each}"));
+                    }
                 }
             },
             iter: 1000);
