@@ -115,7 +115,8 @@ internal sealed class ViewWriter : IDisposable
 
     private int ApplyVm(Batch batch, JournalEvent entry, string id, SqliteTransaction transaction)
     {
-        if (!batch.Vms.TryGetValue(id, out var row))
+        // With its first event a microVM is new.
+        if (!batch.Vms.TryGetValue(id, out var row) && entry.SequenceNr > 1)
             row = Read(ViewSchema.ReadVm, id, VmRecord.Parser, transaction);
         if (row.Record is null && entry.SequenceNr != 1)
         {
@@ -217,11 +218,14 @@ internal sealed class ViewWriter : IDisposable
     private SqliteCommand Prepare(string sql, SqliteTransaction? transaction, ReadOnlySpan<(string Name, object Value)> values)
     {
         if (!_commands.TryGetValue(sql, out var command))
+        {
             _commands[sql] = command = new SqliteCommand(sql, _connection);
+            foreach (var (name, value) in values)
+                command.Parameters.AddWithValue(name, value);
+        }
         command.Transaction = transaction;
-        command.Parameters.Clear();
-        foreach (var (name, value) in values)
-            command.Parameters.AddWithValue(name, value);
+        for (var at = 0; at < values.Length; at++)
+            command.Parameters[at].Value = values[at].Value;
         return command;
     }
 
