@@ -43,6 +43,8 @@ internal sealed class ClaimStore : IAsyncDisposable
 
     private const int MaxBatch = 256;
     private const int MaxWaiting = 10_000;
+    private const int Many = 8;
+    private static readonly TimeSpan Moment = TimeSpan.FromMilliseconds(2);
     private static readonly TimeSpan PurgeInterval = TimeSpan.FromMinutes(5);
 
     private readonly ClaimDatabase _database;
@@ -250,6 +252,9 @@ internal sealed class ClaimStore : IAsyncDisposable
         var batch = new List<Work>(MaxBatch);
         while (_waiting.Reader.WaitToReadAsync().AsTask().GetAwaiter().GetResult())
         {
+            // Where many came at once, more come in a moment: the disk is not forced for each handful.
+            if (batch.Count >= Many)
+                Thread.Sleep(Moment);
             batch.Clear();
             while (batch.Count < MaxBatch && _waiting.Reader.TryRead(out var item))
                 batch.Add(item);
