@@ -199,6 +199,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
                     case SchedulerMessage.BodyOneofCase.Heartbeat or SchedulerMessage.BodyOneofCase.None or SchedulerMessage.BodyOneofCase.Welcome:
                         break;
                     case SchedulerMessage.BodyOneofCase.Lease:
+                        beats.Heard = message.Lease.Sequence;
                         if (beats.Of(message.Lease.Sequence) is { } askedAt)
                             _owner.Leased(message.Lease, askedAt);
                         break;
@@ -243,7 +244,7 @@ internal sealed class SchedulerLink : IAsyncDisposable
             for (ulong sequence = 1; await timer.WaitForNextTickAsync(ends.Token).ConfigureAwait(false); sequence++)
             {
                 beats.Note(sequence, Posix.BootTime);
-                session.TrySend(new HostMessage { Heartbeat = new Heartbeat { Sequence = sequence } });
+                session.TrySend(new HostMessage { Heartbeat = new Heartbeat { Sequence = sequence, Heard = beats.Heard } });
                 if (heard.Silence > beat * MissedBeats)
                     await ends.CancelAsync().ConfigureAwait(false);
             }

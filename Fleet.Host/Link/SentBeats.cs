@@ -9,6 +9,15 @@ internal sealed class SentBeats(TimeSpan hello)
     private readonly Lock _gate = new();
     private readonly (ulong Sequence, TimeSpan At)[] _beats = new (ulong, TimeSpan)[Kept];
 
+    private ulong _heard;
+
+    /// <summary>Which of them the last lease answered.</summary>
+    public ulong Heard
+    {
+        get => Interlocked.Read(ref _heard);
+        set => Interlocked.Exchange(ref _heard, value);
+    }
+
     /// <summary>To be called before the heartbeat is sent.</summary>
     public void Note(ulong sequence, TimeSpan at)
     {

@@ -131,11 +131,11 @@ internal sealed partial class HostActor
             Timers.StartSingleTimer(Reconciling.Instance, Reconciling.Instance, ReconcilePause);
     }
 
-    private void OnSessionAlive(ulong sequence)
+    private void OnSessionAlive(SessionAlive alive)
     {
         if (Sender.Equals(_session))
         {
-            Sender.Tell(new SessionConfirmed { Lease = sequence > 0 ? Grant(sequence) : null });
+            Sender.Tell(new SessionConfirmed { Lease = alive.Sequence > 0 && HeardTheLast(alive) ? Grant(alive.Sequence) : null });
             return;
         }
         // This actor moved or restarted and knows nothing of the stream: the agent dials again and says Hello anew.

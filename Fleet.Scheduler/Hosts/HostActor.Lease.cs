@@ -13,6 +13,9 @@ internal sealed partial class HostActor
 {
     private static readonly TimeSpan HandBackRetry = TimeSpan.FromSeconds(2);
 
+    /// <summary>A machine that is busy is late by seconds.</summary>
+    private static readonly TimeSpan LeastSilence = TimeSpan.FromSeconds(5);
+
     private sealed class LeaseOver : INoSerializationVerificationNeeded
     {
         public static readonly LeaseOver Instance = new();
@@ -28,11 +31,24 @@ internal sealed partial class HostActor
 
     private bool IsFenced => _record is { Fenced: true };
 
+    // In the session that is open.
+    private ulong _lastGranted;
+
+    /// <summary>
+    /// A host that hears nothing and speaks on would be granted leases that it never gets, and be given up that much later than its guests stand. So
+    /// the next is granted when the last is known to have arrived.
+    /// </summary>
+    private bool HeardTheLast(SessionAlive alive) => !IsFenced || !alive.HasHeard || alive.Heard >= _lastGranted;
+
+    /// <summary>So long after the last lease nothing more is promised here: two heartbeats did not come, and it may be cut off.</summary>
+    private bool IsSilent => _lease.Age > (_options.Heartbeat * 2.5 is var late && late > LeastSilence ? late : LeastSilence);
+
     /// <summary>For what the agent sent under that sequence; null when its VMMs would not heed it.</summary>
     private Lease? Grant(ulong sequence)
     {
         // Counted for any host: from when nothing was heard of it.
         _lease.Grant();
+        _lastGranted = sequence;
         if (!IsFenced)
             return null;
         return new Lease

@@ -117,7 +117,7 @@ internal sealed partial class HostActor
 
     private Rejection? Refusal(ReserveRoom reserve, Demand demand, Promised promised)
     {
-        if (!Connected)
+        if (!Connected || IsSilent)
             return Rejected(RejectionReason.Disconnected);
         if (_record!.Cordoned)
             return Rejected(RejectionReason.Cordoned);

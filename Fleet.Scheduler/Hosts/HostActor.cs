@@ -163,7 +163,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 OnSessionOpened(opened.Hello);
                 break;
             case SessionAlive alive:
-                OnSessionAlive(alive.Sequence);
+                OnSessionAlive(alive);
                 break;
             case LeaseOver:
                 OnLeaseOver();

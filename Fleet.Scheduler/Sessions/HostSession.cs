@@ -197,7 +197,10 @@ internal sealed class HostSession : UntypedActor, IWithTimers
                 if (!_leased)
                     Send(new SchedulerMessage { Heartbeat = new HeartbeatAck { Sequence = message.Heartbeat.Sequence } });
                 _leased = false;
-                _host.Tell(new SessionAlive { HostId = HostId, Sequence = message.Heartbeat.Sequence });
+                var alive = new SessionAlive { HostId = HostId, Sequence = message.Heartbeat.Sequence };
+                if (message.Heartbeat.HasHeard)
+                    alive.Heard = message.Heartbeat.Heard;
+                _host.Tell(alive);
                 _asked = true;
                 break;
             case HostMessage.BodyOneofCase.Report:

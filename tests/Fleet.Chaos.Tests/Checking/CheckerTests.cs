@@ -471,6 +471,34 @@ public sealed class CheckerTests
     }
 
     [Fact]
+    public void Should_count_for_the_next_host_what_was_placed_on_one_that_was_struck_before_anybody_knew()
+    {
+        var story = Two().Lose("a", dead: true);
+        story.Hush("b", 3_000);
+        story.Store("vm/one", new VmPlaced { Host = "b", Epoch = 2 }).After(4_000).Delete("one").After(10_000);
+        Assert.DoesNotContain(story.Check().Violations, violation => violation is { Subject: "one", Rule: Recovery.Never });
+        story = Two().Lose("a", dead: true).Store("vm/one", new VmPlaced { Host = "b", Epoch = 2 }).After(4_000).Delete("one").After(10_000);
+        Assert.Contains(story.Check().Violations, violation => violation is { Subject: "one", Rule: Recovery.Never });
+    }
+
+    [Fact]
+    public void Should_not_go_by_wall_clocks_where_it_never_ran()
+    {
+        // Placed on a host that was just hung, and given up by a node whose clock was moved back by an hour.
+        Story Of(long late)
+        {
+            var story = Two().After(4_000_000).Create("three");
+            var struck = story.Now;
+            story.Store("vm/three", new VmPlaced { Host = "a", Epoch = 1 }).Hush("a", 22_500).Store("vm/three", new VmLost { Epoch = 1 });
+            story.Journal[^1] = story.Journal[^1] with { AtMs = struck - 3_600_000 };
+            return story.After(late).Store("vm/three", new VmPlaced { Host = "b", Epoch = 2 }).Store("vm/three", new VmRunning { Epoch = 2 });
+        }
+
+        Assert.DoesNotContain(Of(1_000).Check().Violations, violation => violation is { Subject: "three", Rule: Recovery.Late or Recovery.Never });
+        Assert.Contains(Of(9_000).Check().Violations, violation => violation is { Subject: "three", Rule: Recovery.Late });
+    }
+
+    [Fact]
     public void Should_count_anew_when_the_control_plane_was_away()
     {
         FindsNothing(Two().Lose("a", dead: true).Outage(30_000).After(20_000).Place("one", "b").After(1_000));

@@ -48,6 +48,9 @@ internal sealed record History
     /// <summary>Lease lifetime of the hosts.</summary>
     public TimeSpan Lease { get; init; } = TimeSpan.FromSeconds(20);
 
+    /// <summary>How often hosts renew, by default (docs/fencing.md).</summary>
+    public TimeSpan Heartbeat => Lease / 3 < TimeSpan.FromSeconds(3) ? Lease / 3 : TimeSpan.FromSeconds(3);
+
     /// <summary>When <see cref="Final"/> was read.</summary>
     public long EndMs { get; init; }
 

@@ -39,7 +39,7 @@ internal static class Recovery
                 // Who asks for its end when it is too late excuses nothing.
                 var excuses = history.Requests.All(request => request.Vm != vm || request.Verb is not (Verb.Stop or Verb.Delete))
                     || history.Requests.Any(request => request.Vm == vm && request.Verb is Verb.Stop or Verb.Delete && request.SentMs <= deadline);
-                var next = WhatFollowed(history, vm, events, claim, runs, excuses);
+                var next = WhatFollowed(history, vm, events, claim, deadline, runs, excuses);
                 if (next.Over)
                     continue;
                 if (next.RunsAtMs is { } at)
@@ -96,7 +96,7 @@ internal static class Recovery
     /// <param name="Unplaced">Where in the journal it is said that it waits.</param>
     private readonly record struct Followed(bool Over, long? RunsAtMs, List<long> Unplaced);
 
-    private static Followed WhatFollowed(History history, string vm, List<StoredEvent> events, Claim claim, Dictionary<(string, ulong), List<RunInterval>> runs, bool excuses)
+    private static Followed WhatFollowed(History history, string vm, List<StoredEvent> events, Claim claim, long deadline, Dictionary<(string, ulong), List<RunInterval>> runs, bool excuses)
     {
         var unplaced = new List<long>();
         foreach (var stored in events.Skip(claim.At + 1))
@@ -108,6 +108,9 @@ internal static class Recovery
                     break;
                 case var placed when JournalIndex.PlaceOf(placed) is var (_, epoch) && runs.TryGetValue((vm, epoch), out var ran):
                     return new(false, ran[0].FromMs, unplaced);
+                // Its next host was struck as well before it could run there, and nobody knew yet: from then on that one's silence counts.
+                case var placed when JournalIndex.PlaceOf(placed) is var (next, _) && history.Silences.Any(silence => silence.Host == next && silence.FromMs < deadline && silence.ToMs > claim.FromMs):
+                    return new(true, null, unplaced);
                 case VmStopRequested or VmDeleteRequested or VmEnded { Reason.Code: "stop_requested" } when excuses:
                 // Placed, and then something happened to it before it could run.
                 case VmLost:
@@ -122,12 +125,16 @@ internal static class Recovery
         return new(false, null, unplaced);
     }
 
-    /// <summary>When the host was struck; where nobody struck it, when the microVM must have stopped getting its lease.</summary>
+    /// <summary>
+    /// When the host was struck; where nobody struck it (it was half deaf, or disturbed), one heartbeat after the one whose lease was the last that it
+    /// heard: by that it said so.
+    /// </summary>
     private static long LastSign(History history, string vm, ulong epoch, string? host, long lostAtMs, Dictionary<(string, ulong), List<RunInterval>> runs)
     {
         var lease = (long)history.Lease.TotalMilliseconds;
         var last = runs.GetValueOrDefault((vm, epoch))?[^1];
-        var ended = last?.PossibleToMs ?? lostAtMs;
+        // By a wall clock, which may have been moved: but not before it was asked for, and not after it ran next.
+        var ended = last?.PossibleToMs ?? Math.Clamp(lostAtMs, AskedMs(history, vm), Math.Max(AskedMs(history, vm), NextRunMs(history, vm, epoch)));
         // The one that lasted when the guest stopped, or the nearest; of several the first: what came on top of it changed nothing.
         return history.Silences
             .Where(silence => silence.Host == host)
@@ -135,8 +142,12 @@ internal static class Recovery
             .Where(silence => silence.Distance <= SameMomentMs)
             .OrderBy(silence => silence.Distance).ThenBy(silence => silence.FromMs)
             .Select(silence => (long?)silence.FromMs).FirstOrDefault()
-            ?? (last is null ? lostAtMs - lease : last.Stood ? last.PossibleToMs - lease : last.PossibleToMs);
+            ?? (last is null ? ended - lease : last.Stood ? last.PossibleToMs - lease + (long)history.Heartbeat.TotalMilliseconds : last.PossibleToMs);
     }
+
+    private static long AskedMs(History history, string vm) => history.Requests.Where(request => request is { Verb: Verb.Create } && request.Vm == vm).Select(request => request.SentMs).DefaultIfEmpty(0).Min();
+
+    private static long NextRunMs(History history, string vm, ulong epoch) => history.Runs.Where(run => run.Vm == vm && run.Epoch > epoch).Select(run => run.FromMs).DefaultIfEmpty(history.EndMs).Min();
 
     /// <summary>So long after that moment, counted anew from when the control plane was there again.</summary>
     private static long Deadline(History history, long from, TimeSpan after)

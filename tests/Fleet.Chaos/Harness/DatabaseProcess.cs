@@ -22,7 +22,6 @@ internal sealed class DatabaseProcess(PostgresServer server) : ITarget
 
     public async Task StartAsync()
     {
-        _wanted = true;
         if (server.ProcessId != 0)
             return;
         // Killed, it leaves children that hold the memory for a moment; and on a full disk it can't start at all.
@@ -31,6 +30,8 @@ internal sealed class DatabaseProcess(PostgresServer server) : ITarget
             try
             {
                 await server.StartAsync();
+                // Only now: one that could not start yet has not ended by itself.
+                _wanted = true;
                 return;
             }
             catch (InvalidOperationException) when (Kernel.BootMs - from < StartBound.TotalMilliseconds)
