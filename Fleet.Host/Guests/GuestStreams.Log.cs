@@ -64,7 +64,7 @@ internal sealed partial class GuestStreams
         GuestConversation conversation;
         try
         {
-            conversation = await ConverseAsync(vmm).ConfigureAwait(false);
+            conversation = await OpenedAsync(vmm).ConfigureAwait(false);
         }
         catch (Exception silent) when (silent is IOException or OperationCanceledException)
         {
