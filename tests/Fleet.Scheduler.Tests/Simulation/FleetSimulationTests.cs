@@ -88,7 +88,7 @@ public sealed class FleetSimulationTests
         var known = Run(plan with { Usage = UsageCurves.Generate(50, 3) });
         var picture = XDocument.Parse(SimulationPicture.Draw([Run(plan), known]));
         var panels = picture.Root!.Elements().Where(one => one.Name.LocalName == "g").ToList();
-        Assert.Equal([2, 4], panels.Select(panel => panel.Elements().Count(one => one.Name.LocalName == "polyline")));
+        Assert.Equal([3, 5], panels.Select(panel => panel.Elements().Count(one => one.Name.LocalName == "polyline")));
         Assert.Contains("a<b&c", panels[0].Value, StringComparison.Ordinal);
         Assert.Contains($"{known.Refused} of 500 refused", panels[1].Value, StringComparison.Ordinal);
     }
