@@ -163,17 +163,30 @@ public sealed class HostIndex
     {
         ArgumentNullException.ThrowIfNull(demand);
         ArgumentNullException.ThrowIfNull(excluded);
+        PlacementAdvice advice;
         if (demand.Groups.IsEmpty)
-            return Ask();
+        {
+            advice = Ask();
+            Heed();
+            return advice;
+        }
         _trials.End(vmId);
         Leave(1);
-        var advice = Ask();
+        advice = Ask();
+        Heed();
         Leave(-1);
         if (advice.Hosts.Count > 0)
             _trials.Begin(vmId, advice.Hosts[0], demand.Groups, now);
         return advice;
 
         PlacementAdvice Ask() => preempt ? new([.. Preempting(demand, excluded, PreemptingSample).Take(PlacementEngine.Candidates)], []) : Find(Kept(demand, excluded), excluded);
+
+        // Once each, however often it has to ask.
+        void Heed()
+        {
+            if (!preempt && excluded.Count == 0 && advice.Hosts.Count > 0)
+                _engine.Placed(demand);
+        }
 
         void Leave(int by)
         {

@@ -32,6 +32,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     private readonly List<HostClass> _classes = [];
     private readonly Dictionary<string, PlacedGroup> _groups = new(StringComparer.Ordinal);
     private readonly Dictionary<string, int> _openByZone = new(StringComparer.Ordinal);
+    private readonly DemandMix _mix = new();
     private PlacementSurvey? _survey;
     private Resources _capacity;
     private Resources _free;
@@ -47,6 +48,9 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
 
     /// <summary>As it is for the demand that is asked about.</summary>
     internal ref readonly Scarcity Scarcity => ref _scarcity;
+
+    /// <summary>Likewise.</summary>
+    internal DemandMix Mix => _mix;
 
     public PlacedHost? Find(string host) => _hosts.GetValueOrDefault(host);
 
@@ -180,6 +184,19 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         return survey.Best;
     }
 
+    /// <summary>A microVM goes to one of the hosts that were chosen for it: such ones are wanted.</summary>
+    public void Placed(Demand demand)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        if (!_mix.Placed(demand.Needs, _capacity, _scarcity))
+            return;
+        foreach (var host in _hosts.Values)
+        {
+            if (host.Closed is null)
+                _mix.Open(host.Free);
+        }
+    }
+
     /// <summary>Why a host won't do for a demand; null: it would.</summary>
     public Refusal? Refuse(Demand demand, PlacedHost host)
     {
@@ -302,7 +319,11 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     }
 
     // The newcomer counts: of an empty fleet only it tells what is scarce.
-    private void Weigh(Demand demand) => _scarcity = new(_capacity - _free + demand.Needs, _capacity);
+    private void Weigh(Demand demand)
+    {
+        _scarcity = new(_capacity - _free + demand.Needs, _capacity);
+        _mix.Weigh();
+    }
 
     private void Join(PlacedHost host, Inventory inventory, in Resources capacity)
     {
@@ -338,6 +359,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         if (host.Closed is not null)
             return;
         host.Class.Open.Add(host);
+        _mix.Open(host.Free);
         _capacity += host.Capacity;
         _free += host.Free;
         if (host.Class.Zone.Length > 0)
@@ -349,6 +371,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         if (host.Closed is not null)
             return;
         host.Class.Open.Remove(host);
+        _mix.Shut(host.Free);
         _capacity -= host.Capacity;
         _free -= host.Free;
         if (host.Class.Zone.Length > 0 && --CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _) <= 0)

@@ -145,7 +145,7 @@ internal sealed class PlacementSurvey(PlacementEngine engine)
 
     private readonly record struct Cell(FillGrid Grid, int Row, int Column, double Estimate);
 
-    // What fit and balance would say of a host with just that, wishes and other resources aside.
+    // What fit, balance and room would say of a host with just that, wishes and other resources aside.
     private double Estimate(FillGrid grid, double cpus, double memory)
     {
         var needCpus = Math.Min(cpus, (double)_demand.Needs.Cpus / grid.Size.Cpus);
@@ -156,7 +156,9 @@ internal sealed class PlacementSurvey(PlacementEngine engine)
         var pairs = Math.Min(cpus / usedCpus, memory / usedMemory) - Math.Min(cpusLeft / usedCpus, memoryLeft / usedMemory);
         var fit = (weighsCpus * EmptinessOf[StepOf(cpusLeft)]) + (weighsMemory * EmptinessOf[StepOf(memoryLeft)]);
         var balance = (weighsCpus * ((pairs * usedCpus) - needCpus)) + (weighsMemory * ((pairs * usedMemory) - needMemory));
-        return (fit + (Balance.OfAll * balance)) / (weighsCpus + weighsMemory);
+        double size = grid.Size.Cpus, memorySize = grid.Size.MemoryMib;
+        return ((fit + (Balance.OfAll * balance)) / (weighsCpus + weighsMemory))
+            + (Room.OfAll * Room.Bounded(engine.Mix.Cost(cpus * size, memory * memorySize, cpusLeft * size, memoryLeft * memorySize)));
     }
 
     // Hosts of a class may be larger than the one that gave it its size.

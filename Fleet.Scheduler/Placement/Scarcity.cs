@@ -37,8 +37,9 @@ internal readonly struct Scarcity
             }
             var share = most > 0 ? Math.Max(Least, _used[kind] / most) : 1;
             _used[kind] = share;
-            // Steep: what is half as scarce hardly counts.
-            _weights[kind] = share * share * share;
+            // Steep: what is a good deal less scarce hardly counts.
+            var cube = share * share * share;
+            _weights[kind] = cube * cube;
         }
     }
 

@@ -3,7 +3,7 @@ namespace Fleet.Scheduler.Placement;
 /// <summary>One thing by which hosts that would do are told apart: the less the better, at most 1.</summary>
 internal abstract class HostScore
 {
-    public static readonly IReadOnlyList<HostScore> All = [new BestFit(), new Balance(), new Wishes(), new ImageThere()];
+    public static readonly IReadOnlyList<HostScore> All = [new BestFit(), new Balance(), new Room(), new Wishes(), new ImageThere()];
 
     public abstract string Name { get; }
 
@@ -22,7 +22,7 @@ internal abstract class HostScore
 /// </summary>
 internal sealed class BestFit : HostScore
 {
-    // Of a resource. Below it one rest is as good as the other; of 0.01 to 0.05 this packed the Protean samples best.
+    // Of a resource. Below it one rest is as good as the other; 0.01 packs about as well.
     private const double Rest = 0.03;
 
     private static readonly double Whole = Math.Log((1 + Rest) / Rest);
@@ -60,8 +60,8 @@ internal sealed class Balance : HostScore
 {
     public override string Name => "balance";
 
-    /// <summary>By the Protean samples: from 2.3 to 2.5 the engine is ahead of all others' rules on most of them, above that it opens empty hosts too soon.</summary>
-    public const double OfAll = 2.4;
+    /// <summary>What it is worth to keep hosts usable; with much more, empty hosts are opened too soon. Chosen as docs/benchmarks.md says, "packing".</summary>
+    public const double OfAll = 4;
 
     public override double Weight => OfAll;
 
@@ -92,12 +92,35 @@ internal sealed class Balance : HostScore
     }
 }
 
+/// <summary>
+/// What its place takes from others to come: of each size of microVM that is placed much, how many fewer the host has room for, the more the fewer the fleet has room for.
+/// </summary>
+internal sealed class Room : HostScore
+{
+    public const double OfAll = 4;
+
+    // Far below it a cost counts a hundredth of itself. However little room is left, wishes come first.
+    private const double Half = 400;
+
+    public override string Name => "room";
+
+    public override double Weight => OfAll;
+
+    public override bool Concerns(Demand demand) => true;
+
+    public override double Of(PlacedHost host, Demand demand, PlacementEngine engine) => Bounded(engine.Mix.Cost(
+        host.Free.Cpus, host.Free.MemoryMib, host.Free.Cpus - demand.Needs.Cpus, host.Free.MemoryMib - demand.Needs.MemoryMib));
+
+    /// <summary>Of what <see cref="DemandMix.Cost"/> says, from 0 to 1.</summary>
+    public static double Bounded(double cost) => cost / (cost + Half);
+}
+
 /// <summary>The share of its soft rules about groups that a host would break. A wish outweighs a better fit.</summary>
 internal sealed class Wishes : HostScore
 {
     public override string Name => "wishes";
 
-    public override double Weight => 8;
+    public override double Weight => 16;
 
     public override bool Concerns(Demand demand) => Any(demand);
 

@@ -103,8 +103,13 @@ internal sealed class EnginePolicy(int sample) : PlacementPolicy
 
     protected override int Choose(in Resources needs)
     {
-        var best = _engine.Choose(new Demand(0, 0, Demand.AutoDriver, false, "") { Needs = needs }, Nobody);
-        return best.Length == 0 ? -1 : _numbers[best[0].Host];
+        var demand = new Demand(0, 0, Demand.AutoDriver, false, "") { Needs = needs };
+        var best = _engine.Choose(demand, Nobody);
+        if (best.Length == 0)
+            return -1;
+        var host = best[0].Host;
+        _engine.Placed(demand);
+        return _numbers[host];
     }
 
     protected override void Opened(int host)

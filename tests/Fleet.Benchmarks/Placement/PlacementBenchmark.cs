@@ -197,6 +197,7 @@ internal static class PlacementBenchmark
                 throw new BenchmarkException($"{demand.Cpus} vCPUs and {demand.MemoryMib} MiB found no host of {_hosts}, with {_placed.Count} microVMs placed");
             var host = best[0].Host;
             _engine.SetFree(host, host.Free - demand.Needs);
+            _engine.Placed(demand);
             if (group is not null)
                 _engine.Count(host, group, 1);
             _placed.Add((host, demand, group));

@@ -112,8 +112,8 @@ public sealed class PlacementEngineTests
     public void Should_not_strand_what_the_fleet_is_short_of()
     {
         var engine = new PlacementEngine();
-        engine.SetFree(Add(engine, "few-cpus"), new(2, 4096));
-        engine.SetFree(Add(engine, "more-cpus"), new(6, 4096));
+        engine.SetFree(Add(engine, "few-cpus"), new(2, 7168));
+        engine.SetFree(Add(engine, "more-cpus"), new(6, 7168));
         var demand = Wanting(cpus: 2, memoryMib: 512);
         // Where CPU is what is short, the fullest host it is.
         Assert.Equal("few-cpus", Choose(engine, demand)[0]);
@@ -121,6 +121,49 @@ public sealed class PlacementEngineTests
         engine.SetFree(Add(engine, "no-memory-either"), new(8, 0));
         Assert.Equal(["more-cpus", "few-cpus"], Choose(engine, demand));
         Assert.True(engine.Parts(demand, engine.Find("more-cpus")!).Single(part => part.Key == "balance").Value <= 0);
+    }
+
+    [Fact]
+    public void Should_leave_the_last_rooms_to_those_that_fit_nowhere_else()
+    {
+        var engine = new PlacementEngine();
+        for (var i = 0; i < 100; i++)
+            engine.SetFree(Add(engine, $"full{i:d2}"), default);
+        engine.SetFree(Add(engine, "just-four"), new(4, 4096));
+        engine.SetFree(Add(engine, "five"), new(5, 5120));
+        var small = Wanting(cpus: 1, memoryMib: 1024);
+        Assert.Equal("just-four", Choose(engine, small)[0]);
+        var large = Wanting(cpus: 4, memoryMib: 4096);
+        for (var i = 0; i < 10; i++)
+        {
+            Choose(engine, large);
+            engine.Placed(large);
+        }
+        Assert.Equal("five", Choose(engine, small)[0]);
+        Assert.True(Room("just-four") > Room("five") + 0.5);
+        // Where many have room for such ones, it matters no more.
+        for (var i = 0; i < 100; i++)
+            engine.SetFree(engine.Find($"full{i:d2}")!, new(8, 8192));
+        Assert.Equal("just-four", Choose(engine, small)[0]);
+        engine.Remove("just-four");
+        Assert.Equal("five", Choose(engine, small)[0]);
+
+        double Room(string host) => engine.Parts(small, engine.Find(host)!).Single(part => part.Key == "room").Value;
+    }
+
+    [Fact]
+    public void Should_remember_no_more_than_so_many_sizes_and_those_that_come_often()
+    {
+        var mix = new DemandMix();
+        var scarcity = new Scarcity(new(8, 8192), new(8, 8192));
+        for (var i = 0; i < 200_000; i++)
+        {
+            mix.Placed(new(i % 3 == 0 ? 2 : 1 + (i % 5), i % 3 == 0 ? 2048 : i), new(8, 8192), scarcity);
+            Assert.True(mix.Counted <= 1025, $"{mix.Counted} after {i}");
+        }
+        mix.Open(new(2, 2048));
+        mix.Weigh();
+        Assert.True(mix.Cost(2, 2048, 1, 2048) > 0);
     }
 
     [Theory]
@@ -241,6 +284,11 @@ public sealed class PlacementEngineTests
                 Assert.Subset(expected.ToHashSet(), some.ToHashSet());
                 foreach (var host in naive.Hosts.Keys)
                     Assert.Equal(expected.Contains(host), whole.Refuse(demand, whole.Find(host)!) is null);
+                if (expected.Count == 0)
+                    continue;
+                naive.Placed(demand);
+                whole.Placed(demand);
+                sampled.Placed(demand);
             }
         }, iter: 60);
     }
