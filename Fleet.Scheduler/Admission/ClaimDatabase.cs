@@ -2,6 +2,7 @@ using System.Data.Common;
 using Fleet.Scheduler.Journal;
 using Microsoft.Data.Sqlite;
 using Npgsql;
+using NpgsqlTypes;
 
 namespace Fleet.Scheduler.Admission;
 
@@ -24,6 +25,12 @@ internal abstract class ClaimDatabase : IDisposable
     /// <param name="transaction">Of <see cref="Begin"/>.</param>
     /// <param name="clock">The node's own.</param>
     public abstract DateTimeOffset Now(DbTransaction transaction, TimeProvider clock);
+
+    /// <summary>
+    /// Takes the names that are free, one after the other, for those who want nothing else: the microVMs that have theirs then. Null: there is no quicker
+    /// way than to take each by itself.
+    /// </summary>
+    public virtual IReadOnlySet<string>? TakeNames(DbTransaction transaction, IReadOnlyList<ClaimRequest> wanted, DateTimeOffset now) => null;
 
     public abstract void Dispose();
 
@@ -116,6 +123,31 @@ internal abstract class ClaimDatabase : IDisposable
                 transaction.Dispose();
                 throw;
             }
+        }
+
+        /// <summary>One way there and back for all of them.</summary>
+        public override IReadOnlySet<string> TakeNames(DbTransaction transaction, IReadOnlyList<ClaimRequest> wanted, DateTimeOffset now)
+        {
+            using var command = new NpgsqlCommand(
+                """
+                insert into vm_names (name, vm_id, claimed_at)
+                select name, vm, $3 from unnest($1, $2) with ordinality as wanted (name, vm, place) order by place
+                on conflict (name) do nothing returning vm_id
+                """, (NpgsqlConnection)transaction.Connection!, (NpgsqlTransaction)transaction)
+            {
+                Parameters =
+                {
+                    new NpgsqlParameter<string[]> { TypedValue = [.. wanted.Select(one => one.Name)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Text },
+                    new NpgsqlParameter<string[]> { TypedValue = [.. wanted.Select(one => one.VmId)], NpgsqlDbType = NpgsqlDbType.Array | NpgsqlDbType.Text },
+                    new NpgsqlParameter<long> { TypedValue = now.ToUnixTimeMilliseconds() },
+                },
+            };
+            command.Prepare();
+            var taken = new HashSet<string>(StringComparer.Ordinal);
+            using var reader = command.ExecuteReader();
+            while (reader.Read())
+                taken.Add(reader.GetString(0));
+            return taken;
         }
 
         public override void Dispose() => _source.Dispose();

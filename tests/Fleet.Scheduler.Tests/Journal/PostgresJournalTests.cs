@@ -213,9 +213,12 @@ public sealed class PostgresJournalTests(SharedPostgres postgres)
             var claims = await Task.WhenAll(
                 from number in Enumerable.Range(0, 200)
                 from store in stores.Index()
-                select store.Item.ClaimAsync(new ClaimRequest($"vm-{number}-{store.Index}", $"name-{number}", $"key-{number}-{store.Index}", [1])));
+                from copy in Enumerable.Range(0, 2)
+                let id = $"{number}-{store.Index}-{copy}"
+                select store.Item.ClaimAsync(new ClaimRequest($"vm-{id}", $"name-{number}", number % 3 == 0 ? $"key-{id}" : null, [1])));
             Assert.Equal(200, claims.OfType<Claim.Granted>().Count());
-            Assert.Equal(600, claims.OfType<Claim.NameHeld>().Count());
+            Assert.Equal(1400, claims.OfType<Claim.NameHeld>().Count());
+            Assert.All(claims.OfType<Claim.Granted>(), granted => Assert.Equal(granted.VmId, stores[0].Holder($"name-{granted.VmId.Split('-')[1]}")));
 
             // The server ends every connection: the next claim is answered with an error at most, the one after that goes through.
             await using (var source = NpgsqlDataSource.Create(postgres.AdminConnectionString))
