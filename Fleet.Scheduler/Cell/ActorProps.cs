@@ -4,7 +4,7 @@ namespace Fleet.Scheduler.Cell;
 
 /// <summary>
 /// How an actor is made, again after each restart. Props that are made from an expression have its parts compiled each time, unless they are plain
-/// variables: five compilations for each new microVM were a third of the scheduler's CPU.
+/// variables: five compilations for each new microVM.
 /// </summary>
 internal sealed class ActorProps<T>(Func<T> make) : IIndirectActorProducer
     where T : ActorBase
