@@ -6,6 +6,7 @@ using Fleet.Benchmarks.Durable;
 using Fleet.Benchmarks.Fuzz;
 using Fleet.Benchmarks.Images;
 using Fleet.Benchmarks.Lab;
+using Fleet.Benchmarks.Logs;
 using Fleet.Benchmarks.Memory;
 using Fleet.Benchmarks.Overcommit;
 using Fleet.Benchmarks.Placement;
@@ -26,6 +27,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["memory"] = ("memory of a microVM with network, disk and vsock beyond its own, and of the 51st", _ => MemoryBenchmark.Run()),
     ["snapshot"] = ("a saved microVM taken up by a new process", _ => SnapshotBenchmark.Run()),
     ["image"] = ("an OCI image of 100 MB from a registry on this machine to a root that boots, against skopeo and umoci", _ => ImageBenchmark.Run()),
+    ["logs"] = ("what a guest under qemu writes to the host's disk, each line checked; --rounds N (60) of 7 MB, --lab 1: under fleet-vmm in the lab too", LogsBenchmark.Run),
     ["chaos"] = ("a fleet that is broken in every way, and what of its promises breaks with it; --minutes N (10), --seed N, --schedulers N, --hosts N, --memory MIB, --lease S, --pace S", ChaosBenchmark.Run),
     ["failover"] = ("a host dies with 100 microVMs and three are left: until all run again", FailoverBenchmark.Run),
     ["nodes"] = ("a scheduler node is killed, then each of three stopped in order, under load: what callers and microVMs notice; --rate N (5)", NodesBenchmark.Run),
