@@ -10,7 +10,7 @@ namespace Fleet.Cli.Node;
 /// <summary><c>fleet up --detach</c>: starts the node in a session of its own and returns when it takes requests.</summary>
 internal static class Detached
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(90);
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(4);
     private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(5);
 
     public static async Task<int> StartAsync(

@@ -85,6 +85,9 @@ internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? C
 /// <summary>Runs a node until it is told to end: composition of scheduler and agent.</summary>
 internal static class NodeProcess
 {
+    /// <summary>So often at most the host of <c>fleet up</c> asks the scheduler beside it for its certificate, some seconds each.</summary>
+    private const int OwnTries = 10;
+
     public static async Task<int> RunAsync(ParseResult parsed, NodeRoles roles, CancellationToken cancellation)
     {
         using var held = NodeLock.TryTake(roles.Data);
@@ -188,7 +191,18 @@ internal static class NodeProcess
         if (scheduler is not null)
         {
             var own = await scheduler.CreateTokenAsync(new TokenRequest(TokenRole.Host) { Host = host.Id, Life = TimeSpan.FromMinutes(5), Note = "of fleet up" }, cancellation);
-            return await HostEnrolment.JoinAsync(host.Schedulers[0], own.Text, host.Id, folder, TimeProvider.System, cancellation);
+            for (var tried = 1; ; tried++)
+            {
+                try
+                {
+                    return await HostEnrolment.JoinAsync(host.Schedulers[0], own.Text, host.Id, folder, TimeProvider.System, cancellation);
+                }
+                catch (LinkException late) when (late.Code == "unreachable" && tried < OwnTries)
+                {
+                    // It is this process: on a slow machine its first answers take longer than a stranger would be waited for.
+                    log.Warning("{Problem:l}. It listens, and is asked again", late.Message.TrimEnd('.'));
+                }
+            }
         }
 
         if (roles.Token is not { } token)
