@@ -25,7 +25,7 @@ internal static class HostCommands
         host.Subcommands.Add(Remove());
     }
 
-    private static Command List() => new Command("list", "List the hosts of the fleet").Calls(async (api, parsed, cancellation) =>
+    private static Command List() => new Command("list", "List the hosts of the fleet: what is promised of what each may promise, and why it gets no microVM").Calls(async (api, parsed, cancellation) =>
     {
         var hosts = await api.ListAsync("v1/hosts", cancellation);
         var output = parsed.InvocationConfiguration.Output;
@@ -35,14 +35,20 @@ internal static class HostCommands
             return ExitCodes.Ok;
         }
 
-        var rows = hosts.Select(node => JsonSerializer.SerializeToElement(node)).Select(host => (IReadOnlyList<string>)
-        [
-            host.Text("id"), State(host), $"{host.Text("reserved_cpus")}/{host.Text("cpus")}",
-            $"{host.Text("reserved_memory_mib")}/{host.Text("memory_mib")}", host.Text("vms"), Drivers(host), host.Text("auto_driver"), Reason(host),
-        ]);
-        Render.Table(output, ["HOST", "STATE", "CPUS", "MEMORY MiB", "VMS", "DRIVERS", "AUTO", "REASON"], rows);
+        var now = TimeProvider.System.GetUtcNow();
+        Render.Table(output, ["HOST", "STATE", "vCPUS", "MEMORY MiB", "VMS", "DRIVERS", "AUTO", "REASON"], hosts.Select(node => Row(JsonSerializer.SerializeToElement(node), now)));
         return ExitCodes.Ok;
     });
+
+    internal static IReadOnlyList<string> Row(JsonElement host, DateTimeOffset now)
+    {
+        var caps = host.GetProperty("usage");
+        return
+        [
+            host.Text("id"), State(host), $"{host.Text("reserved_cpus")}/{caps.Text("cap_cpus")}", $"{host.Text("reserved_memory_mib")}/{caps.Text("cap_memory_mib")}",
+            host.Text("vms"), Drivers(host), host.Text("auto_driver"), Reason(host, now),
+        ];
+    }
 
     private static Command Show()
     {
@@ -57,7 +63,7 @@ internal static class HostCommands
                 return ExitCodes.Ok;
             }
 
-            output.WriteLine($"host          {host.Text("id")} ({State(host)}, {(host.Text("state") == "connected" ? "since" : "connected last at")} {host.Text("connected_at")})");
+            output.WriteLine($"host          {host.Text("id")} ({State(host)}, {Since(host)})");
             if (host.TryGetProperty("quarantine", out var quarantine) && quarantine.ValueKind == JsonValueKind.Object)
             {
                 output.WriteLine($"quarantine    since {quarantine.Text("since")}: {quarantine.GetProperty("reason").Text("message")}");
@@ -90,6 +96,12 @@ internal static class HostCommands
         });
     }
 
+    internal static string Since(JsonElement host) =>
+        host.Text("silent_since") is "-" ? $"since {host.Text("connected_at")}"
+        : host.GetProperty("given_up_in_seconds") is { ValueKind: JsonValueKind.Number } left
+            ? $"silent since {host.Text("silent_since")}, given up in {Math.Ceiling(left.GetDouble()).ToString("0", CultureInfo.InvariantCulture)} s"
+        : $"silent since {host.Text("silent_since")}";
+
     private static string Number(JsonElement json, string name) =>
         json.GetProperty(name) is { ValueKind: JsonValueKind.Number } number ? number.GetDouble().ToString("0.##", CultureInfo.InvariantCulture) : "-";
 
@@ -110,13 +122,13 @@ internal static class HostCommands
         var id = new Argument<string>("host") { Description = "Id of the host" };
         var deadline = new Option<TimeSpan>("--deadline")
         {
-            Description = "Then what is left is stopped at once and placed again: 90s, 10m, 2h; up to 7d",
+            Description = "Then what is left is stopped at once and placed again: 90s, 10m, 2h; up to 7d. Memory is taken along while 30 s are left",
             DefaultValueFactory = _ => TimeSpan.FromHours(1),
             CustomParser = DurationText.Parse,
         };
-        var grace = new Option<int>("--grace") { Description = "Seconds that each guest may take to shut down", DefaultValueFactory = _ => 10 };
+        var grace = new Option<int>("--grace") { Description = "How long each guest may take to shut down: 10 (seconds), 10s, 2m", DefaultValueFactory = _ => 10, CustomParser = DurationText.Seconds };
         var noWait = new Option<bool>("--no-wait") { Description = "Return when the request is accepted" };
-        return new Command("drain", "Have a host take no new microVM, and those that it has move elsewhere by a restart") { id, deadline, grace, noWait }.Calls(async (api, parsed, cancellation) =>
+        return new Command("drain", "Have a host take no new microVM, and those that it has move elsewhere: with their memory where it runs with --transfer, else by a restart") { id, deadline, grace, noWait }.Calls(async (api, parsed, cancellation) =>
         {
             var name = Uri.EscapeDataString(parsed.GetRequiredValue(id));
             var path = "v1/hosts/" + name;
@@ -136,11 +148,12 @@ internal static class HostCommands
             }
 
             var drained = host.GetProperty("drain").ValueKind == JsonValueKind.Object;
-            var unplaced = drained && !IsDraining(host) ? await UnplacedAsync(api, moving, cancellation) : [];
+            var over = drained && !IsDraining(host);
+            var unplaced = over ? await UnplacedAsync(api, moving, cancellation) : [];
             if (quiet)
                 Render.Json(output, host);
             else
-                output.WriteLine(drained ? Progress(host) + Summary(unplaced) : $"{host.Text("id")}: the drain was ended");
+                output.WriteLine(drained ? Progress(host) + (over ? Moves(await GoneAsync(api, moving, cancellation), host.Text("id")) : "") + Summary(unplaced) : $"{host.Text("id")}: the drain was ended");
             return unplaced.Count == 0 ? ExitCodes.Ok : ExitCodes.Incomplete;
         });
     }
@@ -157,6 +170,33 @@ internal static class HostCommands
                 return [.. waiting.Select(vm => vm.GetProperty("reason") is { ValueKind: JsonValueKind.Object } reason ? reason.Text("message") : "It is being placed.")];
             await Task.Delay(DrainLook, cancellation);
         }
+    }
+
+    /// <summary>Those that were there as they are now; what has been deleted since is left out.</summary>
+    private static async Task<IReadOnlyList<JsonElement>> GoneAsync(ApiClient api, HashSet<string> moving, CancellationToken cancellation)
+    {
+        var gone = new List<JsonElement>();
+        foreach (var id in moving)
+        {
+            try
+            {
+                gone.Add(await Persistence.AskAsync(answered: true, () => api.GetAsync("v1/vms/" + id, cancellation), cancellation));
+            }
+            catch (ApiException deleted) when (deleted.Code == "not_found")
+            {
+                // It went nowhere.
+            }
+        }
+        return gone;
+    }
+
+    /// <summary>How they left that host: with their memory, or by a restart, and why most of those.</summary>
+    internal static string Moves(IReadOnlyList<JsonElement> gone, string host)
+    {
+        var moves = gone.Select(vm => vm.GetProperty("moved")).Where(moved => moved.ValueKind == JsonValueKind.Object && moved.Text("from") == host).ToLookup(moved => moved.GetProperty("with_memory").GetBoolean());
+        var (along, anew) = (moves[true].Count(), moves[false].Count());
+        return (along == 0 ? "" : $"; {along} moved with {(along == 1 ? "its" : "their")} memory")
+            + (anew == 0 ? "" : $"; {anew} restarted: {moves[false].Select(moved => moved.GetProperty("reason").Text("message")).CountBy(why => why).MaxBy(why => why.Value).Key.TrimEnd('.')}");
     }
 
     private static string Summary(IReadOnlyList<string> unplaced) => unplaced.Count == 0 ? ""
@@ -212,9 +252,13 @@ internal static class HostCommands
         });
     }
 
-    /// <summary>Why it gets no microVM; empty: it does, or its operator knows.</summary>
-    private static string Reason(JsonElement host) =>
-        host.GetProperty("quarantine") is { ValueKind: JsonValueKind.Object } quarantine ? quarantine.GetProperty("reason").Text("message") : "";
+    /// <summary>Why it gets no microVM; empty: it does, or is cordoned, which its state says.</summary>
+    private static string Reason(JsonElement host, DateTimeOffset now) =>
+        host.Text("silent_since") is not "-" and var silent ? $"silent for {Render.Age(silent, now)}{(host.Text("state") == "lost" ? ": given up, its microVMs are placed again" : "")}"
+        : host.GetProperty("quarantine") is { ValueKind: JsonValueKind.Object } quarantine ? quarantine.GetProperty("reason").Text("message")
+        : host.GetProperty("drain") is { ValueKind: JsonValueKind.Object } drain ? IsDraining(host) ? $"{drain.Text("left")} of {drain.Text("vms")} microVMs left" : "fleet host undrain brings it back"
+        : host.GetProperty("pressure") is { ValueKind: JsonValueKind.Object } pressure ? Render.Printable(pressure.Text("why"))
+        : "";
 
     private static string Drivers(JsonElement host) => string.Join(",", host.GetProperty("drivers").EnumerateArray()
         .Where(driver => driver.GetProperty("usable").GetBoolean())

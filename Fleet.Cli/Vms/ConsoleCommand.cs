@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using System.Text.Json;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 
@@ -27,6 +28,8 @@ internal static class ConsoleCommand
         return new Command("console", "Show a microVM's serial console") { name, offset, noFollow, interactive }.Calls(async (api, parsed, cancellation) =>
         {
             var vm = parsed.GetRequiredValue(name);
+            if (parsed.GetValue(offset) is null && (await api.GetAsync(VmCommands.PathOf(vm), cancellation)).GetProperty("moved") is { ValueKind: JsonValueKind.Object } moved)
+                CommandContext.Warn(parsed, $"{vm} came here from host {moved.Text("from")}, and its console begins with that");
             using var input = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
             var typing = parsed.GetValue(interactive) ? SendInputAsync(api, vm, endToo: false, input.Token) : Task.CompletedTask;
             await CopyAsync(api, vm, parsed.GetValue(offset), !parsed.GetValue(noFollow), cancellation);

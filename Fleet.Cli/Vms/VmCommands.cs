@@ -104,7 +104,7 @@ internal static class VmCommands
     private static Command Stop()
     {
         var name = NameArgument();
-        var grace = new Option<int?>("--grace") { Description = "Seconds the guest may take to shut down (default: its own --stop-grace, else 10)" };
+        var grace = new Option<int?>("--grace") { Description = "How long the guest may take to shut down: 10 (seconds), 10s, 2m (default: its own --stop-grace, else 10 s)", CustomParser = result => DurationText.Seconds(result) };
         var noWait = NoWait();
         return new Command("stop", "Stop a microVM; its record stays") { name, grace, noWait }.Calls(async (api, parsed, cancellation) =>
         {
@@ -176,7 +176,7 @@ internal static class VmCommands
     {
         var name = NameArgument();
         var state = new Option<string>("--state") { Description = "States to wait for, by commas", DefaultValueFactory = _ => "running,stopped,failed" };
-        var timeout = new Option<int>("--timeout") { Description = "Seconds, at most 600", DefaultValueFactory = _ => 60 };
+        var timeout = new Option<int>("--timeout") { Description = "60 (seconds), 60s, 10m, which is the most", DefaultValueFactory = _ => 60, CustomParser = DurationText.Seconds };
         return new Command("wait", "Wait until a microVM is in a state") { name, state, timeout }.Calls(async (api, parsed, cancellation) =>
         {
             var vm = await WaitAsync(api, parsed.GetRequiredValue(name), Uri.EscapeDataString(parsed.GetRequiredValue(state)), TimeSpan.FromSeconds(parsed.GetValue(timeout)), cancellation);
@@ -213,6 +213,8 @@ internal static class VmCommands
         if (ReasonText(vm) is { Length: > 1 } reason)
             output.WriteLine($"reason   {reason} ({vm.GetProperty("reason").Text("code")})");
         output.WriteLine($"host     {vm.Text("host")}, epoch {vm.Text("epoch")}, driver {vm.Text("driver")}, VMM pid {vm.Text("vmm_pid")}");
+        if (vm.GetProperty("moved") is { ValueKind: JsonValueKind.Object } moved)
+            output.WriteLine($"moved    from {moved.Text("from")} {(moved.GetProperty("with_memory").GetBoolean() ? "with its memory" : $"by a restart: {moved.GetProperty("reason").Text("message")}")}");
         if (vm.TryGetProperty("addresses", out var addresses) && addresses.ValueKind == JsonValueKind.Object)
             output.WriteLine($"address  {addresses.Text("ipv4")}, {addresses.Text("ipv6")}");
         if (spec.GetProperty("ports") is { } ports && ports.GetArrayLength() > 0)

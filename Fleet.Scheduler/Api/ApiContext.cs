@@ -1,6 +1,7 @@
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
+using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Sessions;
 using Fleet.Shared.Contracts;
@@ -30,6 +31,9 @@ internal sealed record ApiContext(
 
     /// <summary>Of the hosts whose agents have dialled this node.</summary>
     public HostFigures Figures { get; init; } = new();
+
+    /// <summary>How much more than they have hosts may promise.</summary>
+    public CapacityCaps Caps { get; init; } = new(1, 1);
 
     /// <summary>The operator's commands; null: the node has none.</summary>
     public AdminConsole? Admin { get; init; }

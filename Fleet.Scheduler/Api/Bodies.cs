@@ -236,6 +236,7 @@ internal sealed record VmBody(
     GangMemberBody? Gang,
     LogExtentBody? Log,
     VmUsageBody? Usage,
+    MovedBody? Moved,
     VmSpecBody Spec);
 
 /// <summary>What the host has of what a command wrote, when it ended: bytes from one position up to, not including, the other, less those that are lost.</summary>
@@ -253,6 +254,12 @@ internal sealed record GuestBody(ulong MemoryMib, ulong AvailableMib, IReadOnlyL
 /// <summary>How a health check goes: <c>starting</c>, <c>passing</c> or <c>failing</c>.</summary>
 /// <param name="Failures">In a row.</param>
 internal sealed record GuestHealthBody(string State, uint Failures);
+
+/// <summary>How a microVM left its last host; the console that is kept begins with this one.</summary>
+/// <param name="From">That host.</param>
+/// <param name="WithMemory">It goes on here; else it began anew.</param>
+/// <param name="Reason">Why it began anew.</param>
+internal sealed record MovedBody(string From, bool WithMemory, ReasonBody? Reason);
 
 /// <summary>What was wanted, with every default filled in.</summary>
 internal sealed record VmSpecBody(
@@ -361,6 +368,8 @@ internal sealed record HostBody(
     string Architecture,
     string AgentVersion,
     string? ConnectedAt,
+    string? SilentSince,
+    double? GivenUpInSeconds,
     IReadOnlyDictionary<string, string> Labels,
     HostUsageBody? Usage);
 

@@ -1,6 +1,7 @@
 using System.Globalization;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Projection;
 using Fleet.Scheduler.Vms;
 using Fleet.Scheduler.Volumes;
@@ -208,6 +209,7 @@ internal static class BodyMapping
         vm.Spec.Gang is { } gang ? new(OrNull(gang.Id) ?? vm.Id, gang.Name, gang.Size, gang.Index) : null,
         vm.Log is { } log ? new(log.First, log.End, log.LostBytes) : null,
         use is null ? null : new(use.CpuMillis / 1000.0, use.MemoryKib / 1024, use.Guest is { } said ? ToBody(said) : null),
+        vm.Arrived is { } moved ? new(moved.From, moved.WithMemory, moved.Reason is { } why ? new ReasonBody(why.Code, why.Message) : null) : null,
         new VmSpecBody(
             vm.Spec.Name, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Spec.Command, Sorted(vm.Spec.Env), vm.Spec.Driver,
             vm.Spec.Boot is { } boot
@@ -252,9 +254,16 @@ internal static class BodyMapping
             inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
             OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,
-            host.ConnectedAt is null ? null : Text(host.ConnectedAt), Sorted(inventory.Labels),
+            host.ConnectedAt is null ? null : Text(host.ConnectedAt),
+            host.SilentSince is null ? null : Text(host.SilentSince), host.GivenUpInMs == 0 ? null : host.GivenUpInMs / 1000.0, Sorted(inventory.Labels),
             host.Usage is { } usage ? ToBody(usage) : null);
     }
+
+    /// <summary>As lists have it: what it may promise is known of every host, what is used only by its actor.</summary>
+    public static HostBody ToBody(HostRecord host, CapacityCaps caps) => ToBody(host) with
+    {
+        Usage = new(caps.Cpus(host.Inventory), caps.MemoryMib(host.Inventory), null, null, null, null, null, null),
+    };
 
     private static HostUsageBody ToBody(HostUsage usage) => new(
         usage.CapCpus, usage.CapMemoryMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,

@@ -57,7 +57,7 @@ internal sealed class HostEndpoints(ApiContext api)
         var page = api.Projection.Reader.ListHosts(after, size);
         Paging.WriteIndex(http, page.Index);
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK,
-            new HostListBody([.. page.Items.Select(BodyMapping.ToBody)], Paging.Token(page.NextAfter)), ApiJson.Wire.HostListBody);
+            new HostListBody([.. page.Items.Select(host => BodyMapping.ToBody(host, api.Caps))], Paging.Token(page.NextAfter)), ApiJson.Wire.HostListBody);
     }
 
     private async Task ShowAsync(HttpContext http)

@@ -73,7 +73,11 @@ internal sealed partial class HostActor
             return;
         var left = _record!.Drain.Deadline.ToDateTimeOffset() - _options.Clock.GetUtcNow();
         var forced = left <= TimeSpan.Zero;
-        var address = left >= LeastForTransfer ? _record.Inventory?.TransferAddress ?? "" : "";
+        var transfer = _record.Inventory?.TransferAddress ?? "";
+        var (address, hindrance) = forced ? ("", "The drain's deadline was over.")
+            : transfer.Length == 0 ? ("", $"Host {_id} runs without --transfer.")
+            : left < LeastForTransfer ? ("", $"Less than {LeastForTransfer.TotalSeconds:0} s were left until the drain's deadline.")
+            : (transfer, "");
         foreach (var one in _drain.Next(held, Monotonic, forced))
         {
             _vms.Tell(
@@ -86,6 +90,7 @@ internal sealed partial class HostActor
                     GraceMs = forced ? 0 : _record.Drain.GraceMs,
                     Forced = forced,
                     Address = address,
+                    Hindrance = hindrance,
                     Processor = _record.Inventory?.Processor ?? "",
                 },
                 Self);
@@ -105,6 +110,8 @@ internal sealed partial class HostActor
             return null;
         var described = _record.Clone();
         described.Usage = DescribedUsage();
+        if (IsFenced && described.State == HostState.Disconnected)
+            described.GivenUpInMs = (uint)Math.Clamp(_lease.UntilGivenUp.TotalMilliseconds, 1, uint.MaxValue);
         if (!IsDraining)
             return described;
         described.Drain.Staying.AddRange(_drain.Staying.Take(MostStayingNamed).Select(one => new DrainStay { VmId = one.VmId, Reason = one.Reason }));

@@ -40,10 +40,12 @@ public static class HostFold
                 next.LeaseMs = connected.LeaseMs;
                 next.Pressure = null;
                 next.ConnectedAt = connected.At?.Clone();
+                next.SilentSince = null;
                 next.ChangedAt = connected.At?.Clone();
                 break;
             case HostDisconnected disconnected:
                 next.State = HostState.Disconnected;
+                next.SilentSince = disconnected.At?.Clone();
                 next.Pressure = null;
                 next.ChangedAt = disconnected.At?.Clone();
                 break;

@@ -148,6 +148,7 @@ public sealed class SchedulerNode : IAsyncDisposable
             Tokens = _tokens,
             Authority = authority.Certificate.RawData,
             Figures = cell.Figures,
+            Caps = new(cellOptions.CpuRatio, cellOptions.MemoryRatio),
             Long = new LongRequests(options.LongRequests, options.LongRequestsOfTenant),
         };
         var enrolment = new EnrolmentService(authority, _tokens, cell.Cell, new RefusalLimit(EnrolmentService.MostRefusals, options.Clock), log.CreateLogger<EnrolmentService>());

@@ -18,7 +18,7 @@ internal sealed partial class VmActor
         if (move.Forced)
         {
             EndSearchForMove();
-            Store(_life.Move(move.HostId, move.Epoch, "", 0, move.GraceMs, Now, out _, move.Preempted, move.Pressed), () => AnswerMove(move, null));
+            Store(_life.Move(move.HostId, move.Epoch, "", 0, move.GraceMs, Now, out _, move.Preempted, move.Pressed, hindrance: move.Hindrance), () => AnswerMove(move, null));
             return;
         }
         if (_life.Record is not { State: VmState.Running } record || record.Host != move.HostId || record.Epoch != move.Epoch)

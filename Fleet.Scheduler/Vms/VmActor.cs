@@ -286,7 +286,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             ? _life.Placed(answer.HostId, answer.Epoch, Now, out wanted)
             : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, pressed: move.Pressed,
                 // A guest goes on with the same processor only.
-                address: answer.Processor == move.Processor ? move.Address : "");
+                address: answer.Processor == move.Processor ? move.Address : "",
+                hindrance: move.Address.Length == 0 ? move.Hindrance : $"Host {answer.HostId} has another processor.");
         Store(decision, () =>
         {
             if (!wanted)

@@ -147,7 +147,7 @@ public static class VmFold
                 next.State = VmState.Stopping;
                 // One that was just going on is given up, and with it what it was saved in.
                 next.Saved = null;
-                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address };
+                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address, WithoutMemory = move.WithoutMemory?.Clone() };
                 if (move.Address.Length > 0)
                     next.Suspends++;
                 if (move.Preempted)
@@ -172,9 +172,11 @@ public static class VmFold
                 };
                 return move.At;
             case VmMoved { Host.Length: 0 } moved:
+                next.Arrived = ArrivalOf(next, withMemory: false);
                 AwaitPlace(next);
                 return moved.At;
             case VmMoved moved:
+                next.Arrived = ArrivalOf(next, withMemory: moved.Saved is not null);
                 next.State = VmState.Starting;
                 next.Host = moved.Host;
                 next.Epoch = moved.Epoch;
@@ -187,6 +189,10 @@ public static class VmFold
                 next.Reason = failed.Reason?.Clone();
                 return failed.At;
             case VmLost lost:
+                // One whose memory did not arrive began anew after all.
+                next.Arrived = next.Arrived is { WithMemory: true, From: var from } && lost.Reason?.Code == VmLife.SnapshotLostCode
+                    ? new Arrival { From = from, Reason = lost.Reason.Clone() }
+                    : null;
                 AwaitPlace(next);
                 next.FailedHosts.Clear();
                 next.Reason = lost.Reason?.Clone();
@@ -194,6 +200,7 @@ public static class VmFold
             case VmStartRequested start:
                 AwaitPlace(next);
                 next.FailedHosts.Clear();
+                next.Arrived = null;
                 next.Restarts = 0;
                 next.Preemptions = 0;
                 // Its gang goes on without it, or never does.
@@ -202,6 +209,7 @@ public static class VmFold
             case VmRestarted restarted:
                 AwaitPlace(next);
                 next.FailedHosts.Clear();
+                next.Arrived = null;
                 next.Restarts++;
                 return restarted.At;
             case VmDeleteRequested delete:
@@ -229,6 +237,14 @@ public static class VmFold
         if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
             next.Restarts = 0;
     }
+
+    // Before its move is forgotten.
+    private static Arrival ArrivalOf(VmRecord leaving, bool withMemory) => new()
+    {
+        From = leaving.Host,
+        WithMemory = withMemory,
+        Reason = withMemory ? null : (leaving.Move?.WithoutMemory ?? leaving.Reason)?.Clone(),
+    };
 
     private static void AwaitPlace(VmRecord next)
     {

@@ -378,7 +378,7 @@ public sealed record VmLife
             case VmState.Running or VmState.Stopping or VmState.Suspending:
                 // To launch it again would hide that it died, and could make a second copy of one that only the agent forgot.
                 keep = false;
-                return Decision.Of(Vanished($"Host {host} came back without it.", now));
+                return Decision.Of(Vanished($"Host {host} came back without it. If its record there was damaged, its folder is in host/quarantine of that host's data directory.", now));
             case VmState.Stopped or VmState.Failed:
                 keep = false;
                 return Decision.Nothing;
@@ -389,10 +389,11 @@ public sealed record VmLife
 
     /// <summary>
     /// Its host is drained, or short of something, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
-    /// empty), also because it is <paramref name="preempted"/>. With an <paramref name="address"/> where it can be fetched from it takes its memory along, if its driver can. Not <paramref name="wanted"/> when that room must be given back.
+    /// empty), also because it is <paramref name="preempted"/>. With an <paramref name="address"/> where it can be fetched from it takes its memory along, if its driver can; without one the <paramref name="hindrance"/> is why not. Not <paramref name="wanted"/> when that room must be given back.
     /// </summary>
     public Decision Move(
-        string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false, string address = "")
+        string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false, string address = "",
+        string hindrance = "")
     {
         wanted = IsPlacedOn(host, epoch) && State switch
         {
@@ -407,11 +408,21 @@ public sealed record VmLife
         var began = new VmMoveBegan { At = At(now), Host = to, Epoch = toEpoch, GraceMs = graceMs, Preempted = preempted && !IsMoving, Pressed = pressed };
         if (IsMoving)
             (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
-        // What an image's name means at another host may be another image by now.
-        else if (to.Length > 0 && SnapshotDrivers.Contains(Record!.Driver) && Record.Spec.Image.Length == 0 && !NetworkRules.IsWanted(Record.Spec))
+        else if (to.Length > 0 && TiedMemory is null)
             began.Address = address;
+        // Of what is pressed or preempted nobody expects that it takes anything along.
+        if (began is { Address: "", Preempted: false, Pressed: false } && (to.Length == 0 ? hindrance : TiedMemory ?? hindrance) is { Length: > 0 } why)
+            began.WithoutMemory = Because("memory_stays", why);
         return Decision.Of(began);
     }
+
+    /// <summary>Why its memory can't go to another host; null: it can.</summary>
+    private string? TiedMemory =>
+        !SnapshotDrivers.Contains(Record!.Driver) ? $"The driver {Record.Driver} can't save it."
+        // What an image's name means at another host may be another image by now.
+        : Record.Spec.Image.Length > 0 ? "It runs an OCI image, which may be another one elsewhere."
+        : NetworkRules.IsWanted(Record.Spec) ? "It has a network, whose addresses are its host's to give."
+        : null;
 
     /// <summary>Saves it on its host and ends its VMM, so that it holds no room.</summary>
     public Decision Suspend(DateTimeOffset now)

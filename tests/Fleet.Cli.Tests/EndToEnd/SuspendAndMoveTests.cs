@@ -39,7 +39,7 @@ public sealed class SuspendAndMoveTests
         using var two = new JoinedHost(fleet, "two");
         await two.ConnectedAsync();
         var drained = await fleet.CliAsync("host", "drain", "one", "--deadline", "5m");
-        Assert.True(drained.Exit == 0, drained.Output + drained.Error);
+        Assert.True(drained.Exit == 0 && drained.Output.EndsWith("one: drained, no microVM is left; 1 moved with its memory\n", StringComparison.Ordinal), drained.Output + drained.Error);
         var moved = await fleet.WaitForAsync("counts", "running,failed");
         Assert.Equal(("two", 3), (moved.GetProperty("host").GetString(), moved.GetProperty("epoch").GetInt32()));
         await StepAsync(fleet, "4");

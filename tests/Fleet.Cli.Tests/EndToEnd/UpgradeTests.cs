@@ -68,7 +68,7 @@ public sealed class UpgradeTests
 
         var (exit, output, error) = await fleet.CliAsync("host", "drain", "one", "--deadline", "5m", "--grace", "0");
         Assert.True(exit == 0, error);
-        Assert.EndsWith("one: drained, no microVM is left\n", output, StringComparison.Ordinal);
+        Assert.EndsWith("one: drained, no microVM is left; 2 restarted: Host one runs without --transfer\n", output, StringComparison.Ordinal);
         foreach (var name in (string[])["a", "b"])
         {
             var moved = await fleet.WaitForAsync(name, "running");

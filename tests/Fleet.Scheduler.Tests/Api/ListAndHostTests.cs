@@ -7,7 +7,7 @@ namespace Fleet.Scheduler.Tests.Api;
 
 public sealed class ListAndHostTests : IAsyncLifetime
 {
-    private readonly ApiUnderTest _api = ApiUnderTest.Start();
+    private readonly ApiUnderTest _api = ApiUnderTest.Start(change: c => c with { Caps = new(4, 1) });
 
     public Task InitializeAsync() => Task.CompletedTask;
 
@@ -123,9 +123,11 @@ public sealed class ListAndHostTests : IAsyncLifetime
         var list = await _api.GetAsync("/v1/hosts");
         Assert.Equal(["h1", "h2"], Ids(list));
         Assert.Equal("""
-            {"id":"h1","state":"connected","cordoned":false,"quarantine":null,"drain":null,"pressure":null,"cpus":8,"memory_mib":20480,"reserved_cpus":0,"reserved_memory_mib":0,"vms":0,"drivers":[{"name":"qemu","usable":true,"stock_kernels":true,"detail":"emulation"}],"auto_driver":"qemu","kernel":"6.1.0","architecture":"x86_64","agent_version":"0.1.0","connected_at":"2026-11-23T12:00:00.000Z","labels":{},"usage":null}
+            {"id":"h1","state":"connected","cordoned":false,"quarantine":null,"drain":null,"pressure":null,"cpus":8,"memory_mib":20480,"reserved_cpus":0,"reserved_memory_mib":0,"vms":0,"drivers":[{"name":"qemu","usable":true,"stock_kernels":true,"detail":"emulation"}],"auto_driver":"qemu","kernel":"6.1.0","architecture":"x86_64","agent_version":"0.1.0","connected_at":"2026-11-23T12:00:00.000Z","silent_since":null,"given_up_in_seconds":null,"labels":{},"usage":null}
             """, (await _api.GetAsync("/v1/hosts/h1")).Text);
         Assert.Equal(["h1"], Ids(await _api.GetAsync("/v1/hosts?page_size=1")));
+        // What it may promise, beside what it has.
+        Assert.Equal((32, 20480), ((int)list.Json["items"]![0]!["usage"]!["cap_cpus"]!, (int)list.Json["items"]![0]!["usage"]!["cap_memory_mib"]!));
 
         Assert.True((bool)(await _api.PostAsync("/v1/hosts/h1/cordon")).Json["cordoned"]!);
         Assert.False((bool)(await _api.PostAsync("/v1/hosts/h1/uncordon")).Json["cordoned"]!);
@@ -139,6 +141,7 @@ public sealed class ListAndHostTests : IAsyncLifetime
         (await _api.DeleteAsync("/v1/hosts/h1")).Problem(409, "host_connected");
         _api.Cell.Host("h1", new HostReserved { At = At, VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 256 });
         _api.Cell.Host("h1", new HostDisconnected { At = At });
+        Assert.Equal("2026-11-23T12:00:00.000Z", (string)(await _api.GetAsync("/v1/hosts/h1")).Json["silent_since"]!);
         (await _api.DeleteAsync("/v1/hosts/h1")).Problem(409, "host_in_use");
         (await _api.DeleteAsync("/v1/hosts/h1?force=yes")).Problem(400, "invalid_query", "force");
         _api.Cell.Host("h1", new HostReleased { At = At, VmId = "vm-1", Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 256 });

@@ -58,7 +58,7 @@ public sealed class DrainTests : IAsyncLifetime
         await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
         await using var other = await JoinAsync("other");
         foreach (var id in ids)
-            Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2 });
+            Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2, Arrived: { From: "old", WithMemory: false, Reason.Message: "The drain's deadline was over." } });
     }
 
     [Fact]
@@ -76,7 +76,7 @@ public sealed class DrainTests : IAsyncLifetime
         other.Swallow = null;
         await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
         foreach (var id in ids)
-            Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2, Saved: null, Move: null });
+            Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2, Saved: null, Move: null, Arrived: { From: "old", WithMemory: true, Reason: null } });
         Assert.DoesNotContain(old.Received, message => message.Stop is not null);
         Assert.All(old.Received.Where(message => message.Suspend is not null), message => Assert.Equal("other", message.Suspend.ForHost));
         Assert.All(other.Received.Where(message => message.Launch is not null), message => Assert.True(
@@ -85,12 +85,12 @@ public sealed class DrainTests : IAsyncLifetime
     }
 
     [Theory]
-    [InlineData("")]
-    [InlineData("other processor")]
-    [InlineData("can't be saved")]
-    [InlineData("can't be fetched")]
-    [InlineData("no time")]
-    public async Task Should_restart_elsewhere_what_can_not_take_its_memory_along(string why)
+    [InlineData("", "Host old runs without --transfer.")]
+    [InlineData("other processor", "Host other has another processor.")]
+    [InlineData("can't be saved", "The disk is full.")]
+    [InlineData("can't be fetched", "It does not answer.")]
+    [InlineData("no time", "Less than 30 s were left until the drain's deadline.")]
+    public async Task Should_restart_elsewhere_what_can_not_take_its_memory_along_and_say_why(string why, string said)
     {
         await using var old = await JoinAsync("old", why.Length == 0 ? "" : "10.0.0.1:7072");
         var id = Assert.Single(await StartAsync(1));
@@ -112,6 +112,8 @@ public sealed class DrainTests : IAsyncLifetime
         await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
         await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other" });
         Assert.True(other.Received.Last(message => message.Launch is not null).Launch is { SnapshotEpoch: 0, Ticket: null });
+        var arrived = (await _cell.GetAsync(id)).Arrived;
+        Assert.True(arrived is { From: "old", WithMemory: false } && arrived.Reason.Message.Contains(said, StringComparison.Ordinal), $"{arrived}");
         await Eventually.TrueAsync(() => old.VmCount == 0);
         Assert.Equal(1, other.VmCount);
     }
