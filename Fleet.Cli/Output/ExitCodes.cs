@@ -1,6 +1,6 @@
 namespace Fleet.Cli.Output;
 
-/// <summary>What the program's exit status tells a script. <c>vm run</c> and <c>vm exec</c> give the command's own status instead, and 125 for every failure of Fleet's.</summary>
+/// <summary>What the program's exit status tells a script. <c>vm run</c> and <c>vm exec</c> give the command's own status instead, and 125 for every failure of Fleet's; <c>vm run --detach</c> gives <see cref="Incomplete"/> for what waits for room.</summary>
 internal static class ExitCodes
 {
     public const int Ok = 0;

@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.CommandLine.Parsing;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
@@ -20,21 +19,13 @@ internal static class RunCommand
         var gang = new Option<string?>("--gang") { Description = "With --gang-size and --detach: run as many, NAME-0, NAME-1 and so on, and none before there is room for all" };
         var gangSize = new Option<int?>("--gang-size") { Description = "How many; 1 to 100" };
         var interactive = new Option<bool>("--interactive", "-i") { Description = "Send standard input to the guest" };
-        var command = new Argument<string[]>("command") { Description = "What to run, after --; without it the image's shell", Arity = ArgumentArity.ZeroOrMore };
 
-        var run = new Command("run", "Run a command in a new microVM") { detach, remove, interactive, gang, gangSize, command };
+        var run = new Command("run", "Run a command in a new microVM") { detach, remove, interactive, gang, gangSize };
         wanted.AddTo(run);
         return run.Calls(
             async (api, parsed, cancellation) =>
             {
-                // An option that is not ours would be taken for the command, and run.
-                var behindDashes = parsed.Tokens.Reverse().TakeWhile(token => token.Type != TokenType.DoubleDash).Count();
-                if (parsed.GetValue(command) is [['-', ..] unknown, ..] given && (given.Length > behindDashes || parsed.Tokens.All(token => token.Type != TokenType.DoubleDash)))
-                    throw new ApiException("invalid_field", $"vm run has no option {unknown}; a command that begins with '-' goes after --.");
                 var spec = wanted.Of(parsed);
-                if (parsed.GetValue(command) is { Length: > 0 } words)
-                    spec["command"] = new JsonArray([.. words.Select(word => JsonValue.Create(word))]);
-
                 // One key for all the tries of this one command: a request that was answered and lost is not run twice.
                 var key = Guid.NewGuid().ToString("n");
                 if (parsed.GetValue(gang) is { } name)
@@ -117,7 +108,11 @@ internal static class RunCommand
         }
 
         VmCommands.Say(parsed, vm);
-        return vm.Text("state") is "failed" or "unplaced" ? ExitCodes.RunFailed : ExitCodes.Ok;
+        if (vm.Text("state") != "unplaced")
+            return vm.Text("state") == "failed" ? ExitCodes.RunFailed : ExitCodes.Ok;
+        // Nothing failed: it is there, and whoever tries again is told that its name is taken.
+        CommandContext.Warn(parsed, $"{vm.Text("name")} was created, and runs as soon as there is room; fleet vm delete {vm.Text("name")} ends that");
+        return ExitCodes.Incomplete;
     }
 
     private static async Task<int> AttachedAsync(ApiClient api, ParseResult parsed, JsonElement vm, bool interactive, bool remove, CancellationToken cancellation)

@@ -1,7 +1,9 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
+using Fleet.Cli.Output;
 using Fleet.Cli.Volumes;
 
 namespace Fleet.Cli.Vms;
@@ -30,14 +32,15 @@ internal sealed class SpecOptions
     private readonly Option<string?> _kernel = new("--kernel") { Description = "A kernel of your own: absolute path on the host" };
     private readonly Option<string?> _initrd = new("--initrd") { Description = "Its initrd" };
     private readonly Option<string?> _bootArgs = new("--boot-args") { Description = "Its command line" };
-    private readonly Option<int?> _bootTimeout = new("--boot-timeout") { Description = "Seconds until the guest must be ready; 0: never given up" };
+    private readonly Option<int?> _bootTimeout = new("--boot-timeout") { Description = "How long until the guest must be ready: 120 (seconds), 120s, 2m; 0: never given up", CustomParser = result => DurationText.Seconds(result) };
     private readonly Option<string?> _restart = new("--restart") { Description = "What follows its end: never (default), on_failure or always" };
     private readonly Option<string?> _priority = new("--priority") { Description = "low, normal (default) or high: where room is short, lower ones give way" };
     private readonly Option<string?> _fencing = new("--fencing") { Description = "While its host is cut off: strict (default) stands still, relaxed runs on and may run twice" };
-    private readonly Option<int?> _stopGrace = new("--stop-grace") { Description = "Seconds its guest may take to shut down where a stop says nothing else (default 10)" };
+    private readonly Option<int?> _stopGrace = new("--stop-grace") { Description = "How long its guest may take to shut down where a stop says nothing else: 10 (seconds, the default), 10s, 2m", CustomParser = result => DurationText.Seconds(result) };
     private readonly Option<bool> _terminal = new("--tty", "-t") { Description = "Its command has the console as a terminal, and so no log" };
     private readonly Option<string?> _health = new("--health") { Description = $"How its command is looked after: {HealthText.Form}" };
     private readonly Option<string?> _simulate = new("--simulate") { Description = "With --driver simulated: boot_ms=5,run_ms=0,exit_status=0,fault=,cpu_percent=20/80,memory_percent=50,step_ms=60000" };
+    private readonly Argument<string[]> _command = new("command") { Description = "What to run, after --; without it the image's shell", Arity = ArgumentArity.ZeroOrMore };
 
     public void AddTo(Command command)
     {
@@ -48,13 +51,20 @@ internal sealed class SpecOptions
         ];
         foreach (var option in all)
             command.Options.Add(option);
+        command.Arguments.Add(_command);
     }
 
-    /// <summary>The body of a create, without the command.</summary>
+    /// <summary>The body of a create.</summary>
     /// <exception cref="ApiException">An option has not the form that it must have.</exception>
     public JsonObject Of(ParseResult parsed)
     {
+        // An option that is not ours would be taken for the command, and run.
+        var behindDashes = parsed.Tokens.Reverse().TakeWhile(token => token.Type != TokenType.DoubleDash).Count();
+        if (parsed.GetValue(_command) is [['-', ..] unknown, ..] given && (given.Length > behindDashes || parsed.Tokens.All(token => token.Type != TokenType.DoubleDash)))
+            throw new ApiException("invalid_field", $"vm {parsed.CommandResult.Command.Name} has no option {unknown}; a command that begins with '-' goes after --.");
         var spec = new JsonObject();
+        if (parsed.GetValue(_command) is { Length: > 0 } words)
+            spec["command"] = Words(words);
         Put(spec, "name", parsed.GetValue(_name));
         Put(spec, "cpus", parsed.GetValue(_cpus));
         Put(spec, "memory_mib", parsed.GetValue(_memory));
