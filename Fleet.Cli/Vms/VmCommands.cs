@@ -34,7 +34,7 @@ internal static class VmCommands
         return vm;
     }
 
-    public static Argument<string> NameArgument() => new("vm") { Description = "Name or id of the microVM" };
+    public static Argument<string> NameArgument() => new("vm") { Description = "Name or id of the microVM; for an admin TENANT/NAME where it is a tenant's" };
 
     public static string PathOf(string nameOrId) => "v1/vms/" + Uri.EscapeDataString(nameOrId);
 
@@ -49,14 +49,17 @@ internal static class VmCommands
     {
         var state = new Option<string?>("--state") { Description = "Only microVMs in this state" };
         var host = new Option<string?>("--host") { Description = "Only microVMs on this host" };
+        var tenant = new Option<string?>("--tenant") { Description = "Only microVMs of this tenant" };
         var label = new Option<string[]>("--label") { Description = "Only microVMs with this label, KEY=VALUE" };
-        return new Command("list", "List microVMs") { state, host, label }.Calls(async (api, parsed, cancellation) =>
+        return new Command("list", "List microVMs") { state, host, tenant, label }.Calls(async (api, parsed, cancellation) =>
         {
             var query = new List<string>();
             if (parsed.GetValue(state) is { } wantedState)
                 query.Add("state=" + Uri.EscapeDataString(wantedState));
             if (parsed.GetValue(host) is { } wantedHost)
                 query.Add("host=" + Uri.EscapeDataString(wantedHost));
+            if (parsed.GetValue(tenant) is { } wantedTenant)
+                query.Add("tenant=" + Uri.EscapeDataString(wantedTenant));
             foreach (var pair in parsed.GetValue(label) ?? [])
             {
                 if (KeyValue.Parse(pair) is not { } wanted)

@@ -256,20 +256,28 @@ internal sealed class VmEndpoints(ApiContext api)
 /// <summary>Paths take a microVM's id or its name.</summary>
 internal static class VmNames
 {
-    /// <summary>The id; a name is looked up among the tenant's, or among those that are nobody's. Whose the id is is not checked.</summary>
+    /// <summary>
+    /// The id; a name is looked up among the tenant's, or for an admin among those that are nobody's, and <c>TENANT/NAME</c> among that tenant's.
+    /// Whose the id is is not checked.
+    /// </summary>
     /// <exception cref="RequestRefused"><c>not_found</c></exception>
     public static string Resolve(ClaimStore claims, string idOrName, string? tenant = null)
     {
         if (VmId.IsValid(idOrName))
             return idOrName;
-        return (VmSpecRules.IsName(idOrName) ? claims.Holder(Claimed(idOrName, tenant)) : null) ?? throw NotFound(idOrName);
+        // The one character that a path keeps as it was sent.
+        var name = idOrName.Replace("%2F", "/", StringComparison.OrdinalIgnoreCase);
+        if (tenant is null && name.Split('/') is [var owner, var own] && TokenRules.IsTenant(owner))
+            return (VmSpecRules.IsName(own) ? claims.Holder(Claimed(own, owner)) : null) ?? throw NotFound(name);
+        return (VmSpecRules.IsName(name) ? claims.Holder(Claimed(name, tenant)) : null)
+            ?? throw NotFound(name, tenant is null ? " A tenant's has the name TENANT/NAME." : "");
     }
 
     /// <summary>A name as it is claimed: each tenant has names of its own, and microVMs of nobody's share theirs.</summary>
     public static string Claimed(string name, string? tenant) => string.IsNullOrEmpty(tenant) ? name : $"{tenant}/{name}";
 
-    public static RequestRefused NotFound(string idOrName) => new(ErrorCodes.NotFound,
-        $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")}. The list of microVMs shows those that there are.");
+    public static RequestRefused NotFound(string idOrName, string hint = "") => new(ErrorCodes.NotFound,
+        $"There is no microVM {(idOrName.Length <= 80 ? idOrName : idOrName[..80] + "…")}. The list of microVMs shows those that there are.{hint}");
 }
 
 /// <summary>Pages of lists, in the order of ids.</summary>

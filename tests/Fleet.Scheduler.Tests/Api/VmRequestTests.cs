@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Xunit;
@@ -54,6 +55,27 @@ public sealed class VmRequestTests : IAsyncLifetime
         var answer = await _api.PostAsync("/v1/vms", $$"""{"image": "{{asked}}"}""");
         Assert.True(answer.Status == 201, answer.Text);
         Assert.Equal((told, 256), ((string)answer.Json["spec"]!["image"]!, (int)answer.Json["spec"]!["memory_mib"]!));
+    }
+
+    /// <summary>Names are each tenant's own, and lists show a tenant's beside its name: the two together are an admin's way to it.</summary>
+    [Fact]
+    public async Task An_admin_reaches_a_tenants_microVM_by_tenant_and_name()
+    {
+        var id = await _api.CreateAsync("web", """, "tenant": "acme" """);
+        Assert.Equal(id, (string)(await _api.GetAsync("/v1/vms/acme%2Fweb")).Json["id"]!);
+        Assert.Equal(id, (string)(await _api.GetAsync("/v1/vms/acme%2fweb")).Json["id"]!);
+        Assert.Equal(202, (await _api.PostAsync("/v1/vms/acme%2Fweb/stop")).Status);
+        (await _api.GetAsync("/v1/vms/evil%2Fweb")).Problem(404, "not_found");
+        (await _api.GetAsync("/v1/vms/acme%2Fweb%2Fx")).Problem(404, "not_found");
+        var missed = await _api.GetAsync("/v1/vms/web");
+        missed.Problem(404, "not_found");
+        Assert.Contains("TENANT/NAME", missed.Text, StringComparison.Ordinal);
+        // No tenant can tell by it what others have.
+        var evil = await _api.TokenAsync(new(TokenRole.Tenant) { Tenant = "evil" });
+        using var http = new HttpClient(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = _api.Http.BaseAddress };
+        http.DefaultRequestHeaders.Authorization = new("Bearer", evil);
+        using var refused = await http.GetAsync(new Uri("/v1/vms/acme%2Fweb", UriKind.Relative));
+        Assert.Equal(System.Net.HttpStatusCode.NotFound, refused.StatusCode);
     }
 
     [Fact]
