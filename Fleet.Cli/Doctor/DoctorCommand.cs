@@ -16,9 +16,6 @@ namespace Fleet.Cli.Doctor;
 /// <summary><c>fleet doctor</c>: what this machine can do, which driver <c>auto</c> picks, and why; what is missing and what to do.</summary>
 internal static class DoctorCommand
 {
-    /// <summary>Least free space for images and a few microVMs.</summary>
-    private const long WantedDiskMib = 2048;
-
     private static readonly string[] NetworkTools = ["ip", "nft"];
 
     private static readonly string[] Tools = ["dpkg-deb", "apt-get", "depmod", "setsid", "prlimit"];
@@ -101,9 +98,9 @@ internal static class DoctorCommand
         {
             Directory.CreateDirectory(data.Root);
             var free = new DriveInfo(data.Root).AvailableFreeSpace >> 20;
-            return free >= WantedDiskMib
-                ? new Finding("data", Mark.Ok, $"{data.Root}, {free} MiB free")
-                : new Finding("data", Mark.Broken, $"{data.Root} has {free} MiB free, and images and logs want {WantedDiskMib}: free some or choose another --data");
+            return DataDirectory.Tight(data.Root, free) is { } tight
+                ? new Finding("data", Mark.Broken, tight)
+                : new Finding("data", Mark.Ok, $"{data.Root}, {free} MiB free");
         }
         catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
         {

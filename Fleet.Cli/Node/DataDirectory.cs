@@ -31,6 +31,27 @@ internal sealed record DataDirectory(string Root)
     /// <summary>All that Fleet puts there, the lock last.</summary>
     public IReadOnlyList<string> Entries => [Scheduler, Host, Cache, Lab, Credentials, Log, NodeLock.PidFile(this), Lock];
 
+    /// <summary>Least free space, in MiB, for images and a few microVMs.</summary>
+    public const long WantedMib = 2048;
+
+    /// <summary>What a host should know whose images will not fit; null: there is room, or nobody can tell.</summary>
+    public string? Tight()
+    {
+        try
+        {
+            Directory.CreateDirectory(Root);
+            return Tight(Root, new DriveInfo(Root).AvailableFreeSpace >> 20);
+        }
+        catch (Exception unknown) when (unknown is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+
+    /// <inheritdoc cref="Tight()"/>
+    internal static string? Tight(string root, long freeMib) => freeMib >= WantedMib ? null
+        : $"{root} has {freeMib} MiB free, and images and logs want {WantedMib}: free some, or choose another --data";
+
     public static DataDirectory Of(DirectoryInfo chosen) => new(chosen.FullName);
 
     private static string Default()

@@ -32,6 +32,8 @@ internal static class Detached
             return ExitCodes.Failed;
         }
 
+        if (withHost && data.Tight() is { } tight)
+            CommandContext.Warn(parsed, tight);
         var console = Path.Combine(data.Log, "up.out");
 
         // setsid: a Ctrl-C or the end of this terminal must not reach it. Words are passed as words, never through the shell's parser.

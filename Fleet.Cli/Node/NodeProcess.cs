@@ -135,6 +135,8 @@ internal static class NodeProcess
                 : null;
             if (roles.Host is not null)
                 _ = WarmAsync(images, log, cancellation);
+            if (roles.Host is not null && roles.Data.Tight() is { } tight)
+                log.Warning("{Tight:l}", tight);
             log.Information("Fleet is up{Api}; Ctrl-C ends it, microVMs go on", roles.Api is null ? "" : $" on {(roles.ApiEncrypted ? "https" : "http")}://{roles.Api}");
             if (await EndedByItselfAsync(scheduler?.Ended ?? Task.Delay(Timeout.Infinite, cancellation), cancellation))
             {

@@ -13,6 +13,9 @@ internal static class ExternalCommand
     /// <summary>Enough for any listing that is parsed here; what a broken program prints beyond it is dropped.</summary>
     private const int OutputLimit = 1 << 20;
 
+    /// <summary>Of a program's last words, in characters: with what failed before them and what to do behind them they fill a reason.</summary>
+    private const int MostWords = 240;
+
     /// <summary>
     /// A program that was written a moment ago may be held open for writing by a child that another thread is just
     /// forking; it lets go when it executes its own program.
@@ -108,13 +111,15 @@ internal static class ExternalCommand
         return kept.ToString();
     }
 
-    /// <summary>The last lines a failed program wrote, on one line, for an error message.</summary>
+    /// <summary>The last lines a failed program wrote, on one line, for an error message; apt's warnings and notes only if it said nothing else.</summary>
     public static string LastWords(string errors, string output = "")
     {
         var lines = (string.IsNullOrWhiteSpace(errors) ? output : errors)
             .Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
-        var words = string.Join(" | ", lines.TakeLast(3));
-        return words.Length == 0 ? "it said nothing" : words.Length > 500 ? words[..500] : words;
+        var faults = lines.Where(line => !line.StartsWith("W: ", StringComparison.Ordinal) && !line.StartsWith("N: ", StringComparison.Ordinal)).ToArray();
+        var words = string.Join(" | ", (faults.Length > 0 ? faults : lines).TakeLast(3));
+        // The cause stands last, behind the addresses and paths that it befell.
+        return words.Length == 0 ? "it said nothing" : words.Length > MostWords ? "…" + words[^MostWords..] : words;
     }
 
     /// <summary>An agent that is not root often lacks the sbin folders in PATH, where depmod is.</summary>

@@ -119,10 +119,16 @@ public sealed class PackageSource
             }
             catch (Drivers.LaunchFailedException error)
             {
-                throw ImageUnavailable.Because($"{package.Name} {package.Version} can't be downloaded: {error.Message} Check the network; if the version is gone from the mirror, run `apt-get update` as root.", error);
+                throw ImageUnavailable.Because($"{package.Name} {package.Version} can't be downloaded: {error.Message} {Cure(error.Message)}", error);
             }
         }
     }
+
+    // As the kernel and apt say that a disk is full.
+    private string Cure(string said) =>
+        said.Contains("No space left", StringComparison.Ordinal) || said.Contains("enough free space", StringComparison.Ordinal)
+            ? $"Free some room on the disk of {_directory}."
+            : "Check the network; if the version is gone from the mirror, run `apt-get update` as root.";
 
     private async Task DownloadAsync(IndexedPackage package, string file, CancellationToken cancellation)
     {
