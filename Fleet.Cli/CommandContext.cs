@@ -12,14 +12,17 @@ namespace Fleet.Cli;
 /// <summary>The options that every command has, and the one place where a failure becomes a message and an exit code.</summary>
 internal static class CommandContext
 {
-    private const string DefaultApi = "http://127.0.0.1:7070";
+    private const string ApiExample = "http://127.0.0.1:7070";
+
+    /// <summary>Where the API is when nobody says otherwise.</summary>
+    public static readonly Uri DefaultApi = new(ApiExample);
 
     public static readonly Option<Uri> Api = new("--api")
     {
         Description = "Address of the HTTP API (or FLEET_API)",
         Recursive = true,
-        DefaultValueFactory = result => Address(result, Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : DefaultApi, "FLEET_API", DefaultApi)!,
-        CustomParser = result => Address(result, "--api", DefaultApi),
+        DefaultValueFactory = result => Address(result, Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : ApiExample, "FLEET_API", ApiExample)!,
+        CustomParser = result => Address(result, "--api", ApiExample),
     };
 
     public static readonly Option<DirectoryInfo> Data = DataDirectory.Option();

@@ -27,7 +27,7 @@ internal sealed class ApiCredentials(string? given, FileInfo? authorityFile, Dat
     {
         if (given is not null)
             return AccessToken.Parse(given.Trim()) ?? throw new ApiException("token_malformed", "That is no token: it looks like fleet.ID.SECRET.PIN.");
-        var file = Path.Combine(data.Credentials, LocalAdmin.TokenFile);
+        var file = TokenFile;
         try
         {
             return File.Exists(file) ? AccessToken.Parse(File.ReadAllText(file).Trim()) : null;
@@ -38,13 +38,16 @@ internal sealed class ApiCredentials(string? given, FileInfo? authorityFile, Dat
         }
     }
 
-    /// <summary>The refusal, with what is to be done about it here when no token was found.</summary>
-    public ApiException Missing(ApiException refused) => refused.Code == "unauthenticated" && Token() is null
-        ? new ApiException(refused.Code, $"There is no token in {data.Credentials}. Give one (--token or FLEET_TOKEN), or the data directory of the node on this machine (--data or FLEET_DATA).")
+    /// <summary>The refusal, with what is to be done about it here when no token was given.</summary>
+    public ApiException Missing(ApiException refused) => refused.Code != "unauthenticated" || given is not null ? refused
+        : new ApiException(refused.Code, Token() is null
+            ? $"There is no token in {data.Credentials}. Give one (--token or FLEET_TOKEN), or the data directory of the node on this machine (--data or FLEET_DATA)."
+            : $"{refused.Message} It is the one in {TokenFile}. Give one of the fleet that is asked (--token or FLEET_TOKEN), or the data directory of its node (--data or FLEET_DATA).")
         {
             Problem = refused.Problem,
-        }
-        : refused;
+        };
+
+    private string TokenFile => Path.Combine(data.Credentials, LocalAdmin.TokenFile);
 
     /// <summary>TLS to the right cell: by the root of <c>--ca</c>, else by the pin of the token, against which the server's own root is held.</summary>
     /// <exception cref="ApiException"><c>wrong_cell</c>, or there is nothing to know the server by.</exception>
@@ -65,11 +68,11 @@ internal sealed class ApiCredentials(string? given, FileInfo? authorityFile, Dat
         }
         catch (Exception failed) when (failed is HttpRequestException or TaskCanceledException && !cancellation.IsCancellationRequested)
         {
-            throw new ApiException(ApiException.Unreachable, $"No Fleet API at {api} ({failed.InnerException?.Message ?? failed.Message}).");
+            throw new ApiException(ApiException.Unreachable, $"No Fleet API at {api} ({failed.InnerException?.Message ?? failed.Message}).{(failed is HttpRequestException { HttpRequestError: HttpRequestError.SecureConnectionError } ? " If it speaks http alone, write that." : "")}");
         }
         return NodeTrust.Pinned(root, token.Pin) is { } right
             ? CellTls.To(right, TimeProvider.System)
-            : throw new ApiException("wrong_cell", $"{api} is not of the cell that made the token. Nothing was sent to it.");
+            : throw new ApiException("wrong_cell", $"{api} is not of the cell that made the token{(given is null ? $" in {TokenFile}" : "")}. Nothing was sent to it.");
     }
 
     private static X509Certificate2 Read(FileInfo file)

@@ -1,12 +1,16 @@
 using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
+using System.Net.Security;
+using System.Net.Sockets;
 using System.Net.WebSockets;
+using System.Security.Authentication;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Access;
 using Fleet.Cli.Output;
+using Fleet.Shared.Access;
 
 namespace Fleet.Cli.Api;
 
@@ -203,12 +207,42 @@ internal sealed class ApiClient : IDisposable
         }
         catch (HttpRequestException failed)
         {
-            throw new ApiException(
-                ApiException.Unreachable,
-                $"No Fleet API at {Endpoint} ({failed.InnerException?.Message ?? failed.Message}). Start one with: fleet up --detach")
-            {
-                IsCut = failed.HttpRequestError is not (HttpRequestError.ConnectionError or HttpRequestError.NameResolutionError),
-            };
+            throw await NobodyAsync(failed, cancellation);
+        }
+    }
+
+    /// <summary>No API answered: what to do depends on who else did.</summary>
+    private async Task<ApiException> NobodyAsync(HttpRequestException failed, CancellationToken cancellation)
+    {
+        var isCut = failed.HttpRequestError is not (HttpRequestError.ConnectionError or HttpRequestError.NameResolutionError);
+        if (isCut && Endpoint.Scheme == Uri.UriSchemeHttp && await TakesTlsAsync(cancellation))
+        {
+            return new ApiException(ApiException.Unreachable,
+                $"What listens at {Endpoint} speaks TLS alone. If it is an API, write https://{Endpoint.Authority}; if it is the link's port (7071 where nobody chose another), it is for hosts and nodes, and the API is at another.");
+        }
+        var start = Endpoint == CommandContext.DefaultApi ? "Start one with: fleet up --detach, or give" : "Start the node there, or give";
+        return new ApiException(ApiException.Unreachable,
+            $"No Fleet API at {Endpoint} ({failed.InnerException?.Message ?? failed.Message}). {start} the address of a node that runs: --api or FLEET_API, for fleet admin also --node.")
+        {
+            IsCut = isCut,
+        };
+    }
+
+    private async Task<bool> TakesTlsAsync(CancellationToken cancellation)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        patience.CancelAfter(TimeSpan.FromSeconds(2));
+        try
+        {
+            using var socket = new TcpClient();
+            await socket.ConnectAsync(Endpoint.IdnHost, Endpoint.Port, patience.Token);
+            await using var tls = new SslStream(socket.GetStream());
+            await tls.AuthenticateAsClientAsync(CellTls.ToAnybody(), patience.Token);
+            return true;
+        }
+        catch (Exception no) when (no is IOException or SocketException or AuthenticationException || (no is OperationCanceledException && !cancellation.IsCancellationRequested))
+        {
+            return false;
         }
     }
 
