@@ -13,7 +13,8 @@ internal static class Persistence
     /// <param name="answered">It was there before. If not, nobody at the address means that there is no Fleet.</param>
     /// <param name="request">May be sent again.</param>
     /// <param name="cancellation">Gives up.</param>
-    public static async Task<JsonElement> AskAsync(bool answered, Func<Task<JsonElement>> request, CancellationToken cancellation)
+    /// <param name="waits">Hears once why it was not done at the first time, if it was not.</param>
+    public static async Task<JsonElement> AskAsync(bool answered, Func<Task<JsonElement>> request, CancellationToken cancellation, Action<string>? waits = null)
     {
         for (var attempt = 1; ; attempt++)
         {
@@ -25,6 +26,8 @@ internal static class Persistence
                 && (away.Code == "unavailable" || away.IsCut || (away.Code == ApiException.Unreachable && answered)))
             {
                 answered = true;
+                if (attempt == 1)
+                    waits?.Invoke(away.Message);
                 await Task.Delay(Pause, cancellation);
             }
         }

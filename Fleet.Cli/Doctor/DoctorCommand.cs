@@ -118,7 +118,8 @@ internal static class DoctorCommand
         }
         catch (ApiException none)
         {
-            return new Finding("fleet", Mark.Missing, none.Message);
+            // One that answers and says that it can't work is not one that nobody started.
+            return new Finding("fleet", none.Code == "unavailable" ? Mark.Broken : Mark.Missing, none.Message);
         }
     }
 

@@ -40,7 +40,7 @@ internal static class RunCommand
                 JsonElement vm;
                 try
                 {
-                    vm = await Persistence.AskAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation);
+                    vm = await Persistence.AskAsync(answered: false, () => api.PostAsync("v1/vms", spec, cancellation, key), cancellation, Waits(parsed));
                 }
                 catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
                 {
@@ -75,15 +75,14 @@ internal static class RunCommand
         }
     }
 
+    private static Action<string> Waits(ParseResult parsed) => why => CommandContext.Warn(parsed, $"{why} Trying again for a minute (Ctrl-C to give up)");
+
     private static async Task<int> GangAsync(ApiClient api, ParseResult parsed, JsonObject wanted, string key, CancellationToken cancellation)
     {
-        var gang = await Persistence.AskAsync(answered: false, () => api.PostAsync("v1/gangs", wanted, cancellation, key), cancellation);
+        var gang = await Persistence.AskAsync(answered: false, () => api.PostAsync("v1/gangs", wanted, cancellation, key), cancellation, Waits(parsed));
         var worst = ExitCodes.Ok;
         foreach (var member in gang.GetProperty("vms").EnumerateArray())
-        {
-            if (await DetachedAsync(api, parsed, member, cancellation) is var exit and not ExitCodes.Ok)
-                worst = exit;
-        }
+            worst = Math.Max(worst, await DetachedAsync(api, parsed, member, cancellation));
 
         return worst;
     }

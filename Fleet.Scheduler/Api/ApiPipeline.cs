@@ -15,6 +15,9 @@ internal sealed class ApiPipeline(ApiContext api)
     // For the log only: the client is gone before there was an answer.
     private const int ClientGone = 499;
 
+    /// <summary>What is wrong with the disk is known at once; some of the rest has to be asked for.</summary>
+    private static readonly TimeSpan HealthPatience = TimeSpan.FromSeconds(3);
+
     private const string Scheme = "Bearer ";
 
     // Of one address without a valid token, and of reads of one token, within a minute.
@@ -38,7 +41,10 @@ internal sealed class ApiPipeline(ApiContext api)
         {
             if (refused.Code == ErrorCodes.Internal)
                 api.Log.LogFault(refused, http.Request.Method, http.Request.Path, http.TraceIdentifier);
-            await Exchange.WriteProblemAsync(http, refused.Code, refused.Message, refused.Field);
+            if (refused.IsOfDatabase)
+                await WriteAwayAsync(http, refused.InnerException!);
+            else
+                await Exchange.WriteProblemAsync(http, refused.Code, refused.Message, refused.Field);
         }
         catch (BadHttpRequestException malformed) when (!http.Response.HasStarted)
         {
@@ -68,7 +74,7 @@ internal sealed class ApiPipeline(ApiContext api)
             // Clients try again and again; each request has its line, the fault its trace once a minute.
             if (_databaseTold.Note(""))
                 api.Log.LogFault(fault, http.Request.Method, http.Request.Path, http.TraceIdentifier);
-            await Exchange.WriteProblemAsync(http, ErrorCodes.Unavailable, RequestRefused.DatabaseAway(fault).Message);
+            await WriteAwayAsync(http, fault);
         }
         catch (Exception fault)
         {
@@ -125,6 +131,21 @@ internal sealed class ApiPipeline(ApiContext api)
         if (code == ErrorCodes.Unauthenticated)
             http.Response.Headers.WWWAuthenticate = "Bearer";
         return new RequestRefused(code, message);
+    }
+
+    /// <summary>Whether it is the database or the disk, the node's health knows; if it does not in time, it may be either.</summary>
+    private async Task WriteAwayAsync(HttpContext http, Exception fault)
+    {
+        string? trouble = null;
+        try
+        {
+            trouble = await api.Ready(http.RequestAborted).WaitAsync(HealthPatience, api.Clock, http.RequestAborted);
+        }
+        catch (Exception unknown) when (unknown is not OutOfMemoryException)
+        {
+            // Said without.
+        }
+        await Exchange.WriteProblemAsync(http, ErrorCodes.Unavailable, RequestRefused.DatabaseAway(fault, trouble).Message);
     }
 
     private static Task WriteBareStatusAsync(HttpContext http)

@@ -13,6 +13,9 @@ internal sealed class RequestRefused(string code, string message, string? field 
 
     public string? Field { get; } = field;
 
+    /// <summary>For the database, the cause: what is wrong with it the node's health may say better.</summary>
+    public bool IsOfDatabase { get; private init; }
+
     public static RequestRefused InvalidQuery(string parameter, string message) => new(ErrorCodes.InvalidQuery, message, parameter);
 
     public static RequestRefused Unavailable(string message, Exception? inner = null) => new(ErrorCodes.Unavailable, message, inner: inner);
@@ -20,8 +23,10 @@ internal sealed class RequestRefused(string code, string message, string? field 
     /// <summary>The database, or the way to it: whoever asks again later may be served.</summary>
     public static bool IsDatabaseAway(Exception fault) => fault is DbException or TimeoutException or SocketException;
 
-    public static RequestRefused DatabaseAway(Exception fault) =>
-        Unavailable("The control plane can't store or look up anything at the moment: its database is away or its disk is full. Try again.", fault);
+    /// <param name="fault">What went wrong.</param>
+    /// <param name="trouble">Which of the two it is, as the node's health says it; null: nobody knows.</param>
+    public static RequestRefused DatabaseAway(Exception fault, string? trouble = null) =>
+        new(ErrorCodes.Unavailable, $"The control plane can't store or look up anything at the moment: {trouble ?? "its database is away or its disk is full."} Try again.", inner: fault) { IsOfDatabase = true };
 
     public static RequestRefused From(CellProblem problem) => new(problem.Code, problem.Message);
 }

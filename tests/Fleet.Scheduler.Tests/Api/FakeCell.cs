@@ -259,7 +259,10 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
 
     public VolumeBook Volumes { get; } = new();
 
-    public Task<IReadOnlyList<VolumeRecord>> ListVolumesAsync(string? tenant, CancellationToken cancellation) =>
+    /// <summary>As the database does when it is away.</summary>
+    public Exception? VolumesFail { get; set; }
+
+    public Task<IReadOnlyList<VolumeRecord>> ListVolumesAsync(string? tenant, CancellationToken cancellation) => VolumesFail is { } fault ? Task.FromException<IReadOnlyList<VolumeRecord>>(fault) :
         Task.FromResult<IReadOnlyList<VolumeRecord>>([.. Volumes.All.Where(volume => tenant is null || volume.Tenant == tenant)]);
 
     public Task<VolumeRecord> ChangeVolumeAsync(IToVolumes change, CancellationToken cancellation)

@@ -73,6 +73,16 @@ public sealed class ServerTests : IAsyncLifetime
         Assert.Equal(200, (await _api.GetAsync("/v1/changes?wait=0")).Status);
     }
 
+    /// <summary>Whoever waits for it is to mend one of the two, and not to look at both.</summary>
+    [Fact]
+    public async Task A_database_that_fails_is_told_of_as_health_tells()
+    {
+        _api.Cell.VolumesFail = new SocketException((int)SocketError.ConnectionRefused);
+        Assert.Contains("its database is away or its disk is full.", (await _api.GetAsync("/v1/volumes")).Problem(503, "unavailable"), StringComparison.Ordinal);
+        _api.NotReady = "Nothing more can be stored in /var/lib/fleet: No space left on device. Free some room on its disk.";
+        Assert.Contains("at the moment: Nothing more can be stored in /var/lib/fleet: No space left on device.", (await _api.GetAsync("/v1/volumes")).Problem(503, "unavailable"), StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task A_tenants_waits_and_watches_leave_room_for_the_others()
     {
