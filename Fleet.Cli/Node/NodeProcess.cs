@@ -140,6 +140,11 @@ internal static class NodeProcess
             log.Information("Fleet is up{Api}; Ctrl-C ends it, microVMs go on", roles.Api is null ? "" : $" on {(roles.ApiEncrypted ? "https" : "http")}://{roles.Api}");
             if (await EndedByItselfAsync(scheduler?.Ended ?? Task.Delay(Timeout.Infinite, cancellation), cancellation))
             {
+                if (scheduler is { HasLeft: true })
+                {
+                    log.Information("This node has left its cell, as it was told, and Fleet ends. Started again it joins again; microVMs go on");
+                    return ExitCodes.Ok;
+                }
                 log.Fatal("The control plane of this node ended by itself; the lines above say why. Start it again: microVMs go on, nothing acknowledged is lost");
                 return ExitCodes.Failed;
             }
@@ -156,7 +161,7 @@ internal static class NodeProcess
             // What says itself why and what to do needs no stack trace beside it.
             var why = failed is DbException ? $"The database can't be used: {failed.Message.TrimEnd('.')}. Start this node again when it can." : failed.Message;
             log.ForContext(Logs.Told, true).Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", why);
-            CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? "start_failed", why);
+            CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? (failed as SchedulerStartException)?.Code ?? "start_failed", why);
             return ExitCodes.Failed;
         }
     }

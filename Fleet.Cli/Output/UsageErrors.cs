@@ -31,7 +31,8 @@ internal static partial class UsageErrors
 
     internal static string Plain(string message) => WrongType().Match(message) is { Success: true } match
         ? $"{match.Groups["option"].Value} wants {Kind(match.Groups["type"].Value)}, not '{match.Groups["word"].Value}'."
-        : message;
+        // Choices come a line each.
+        : string.Join(' ', message.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries));
 
     private static string Kind(string type) =>
         type.Contains("Int", StringComparison.Ordinal) ? "a whole number"

@@ -320,7 +320,7 @@ internal abstract class RunningVmm : IVmm
             Log.Error(e, "The end of VMM {Pid} could not be explained", Pid);
             end = Failed("vmm_failed", $"The VMM (pid {Pid}) ended and its files could not be read: {e.Message}");
         }
-        Log.Information("VMM {Pid} ended: {Code}: {Message}", Pid, end.Reason.Code, end.Reason.Message);
+        Log.Information("VMM {Pid} of {VmId} ended: {Code}: {Message}", Pid, Launch.VmId, end.Reason.Code, end.Reason.Message);
         _completion.TrySetResult(end);
         _ready.TrySetCanceled(CancellationToken.None);
         _threads.TrySetCanceled(CancellationToken.None);

@@ -79,10 +79,12 @@ internal sealed partial class EnrolmentService(
             return (null, Refuse("too_many_attempts", $"More than {MostRefusals} attempts from this address were refused within a minute. Wait one."));
         var verdict = tokens.Check(shown);
         if (verdict.Token is not { } token)
-            return (null, Refuse(verdict.Code, verdict.Message, peer));
+            return (null, Refuse(verdict.Code, $"{verdict.Message} {Cure()}", peer));
         return token.Role == role
             ? (token, null)
-            : (null, Refuse("token_role", $"The token {token.Id} is of role {Name(token.Role)}; this takes one of role {Name(role)}.", peer));
+            : (null, Refuse("token_role", $"The token {token.Id} is of role {Name(token.Role)}; this takes one of role {Name(role)}. {Cure()}", peer));
+
+        string Cure() => $"Make another there: fleet token create --role {Name(role)}";
     }
 
     private EnrolHostReply Granted(string hostId, uint enrolment, ByteString key)

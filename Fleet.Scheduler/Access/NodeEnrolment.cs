@@ -43,7 +43,7 @@ public static class NodeEnrolment
             var reply = await new Enrolment.EnrolmentClient(channel).EnrolSchedulerAsync(
                 new EnrolSchedulerRequest { Token = token }, deadline: DateTime.UtcNow + Patience, cancellationToken: cancellation);
             if (reply.BodyCase != EnrolSchedulerReply.BodyOneofCase.Authority)
-                throw new SchedulerStartException($"The cell at {link} did not let this node in: {reply.Refusal?.Message} ({reply.Refusal?.Code})");
+                throw new SchedulerStartException($"The cell at {link} did not let this node in: {reply.Refusal?.Message}") { Code = reply.Refusal?.Code };
             CertificateAuthority.Import(folder, reply.Authority).Dispose();
         }
         catch (RpcException failed) when (!cancellation.IsCancellationRequested)

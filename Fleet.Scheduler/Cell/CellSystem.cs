@@ -69,6 +69,9 @@ public sealed class CellSystem : IAsyncDisposable
 
     public ActorSystem ActorSystem { get; }
 
+    /// <summary>It ends, or has ended, because this node was told to leave its cell in order.</summary>
+    public bool HasLeft => CoordinatedShutdown.Get(ActorSystem).ShutdownReason is CoordinatedShutdown.ClusterLeavingReason;
+
     /// <summary>Asks the actor of the tokens; null: no answer in time.</summary>
     internal Func<IMessage, CancellationToken, Task<TokenReply?>> AskTokens { get; }
 

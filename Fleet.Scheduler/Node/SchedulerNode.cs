@@ -23,6 +23,7 @@ public sealed class SchedulerNode : IAsyncDisposable
     private readonly Stack<Func<ValueTask>> _parts = [];
 
     private Tokens? _tokens;
+    private CellSystem? _cell;
 
     private SchedulerNode()
     {
@@ -33,6 +34,9 @@ public sealed class SchedulerNode : IAsyncDisposable
 
     /// <summary>Completes when the actors have ended, asked to or not: a node that left its cluster serves nobody any more.</summary>
     public Task Ended { get; private set; } = Task.CompletedTask;
+
+    /// <summary>They have ended because the node was told to leave its cell.</summary>
+    public bool HasLeft => _cell?.HasLeft ?? false;
 
     /// <summary>Where the HTTP API listens.</summary>
     public IPEndPoint ApiEndpoint { get; private set; } = new(IPAddress.None, 0);
@@ -124,6 +128,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         Own(cell.DisposeAsync);
         if (cellOptions.Database is null)
             folder.NoteJournal();
+        _cell = cell;
         Ended = cell.ActorSystem.WhenTerminated;
         var book = new TokenBook();
         _tokens = new Tokens(book, cell.AskTokens, authority.Pin, options.Clock);

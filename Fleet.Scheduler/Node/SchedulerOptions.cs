@@ -65,4 +65,8 @@ public sealed record SchedulerOptions
 }
 
 /// <summary>The node can't start; the message says why and what to do.</summary>
-public sealed class SchedulerStartException(string message, Exception? inner = null) : Exception(message, inner);
+public sealed class SchedulerStartException(string message, Exception? inner = null) : Exception(message, inner)
+{
+    /// <summary>Stable; null: there is none but that it can't start.</summary>
+    public string? Code { get; init; }
+}

@@ -224,7 +224,8 @@ public sealed class JoinTests : IAsyncLifetime
         var link = new Uri($"https://{_node.LinkEndpoint}");
         var folder = Path.Combine(_folder.FullName, "second", "ca");
         var wrong = await Assert.ThrowsAsync<SchedulerStartException>(async () => await NodeEnrolment.JoinAsync(link, await TokenAsync(TokenRole.Host), folder, default));
-        Assert.Contains("token_role", wrong.Message, StringComparison.Ordinal);
+        Assert.Equal("token_role", wrong.Code);
+        Assert.EndsWith("this takes one of role scheduler. Make another there: fleet token create --role scheduler", wrong.Message, StringComparison.Ordinal);
         var stranger = await Assert.ThrowsAsync<SchedulerStartException>(() => NodeEnrolment.JoinAsync(link, AccessToken.New(new string('p', 43)).Text, folder, default));
         Assert.Contains("not of the cell", stranger.Message, StringComparison.Ordinal);
         Assert.False(CertificateAuthority.Exists(folder));

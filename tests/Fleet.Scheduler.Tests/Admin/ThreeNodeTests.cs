@@ -54,6 +54,8 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
 
         Assert.Contains($"{addresses[1]} was told to leave", await TextAsync(consoles[0], "cluster", "leave", addresses[1], "--yes"), StringComparison.Ordinal);
         await second.ActorSystem.WhenTerminated.WaitAsync(Eventually.Bound);
+        // Not a node that lost its cell.
+        Assert.True(second.HasLeft);
         await Eventually.TrueAsync(async () => (await RowsAsync(consoles[0], "cluster", "show")).Count == 2);
 
         ((ExtendedActorSystem)third.ActorSystem).Abort();
@@ -61,6 +63,7 @@ public sealed class ThreeNodeTests(SharedPostgres postgres)
         var hostAndPort = addresses[2][(addresses[2].IndexOf('@', StringComparison.Ordinal) + 1)..];
         Assert.Contains($"{addresses[2]} (up, unreachable) is declared down", await TextAsync(consoles[0], "cluster", "down", hostAndPort, "--yes"), StringComparison.Ordinal);
         await Eventually.TrueAsync(async () => (await RowsAsync(consoles[0], "cluster", "show")).Count == 1);
+        Assert.False(third.HasLeft);
 
         await first.DisposeAsync();
     }
