@@ -190,10 +190,10 @@ internal static class HostCommands
         return gone;
     }
 
-    /// <summary>How they left that host: with their memory, or by a restart, and why most of those.</summary>
+    /// <summary>How those that have a place again left that host: with their memory, or by a restart, and why most of those.</summary>
     internal static string Moves(IReadOnlyList<JsonElement> gone, string host)
     {
-        var moves = gone.Select(vm => vm.GetProperty("moved")).Where(moved => moved.ValueKind == JsonValueKind.Object && moved.Text("from") == host).ToLookup(moved => moved.GetProperty("with_memory").GetBoolean());
+        var moves = gone.Where(vm => vm.Text("state") is not ("pending" or "unplaced")).Select(vm => vm.GetProperty("moved")).Where(moved => moved.ValueKind == JsonValueKind.Object && moved.Text("from") == host).ToLookup(moved => moved.GetProperty("with_memory").GetBoolean());
         var (along, anew) = (moves[true].Count(), moves[false].Count());
         return (along == 0 ? "" : $"; {along} moved with {(along == 1 ? "its" : "their")} memory")
             + (anew == 0 ? "" : $"; {anew} restarted: {moves[false].Select(moved => moved.GetProperty("reason").Text("message")).CountBy(why => why).MaxBy(why => why.Value).Key.TrimEnd('.')}");

@@ -74,8 +74,8 @@ public sealed partial class GivenUpTests
         try
         {
             const string Draining = """{"id": "box", "drain": {"done_at": null, "vms": 1, "left": 1, "deadline": "2026-01-01T00:00:00Z", "staying": []}}""";
-            const string Moved = """{"moved": {"from": "box", "with_memory": false, "reason": {"code": "memory_stays", "message": "The drain's deadline was over."}}}""";
-            await AnswerAsync(200, """{"items": [{"id": "vm-1"}, {"id": "vm-2"}, {"id": "vm-3"}], "next_page_token": null}""");
+            const string Restarted = """{"state": "unplaced", "moved": {"from": "box", "with_memory": false, "reason": {"code": "memory_stays", "message": "The drain's deadline was over."}}}""";
+            await AnswerAsync(200, """{"items": [{"id": "vm-1"}, {"id": "vm-2"}, {"id": "vm-3"}, {"id": "vm-4"}], "next_page_token": null}""");
             await AnswerAsync(202, Draining);
             await AnswerAsync(503, """{"code": "unavailable", "detail": "The control plane is stopping."}""");
             (await NextAsync()).Response.Abort();
@@ -83,15 +83,16 @@ public sealed partial class GivenUpTests
             // One has no place yet; then two have none for good, and the third belongs to somebody else.
             await AnswerAsync(200, Waiting("pending"));
             await AnswerAsync(200, Waiting("unplaced"));
-            // What became of each; the third was deleted meanwhile.
-            await AnswerAsync(200, Moved);
+            // What became of each; the last was deleted meanwhile.
+            await AnswerAsync(200, Restarted);
             await AnswerAsync(503, """{"code": "unavailable", "detail": "The control plane is stopping."}""");
-            await AnswerAsync(200, Moved);
-            await AnswerAsync(404, """{"code": "not_found", "detail": "There is no microVM vm-3."}""");
+            await AnswerAsync(200, Restarted);
+            await AnswerAsync(200, """{"state": "running", "moved": {"from": "box", "with_memory": true, "reason": null}}""");
+            await AnswerAsync(404, """{"code": "not_found", "detail": "There is no microVM vm-4."}""");
             var output = await drain.StandardOutput.ReadToEndAsync(new CancellationTokenSource(TimeSpan.FromSeconds(20)).Token);
             await drain.WaitForExitAsync();
             Assert.True(drain.ExitCode == 7, await drain.StandardError.ReadToEndAsync());
-            Assert.EndsWith("box: drained, no microVM is left; 2 restarted: The drain's deadline was over; 2 of its microVMs are unplaced: No room.\n", output, StringComparison.Ordinal);
+            Assert.EndsWith("box: drained, no microVM is left; 1 moved with its memory; 2 of its microVMs are unplaced: No room.\n", output, StringComparison.Ordinal);
 
             static string Waiting(string state) => $$$"""
                 {"items": [{"id": "vm-1", "state": "unplaced", "reason": {"message": "No room."}}, {"id": "vm-2", "state": "{{{state}}}", "reason": {"message": "No room."}},
