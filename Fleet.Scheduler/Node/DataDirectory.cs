@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Journal;
 using Fleet.Shared.Files;
 
@@ -60,6 +61,18 @@ internal sealed class DataDirectory : IDisposable
         {
             throw new SchedulerStartException(
                 $"{File(SqliteJournal.FileName)} is missing: it was here before, and every microVM, host and token of this cell is in it. Put it back from a backup. To begin anew as an empty fleet, remove {File(JournalNote)} and start again.");
+        }
+    }
+
+    /// <summary>An authority made anew is a stranger to every host, node and token of the cell that the journal is of.</summary>
+    /// <param name="authority">The authority's folder.</param>
+    /// <exception cref="SchedulerStartException">There is a journal, and no authority.</exception>
+    public void RequireAuthority(string authority)
+    {
+        if (System.IO.File.Exists(File(SqliteJournal.FileName)) && !CertificateAuthority.Exists(authority))
+        {
+            throw new SchedulerStartException(
+                $"{System.IO.Path.Combine(authority, CertificateAuthority.FileName)} is missing: the hosts, nodes and tokens of this cell are known by it. Put it back from a backup. To give the cell another one, with which every host joins anew and every token is made anew, run fleet scheduler init with the same --data and start again.");
         }
     }
 

@@ -6,6 +6,7 @@ using Fleet.Scheduler.Admin;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Membership;
 using Fleet.Scheduler.Projection;
 using Fleet.Shared.Access;
@@ -101,7 +102,14 @@ public sealed class SchedulerNode : IAsyncDisposable
         var cellOptions = new CellOptions { DataDirectory = folder.Path, Clock = options.Clock, Log = options.Log };
         cellOptions = options.Cell?.Invoke(cellOptions) ?? cellOptions;
         if (cellOptions.Database is null)
+        {
             folder.RequireJournal();
+            folder.RequireAuthority(options.AuthorityDirectory);
+            if (JournalCheck.Look(folder.Path, JournalCheck.MostAtStart).Trouble is { } damage)
+                throw new SchedulerStartException(damage + ".");
+        }
+        if (JournalCheck.LookAtView(folder.Path, JournalCheck.MostAtStart).Trouble is { } blind)
+            throw new SchedulerStartException(blind + ".");
         var authority = cellOptions.Database is { } database
             ? await AuthorityClaim.OpenAsync(database, options.AuthorityDirectory, options.Clock, cancellation)
             : CertificateAuthority.OpenOrCreate(options.AuthorityDirectory, options.Clock);
@@ -140,7 +148,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         var claims = Open(folder.File("claims.db"), file => new ClaimStore(
             cellOptions.Database is { } shared ? new ClaimDatabase.Shared(shared) : new ClaimDatabase.File(file), options.Clock, log.CreateLogger<ClaimStore>()));
         Own(claims.DisposeAsync);
-        var projection = Open(folder.File("view.db"), file => new ViewProjection(
+        var projection = Open(folder.File(JournalCheck.ViewFile), file => new ViewProjection(
             new(file, options.ChangesKept), cell.Events, (gone, _) => claims.ReleaseNamesAsync(gone), options.Clock, log.CreateLogger<ViewProjection>()));
         Own(projection.DisposeAsync);
         await projection.StartAsync(cancellation);

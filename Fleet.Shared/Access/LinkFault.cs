@@ -1,4 +1,5 @@
 using System.Net.Http;
+using System.Net.Security;
 using System.Net.Sockets;
 using System.Security.Authentication;
 using Grpc.Core;
@@ -17,6 +18,8 @@ public static class LinkFault
             return "what answers there is no link port, but perhaps that of an API. Give the address that the nodes have as --link (port 7071 unless set otherwise)";
         // The status has its own words for all of them; what was really wrong stands innermost.
         var cause = Causes(failed).LastOrDefault(static fault => fault is SocketException or AuthenticationException);
+        if (cause is AuthenticationException && cause.Message.Contains(nameof(SslClientAuthenticationOptions.RemoteCertificateValidationCallback), StringComparison.Ordinal))
+            return "what answers there shows no certificate of the authority that was joined: it is of another cell, of one that was given another authority (then join anew, with a new token), or the clocks differ";
         return (cause?.Message ?? failed.InnerException?.InnerException?.Message ?? (failed.Status.Detail.Length > 0 ? failed.Status.Detail : failed.StatusCode.ToString())).TrimEnd('.');
     }
 

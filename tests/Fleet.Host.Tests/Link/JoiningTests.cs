@@ -3,6 +3,8 @@ using Fleet.Host.Link;
 using Fleet.Host.Tests.Agent;
 using Fleet.Shared.Access;
 using Fleet.Shared.Contracts;
+using Grpc.Core;
+using Grpc.Net.Client;
 using Xunit;
 
 namespace Fleet.Host.Tests.Link;
@@ -51,6 +53,21 @@ public sealed class JoiningTests : IAsyncLifetime
         Assert.Equal("unreachable", (await Assert.ThrowsAsync<LinkException>(() =>
             HostEnrolment.JoinAsync(new Uri("https://127.0.0.1:1"), Token().Text, "rack1", _folder, TimeProvider.System, default))).Code);
         Assert.Null(LinkCredentials.Load(_folder));
+    }
+
+    /// <summary>Else an operator reads of a callback, and looks for a mistake in the network.</summary>
+    [Fact]
+    public async Task Should_say_that_the_cell_shows_another_authority_than_the_one_that_was_joined()
+    {
+        using var joined = new TestAuthority();
+        using var channel = GrpcChannel.ForAddress(_scheduler.Address, new GrpcChannelOptions
+        {
+            HttpHandler = new SocketsHttpHandler { UseProxy = false, SslOptions = CellTls.To(joined.Root, TimeProvider.System) },
+            DisposeHttpClient = true,
+        });
+        var failed = await Assert.ThrowsAsync<RpcException>(() => new Enrolment.EnrolmentClient(channel).ReadAuthorityAsync(new ReadAuthorityRequest()).ResponseAsync);
+        Assert.StartsWith("what answers there shows no certificate of the authority that was joined", LinkFault.Describe(failed), StringComparison.Ordinal);
+        Assert.False(LinkFault.IsNoLink(failed));
     }
 
     [Fact]

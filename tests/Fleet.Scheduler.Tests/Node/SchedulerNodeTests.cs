@@ -113,18 +113,65 @@ public sealed class SchedulerNodeTests : IAsyncLifetime
         Assert.Equal(pin, _node!.AuthorityPin);
     }
 
+    /// <summary>Made anew in silence, it would be a stranger to every host.</summary>
     [Fact]
-    public async Task A_journal_that_is_damaged_is_found_by_a_look_at_it()
+    public async Task An_authority_that_is_gone_is_missed_until_another_is_made_on_purpose()
+    {
+        await StartAsync();
+        var pin = _node!.AuthorityPin;
+        await _node.DisposeAsync();
+        var folder = Options().AuthorityDirectory;
+        Directory.Delete(folder, recursive: true);
+
+        var fault = await Assert.ThrowsAsync<SchedulerStartException>(() => SchedulerNode.StartAsync(Options(), default));
+        Assert.Contains("authority.pem is missing", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("fleet scheduler init", fault.Message, StringComparison.Ordinal);
+        Assert.False(CertificateAuthority.Exists(folder));
+
+        // As init does.
+        CertificateAuthority.OpenOrCreate(folder).Dispose();
+        await StartAsync();
+        Assert.NotEqual(pin, _node!.AuthorityPin);
+    }
+
+    [Fact]
+    public async Task A_view_that_is_damaged_may_be_deleted_and_the_start_says_so()
+    {
+        await StartAsync();
+        await _node!.DisposeAsync();
+        var view = Path.Combine(_folder.FullName, "view.db");
+        await DamageAsync(view);
+        Assert.Equal((null, null), JournalCheck.LookAtView(Path.Combine(_folder.FullName, "other")));
+        Assert.Contains("delete it", JournalCheck.LookAtView(_folder.FullName).Trouble, StringComparison.Ordinal);
+
+        var fault = await Assert.ThrowsAsync<SchedulerStartException>(() => SchedulerNode.StartAsync(Options(), default));
+        Assert.Contains("view.db is damaged", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("delete it", fault.Message, StringComparison.Ordinal);
+        File.Delete(view);
+        await StartAsync();
+    }
+
+    [Fact]
+    public async Task A_journal_that_is_damaged_is_found_by_a_look_at_it_and_by_the_start()
     {
         await StartAsync();
         await _node!.DisposeAsync();
         var journal = Path.Combine(_folder.FullName, "journal.db");
-        await using (var file = File.OpenWrite(journal))
-        {
-            file.Seek(4096, SeekOrigin.Begin);
-            await file.WriteAsync(Enumerable.Repeat((byte)0xff, 4096).ToArray());
-        }
+        await DamageAsync(journal);
         Assert.Contains("put it back from a backup", JournalCheck.Look(_folder.FullName).Trouble, StringComparison.Ordinal);
+        // Of a large one only the head is looked at.
+        Assert.Null(JournalCheck.Look(_folder.FullName, most: 0).Trouble);
+
+        var fault = await Assert.ThrowsAsync<SchedulerStartException>(() => SchedulerNode.StartAsync(Options(), default));
+        Assert.Contains("journal.db is damaged", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("put it back from a backup", fault.Message, StringComparison.Ordinal);
+    }
+
+    private static async Task DamageAsync(string database)
+    {
+        await using var file = File.OpenWrite(database);
+        file.Seek(4096, SeekOrigin.Begin);
+        await file.WriteAsync(Enumerable.Repeat((byte)0xff, 4096).ToArray());
     }
 
     [Fact]
