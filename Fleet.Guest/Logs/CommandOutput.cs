@@ -10,9 +10,12 @@ namespace Fleet.Guest.Logs;
 /// </summary>
 internal sealed unsafe class CommandOutput
 {
+    /// <summary>What a pipe holds.</summary>
+    private const int ReadBytes = 64 * 1024;
+
     private readonly OutputLog _log;
     private readonly ConsoleCopy? _console;
-    private readonly byte[] _buffer = new byte[Frame.MaxPayload];
+    private readonly byte[] _buffer = new byte[ReadBytes];
     private readonly Thread _reader;
     private int _output;
     private int _errors;

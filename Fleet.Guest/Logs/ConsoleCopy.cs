@@ -14,7 +14,7 @@ internal sealed class ConsoleCopy(int console)
     private const int WriteBytes = 4096;
 
     /// <summary>Milliseconds.</summary>
-    private const int MostPause = 500;
+    private const int MostPause = 1000;
 
     /// <summary>A console that takes nothing for so long takes nothing any more.</summary>
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
@@ -103,8 +103,8 @@ internal sealed class ConsoleCopy(int console)
                 _writes = false;
                 _progressAt = Environment.TickCount64;
                 Monitor.PulseAll(_gate);
-                // What is not shown whole is not worth the machine's CPU, of which each byte costs some: a quarter of it at the most.
-                if (_left > 0 && !_finishing && took > 0) Monitor.Wait(_gate, Math.Min(3 * took, MostPause));
+                // What is not shown whole is not worth the machine's CPU, of which each byte costs some: a tenth of it at the most.
+                if (_left > 0 && !_finishing && took > 0) Monitor.Wait(_gate, Math.Min(9 * took, MostPause));
             }
         }
     }
