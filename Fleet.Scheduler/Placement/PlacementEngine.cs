@@ -13,7 +13,10 @@ public readonly record struct Refusal(string Reason, ulong Wanted = 0, ulong Fre
 /// Chooses hosts, by filters and scores. The cost of a choice follows the number of classes of hosts, not of hosts: only the
 /// most promising few that have room are scored. Not safe for several threads.
 /// </summary>
-/// <param name="sample">Hosts that are scored for one choice at most, over all classes, with wishes at least <see cref="Candidates"/> of each; <see cref="int.MaxValue"/>: every host that has room.</param>
+/// <param name="sample">
+/// Hosts that are scored for one choice at most, over all classes, with wishes at least <see cref="Candidates"/> of each; in a small fleet up to three times as many.
+/// <see cref="int.MaxValue"/>: every host that has room.
+/// </param>
 public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
 {
     /// <summary>A few, so that a stale view costs a second question and not a second search.</summary>
@@ -21,6 +24,12 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
 
     /// <summary>More finds hardly better places (docs/benchmarks.md, "packing") and costs more than the search itself.</summary>
     public const int Sample = 32;
+
+    /// <summary>Hosts from which on <see cref="Sample"/> is enough: among fewer the best ones differ more, and a search has less to pass over.</summary>
+    private const int Many = 3000;
+
+    /// <summary>Classes of which all cells are put in order, where hosts are not <see cref="Many"/>: that costs the square of the cells.</summary>
+    private const int FewClasses = 4;
 
     private readonly Dictionary<string, PlacedHost> _hosts = new(StringComparer.Ordinal);
     /// <summary>Hosts with a label that are asked one by one; of more, as many of those with room as it takes.</summary>
@@ -45,6 +54,8 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     internal PlacedGroup? Group(string name) => _groups.GetValueOrDefault(name);
 
     internal PlacedImage? Image(string name) => _images.GetValueOrDefault(name);
+
+    private int MostScored => sample == int.MaxValue ? sample : (int)Math.Clamp((long)sample * Many / Math.Max(1, Hosts), sample, 3L * sample);
 
     /// <summary>As it is for the demand that is asked about.</summary>
     internal ref readonly Scarcity Scarcity => ref _scarcity;
@@ -166,10 +177,10 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         OfferWithImage(demand, survey);
         if (!Wishes.Any(demand))
         {
-            Search(demand, survey, sample, null, null);
+            Search(demand, survey, MostScored, null, null);
             return survey.Best;
         }
-        var each = Math.Max(Candidates, sample / Math.Max(1, _classes.Count));
+        var each = Math.Max(Candidates, MostScored / Math.Max(1, _classes.Count));
         foreach (var hosts in _classes)
         {
             // What it wishes may weigh more than what cells are told apart by: no class is left out.
@@ -296,7 +307,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     // Of one class or all; once more with all cells where the most promising have too few that would do.
     private void Search(Demand demand, PlacementSurvey survey, int most, HostClass? only, PlacedGroup? without)
     {
-        var keepAll = most == int.MaxValue;
+        var keepAll = most == int.MaxValue || (Hosts < Many && _classes.Count <= FewClasses);
         do
         {
             survey.Next(keepAll);

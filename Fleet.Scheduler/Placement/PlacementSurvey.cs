@@ -6,8 +6,8 @@ public readonly record struct Candidate(PlacedHost Host, double Cost);
 /// <summary>One decision under way; the engine uses it again for the next. Keeps the best few of the hosts that it is offered.</summary>
 internal sealed class PlacementSurvey(PlacementEngine engine)
 {
-    /// <summary>Hosts that are looked at before an estimate is believed.</summary>
-    private const int Few = 4;
+    /// <summary>Of the hosts that may be looked at, the part that is before an estimate is believed.</summary>
+    private const int Part = 8;
 
     /// <summary>Cells that are kept in order; the others are hardly ever wanted.</summary>
     private const int Kept = 16;
@@ -92,12 +92,13 @@ internal sealed class PlacementSurvey(PlacementEngine engine)
     public bool Search(int most, PlacedGroup? without)
     {
         _taken = 0;
+        var few = Math.Max(_best.Length + 1, most / Part);
         _without = without;
         var enough = false;
         while (_first < _end)
         {
             var cell = _cells[_first];
-            enough = _taken >= most || (most != int.MaxValue && _taken >= Few && _found == _best.Length && cell.Estimate > _best[^1].Cost);
+            enough = _taken >= most || (most != int.MaxValue && _taken >= few && _found == _best.Length && cell.Estimate > _best[^1].Cost);
             if (enough)
                 break;
             _first++;
@@ -111,7 +112,7 @@ internal sealed class PlacementSurvey(PlacementEngine engine)
             cell.Grid.Seek(cell.Row, cell.Column + 1, this);
         }
         _without = null;
-        return enough || !_dropped || _taken >= most || (_taken >= Few && _found == _best.Length);
+        return enough || !_dropped || _taken >= most || (_taken > _best.Length && _found == _best.Length);
     }
 
     public bool Allows(HostClass hosts)
