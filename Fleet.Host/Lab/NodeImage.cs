@@ -15,12 +15,13 @@ namespace Fleet.Host.Lab;
 public sealed record NodeImage(string KernelPath, string InitrdPath)
 {
     /// <summary>
-    /// Loaded in this order, each behind what it needs. Polling for wake-ups inside KVM would only burn the outer machine's
+    /// Loaded in this order, each behind what it needs; those of networks because a node has no modules of its kernel to load later. Polling for wake-ups inside KVM would only burn the outer machine's
     /// CPU time; nested guests of nested guests are not wanted.
     /// </summary>
     private static readonly (string Module, string Options)[] Modules =
     [
         ("virtio_pci", ""), ("9pnet_virtio", ""), ("9p", ""), ("overlay", ""), ("virtio_net", ""), ("virtio_rng", ""), ("tun", ""),
+        ("veth", ""), ("bridge", ""), ("crc32c_generic", ""), ("nf_tables", ""), ("nft_chain_nat", ""), ("nft_ct", ""), ("nft_nat", ""), ("nft_masq", ""), ("nft_fib_inet", ""), ("nft_limit", ""), ("nft_meta_bridge", ""),
         ("kvm", "halt_poll_ns=0"), ("kvm_amd", "nested=0 npt=1"),
     ];
 

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Fleet.Host.Images;
+using Fleet.Host.Lab;
 using Fleet.Tests;
 using Serilog.Core;
 using Xunit;
@@ -15,7 +16,7 @@ public sealed class ReadmeSessionTests : IDisposable
 {
     private const string Registry = "127.0.0.1:5000";
 
-    /// <summary>An agent and seven boots of Linux.</summary>
+    /// <summary>An agent and seven boots of Linux; in a node all of that under emulation.</summary>
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(30);
 
     private static readonly string Images = Path.Combine(Checkout.Artifacts, "test-images");
@@ -39,6 +40,30 @@ public sealed class ReadmeSessionTests : IDisposable
         Assert.True(exit == 0, $"{output}\n{error}");
         _session.AssertPrinted(output);
         Assert.Contains(" qemu ", output, StringComparison.Ordinal);
+    }
+
+    /// <summary>A lab node is the machine: its KVM runs Linux under fleet-vmm.</summary>
+    [SkippableFact]
+    public async Task Should_run_under_kvm_as_the_readme_shows_it()
+    {
+        await PrepareAsync();
+        var options = new LabOptions { StateDirectory = Path.Combine(_folder, "lab"), CacheDirectory = Images, MemoryMib = 4096 };
+        for (var attempt = 1; ; attempt++)
+        {
+            await using var node = await LabMachine.StartAsync(options, Logger.None, CancellationToken.None);
+            try
+            {
+                var result = await node.RunAsync(new LabCommand(Words) { Environment = new Dictionary<string, string> { ["groups"] = "" } }, Limit);
+                Assert.True(result.ExitStatus == 0, $"{result.Output}\n{result.Errors}");
+                _session.AssertPrinted(result.Output);
+                Assert.Contains(" kvm ", result.Output, StringComparison.Ordinal);
+                return;
+            }
+            catch (LabException broken) when (broken.Code is "node_stuck" or "node_off" && attempt < 3)
+            {
+                // An emulated node's own kernel locks up now and then.
+            }
+        }
     }
 
     private string[] Words =>
