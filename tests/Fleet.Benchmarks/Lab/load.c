@@ -3,6 +3,7 @@
  *   load send ADDRESS PORT SECONDS             TCP: sends, and prints MB a second that the other side received
  *   load receive ADDRESS PORT SECONDS          TCP: receives, and prints MB a second
  *   load serve PORT                            the other side of both, for ever
+ *   load echo PORT                             vsock: gives back what comes, of one connection after the other and of several at once
  *   load until MARK PROGRAM WORDS...           runs it until MARK is in what it prints, and ends it: ms, and its CPU
  *                                              time in ms: in the guest, else in user mode, in the kernel
  */
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/fs.h>
+#include <linux/vm_sockets.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
@@ -176,11 +178,31 @@ static void serve(int port) {
   }
 }
 
+static void echo(int port) {
+  enum { MOST = 16 };
+  struct sockaddr_vm at = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port};
+  struct pollfd open[1 + MOST] = {{.fd = socket(AF_VSOCK, SOCK_STREAM, 0), .events = POLLIN}};
+  int count = 1;
+  char bytes[4096];
+  if (bind(open[0].fd, (struct sockaddr *)&at, sizeof at) || listen(open[0].fd, MOST)) fail("listen");
+  while (poll(open, count, -1) > 0) {
+    for (int i = count - 1; i > 0; i--) {
+      if (!open[i].revents) continue;
+      ssize_t got = read(open[i].fd, bytes, sizeof bytes);
+      if (got > 0 && write(open[i].fd, bytes, got) == got) continue;
+      close(open[i].fd);
+      open[i] = open[--count];
+    }
+    if (open[0].revents && count <= MOST) open[count++] = (struct pollfd){.fd = accept(open[0].fd, NULL, NULL), .events = POLLIN};
+  }
+}
+
 int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   if (argc == 7 && !strcmp(argv[1], "disk"))
     return disk(argv[2], atol(argv[3]), atoi(argv[4]), atof(argv[5]), argv[6][0] == 'r');
   if (argc == 3 && !strcmp(argv[1], "serve")) serve(atoi(argv[2]));
+  if (argc == 3 && !strcmp(argv[1], "echo")) echo(atoi(argv[2]));
   if (argc >= 4 && !strcmp(argv[1], "until")) return until(argv[2], argv + 3);
   if (argc == 5) {
     double seconds = atof(argv[4]), begun;
