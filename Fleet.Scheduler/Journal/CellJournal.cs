@@ -21,6 +21,9 @@ internal abstract class CellJournal : IDisposable
     /// <summary>A connection to the journal, open. Dispose it soon: others may wait for it.</summary>
     public abstract Task<DbConnection> ConnectAsync(CancellationToken cancellation);
 
+    /// <summary>The same for the one who stores what all want to store: it waits for no reader where a reader does not keep the others out.</summary>
+    public virtual Task<DbConnection> ConnectWriterAsync() => ConnectAsync(CancellationToken.None);
+
     /// <summary>Stores the events, all or none of them: on the disk when it answers. Their offsets rise in the order given.</summary>
     /// <param name="connection">Of <see cref="ConnectAsync"/>.</param>
     /// <param name="rows">At least one.</param>

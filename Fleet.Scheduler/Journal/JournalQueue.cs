@@ -59,7 +59,7 @@ internal sealed class JournalQueue
         {
             try
             {
-                await using var connection = await _journal.ConnectAsync(CancellationToken.None).ConfigureAwait(false);
+                await using var connection = await _journal.ConnectWriterAsync().ConfigureAwait(false);
                 if (_closed)
                     throw new JournalBusyException();
                 // Only now: much gathers while one waits for its turn.

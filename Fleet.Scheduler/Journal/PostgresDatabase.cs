@@ -13,6 +13,12 @@ public sealed class PostgresDatabase
 
     private const int StatementMs = 8000;
 
+    /// <summary>For what reads and for recoveries.</summary>
+    private const int MostConnections = 20;
+
+    /// <summary>For what writes: one, and one more while a broken one is still being closed.</summary>
+    public const int WriterConnections = 2;
+
     private readonly NpgsqlConnectionStringBuilder _settings;
 
     private PostgresDatabase(NpgsqlConnectionStringBuilder settings) => _settings = settings;
@@ -36,8 +42,7 @@ public sealed class PostgresDatabase
             settings.Timeout = 5;
             settings.CommandTimeout = 10;
             settings.KeepAlive = 5;
-            // One connection each for what writes and what reads, and some for recoveries.
-            settings.MaxPoolSize = Math.Min(settings.MaxPoolSize, 20);
+            settings.MaxPoolSize = Math.Min(settings.MaxPoolSize, MostConnections);
             settings.Options = $"{settings.Options} -c idle_in_transaction_session_timeout={IdleInTransactionMs} -c statement_timeout={StatementMs} -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3".Trim();
             return new PostgresDatabase(settings);
         }
@@ -55,7 +60,9 @@ public sealed class PostgresDatabase
     /// <summary>May hold a password: never log it.</summary>
     internal string ConnectionString => _settings.ConnectionString;
 
-    internal NpgsqlDataSource ToSource() => NpgsqlDataSource.Create(_settings);
+    /// <param name="most">Connections at once; null: as many as a pool may have.</param>
+    internal NpgsqlDataSource ToSource(int? most = null) => NpgsqlDataSource.Create(
+        new NpgsqlConnectionStringBuilder(_settings.ConnectionString) { MaxPoolSize = Math.Min(most ?? _settings.MaxPoolSize, _settings.MaxPoolSize) });
 
     private sealed class NotSupportedQueryException : FormatException;
 

@@ -14,11 +14,13 @@ namespace Fleet.Scheduler.Journal;
 internal sealed class PostgresJournal : CellJournal
 {
     private readonly NpgsqlDataSource _source;
+    private readonly NpgsqlDataSource _writing;
     private readonly string _connectionString;
 
     private PostgresJournal(PostgresDatabase database)
     {
         _source = database.ToSource();
+        _writing = database.ToSource(PostgresDatabase.WriterConnections);
         _connectionString = database.ConnectionString;
     }
 
@@ -57,6 +59,9 @@ internal sealed class PostgresJournal : CellJournal
 
     public override async Task<DbConnection> ConnectAsync(CancellationToken cancellation) =>
         await _source.OpenConnectionAsync(cancellation).ConfigureAwait(false);
+
+    /// <summary>Of a pool of its own: many recoveries at once hold all of the other, and whoever could not store would be one more.</summary>
+    public override async Task<DbConnection> ConnectWriterAsync() => await _writing.OpenConnectionAsync().ConfigureAwait(false);
 
     public override async Task WriteAsync(DbConnection connection, IReadOnlyList<JournalRow> rows, string writer)
     {
@@ -123,5 +128,9 @@ internal sealed class PostgresJournal : CellJournal
         return long.Parse((string)(await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false))!, CultureInfo.InvariantCulture);
     }
 
-    public override void Dispose() => _source.Dispose();
+    public override void Dispose()
+    {
+        _source.Dispose();
+        _writing.Dispose();
+    }
 }

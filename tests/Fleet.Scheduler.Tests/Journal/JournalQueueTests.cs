@@ -50,6 +50,20 @@ public sealed class JournalQueueTests(SharedPostgres postgres) : IDisposable
         Assert.Equal((1701, "vm-deleted"), (first.Serializer, first.Manifest));
     }
 
+    /// <summary>What recovers and reads may hold every connection that it gets.</summary>
+    [Fact]
+    public async Task Should_store_while_readers_hold_the_whole_pool()
+    {
+        using var journal = await OpenAsync("postgres");
+        var queue = new JournalQueue(journal);
+        var readers = await Task.WhenAll(Enumerable.Range(0, 20).Select(_ => journal.ConnectAsync(CancellationToken.None)));
+        await Assert.ThrowsAnyAsync<DbException>(() => journal.ConnectAsync(CancellationToken.None));
+        await queue.WriteAsync([Row("vm/one", 1)]);
+        Assert.Equal(1, await queue.ReadHighestAsync("vm/one"));
+        foreach (var reader in readers)
+            await reader.DisposeAsync();
+    }
+
     [Theory]
     [InlineData("sqlite")]
     [InlineData("postgres")]
