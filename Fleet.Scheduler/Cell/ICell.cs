@@ -175,6 +175,9 @@ public interface IEventFeed
     /// <summary>Offset of the newest event that is stored; 0 when there is none. Who has read up to here has missed nothing so far.</summary>
     Task<long> EndAsync(CancellationToken cancellation);
 
+    /// <summary>The event with that offset; null: there is none.</summary>
+    Task<JournalEvent?> FindAsync(long offset, CancellationToken cancellation);
+
     /// <summary>Why nothing has been read for some seconds now; null: it is, or there is nothing.</summary>
     string? Trouble { get; }
 }

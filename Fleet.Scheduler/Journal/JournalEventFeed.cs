@@ -100,6 +100,13 @@ internal sealed class JournalEventFeed(ActorSystem system, CellJournal journal, 
         return await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is long end ? end : 0;
     }
 
+    public async Task<JournalEvent?> FindAsync(long offset, CancellationToken cancellation)
+    {
+        await using var connection = await journal.ConnectAsync(cancellation).ConfigureAwait(false);
+        var rows = await JournalTable.ReadAsync(connection, offset - 1, 1, cancellation).ConfigureAwait(false);
+        return rows is [var row] && row.Offset == offset && IsOurs(row.Row.PersistenceId) ? ToEvent(row) : null;
+    }
+
     /// <summary>The rows that may be handed out now, in order; the window has moved behind them.</summary>
     private async Task<IReadOnlyList<StoredRow>> ReadSettledAsync(SettledWindow window, CancellationToken cancellation)
     {

@@ -70,6 +70,12 @@ internal sealed class ViewProjection : IAsyncDisposable
     public async Task StartAsync(CancellationToken cancellation)
     {
         Target = await _feed.EndAsync(cancellation);
+        // One that was put back from a backup goes on otherwise than the view has it, or not so far.
+        if (_writer.Offset > 0 && !_writer.EndsWith(await _feed.FindAsync(_writer.Offset, cancellation)))
+        {
+            _log.LogWarning("Event {Offset}, the last that the view has, is another in the journal, or not there: the view is built anew from the journal", _writer.Offset);
+            _writer.BeginAnew();
+        }
         Volatile.Write(ref _index, _writer.Offset);
         if (_writer.Offset >= Target)
             _caughtUp.TrySetResult();

@@ -1,3 +1,6 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
+using System.Text;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Vms;
@@ -43,9 +46,7 @@ internal sealed class ViewWriter : IDisposable
             {
                 if (format != 0)
                     _log.LogWarning("The view has format {Found}, this program writes {Wanted}: it is built anew from the journal", format, ViewSchema.Format);
-                Execute(ViewSchema.Drop);
-                Execute(ViewSchema.Create);
-                SetMeta("format", ViewSchema.Format, null);
+                BeginAnew();
             }
             Offset = Meta("offset");
             _changes = (long)Scalar(ViewSchema.CountChanges)!;
@@ -62,6 +63,25 @@ internal sealed class ViewWriter : IDisposable
 
     /// <summary>The last event that is in the view; 0 when there is none.</summary>
     public long Offset { get; private set; }
+
+    /// <summary>Whether that is the last event that is in the view; of a view that does not say so, as earlier versions wrote it, any event is.</summary>
+    public bool EndsWith(JournalEvent? found) => found is not null && (Meta("mark") is var mark && (mark == 0 || mark == MarkOf(found)));
+
+    /// <summary>Forgets everything.</summary>
+    public void BeginAnew()
+    {
+        Execute(ViewSchema.Drop);
+        Execute(ViewSchema.Create);
+        SetMeta("format", ViewSchema.Format, null);
+        (Offset, _changes, _changeBytes) = (0, 0, 0);
+    }
+
+    // Events say when they happened: no two are the same.
+    private static long MarkOf(JournalEvent entry)
+    {
+        var id = Encoding.UTF8.GetBytes($"{entry.PersistenceId}/{entry.SequenceNr}/");
+        return BinaryPrimitives.ReadInt64LittleEndian(SHA256.HashData([.. id, .. entry.Event.ToByteArray()])) | 1;
+    }
 
     /// <summary>
     /// Takes in the events, which rise in offset; those that the view already has are passed over.
@@ -97,7 +117,11 @@ internal sealed class ViewWriter : IDisposable
             Compact(surplus, transaction);
         if (bytes > _changeBytesKept)
             bytes = (long)Scalar(ViewSchema.SumChanges, transaction)!;
-        SetMeta("offset", offset, transaction);
+        if (offset > Offset)
+        {
+            SetMeta("offset", offset, transaction);
+            SetMeta("mark", MarkOf(events[^1]), transaction);
+        }
         transaction.Commit();
 
         Offset = offset;

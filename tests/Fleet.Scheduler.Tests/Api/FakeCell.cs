@@ -347,6 +347,12 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         }
     }
 
+    public Task<JournalEvent?> FindAsync(long offset, CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult(_journal.Find(entry => entry.Offset == offset));
+    }
+
     public Task<long> EndAsync(CancellationToken cancellation)
     {
         lock (_lock)

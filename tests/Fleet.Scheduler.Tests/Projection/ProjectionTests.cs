@@ -132,6 +132,23 @@ public sealed class ProjectionTests : IDisposable
         Assert.Equal([0L, journal[2].Offset], feed.Starts);
     }
 
+    /// <summary>A journal that was put back from a backup ends before what the view has, or has other events there by now.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task A_view_of_another_journal_is_built_anew(bool wentOn)
+    {
+        var journal = Journal([(0, 0), (0, 1), (0, 2), (1, 0)]);
+        await using (var projection = await StartAsync(new ListFeed(journal), "restored"))
+            await projection.CaughtUp.WaitAsync(TimeSpan.FromSeconds(10));
+
+        var restored = Journal(wentOn ? [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2), (3, 0)] : [(0, 0), (0, 1)]);
+        Assert.Equal(journal[..2], restored[..2]);
+        await using (var projection = await StartAsync(new ListFeed(restored), "restored"))
+            await projection.CaughtUp.WaitAsync(TimeSpan.FromSeconds(10));
+        Assert.Equal(Build(restored, [int.MaxValue]), Dump("restored"));
+    }
+
     [Fact]
     public async Task A_feed_that_fails_is_read_again_and_the_trouble_is_told()
     {
@@ -286,6 +303,8 @@ public sealed class ProjectionTests : IDisposable
         public void Add(IEnumerable<JournalEvent> more) => _events.AddRange(more);
 
         public IAsyncEnumerable<JournalEvent> ReadOneAsync(string persistenceId, long after, int most, CancellationToken cancellation) => throw new NotSupportedException();
+
+        public Task<JournalEvent?> FindAsync(long offset, CancellationToken cancellation) => Task.FromResult(_events.Find(entry => entry.Offset == offset));
 
         public Task<long> EndAsync(CancellationToken cancellation) => Task.FromResult(_events.Count == 0 ? 0 : _events[^1].Offset);
 
