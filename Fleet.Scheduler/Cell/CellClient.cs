@@ -31,8 +31,11 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
     /// </summary>
     private static readonly TimeSpan FirstRepeat = TimeSpan.FromMilliseconds(250);
 
-    /// <summary>A long wait asks again this often, so that a microVM's move to another node costs a wait at most this.</summary>
-    private static readonly TimeSpan WaitSlice = TimeSpan.FromSeconds(20);
+    /// <summary>A long wait asks again this often, so that one that is lost, as a microVM's actor moves to another node, costs at most this and <see cref="WaitLost"/>.</summary>
+    private static readonly TimeSpan WaitSlice = TimeSpan.FromSeconds(5);
+
+    /// <summary>A wait that is not answered so long after its end is lost, or its actor is slow: then it is asked as others are.</summary>
+    private static readonly TimeSpan WaitLost = TimeSpan.FromSeconds(1);
 
     public Task<VmAnswer> CreateVmAsync(string vmId, VmSpec spec, CancellationToken cancellation, DateTimeOffset? notAfter = null)
     {
@@ -96,8 +99,14 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             var slice = left < WaitSlice ? left : WaitSlice;
             var wait = new AwaitVm { VmId = vmId, TimeoutMs = (uint)Math.Max(0, slice.TotalMilliseconds) };
             wait.States.AddRange(states);
-            var reply = await AskAsync<VmReply>(vms, wait, options.AskTimeout + slice, cancellation).ConfigureAwait(false);
-            // A silence is a microVM on its way to another node: the wait goes on until its own time is over.
+            var reply = await AskAsync<VmReply>(vms, wait, slice + (options.AskTimeout < WaitLost ? options.AskTimeout : WaitLost), cancellation).ConfigureAwait(false);
+            // A silence is a microVM on its way to another node: it is asked how it is, and the wait goes on until its own time is over.
+            if (reply is null)
+            {
+                reply = await AskUntilAnsweredAsync<VmReply>(vms, new ReadVm { VmId = vmId }, cancellation).ConfigureAwait(false);
+                if (reply is { Problem: null, Vm: { } now } && !states.Contains(now.State))
+                    reply = new VmReply { Vm = now, Problem = VmWaiters.Timeout(now) };
+            }
             var goesOn = reply is null or { Problem.Code: "timeout" } && options.Clock.GetUtcNow() < until;
             if (!goesOn)
                 return ToAnswer(vmId, reply);

@@ -24,6 +24,27 @@ public sealed class CellClientTests : TestKit
     }
 
     [Fact]
+    public async Task Should_ask_how_it_is_when_a_wait_was_lost()
+    {
+        var vms = CreateTestProbe();
+        var client = Client(vms, TimeSpan.FromMinutes(5));
+        var waiting = client.WaitVmAsync(Id, new HashSet<VmState> { VmState.Running }, TimeSpan.FromMilliseconds(100), CancellationToken.None);
+        await vms.ExpectMsgAsync<AwaitVm>();
+        await vms.ExpectMsgAsync<ReadVm>(Eventually.Bound);
+        vms.Reply(new VmReply { Vm = new VmRecord { Id = Id, State = VmState.Running } });
+        Assert.True(await waiting.WaitAsync(Eventually.Bound) is { Problem: null, Vm.State: VmState.Running });
+
+        waiting = client.WaitVmAsync(Id, new HashSet<VmState> { VmState.Running }, TimeSpan.FromMinutes(5), CancellationToken.None);
+        // However long it is, a silence is noticed soon.
+        Assert.InRange((await vms.FishForMessageAsync<AwaitVm>(_ => true, Eventually.Bound)).TimeoutMs, 1u, 5000u);
+        await vms.ExpectMsgAsync<ReadVm>(Eventually.Bound);
+        vms.Reply(new VmReply { Vm = new VmRecord { Id = Id, State = VmState.Starting } });
+        await vms.FishForMessageAsync<AwaitVm>(_ => true, Eventually.Bound);
+        vms.Reply(new VmReply { Vm = new VmRecord { Id = Id, State = VmState.Running } });
+        Assert.True(await waiting.WaitAsync(Eventually.Bound) is { Problem: null, Vm.State: VmState.Running });
+    }
+
+    [Fact]
     public async Task Should_take_the_answer_to_a_question_that_was_only_slow()
     {
         var vms = CreateTestProbe();
