@@ -17,10 +17,12 @@ public sealed record LeaseTerms(TimeSpan Lifetime, TimeSpan EndsAfter, TimeSpan 
     public static readonly TimeSpan StopTime = TimeSpan.FromMilliseconds(500);
 
     /// <summary>
-    /// From a control-plane node's death until its hosts' actors grant leases elsewhere: 2.5 s until it is unreachable, 3 s until that is settled and 3 s of margin
-    /// (hocon/cluster.conf), then shards move and agents dial; 12 to 13 s measured (docs/reliability.md), and one heartbeat.
+    /// From the last heartbeat that a control-plane node answers before it dies until its hosts' actors grant leases elsewhere. A heartbeat of 3 s, then 2.5 s until the node is
+    /// unreachable, 3 s until that is settled and 3 s of margin (hocon/cluster.conf), and shards move: 12 to 13 s measured (docs/reliability.md). Meanwhile agents
+    /// of a node that is cut off or without power hear nothing for 9 to 12 s (SchedulerLink's missed beats), and dial another, which asks their actors again every
+    /// 2 s: 18 s. The rest is for a second node that does not answer either, or one that is busy.
     /// </summary>
-    public static readonly TimeSpan FailOver = TimeSpan.FromSeconds(16);
+    public static readonly TimeSpan FailOver = TimeSpan.FromSeconds(20);
 
     public static readonly LeaseTerms Default = new(TimeSpan.FromSeconds(20), TimeSpan.FromMinutes(10), TimeSpan.FromSeconds(2));
 
