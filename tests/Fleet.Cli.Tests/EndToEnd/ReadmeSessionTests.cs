@@ -47,7 +47,8 @@ public sealed class ReadmeSessionTests : IDisposable
     public async Task Should_run_under_kvm_as_the_readme_shows_it()
     {
         await PrepareAsync();
-        var options = new LabOptions { StateDirectory = Path.Combine(_folder, "lab"), CacheDirectory = Images, MemoryMib = 4096 };
+        // Half of it is its disk, which has to have the room that fleet up wants.
+        var options = new LabOptions { StateDirectory = Path.Combine(_folder, "lab"), CacheDirectory = Images, MemoryMib = 4608 };
         for (var attempt = 1; ; attempt++)
         {
             await using var node = await LabMachine.StartAsync(options, Logger.None, CancellationToken.None);
