@@ -116,9 +116,9 @@ internal static class SchedulerCommand
         scheduler.Validators.Add(NodeOptions.ListensOn);
         scheduler.Validators.Add(result =>
         {
-            if (result.GetValue(database) is null != result.GetValue(cluster) is null)
-                result.AddError("Several nodes share a database and reach each other: --database and --cluster go together.");
-            if (result.GetValue(join) is not null && result.GetValue(cluster) is null)
+            if (NodeOptions.IsGiven(result, database, NodeOptions.DatabaseVariable) != NodeOptions.IsGiven(result, cluster))
+                result.AddError($"Several nodes share a database and reach each other: --database (or {NodeOptions.DatabaseVariable}) and --cluster go together.");
+            if (NodeOptions.IsGiven(result, join) && !NodeOptions.IsGiven(result, cluster))
                 result.AddError("A node that joins others shares their database: --join goes with --database and --cluster.");
         });
         scheduler.SetAction((parsed, cancellation) => NodeProcess.RunAsync(
@@ -192,6 +192,13 @@ internal static class HostCommand
 /// <summary>Options that several ways to run a node share.</summary>
 internal static class NodeOptions
 {
+    /// <summary>Environment variable that names the database.</summary>
+    public const string DatabaseVariable = "FLEET_DATABASE";
+
+    /// <summary>Of a validator, to which the parser does not show defaults: whether an option has a value, of the command line or of an environment variable.</summary>
+    public static bool IsGiven(CommandResult result, Option option, string? variable = null) =>
+        result.GetResult(option) is { Implicit: false } || (variable is not null && Environment.GetEnvironmentVariable(variable) is { Length: > 0 });
+
     public static Option<IPEndPoint> Link() => new("--link")
     {
         Description = "Address that host agents dial",
@@ -222,7 +229,7 @@ internal static class NodeOptions
     public static Option<PostgresDatabase?> Database() => new("--database")
     {
         Description = "PostgreSQL database that the cell's nodes share, such as postgresql://fleet@db/fleet (default: FLEET_DATABASE, else SQLite in --data)",
-        DefaultValueFactory = result => Environment.GetEnvironmentVariable("FLEET_DATABASE") is { Length: > 0 } text ? Parse(result, text) : null,
+        DefaultValueFactory = result => Environment.GetEnvironmentVariable(DatabaseVariable) is { Length: > 0 } text ? Parse(result, text) : null,
         CustomParser = result => Parse(result, result.Tokens.Count == 1 ? result.Tokens[0].Value : ""),
     };
 

@@ -42,6 +42,27 @@ public sealed partial class SystemdUnitTests
         }
     }
 
+    /// <summary>Help is shown without a look at what goes with what: only a start shows that the words of the unit are enough.</summary>
+    [Fact]
+    public async Task Should_start_with_the_database_of_the_environment()
+    {
+        var folder = Directory.CreateTempSubdirectory("fleet-units-");
+        try
+        {
+            string[] words = ["scheduler", "--data", folder.FullName, "--api", $"127.0.0.1:{FreePort.Next()}", "--link", $"127.0.0.1:{FreePort.Next()}"];
+            var database = ("FLEET_DATABASE", $"postgresql://fleet@127.0.0.1:{FreePort.Next()}/fleet");
+            var (exit, output) = await RunAsync("dotnet", [RunningFleet.Program, .. words, "--cluster", $"127.0.0.1:{FreePort.Next()}"], database);
+            Assert.True(exit == 1 && output.Contains("can't be used", StringComparison.Ordinal), $"{exit}: {output}");
+
+            (exit, output) = await RunAsync("dotnet", [RunningFleet.Program, .. words], database);
+            Assert.True(exit == 2 && output.Contains("go together", StringComparison.Ordinal), $"{exit}: {output}");
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
+    }
+
     [Fact]
     public async Task Should_be_understood_by_systemd_where_it_is_installed()
     {
