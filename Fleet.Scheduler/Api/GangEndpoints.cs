@@ -69,7 +69,10 @@ internal sealed class GangEndpoints(ApiContext api)
         catch (Exception fault) when (key is null || fault is RequestRefused { Code: not ErrorCodes.Unavailable })
         {
             // Else the same key makes the rest.
-            await Task.WhenAll(members.OfType<VmRecord>().Select(member => api.Gate.Cell.DeleteVmAsync(member.Id, CancellationToken.None)));
+            var answers = await Task.WhenAll(members.OfType<VmRecord>().Select(member => api.Gate.Cell.DeleteVmAsync(member.Id, CancellationToken.None)));
+            // The next list knows of it.
+            foreach (var answer in answers.Where(answer => answer.Vm is not null))
+                api.Gate.Note(answer.Vm!);
             throw;
         }
 
