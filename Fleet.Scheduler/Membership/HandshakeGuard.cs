@@ -1,6 +1,7 @@
 using Akka;
 using Akka.Actor;
 using Akka.Cluster;
+using Fleet.Scheduler.Cell;
 using Serilog;
 
 namespace Fleet.Scheduler.Membership;
@@ -43,7 +44,7 @@ internal sealed class HandshakeGuard
         // Downed, or it leaves: its own shutdown for that finds one under way.
         var cluster = Akka.Cluster.Cluster.Get(actors);
         cluster.RegisterOnMemberRemoved(guard.End);
-        actors.ActorOf(Props.Create(() => new OwnLeave(cluster, guard)), "own-leave");
+        actors.ActorOf(ActorProps.Of(() => new OwnLeave(cluster, guard)), "own-leave");
         return guard;
     }
 
