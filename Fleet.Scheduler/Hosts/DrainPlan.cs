@@ -20,6 +20,12 @@ internal sealed class DrainPlan
     /// <summary>One that gave no answer, or does not come to an end, is asked again after this; it may have been asked by an actor that is gone.</summary>
     public static readonly TimeSpan Patience = TimeSpan.FromSeconds(15);
 
+    /// <summary>
+    /// With less time left until the deadline it is not saved and fetched: half a minute, and as its memory takes through half of a link of 1 Gbit/s.
+    /// What takes longer all the same is given up at the deadline.
+    /// </summary>
+    public static TimeSpan TimeToTransfer(ulong memoryMib) => TimeSpan.FromSeconds(30 + (memoryMib / 60.0));
+
     private readonly Dictionary<(string VmId, ulong Epoch), Asked> _asked = [];
     private readonly Dictionary<(string VmId, ulong Epoch), Reason> _staying = [];
 

@@ -15,9 +15,6 @@ internal sealed partial class HostActor
     /// <summary>Named in an answer; more would only make it long.</summary>
     private const int MostStayingNamed = 32;
 
-    /// <summary>With less time left until the deadline nothing is saved and fetched any more.</summary>
-    private static readonly TimeSpan LeastForTransfer = TimeSpan.FromSeconds(30);
-
     private static readonly TimeSpan DrainPeriod = TimeSpan.FromMilliseconds(500);
 
     private readonly DrainPlan _drain = new();
@@ -73,13 +70,9 @@ internal sealed partial class HostActor
             return;
         var left = _record!.Drain.Deadline.ToDateTimeOffset() - _options.Clock.GetUtcNow();
         var forced = left <= TimeSpan.Zero;
-        var transfer = _record.Inventory?.TransferAddress ?? "";
-        var (address, hindrance) = forced ? ("", "The drain's deadline was over.")
-            : transfer.Length == 0 ? ("", $"Host {_id} runs without --transfer.")
-            : left < LeastForTransfer ? ("", $"Less than {LeastForTransfer.TotalSeconds:0} s were left until the drain's deadline.")
-            : (transfer, "");
         foreach (var one in _drain.Next(held, Monotonic, forced))
         {
+            var (address, hindrance) = Transfer(one.MemoryMib, left);
             _vms.Tell(
                 new MoveVm
                 {
@@ -95,6 +88,17 @@ internal sealed partial class HostActor
                 },
                 Self);
         }
+    }
+
+    /// <summary>Where it is fetched from, or why its memory stays behind.</summary>
+    private (string Address, string Hindrance) Transfer(ulong memoryMib, TimeSpan left)
+    {
+        var address = _record!.Inventory?.TransferAddress ?? "";
+        var least = DrainPlan.TimeToTransfer(memoryMib);
+        return left <= TimeSpan.Zero ? ("", "The drain's deadline was over.")
+            : address.Length == 0 ? ("", $"Host {_id} runs without --transfer.")
+            : left < least ? ("", $"Less than the {least.TotalSeconds:0} s for its memory were left until the drain's deadline.")
+            : (address, "");
     }
 
     private void OnMoveAnswer(MoveAnswer answer)

@@ -164,7 +164,8 @@ public static class VmFold
                 next.Reason = new Reason
                 {
                     Code = code,
-                    Message = move.Address.Length > 0 ? $"Host {next.Host} is {why}: it is saved there and goes on at {move.Host}."
+                    Message = move.SavedHost.Length > 0 ? $"Host {move.SavedHost} is {why}, and its deadline was over before {next.Host} had fetched what it was saved in: it begins anew on a host that has room."
+                        : move.Address.Length > 0 ? $"Host {next.Host} is {why}: it is saved there and goes on at {move.Host}."
                         : move.WithoutMemory is { } hindrance ? ReasonText.Shorten($"Host {next.Host} is {why}, and it could not take its memory along: it stops there and begins anew elsewhere. {hindrance.Message}")
                         : move.Host.Length > 0
                         ? $"Host {next.Host} is {why}: it stops there and goes to {move.Host}."

@@ -293,7 +293,7 @@ public sealed record VmLife
                 {
                     // What came to its end by itself meanwhile is not run a second time.
                     HostVmState.Ended when IsMoving && report.Reason is null or { Code: RestartRules.StopRequestedCode } => Moved(now),
-                    HostVmState.Failed when IsMoving && report.Reason?.Code == LeaseOverCode => Moved(now),
+                    HostVmState.Failed when IsMoving && (report.NeverRan || report.Reason?.Code == LeaseOverCode) => Moved(now),
                     HostVmState.Removed when IsMoving => Moved(now),
                     HostVmState.Ended => Decision.Of(Ended(report.Epoch, report.Exit, report.Reason ?? DefaultEnd(report), now, report.Log)),
                     // The host gave it up by itself. Whoever asked for its end gets that.
@@ -395,12 +395,18 @@ public sealed record VmLife
         string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false, string address = "",
         string hindrance = "")
     {
+        // Forced while another host still fetches it: that launch is given up, and it begins anew when nothing of it is left there.
+        if (to.Length == 0 && !preempted && State == VmState.Starting && IsSavedOn(host, epoch) && Record!.Saved.Address.Length > 0)
+        {
+            wanted = true;
+            return Decision.Of(new VmMoveBegan { At = At(now), GraceMs = graceMs, Pressed = pressed, SavedHost = host });
+        }
         wanted = IsPlacedOn(host, epoch) && State switch
         {
             VmState.Running => to.Length == 0 || toEpoch == epoch + 1,
-            // Forced: a launch under way, or a move that takes its time.
+            // Forced: a launch under way, or a move that takes its time, or more of it than a stop does.
             VmState.Starting => to.Length == 0,
-            VmState.Stopping => IsMoving && to.Length == 0 && graceMs < StopGraceMs,
+            VmState.Stopping => IsMoving && to.Length == 0 && (graceMs < StopGraceMs || (TakesMemory && !preempted && graceMs == StopGraceMs)),
             _ => false,
         };
         if (!wanted)

@@ -118,6 +118,33 @@ public sealed class DrainTests : IAsyncLifetime
         Assert.Equal(1, other.VmCount);
     }
 
+    /// <summary>Whatever a transfer is waiting for, and with no grace at all, the deadline is one.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Should_begin_anew_what_is_still_saved_or_fetched_at_the_deadline(bool saves)
+    {
+        await using var old = await JoinAsync("old", "10.0.0.1:7072");
+        var id = Assert.Single(await StartAsync(1));
+        await using var other = await JoinAsync("other");
+        old.Swallow = message => saves && message.Suspend is not null;
+        other.Swallow = message => message.Launch is { Ticket: not null };
+        await _cell.Cell.DrainHostAsync("old", Long, TimeSpan.Zero, CancellationToken.None);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Stopping or VmState.Starting, Reason: not null } or { Saved: not null }
+            && (saves ? old : other).Received.Any(message => message.Suspend is not null || message.Launch is not null));
+        await DrainAsync("old", TimeSpan.Zero);
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("old")).Drain.DoneAt is not null);
+        if (!saves)
+        {
+            await Eventually.TrueAsync(() => other.Received.Any(message => message.Stop is { VmId: var stopped } && stopped == id));
+            other.Swallow = null;
+            other.Send(new HostMessage { Report = new VmReport { VmId = id, Epoch = 2, Sequence = 9, State = HostVmState.Failed, NeverRan = true, Driver = "simulated", Reason = new Reason { Code = "snapshot_unreachable", Message = "It is gone." } } });
+        }
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other" });
+        Assert.True(other.Received.Last(message => message.Launch is not null).Launch is { SnapshotEpoch: 0, Ticket: null });
+        await Eventually.TrueAsync(() => old.VmCount == 0);
+    }
+
     [Fact]
     public async Task Should_go_on_after_a_restart_of_the_cell()
     {

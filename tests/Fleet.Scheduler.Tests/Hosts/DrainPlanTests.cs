@@ -52,4 +52,10 @@ public sealed class DrainPlanTests
         Assert.Empty(_plan.Next(_held, Start + DrainPlan.Patience, forced: true));
         Assert.Equal(_held.Count, _plan.Next(_held, Start + (2 * DrainPlan.Patience), forced: true).Count);
     }
+
+    [Theory]
+    [InlineData(0, 30)]
+    [InlineData(600, 40)]
+    [InlineData(16 * 1024, 303)]
+    public void Should_count_more_time_for_more_memory(ulong memoryMib, int seconds) => Assert.Equal(seconds, (int)DrainPlan.TimeToTransfer(memoryMib).TotalSeconds);
 }

@@ -158,6 +158,8 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c3912077261636b312d371803b20403683a31"),
         ("vm-move-began", new VmMoveBegan { At = At, Host = "rack1-7", Epoch = 3, WithoutMemory = Why },
             "0a0b08c3d590d80610809c9c3912077261636b312d371803ba04120a0b6e6f5f63617061636974791203776879"),
+        ("vm-move-began", new VmMoveBegan { At = At, SavedHost = "rack1-7" },
+            "0a0b08c3d590d80610809c9c39e208077261636b312d37"),
         ("vm-moved", new VmMoved { At = At, Host = "rack1-7", Epoch = 3, Saved = new SavedVm { Host = "a", Epoch = 2, Driver = "kvm", Address = "h:1", Digest = new SnapshotDigest { StateBytes = 1, MemoryBytes = 2, StateSha256 = ByteString.CopyFrom(3), MemorySha256 = ByteString.CopyFrom(4) } } },
             "0a0b08c3d590d80610809c9c3912077261636b312d371803b2041b0a016110021a036b766d2203683a312a0a080110021a0103220104"),
         ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", Volumes = { new VolumeMount { Name = "data", Path = "/data", SizeMib = 64 } } } },

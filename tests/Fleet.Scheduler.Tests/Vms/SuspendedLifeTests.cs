@@ -118,6 +118,47 @@ public sealed class SuspendedLifeTests
         Assert.Equal("wrong_state", life.Start(Now).Problem?.Code);
     }
 
+    [Theory]
+    [InlineData(0)]
+    [InlineData(10_000)]
+    public void Should_not_take_its_memory_along_any_more_when_the_deadline_is_over(uint grace)
+    {
+        var life = Running();
+        life = Apply(life, life.Move("a", 1, "b", 2, grace, Now, out _, address: "h:1"));
+        Assert.IsType<Goal.Suspend>(life.Goal);
+        // It gives way to another besides: no reason to lose what it has.
+        Assert.Empty(life.Move("a", 1, "", 0, grace, Now, out _, preempted: true).Events);
+        life = Apply(life, life.Move("a", 1, "", 0, 0, Now, out _));
+        Assert.Equal(new Goal.Stop("a", 1, 0), life.Goal);
+        Assert.Empty(life.Move("a", 1, "", 0, 0, Now, out _).Events);
+        // It had just been saved.
+        Assert.Equal(new Goal.Stop("a", 1, 0), Say(life, HostVmState.Suspended, 1).Goal);
+        life = Say(life, HostVmState.Ended, 1, "stop_requested");
+        Assert.True(life is { Goal: Goal.Launch { Host: "b", Epoch: 2 }, Record.Saved: null });
+    }
+
+    [Theory]
+    [InlineData(HostVmState.Ended, "stop_requested", false)]
+    [InlineData(HostVmState.Failed, "snapshot_unreachable", true)]
+    [InlineData(HostVmState.Removed, "", false)]
+    public void Should_begin_anew_when_the_deadline_is_over_before_it_was_fetched(HostVmState end, string code, bool neverRan)
+    {
+        var life = Running();
+        life = Apply(life, life.Move("a", 1, "b", 2, 0, Now, out _, address: "h:1"));
+        var saved = new VmReport { VmId = Id, Epoch = 1, State = HostVmState.Suspended, Driver = "kvm", Snapshot = new SnapshotDigest { MemoryBytes = 1 } };
+        life = Apply(life, life.Report("a", saved, Now, out _));
+        Assert.True(life is { Goal: Goal.Launch { Host: "b" }, Record.Saved.Host: "a" });
+        Assert.Empty(life.Move("a", 1, "", 0, 0, Now, out _, preempted: true).Events);
+        life = Apply(life, life.Move("a", 1, "", 0, 0, Now, out _));
+        // Never a second copy: first nothing of it may be left where it was about to go on.
+        Assert.True(life is { Goal: Goal.Stop { Host: "b", Epoch: 2, GraceMs: 0 }, Record.Saved: null });
+        Assert.Contains("Host a is drained, and its deadline was over before b had fetched", life.Record!.Reason.Message, StringComparison.Ordinal);
+        Assert.Empty(life.Move("a", 1, "", 0, 0, Now, out _).Events);
+        var over = new VmReport { VmId = Id, Epoch = 2, State = end, Driver = "kvm", NeverRan = neverRan, Reason = code.Length == 0 ? null : new Reason { Code = code, Message = "why" } };
+        life = Apply(life, life.Report("b", over, Now, out _));
+        Assert.True(life is { Goal: Goal.FindPlace { Epoch: 3 }, Record: { Saved: null, Move: null } });
+    }
+
     [Fact]
     public void Should_refuse_what_makes_no_sense()
     {
