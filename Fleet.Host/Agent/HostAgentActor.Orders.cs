@@ -28,7 +28,7 @@ internal sealed partial class HostAgentActor
         if (!Names(suspend.VmId, suspend.Epoch))
             return;
         if (_vms.TryGetValue(suspend.VmId, out var entry) && entry.Epoch == suspend.Epoch)
-            entry.Actor.Tell(new MicroVmActor.Suspend(suspend.Attempt, suspend.ForHost));
+            entry.Actor.Tell(new MicroVmActor.Suspend(suspend.Attempt, suspend.ForHost, suspend.ForEnrolment));
         else
             TellGone(suspend.VmId, suspend.Epoch);
     }

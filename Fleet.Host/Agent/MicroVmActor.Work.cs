@@ -190,11 +190,11 @@ internal sealed partial class MicroVmActor
 
     private bool IsSaved => File.Exists(Path.Combine(Launch.Directory, SnapshotFiles.RecordName(_record.Launch.Epoch)));
 
-    private async Task<object> SuspendAsync(IVmm vmm, string forHost)
+    private async Task<object> SuspendAsync(IVmm vmm, string forHost, uint forEnrolment)
     {
         try
         {
-            await vmm.SuspendAsync(forHost).ConfigureAwait(false);
+            await vmm.SuspendAsync(forHost, forEnrolment).ConfigureAwait(false);
             return new LeftToTheNext();
         }
         catch (SnapshotFailedException failed)

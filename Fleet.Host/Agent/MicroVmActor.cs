@@ -42,7 +42,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     private IVmm? _vmm;
     private ITimer? _bootTimer;
     private string? _unwritten;
-    private string _savedFor = "";
+    private (string Host, uint Enrolment) _savedFor = ("", 0);
     private readonly bool _found;
 
     /// <summary>What a guest wrote last is in its own memory yet: one with volumes is not simply cut off.</summary>
@@ -69,7 +69,7 @@ internal sealed partial class MicroVmActor : UntypedActor
     /// <summary>Commands of the control plane, by way of the agent.</summary>
     public sealed record Stop(TimeSpan Grace) : INoSerializationVerificationNeeded;
 
-    public sealed record Suspend(ulong Attempt, string ForHost) : INoSerializationVerificationNeeded;
+    public sealed record Suspend(ulong Attempt, string ForHost, uint ForEnrolment) : INoSerializationVerificationNeeded;
 
     public sealed class Remove : INoSerializationVerificationNeeded
     {
@@ -202,7 +202,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 OnGuestSaid(said);
                 break;
             case Suspend suspend:
-                _savedFor = suspend.ForHost;
+                _savedFor = (suspend.ForHost, suspend.ForEnrolment);
                 Carry(_life.Suspend(suspend.Attempt));
                 break;
             case VmmNotSaved failed:
@@ -321,7 +321,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                     _context.Work.Track(StopAsync(_vmm!, stop.Grace));
                     break;
                 case MicroVmEffect.SuspendVmm:
-                    _context.Work.Track(SuspendAsync(_vmm!, _savedFor), _record.Launch.VmId).PipeTo(Self);
+                    _context.Work.Track(SuspendAsync(_vmm!, _savedFor.Host, _savedFor.Enrolment), _record.Launch.VmId).PipeTo(Self);
                     break;
                 case MicroVmEffect.WatchBoot watch:
                     WatchBoot(watch.Limit);

@@ -98,7 +98,7 @@ internal sealed class KvmVmm : RunningVmm
     }
 
     /// <inheritdoc/>
-    public override async Task SuspendAsync(string forHost = "")
+    public override async Task SuspendAsync(string forHost = "", uint forEnrolment = 0)
     {
         // One that was just taken over or up may still be paused, and is told to run.
         await _learning.WaitAsync(SavePatience, Clock).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
@@ -111,7 +111,7 @@ internal sealed class KvmVmm : RunningVmm
             using var limit = new CancellationTokenSource(SavePatience + (SavePatiencePerMib * Launch.Spec.MemoryMib), Clock);
             await PauseAsync(limit.Token).ConfigureAwait(false);
             await SaveAsync(limit.Token).ConfigureAwait(false);
-            SnapshotFiles.Complete(Launch.Directory, new SnapshotRecord { VmId = Launch.VmId, Epoch = Launch.Epoch, Driver = "kvm", ForHost = forHost });
+            SnapshotFiles.Complete(Launch.Directory, new SnapshotRecord { VmId = Launch.VmId, Epoch = Launch.Epoch, Driver = "kvm", ForHost = forHost, ForEnrolment = forEnrolment });
         }
         catch (Exception e) when (e is HttpRequestException or IOException or UnauthorizedAccessException or JsonException or OperationCanceledException
             or VmmRefusedException or ObjectDisposedException or System.ComponentModel.Win32Exception)

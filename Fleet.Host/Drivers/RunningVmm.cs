@@ -98,7 +98,7 @@ internal abstract class RunningVmm : IVmm
     {
     }
 
-    public virtual Task SuspendAsync(string forHost = "") => throw new Snapshots.SnapshotFailedException("Its driver can't save it.");
+    public virtual Task SuspendAsync(string forHost = "", uint forEnrolment = 0) => throw new Snapshots.SnapshotFailedException("Its driver can't save it.");
 
     public virtual Task<bool> HoldLeaseAsync(VmmLease lease, CancellationToken cancellation) => Task.FromResult(false);
 

@@ -95,7 +95,8 @@ public interface IVmm : IAsyncDisposable
     /// </summary>
     /// <exception cref="SnapshotFailedException">It could not be saved: nothing of a snapshot is left, and the guest runs on.</exception>
     /// <param name="forHost">That host may fetch it; empty: nobody.</param>
-    Task SuspendAsync(string forHost = "") => throw new SnapshotFailedException("Its driver can't save it.");
+    /// <param name="forEnrolment">With a certificate of that enrolment.</param>
+    Task SuspendAsync(string forHost = "", uint forEnrolment = 0) => throw new SnapshotFailedException("Its driver can't save it.");
 
     /// <summary>Bytes for the guest's serial console. Drops what the guest does not take.</summary>
     ValueTask WriteConsoleAsync(ReadOnlyMemory<byte> input, CancellationToken cancellation);

@@ -90,7 +90,7 @@ internal sealed class SnapshotFetcher(LinkCredentials credentials, TimeProvider 
                 LocalCertificateSelectionCallback = (_, _, _, _, _) => credentials.Certificate,
                 CertificateChainPolicy = CellTls.Policy(credentials.Authority),
                 RemoteCertificateValidationCallback = (_, shown, _, _) =>
-                    _trust.Identify(shown as X509Certificate2, CertificateRole.Host).Holder?.Name == ticket.Host,
+                    _trust.Identify(shown as X509Certificate2, CertificateRole.Host).Holder is { } holder && holder.Name == ticket.Host && holder.Enrolment == ticket.Enrolment,
             },
             cancellation).ConfigureAwait(false);
         await SnapshotStream.WriteAsync(stream, new FetchSnapshot { VmId = launch.VmId, Epoch = launch.SnapshotEpoch }, cancellation).ConfigureAwait(false);

@@ -13,7 +13,7 @@ namespace Fleet.Host.Snapshots;
 
 /// <summary>
 /// Gives snapshots to other hosts of the cell, each to the one host that the control plane named when it had it taken. Who asks is
-/// known by its certificate; whoever is not that host hears the same as of what is not there.
+/// known by its certificate, which must be of the enrolment that was then that host's newest; whoever is not that host hears the same as of what is not there.
 /// </summary>
 internal sealed class SnapshotServer : IAsyncDisposable
 {
@@ -111,7 +111,7 @@ internal sealed class SnapshotServer : IAsyncDisposable
             {
                 using var limit = CancellationTokenSource.CreateLinkedTokenSource(_ending.Token);
                 limit.CancelAfter(AskingPatience);
-                string peer = "";
+                CertificateHolder? peer = null;
                 await using var stream = new SslStream(client.GetStream());
                 await stream.AuthenticateAsServerAsync(
                     new SslServerAuthenticationOptions
@@ -120,15 +120,15 @@ internal sealed class SnapshotServer : IAsyncDisposable
                         ClientCertificateRequired = true,
                         CertificateChainPolicy = CellTls.Policy(_credentials.Authority),
                         RemoteCertificateValidationCallback = (_, shown, _, _) =>
-                            (peer = _trust.Identify(shown as X509Certificate2, CertificateRole.Host).Holder?.Name ?? "").Length > 0,
+                            (peer = _trust.Identify(shown as X509Certificate2, CertificateRole.Host).Holder) is not null,
                     },
                     limit.Token).ConfigureAwait(false);
                 var wanted = await SnapshotStream.ReadAsync(stream, FetchSnapshot.Parser, limit.Token).ConfigureAwait(false);
                 var folder = VmId.IsValid(wanted.VmId) ? _state.FolderOf(wanted.VmId) : "";
                 var record = folder.Length > 0 ? SnapshotFiles.Find(folder, wanted.Epoch) : null;
-                if (record is null || record.ForHost != peer)
+                if (record is null || peer is null || record.ForHost != peer.Name || record.ForEnrolment != peer.Enrolment)
                 {
-                    _log.Warning("Host {Peer} asked for a snapshot of {VmId} under epoch {Epoch} that is not there or not for it", peer, wanted.VmId, wanted.Epoch);
+                    _log.Warning("Host {Peer} asked for a snapshot of {VmId} under epoch {Epoch} that is not there or not for it, with a certificate of enrolment {Enrolment}", peer?.Name, wanted.VmId, wanted.Epoch, peer?.Enrolment);
                     await SnapshotStream.WriteAsync(stream, new FetchAnswer { Refusal = "There is no such snapshot for that host." }, limit.Token).ConfigureAwait(false);
                     return;
                 }

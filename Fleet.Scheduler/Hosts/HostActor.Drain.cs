@@ -85,6 +85,7 @@ internal sealed partial class HostActor
                     Address = address,
                     Hindrance = hindrance,
                     Processor = _record.Inventory?.Processor ?? "",
+                    Enrolment = _record.Enrolment,
                 },
                 Self);
         }

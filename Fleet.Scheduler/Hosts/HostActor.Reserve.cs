@@ -156,5 +156,6 @@ internal sealed partial class HostActor
             Version = _record?.Version ?? 0,
             Round = reserve.Round,
             Processor = _record?.Inventory?.Processor ?? "",
+            Enrolment = _record?.Enrolment ?? 0,
         });
 }

@@ -287,7 +287,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             : _life.Move(move.HostId, move.Epoch, answer.HostId, answer.Epoch, move.GraceMs, Now, out wanted, pressed: move.Pressed,
                 // A guest goes on with the same processor only.
                 address: answer.Processor == move.Processor ? move.Address : "",
-                hindrance: move.Address.Length == 0 ? move.Hindrance : $"Host {answer.HostId} has another processor.");
+                hindrance: move.Address.Length == 0 ? move.Hindrance : $"Host {answer.HostId} has another processor.",
+                enrolment: move.Enrolment, toEnrolment: answer.Enrolment);
         Store(decision, () =>
         {
             if (!wanted)
@@ -468,7 +469,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                         Volumes = { _life.Record!.Volumes },
                         LimitsRevision = _life.Record.LimitsRevision,
                         SnapshotEpoch = _life.Record.Saved?.Epoch ?? 0,
-                        Ticket = _life.Record.Saved is { Address.Length: > 0 } saved ? new SnapshotTicket { Host = saved.Host, Address = saved.Address, Digest = saved.Digest } : null,
+                        Ticket = _life.Record.Saved is { Address.Length: > 0 } saved ? new SnapshotTicket { Host = saved.Host, Address = saved.Address, Digest = saved.Digest, Enrolment = saved.Enrolment } : null,
                     },
                 });
                 break;
@@ -487,7 +488,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                     HostId = suspend.Host,
                     VmId = _id,
                     Epoch = suspend.Epoch,
-                    Suspend = new SuspendVm { VmId = _id, Epoch = suspend.Epoch, Attempt = suspend.Attempt, ForHost = suspend.ForHost },
+                    Suspend = new SuspendVm { VmId = _id, Epoch = suspend.Epoch, Attempt = suspend.Attempt, ForHost = suspend.ForHost, ForEnrolment = suspend.ForEnrolment },
                 });
                 break;
             case Goal.Retune retune:

@@ -147,7 +147,7 @@ public static class VmFold
                 next.State = VmState.Stopping;
                 // One that was just going on is given up, and with it what it was saved in.
                 next.Saved = null;
-                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address, WithoutMemory = move.WithoutMemory?.Clone() };
+                next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address, Enrolment = move.Enrolment, ToEnrolment = move.ToEnrolment, WithoutMemory = move.WithoutMemory?.Clone() };
                 if (move.Address.Length > 0)
                     next.Suspends++;
                 if (move.Preempted)

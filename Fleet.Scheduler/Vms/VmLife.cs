@@ -38,7 +38,8 @@ public abstract record Goal
     /// <param name="Epoch">Under which epoch.</param>
     /// <param name="Attempt">Rises.</param>
     /// <param name="ForHost">That host fetches it then; empty: it stays.</param>
-    public sealed record Suspend(string Host, ulong Epoch, ulong Attempt, string ForHost = "") : Goal;
+    /// <param name="ForEnrolment">Of that host: a certificate of another is no longer, or not yet, that host's.</param>
+    public sealed record Suspend(string Host, ulong Epoch, ulong Attempt, string ForHost = "", uint ForEnrolment = 0) : Goal;
 
     /// <summary>The host must bring the rate limits of that revision into force.</summary>
     public sealed record Retune(string Host, ulong Epoch, ulong Revision) : Goal;
@@ -106,7 +107,7 @@ public sealed record VmLife
         VmState.Pending or VmState.Unplaced when AwaitsGang(Record!) => AwaitingGang,
         VmState.Pending or VmState.Unplaced => new Goal.FindPlace(Record!.Epoch + 1),
         VmState.Starting => new Goal.Launch(Record!.Host, Record.Epoch),
-        VmState.Stopping when TakesMemory => new Goal.Suspend(Record!.Host, Record.Epoch, Record.Suspends, Record.Move.Host),
+        VmState.Stopping when TakesMemory => new Goal.Suspend(Record!.Host, Record.Epoch, Record.Suspends, Record.Move.Host, Record.Move.ToEnrolment),
         VmState.Stopping => new Goal.Stop(Record!.Host, Record.Epoch, StopGraceMs),
         VmState.Suspending => new Goal.Suspend(Record!.Host, Record.Epoch, Record.Suspends),
         VmState.Deleting => new Goal.Remove(Record!.Host, Record.Epoch),
@@ -273,7 +274,7 @@ public sealed record VmLife
                     At = At(now),
                     Host = Record!.Move.Host,
                     Epoch = Record.Move.Epoch,
-                    Saved = new SavedVm { Host = host, Epoch = report.Epoch, Driver = Record.Driver, Address = Record.Move.Address, Digest = digest.Clone() },
+                    Saved = new SavedVm { Host = host, Epoch = report.Epoch, Driver = Record.Driver, Address = Record.Move.Address, Digest = digest.Clone(), Enrolment = Record.Move.Enrolment },
                 });
             case VmState.Stopping when TakesMemory && report.State == HostVmState.Suspended:
                 return Decision.Of(StopsAfterAll(Because(SnapshotFailedCode, "The host did not tell what it was saved in."), now));
@@ -389,11 +390,11 @@ public sealed record VmLife
 
     /// <summary>
     /// Its host is drained, or short of something, and another has reserved room under <paramref name="toEpoch"/>; or it must go without (<paramref name="to"/>
-    /// empty), also because it is <paramref name="preempted"/>. With an <paramref name="address"/> where it can be fetched from it takes its memory along, if its driver can; without one the <paramref name="hindrance"/> is why not. Not <paramref name="wanted"/> when that room must be given back.
+    /// empty), also because it is <paramref name="preempted"/>. With an <paramref name="address"/> where it can be fetched from it takes its memory along, if its driver can, between hosts of these enrolments; without one the <paramref name="hindrance"/> is why not. Not <paramref name="wanted"/> when that room must be given back.
     /// </summary>
     public Decision Move(
         string host, ulong epoch, string to, ulong toEpoch, uint graceMs, DateTimeOffset now, out bool wanted, bool preempted = false, bool pressed = false, string address = "",
-        string hindrance = "")
+        string hindrance = "", uint enrolment = 0, uint toEnrolment = 0)
     {
         // Forced while another host still fetches it: that launch is given up, and it begins anew when nothing of it is left there.
         if (to.Length == 0 && !preempted && State == VmState.Starting && IsSavedOn(host, epoch) && Record!.Saved.Address.Length > 0)
@@ -415,7 +416,7 @@ public sealed record VmLife
         if (IsMoving)
             (began.Host, began.Epoch) = (Record!.Move.Host, Record.Move.Epoch);
         else if (to.Length > 0 && TiedMemory is null)
-            began.Address = address;
+            (began.Address, began.Enrolment, began.ToEnrolment) = (address, enrolment, toEnrolment);
         // Of what is pressed or preempted nobody expects that it takes anything along.
         if (began is { Address: "", Preempted: false, Pressed: false } && (to.Length == 0 ? hindrance : TiedMemory ?? hindrance) is { Length: > 0 } why)
             began.WithoutMemory = Because("memory_stays", why);

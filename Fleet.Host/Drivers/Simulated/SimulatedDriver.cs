@@ -198,7 +198,7 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
         }
 
         /// <summary>On paper: how far its script was.</summary>
-        public Task SuspendAsync(string forHost = "")
+        public Task SuspendAsync(string forHost = "", uint forEnrolment = 0)
         {
             lock (_gate)
             {
@@ -212,6 +212,7 @@ public sealed class SimulatedDriver(TimeProvider clock, RunLogs? runs = null) : 
                         Epoch = launch.Epoch,
                         Driver = "simulated",
                         ForHost = forHost,
+                        ForEnrolment = forEnrolment,
                         Played = Duration.FromTimeSpan(_clock.GetUtcNow() - started),
                     });
                 }

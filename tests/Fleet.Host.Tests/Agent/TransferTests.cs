@@ -20,7 +20,7 @@ public sealed class TransferTests : AgentTest
 
     private static string FolderOf(string root) => Path.Combine(root, "vms", Id);
 
-    private static SchedulerMessage Suspend(string forHost) => new() { Suspend = new SuspendVm { VmId = Id, Epoch = 1, Attempt = 1, ForHost = forHost } };
+    private static SchedulerMessage Suspend(string forHost, uint enrolment) => new() { Suspend = new SuspendVm { VmId = Id, Epoch = 1, Attempt = 1, ForHost = forHost, ForEnrolment = enrolment } };
 
     private static SchedulerMessage GoOn(SchedulerMessage launch, SnapshotTicket ticket)
     {
@@ -30,7 +30,7 @@ public sealed class TransferTests : AgentTest
     }
 
     /// <summary>Two hosts, and a microVM that the first has saved for one.</summary>
-    private async Task<Pair> PairAsync(string forHost)
+    private async Task<Pair> PairAsync(string forHost, uint enrolment = 1)
     {
         var source = await StartAsync(transfer: Loopback);
         var from = await Scheduler.NextAsync();
@@ -38,7 +38,7 @@ public sealed class TransferTests : AgentTest
         var to = await Scheduler.NextAsync();
         await from.SendAsync(Launch());
         await from.ExpectReportAsync(Id, HostVmState.Running);
-        return new Pair(source, target, to, await SaveAsync(from, forHost));
+        return new Pair(source, target, to, await SaveAsync(from, forHost, enrolment));
     }
 
     private sealed record Pair(IAsyncDisposable Source, IAsyncDisposable Target, AgentStream To, SnapshotTicket Ticket) : IAsyncDisposable
@@ -50,11 +50,11 @@ public sealed class TransferTests : AgentTest
         }
     }
 
-    private static async Task<SnapshotTicket> SaveAsync(AgentStream from, string forHost)
+    private static async Task<SnapshotTicket> SaveAsync(AgentStream from, string forHost, uint enrolment = 1)
     {
-        await from.SendAsync(Suspend(forHost));
+        await from.SendAsync(Suspend(forHost, enrolment));
         var saved = await from.ExpectReportAsync(Id, HostVmState.Suspended);
-        return new SnapshotTicket { Host = "rack1", Address = from.Hello.Inventory.TransferAddress, Digest = saved.Snapshot };
+        return new SnapshotTicket { Host = "rack1", Address = from.Hello.Inventory.TransferAddress, Digest = saved.Snapshot, Enrolment = 1 };
     }
 
     [SkippableFact]
@@ -95,10 +95,13 @@ public sealed class TransferTests : AgentTest
         Assert.False(Directory.Exists(FolderOf(Root)) || Directory.Exists(FolderOf(Other)));
     }
 
-    [Fact]
-    public async Task Should_give_a_snapshot_to_nobody_but_the_host_that_it_is_for_and_take_none_that_is_another()
+    /// <summary>Nor to who holds a certificate of that host which its joining anew has made worthless.</summary>
+    [Theory]
+    [InlineData("rack3", 1)]
+    [InlineData("rack2", 2)]
+    public async Task Should_give_a_snapshot_to_nobody_but_the_host_that_it_is_for_and_take_none_that_is_another(string forHost, uint enrolment)
     {
-        await using var pair = await PairAsync("rack3");
+        await using var pair = await PairAsync(forHost, enrolment);
         var (to, ticket) = (pair.To, pair.Ticket);
 
         async Task<string> FailAsync(SnapshotTicket shown)
@@ -119,6 +122,7 @@ public sealed class TransferTests : AgentTest
 
     [Theory]
     [InlineData("another host")]
+    [InlineData("another enrolment")]
     [InlineData("another digest")]
     [InlineData("another size")]
     [InlineData("no digest")]
@@ -132,6 +136,9 @@ public sealed class TransferTests : AgentTest
         {
             case "another host":
                 ticket.Host = "rack9";
+                break;
+            case "another enrolment":
+                ticket.Enrolment = 2;
                 break;
             case "another digest":
                 ticket.Digest.MemorySha256 = ByteString.CopyFrom(new byte[32]);

@@ -64,9 +64,9 @@ public sealed class DrainTests : IAsyncLifetime
     [Fact]
     public async Task Should_take_memory_along_where_the_host_can_be_fetched_from_and_the_processor_is_the_same()
     {
-        await using var old = await JoinAsync("old", "10.0.0.1:7072");
+        await using var old = await JoinAsync("old", "10.0.0.1:7072", enrolments: 1);
         var ids = await StartAsync(12);
-        await using var other = await JoinAsync("other", processor: "one");
+        await using var other = await JoinAsync("other", processor: "one", enrolments: 2);
         // What is fetched has not left: the drain is not over before it runs there.
         other.Swallow = message => message.Launch is not null;
         await DrainAsync("old", Long);
@@ -78,9 +78,9 @@ public sealed class DrainTests : IAsyncLifetime
         foreach (var id in ids)
             Assert.True(await _cell.WaitAsync(id, VmState.Running) is { Host: "other", Epoch: 2, Saved: null, Move: null, Arrived: { From: "old", WithMemory: true, Reason: null } });
         Assert.DoesNotContain(old.Received, message => message.Stop is not null);
-        Assert.All(old.Received.Where(message => message.Suspend is not null), message => Assert.Equal("other", message.Suspend.ForHost));
+        Assert.All(old.Received.Where(message => message.Suspend is not null), message => Assert.True(message.Suspend is { ForHost: "other", ForEnrolment: 2 }));
         Assert.All(other.Received.Where(message => message.Launch is not null), message => Assert.True(
-            message.Launch is { SnapshotEpoch: 1, Ticket: { Host: "old", Address: "10.0.0.1:7072" } ticket, Spec.Driver: "simulated" } && ticket.Digest.Equals(FakeAgent.Digest)));
+            message.Launch is { SnapshotEpoch: 1, Ticket: { Host: "old", Address: "10.0.0.1:7072", Enrolment: 1 } ticket, Spec.Driver: "simulated" } && ticket.Digest.Equals(FakeAgent.Digest)));
         await Eventually.TrueAsync(() => old.VmCount == 0);
     }
 
@@ -202,9 +202,11 @@ public sealed class DrainTests : IAsyncLifetime
         return ids;
     }
 
-    private async Task<FakeAgent> JoinAsync(string name, string transfer = "", string processor = "one")
+    private async Task<FakeAgent> JoinAsync(string name, string transfer = "", string processor = "one", byte enrolments = 0)
     {
         var agent = new FakeAgent(name) { Fenced = true };
+        for (byte key = 1; key <= enrolments; key++)
+            agent.Enrolment = (await _cell.Cell.EnrolHostAsync(name, [key], named: true, CancellationToken.None)).Host!.Enrolment;
         (agent.Inventory.TransferAddress, agent.Inventory.Processor) = (transfer, processor);
         await agent.ConnectAsync(_cell.System.HostLink);
         return agent;
