@@ -17,11 +17,20 @@ namespace Fleet.Host.Snapshots;
 /// </summary>
 internal sealed class SnapshotServer : IAsyncDisposable
 {
-    /// <summary>Fetches at once: as many as move at once when a host is drained. Others wait to be accepted.</summary>
+    /// <summary>Fetches at once: as many as move at once when a host is drained. Others wait, once it is known who they are and that there is something for them.</summary>
     private const int MostAtOnce = 8;
+
+    /// <summary>Connections, of whomever; one more is closed.</summary>
+    private const int MostConnections = 256;
+
+    /// <summary>Connections of one address, or of one /64, that do not fetch yet; one more is closed, so that no stranger takes the others' place.</summary>
+    private const int MostAskingOfOne = 2 * MostAtOnce;
 
     /// <summary>For the handshake and the question.</summary>
     private static readonly TimeSpan AskingPatience = TimeSpan.FromSeconds(10);
+
+    /// <summary>For a place: as long as the other side waits for a word.</summary>
+    private static readonly TimeSpan PlacePatience = TimeSpan.FromSeconds(20);
 
     private readonly TcpListener _listener;
     private readonly LinkCredentials _credentials;
@@ -30,6 +39,8 @@ internal sealed class SnapshotServer : IAsyncDisposable
     private readonly ILogger _log;
     private readonly CancellationTokenSource _ending = new();
     private readonly SemaphoreSlim _places = new(MostAtOnce);
+    private readonly SemaphoreSlim _connections = new(MostConnections);
+    private readonly Dictionary<IPAddress, int> _asking = [];
     private readonly Task _accepting;
 
     private SnapshotServer(TcpListener listener, LinkCredentials credentials, StateDirectory state, TimeProvider clock, ILogger log)
@@ -67,8 +78,9 @@ internal sealed class SnapshotServer : IAsyncDisposable
         await _ending.CancelAsync().ConfigureAwait(false);
         _listener.Dispose();
         await _accepting.ConfigureAwait(false);
-        for (var place = 0; place < MostAtOnce; place++)
-            await _places.WaitAsync().ConfigureAwait(false);
+        for (var connection = 0; connection < MostConnections; connection++)
+            await _connections.WaitAsync().ConfigureAwait(false);
+        _connections.Dispose();
         _places.Dispose();
         _ending.Dispose();
     }
@@ -80,16 +92,11 @@ internal sealed class SnapshotServer : IAsyncDisposable
         {
             try
             {
-                await _places.WaitAsync(_ending.Token).ConfigureAwait(false);
-                try
-                {
-                    _ = ServeAsync(await _listener.AcceptTcpClientAsync(_ending.Token).ConfigureAwait(false));
-                }
-                catch
-                {
-                    _places.Release();
-                    throw;
-                }
+                var client = await _listener.AcceptTcpClientAsync(_ending.Token).ConfigureAwait(false);
+                if (_connections.Wait(0))
+                    _ = ServeAsync(client);
+                else
+                    client.Dispose();
             }
             catch (Exception ended) when (ended is OperationCanceledException or ObjectDisposedException)
             {
@@ -105,10 +112,14 @@ internal sealed class SnapshotServer : IAsyncDisposable
 
     private async Task ServeAsync(TcpClient client)
     {
+        var hasPlace = false;
         try
         {
             using (client)
             {
+                using var asking = Asking.TryBegin(_asking, ((IPEndPoint)client.Client.RemoteEndPoint!).Address);
+                if (asking is null)
+                    return;
                 using var limit = CancellationTokenSource.CreateLinkedTokenSource(_ending.Token);
                 limit.CancelAfter(AskingPatience);
                 CertificateHolder? peer = null;
@@ -133,6 +144,10 @@ internal sealed class SnapshotServer : IAsyncDisposable
                     return;
                 }
 
+                limit.CancelAfter(PlacePatience);
+                await _places.WaitAsync(limit.Token).ConfigureAwait(false);
+                hasPlace = true;
+                asking.Dispose();
                 limit.CancelAfter(SnapshotFetcher.PatienceFor(record.MemoryBytes));
                 await SnapshotStream.WriteAsync(stream, new FetchAnswer { Record = record }, limit.Token).ConfigureAwait(false);
                 await SnapshotStream.SendAsync(stream, folder, record, limit.Token).ConfigureAwait(false);
@@ -149,7 +164,54 @@ internal sealed class SnapshotServer : IAsyncDisposable
         }
         finally
         {
-            _places.Release();
+            if (hasPlace)
+                _places.Release();
+            _connections.Release();
+        }
+    }
+
+    /// <summary>One connection that does not fetch yet, counted for its address until it is disposed.</summary>
+    private sealed class Asking : IDisposable
+    {
+        private readonly Dictionary<IPAddress, int> _counts;
+        private readonly IPAddress _address;
+        private bool _over;
+
+        private Asking(Dictionary<IPAddress, int> counts, IPAddress address) => (_counts, _address) = (counts, address);
+
+        /// <summary>Null: that address has too many.</summary>
+        public static Asking? TryBegin(Dictionary<IPAddress, int> counts, IPAddress peer)
+        {
+            var address = NetworkOf(peer);
+            lock (counts)
+            {
+                var count = counts.GetValueOrDefault(address);
+                if (count >= MostAskingOfOne)
+                    return null;
+                counts[address] = count + 1;
+                return new Asking(counts, address);
+            }
+        }
+
+        public void Dispose()
+        {
+            lock (_counts)
+            {
+                if (_over)
+                    return;
+                _over = true;
+                if (--_counts[_address] == 0)
+                    _counts.Remove(_address);
+            }
+        }
+
+        private static IPAddress NetworkOf(IPAddress peer)
+        {
+            if (peer.IsIPv4MappedToIPv6 || peer.AddressFamily != AddressFamily.InterNetworkV6)
+                return peer.MapToIPv4();
+            var bytes = peer.GetAddressBytes();
+            Array.Clear(bytes, 8, 8);
+            return new IPAddress(bytes);
         }
     }
 }

@@ -165,6 +165,32 @@ public sealed class TransferTests : AgentTest
     }
 
     [Fact]
+    public async Task Should_give_a_snapshot_to_its_host_while_strangers_hold_all_connections_that_they_get()
+    {
+        await using var pair = await PairAsync("rack2");
+        var (to, ticket) = (pair.To, pair.Ticket);
+        var strangers = new List<System.Net.Sockets.TcpClient>();
+        try
+        {
+            for (var i = 0; i < 100; i++)
+            {
+                strangers.Add(new System.Net.Sockets.TcpClient(new IPEndPoint(IPAddress.Parse("127.0.0.2"), 0)));
+                await strangers[i].ConnectAsync(IPEndPoint.Parse(ticket.Address));
+            }
+
+            // All but a few are closed on at once.
+            var closed = await Task.WhenAll(strangers.Skip(16).Select(one => one.GetStream().ReadAsync(new byte[1]).AsTask())).WaitAsync(TimeSpan.FromSeconds(5));
+            Assert.All(closed, read => Assert.Equal(0, read));
+            await to.SendAsync(GoOn(Launch(), ticket));
+            await to.ExpectReportAsync(Id, HostVmState.Running, epoch: 2);
+        }
+        finally
+        {
+            strangers.ForEach(one => one.Dispose());
+        }
+    }
+
+    [Fact]
     public async Task Should_go_on_at_another_host_on_paper_and_leave_a_stranger_no_word()
     {
         await using var pair = await PairAsync("rack2");
