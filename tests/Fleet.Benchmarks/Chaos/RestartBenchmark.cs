@@ -6,19 +6,19 @@ using Fleet.Chaos.Network;
 
 namespace Fleet.Benchmarks.Chaos;
 
-/// <summary>The whole control plane is killed and started again with thousands of microVMs in its journal: how long until all its state is back.</summary>
+/// <summary>The whole control plane, several nodes that share a PostgreSQL database or one with its own file, is killed and started again with thousands of microVMs in its journal: how long until all its state is back.</summary>
 internal static class RestartBenchmark
 {
     private const int FilledAtOnce = 250;
 
     public static IReadOnlyList<Measurement> Run(BenchmarkOptions options) =>
-        ChaosFleet.Missing is { } missing ? throw new BenchmarkException(missing) : MeasureAsync((int)options.Number("vms", 10_000)).GetAwaiter().GetResult();
+        ChaosFleet.Missing is { } missing ? throw new BenchmarkException(missing) : MeasureAsync((int)options.Number("vms", 10_000), (int)options.Number("schedulers", 3)).GetAwaiter().GetResult();
 
-    private static async Task<IReadOnlyList<Measurement>> MeasureAsync(int microVms)
+    private static async Task<IReadOnlyList<Measurement>> MeasureAsync(int microVms, int schedulers)
     {
         // Each promises at most what its machine has, and all are on this one: 20 GiB each.
         const int Hosts = 16;
-        await using var fleet = await ChaosFleet.StartAsync(new FleetOptions { Hosts = Hosts, CpusPerHost = microVms / Hosts, MemoryMibPerHost = (microVms / Hosts * 32) + 1024 });
+        await using var fleet = await ChaosFleet.StartAsync(new FleetOptions { Schedulers = schedulers, Hosts = Hosts, CpusPerHost = microVms / Hosts, MemoryMibPerHost = (microVms / Hosts * 32) + 1024 });
         var load = new ClientLoad(fleet.Api, new LoadOptions(1, microVms, null), 1);
         var clock = Stopwatch.StartNew();
         for (var made = 0; made < microVms;)
@@ -51,6 +51,7 @@ internal static class RestartBenchmark
         return
         [
             new("microvms", microVms, ""),
+            new("schedulers", schedulers, ""),
             new("fill_s", filled.TotalSeconds, "s"),
             new("api_s", healthy.TotalSeconds, "s"),
             new("hosts_s", connected.TotalSeconds, "s"),
