@@ -194,7 +194,9 @@ public sealed class CellSystem : IAsyncDisposable
                 await cluster.JoinAsync(cluster.SelfAddress, patience.Token).ConfigureAwait(false);
             if (register is null)
                 return;
+            _ = actors.ActorOf(ActorProps.Of(() => new DatabaseWitness(register)), DatabaseWitness.Name);
             await register.StayAsync(
+                ends => DatabaseWitness.WhoReachesAsync(actors, ends),
                 reason =>
                 {
                     options.Log.Fatal("This node may not go on as a member of the cell: {Reason:l}", reason);

@@ -101,6 +101,8 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-remove-host", RemoveHost.Parser),
         ("m-cordon-host", CordonHost.Parser),
         ("m-enrol-host", EnrolHost.Parser),
+        ("m-ask-database", AskDatabase.Parser),
+        ("m-database-seen", DatabaseSeen.Parser),
         ("m-create-token", CreateToken.Parser),
         ("m-revoke-token", RevokeToken.Parser),
         ("m-token-reply", TokenReply.Parser),

@@ -12,7 +12,8 @@ namespace Fleet.Scheduler.Membership;
 /// </summary>
 /// <remarks>
 /// A node counts as alive for <see cref="AliveFor"/> after its last beat, by the database's clock, and ends itself after <see cref="EndsAfter"/> without
-/// one, by its own: what it would do after that (grant leases above all) could contradict a cell that was formed since. A node whose port
+/// one, by its own: what it would do after that (grant leases above all) could contradict a cell that was formed since. Where another node reaches the database
+/// all the while it ends itself much sooner: what it has in charge can go on there. A node whose port
 /// refuses connections and that has not beaten for a while is dead: its machine answers, its process does not.
 /// </remarks>
 internal sealed class CellRegister : IAsyncDisposable
@@ -21,7 +22,12 @@ internal sealed class CellRegister : IAsyncDisposable
 
     public static readonly TimeSpan EndsAfter = TimeSpan.FromMinutes(4);
 
+    /// <summary>After so long without a beat the other nodes are asked whether they have any.</summary>
+    public static readonly TimeSpan AloneAfter = TimeSpan.FromSeconds(10);
+
     private static readonly TimeSpan Beat = TimeSpan.FromSeconds(2);
+
+    private static readonly TimeSpan BeatPatience = TimeSpan.FromSeconds(5);
 
     private static readonly TimeSpan ProbePatience = TimeSpan.FromSeconds(1);
 
@@ -36,6 +42,7 @@ internal sealed class CellRegister : IAsyncDisposable
     private readonly CancellationTokenSource _stop = new();
     private Task _beating = Task.CompletedTask;
     private volatile bool _silent;
+    private long _last;
 
     /// <param name="database">That the cell shares.</param>
     /// <param name="address">HOST:PORT where other nodes reach this one.</param>
@@ -79,11 +86,18 @@ internal sealed class CellRegister : IAsyncDisposable
         }
     }
 
-    /// <summary>This node has joined. From now on it beats; <paramref name="lost"/> is called when it may not go on as a member.</summary>
-    public async Task StayAsync(Action<string> lost, CancellationToken cancellation)
+    /// <summary>The last beats were written.</summary>
+    public bool ReachesDatabase => _clock.GetElapsedTime(Volatile.Read(ref _last)) < 3 * Beat;
+
+    /// <summary>This node has joined. From now on it beats.</summary>
+    /// <param name="whoReaches">Names another node that reaches the database; null: none.</param>
+    /// <param name="lost">Called when it may not go on as a member, or had better not.</param>
+    /// <param name="cancellation">Ends the first word.</param>
+    public async Task StayAsync(Func<CancellationToken, Task<string?>> whoReaches, Action<string> lost, CancellationToken cancellation)
     {
         await ExecuteAsync("update cell_nodes set member = true, seen_at = now() where incarnation = @incarnation", cancellation, ("@incarnation", _incarnation)).ConfigureAwait(false);
-        _beating = Task.Run(() => BeatAsync(lost), CancellationToken.None);
+        Volatile.Write(ref _last, _clock.GetTimestamp());
+        _beating = Task.Run(() => BeatAsync(whoReaches, lost), CancellationToken.None);
     }
 
     /// <summary>Its actors have ended, for whatever reason: it beats no more, so that nobody waits for it.</summary>
@@ -106,9 +120,9 @@ internal sealed class CellRegister : IAsyncDisposable
         _stop.Dispose();
     }
 
-    private async Task BeatAsync(Action<string> lost)
+    private async Task BeatAsync(Func<CancellationToken, Task<string?>> whoReaches, Action<string> lost)
     {
-        var last = _clock.GetTimestamp();
+        var alone = 0;
         using var timer = new PeriodicTimer(Beat, _clock);
         try
         {
@@ -119,20 +133,31 @@ internal sealed class CellRegister : IAsyncDisposable
                 try
                 {
                     var began = _clock.GetTimestamp();
+                    using var limit = new CancellationTokenSource(BeatPatience, _clock);
+                    using var ends = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, _stop.Token);
                     // One that was away for too long, by whatever clock, has been given up: a cell may have been formed without it.
-                    var kept = await ExecuteAsync("update cell_nodes set seen_at = now() where incarnation = @incarnation and seen_at > now() - @alive", _stop.Token, ("@incarnation", _incarnation), ("@alive", AliveFor)).ConfigureAwait(false);
+                    var kept = await ExecuteAsync("update cell_nodes set seen_at = now() where incarnation = @incarnation and seen_at > now() - @alive", ends.Token, ("@incarnation", _incarnation), ("@alive", AliveFor)).ConfigureAwait(false);
                     if (kept == 0)
                     {
                         lost("Another node took its place in the cell's register: its address was used again, or it was silent for too long.");
                         return;
                     }
-                    last = began;
+                    Volatile.Write(ref _last, began);
+                    alone = 0;
                 }
                 catch (Exception fault) when (!_stop.IsCancellationRequested)
                 {
                     _log.Warning("The cell's register could not be written: {Reason:l}", fault.Message);
+                    var other = _clock.GetElapsedTime(_last) < AloneAfter ? null : await whoReaches(_stop.Token).ConfigureAwait(false);
+                    // Twice, with a try of its own between: a database that comes back is not there for all in the same moment.
+                    alone = other is null ? 0 : alone + 1;
+                    if (alone == 2)
+                    {
+                        lost(string.Create(CultureInfo.InvariantCulture, $"The database is reached by {other}, and has not been from here for {_clock.GetElapsedTime(_last).TotalSeconds:0} s."));
+                        return;
+                    }
                 }
-                if (_clock.GetElapsedTime(last) < EndsAfter)
+                if (_clock.GetElapsedTime(_last) < EndsAfter)
                     continue;
                 lost(string.Create(CultureInfo.InvariantCulture, $"The database was not reached for {EndsAfter.TotalMinutes:0} minutes."));
                 return;

@@ -1,6 +1,8 @@
 using System.Net;
+using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Membership;
+using Fleet.Scheduler.Tests.Cell;
 using Fleet.Scheduler.Tests.Journal;
 using Fleet.Tests;
 using Xunit;
@@ -20,7 +22,7 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
         await using var suspended = new CellRegister(database, "127.0.0.1:1001", TimeProvider.System, Serilog.Core.Logger.None);
         Assert.Empty(await suspended.EnterAsync(probe: false, default));
         var lost = new TaskCompletionSource<string>();
-        await suspended.StayAsync(lost.SetResult, default);
+        await suspended.StayAsync(Nobody, lost.SetResult, default);
         await ExecuteAsync(database, $"update cell_nodes set seen_at = now() - interval '{CellRegister.AliveFor.TotalSeconds + 1} seconds'");
 
         Assert.Contains("silent for too long", await lost.Task.WaitAsync(Patience), StringComparison.Ordinal);
@@ -35,7 +37,7 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
         var address = $"127.0.0.1:{FreePort.Next()}";
         await using var member = new CellRegister(database, address, TimeProvider.System, Serilog.Core.Logger.None);
         Assert.Empty(await member.EnterAsync(probe: false, default));
-        await member.StayAsync(_ => { }, default);
+        await member.StayAsync(Nobody, _ => { }, default);
 
         await using var newcomer = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
         Assert.Equal([address], await newcomer.EnterAsync(probe: true, default));
@@ -50,6 +52,44 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
         await using var newcomer = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
         Assert.Empty(await newcomer.EnterAsync(probe: true, default));
     }
+
+    [Fact]
+    public async Task Should_end_a_node_that_alone_does_not_reach_the_database_and_none_when_nobody_does()
+    {
+        var (database, cutAsync) = await postgres.NewCuttableAsync();
+        (await PostgresJournal.OpenAsync(database, default)).Dispose();
+        var clock = new JumpingClock();
+        await using var member = new CellRegister(database, "127.0.0.1:1001", clock, Serilog.Core.Logger.None);
+        Assert.Empty(await member.EnterAsync(probe: false, default));
+        var (asked, lost) = (0, new TaskCompletionSource<string>());
+        // One that is cut off a moment later, and then one that stays.
+        await member.StayAsync(_ => Task.FromResult(++asked is 1 or > 2 ? "other" : null), lost.SetResult, default);
+        Assert.True(member.ReachesDatabase);
+        await cutAsync();
+        clock.Jump(CellRegister.AloneAfter);
+
+        Assert.Contains("reached by other", await lost.Task.WaitAsync(Patience), StringComparison.Ordinal);
+        Assert.Equal(4, asked);
+        Assert.False(member.ReachesDatabase);
+    }
+
+    /// <summary>What it had in charge goes on at the other, which tells it that it has the database.</summary>
+    [Fact]
+    [Trait("Kind", "Slow")]
+    public async Task Should_leave_the_cell_when_another_node_reaches_the_database()
+    {
+        var (cuttable, cutAsync) = await postgres.NewCuttableAsync();
+        var options = TestCell.Options(Path.Combine(Path.GetTempPath(), $"fleet-cell-{Guid.NewGuid():n}")) with { ExtraHocon = "" };
+        await using var first = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next(), Database = postgres.SameAs(cuttable) }, CancellationToken.None);
+        await using var second = await CellSystem.StartAsync(options with { RemotingPort = FreePort.Next(), Database = cuttable }, CancellationToken.None);
+        await cutAsync();
+        await second.ActorSystem.WhenTerminated.WaitAsync(TimeSpan.FromSeconds(60));
+        Assert.False(first.ActorSystem.WhenTerminated.IsCompleted);
+        var id = TestCell.NewVmId();
+        await Eventually.TrueAsync(async () => (await first.Cell.CreateVmAsync(id, TestCell.Spec(), CancellationToken.None)).Problem is null);
+    }
+
+    private static Task<string?> Nobody(CancellationToken cancellation) => Task.FromResult<string?>(null);
 
     private async Task<PostgresDatabase> MigratedAsync()
     {
