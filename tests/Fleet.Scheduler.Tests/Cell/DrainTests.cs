@@ -89,7 +89,7 @@ public sealed class DrainTests : IAsyncLifetime
     [InlineData("other processor", "Host other has another processor.")]
     [InlineData("can't be saved", "The disk is full.")]
     [InlineData("can't be fetched", "It does not answer.")]
-    [InlineData("no time", "Less than 30 s were left until the drain's deadline.")]
+    [InlineData("no time", "Less than the 32 s for its memory were left until the drain's deadline.")]
     public async Task Should_restart_elsewhere_what_can_not_take_its_memory_along_and_say_why(string why, string said)
     {
         await using var old = await JoinAsync("old", why.Length == 0 ? "" : "10.0.0.1:7072");
@@ -139,6 +139,8 @@ public sealed class DrainTests : IAsyncLifetime
             await Eventually.TrueAsync(() => other.Received.Any(message => message.Stop is { VmId: var stopped } && stopped == id));
             other.Swallow = null;
             other.Send(new HostMessage { Report = new VmReport { VmId = id, Epoch = 2, Sequence = 9, State = HostVmState.Failed, NeverRan = true, Driver = "simulated", Reason = new Reason { Code = "snapshot_unreachable", Message = "It is gone." } } });
+            await Eventually.TrueAsync(() => other.Received.Any(message => message.Remove is { VmId: var removed } && removed == id));
+            other.Send(new HostMessage { Report = new VmReport { VmId = id, Epoch = 2, Sequence = 10, State = HostVmState.Removed, Driver = "simulated" } });
         }
         await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "other" });
         Assert.True(other.Received.Last(message => message.Launch is not null).Launch is { SnapshotEpoch: 0, Ticket: null });
