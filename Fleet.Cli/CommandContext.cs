@@ -12,6 +12,9 @@ namespace Fleet.Cli;
 /// <summary>The options that every command has, and the one place where a failure becomes a message and an exit code.</summary>
 internal static class CommandContext
 {
+    /// <summary>Environment variable that says where the API is.</summary>
+    public const string ApiVariable = "FLEET_API";
+
     private const string ApiExample = "http://127.0.0.1:7070";
 
     /// <summary>Where the API is when nobody says otherwise.</summary>
@@ -21,7 +24,7 @@ internal static class CommandContext
     {
         Description = "Address of the HTTP API (or FLEET_API)",
         Recursive = true,
-        DefaultValueFactory = result => Address(result, Environment.GetEnvironmentVariable("FLEET_API") is { Length: > 0 } set ? set : ApiExample, "FLEET_API", ApiExample)!,
+        DefaultValueFactory = result => Address(result, DefaultText(), ApiVariable, ApiExample)!,
         CustomParser = result => Address(result, "--api", ApiExample),
     };
 
@@ -47,14 +50,24 @@ internal static class CommandContext
     public static Uri? Address(ArgumentResult result, string option, string example) =>
         Address(result, result.Tokens.Count == 1 ? result.Tokens[0].Value : "", option, example);
 
+    /// <summary>Where the API is when <see cref="Api"/> is not given; null: the variable holds no address.</summary>
+    public static Uri? DefaultAddress() => Parse(DefaultText());
+
+    /// <summary>Whether an address says its port: without one it is that of the web, where no part of Fleet listens unless told to.</summary>
+    public static bool NamesPort(Uri address) => !address.IsDefaultPort || address.OriginalString.TrimEnd('/').EndsWith($":{address.Port}", StringComparison.Ordinal);
+
+    private static string DefaultText() => Environment.GetEnvironmentVariable(ApiVariable) is { Length: > 0 } set ? set : ApiExample;
+
     private static Uri? Address(ArgumentResult result, string text, string option, string example)
     {
-        var address = text.Contains("://", StringComparison.Ordinal) ? text : $"http://{text}";
-        if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "http" or "https", Host.Length: > 0 })
-            return uri;
+        if (Parse(text) is { } address)
+            return address;
         result.AddError($"{option} wants an address such as {example}, not '{text}'.");
         return null;
     }
+
+    private static Uri? Parse(string text) =>
+        Uri.TryCreate(text.Contains("://", StringComparison.Ordinal) ? text : $"http://{text}", UriKind.Absolute, out var uri) && uri is { Scheme: "http" or "https", Host.Length: > 0 } ? uri : null;
 
     /// <summary>Makes <paramref name="command"/> call the API, with failures told on standard error.</summary>
     public static Command Calls(

@@ -71,6 +71,8 @@ internal static class DoctorCommand
         yield return Networks();
         yield return Disk(data);
         yield return Journal(data);
+        if (JournalCheck.LookAtView(data.Scheduler) is ({ } view, var blind))
+            yield return blind is null ? new Finding("view", Mark.Ok, view) : new Finding("view", Mark.Broken, blind);
     }
 
     private static string[] Absent(string[] tools) => [.. tools.Where(tool => !Paths().Any(folder => File.Exists(Path.Combine(folder, tool))))];
@@ -97,6 +99,10 @@ internal static class DoctorCommand
         try
         {
             Directory.CreateDirectory(data.Root);
+            using (new FileStream(Path.Combine(data.Root, $"doctor-{Guid.NewGuid():n}"), FileMode.CreateNew, FileAccess.Write, FileShare.None, 1, FileOptions.DeleteOnClose))
+            {
+                // Only a try tells whether this user may.
+            }
             var free = new DriveInfo(data.Root).AvailableFreeSpace >> 20;
             return DataDirectory.Tight(data.Root, free) is { } tight
                 ? new Finding("data", Mark.Broken, tight)
@@ -104,7 +110,7 @@ internal static class DoctorCommand
         }
         catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
         {
-            return new Finding("data", Mark.Broken, $"can't write to {data.Root} ({refused.Message}): choose another --data");
+            return new Finding("data", Mark.Broken, $"can't write to {data.Root} ({refused.Message.TrimEnd('.')}): run as the user that runs Fleet, or choose another --data");
         }
     }
 

@@ -54,6 +54,10 @@ internal sealed record DataDirectory(string Root)
 
     public static DataDirectory Of(DirectoryInfo chosen) => new(chosen.FullName);
 
+    /// <summary>Why the directory can't be used, and what to do.</summary>
+    public string Unusable(Exception refused) =>
+        $"{Root} can't be used as data directory: {refused.Message.TrimEnd('.')}. Run as the user that it belongs to, or choose another --data.";
+
     private static string Default()
     {
         if (Environment.GetEnvironmentVariable("FLEET_DATA") is { Length: > 0 } set)

@@ -16,25 +16,26 @@ internal static class Detached
     public static async Task<int> StartAsync(
         ParseResult parsed, DataDirectory data, Uri api, IReadOnlyList<string> arguments, bool withHost, CancellationToken cancellation)
     {
-        if (NodeLock.IsHeld(data))
-        {
-            CommandContext.Tell(parsed, "already_running", $"Fleet already runs on {data.Root}; fleet down ends it.");
-            return ExitCodes.Conflict;
-        }
-
+        var console = Path.Combine(data.Log, "up.out");
         try
         {
+            if (NodeLock.IsHeld(data))
+            {
+                CommandContext.Tell(parsed, "already_running", $"Fleet already runs on {data.Root}; fleet down ends it.");
+                return ExitCodes.Conflict;
+            }
             Directory.CreateDirectory(data.Log);
+            // What an earlier run said last is no news of this one.
+            await File.WriteAllTextAsync(console, "", cancellation);
         }
         catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)
         {
-            CommandContext.Tell(parsed, "start_failed", $"{data.Root} can't be used as data directory: {fault.Message}");
+            CommandContext.Tell(parsed, "start_failed", data.Unusable(fault));
             return ExitCodes.Failed;
         }
 
         if (withHost && data.Tight() is { } tight)
             CommandContext.Warn(parsed, tight);
-        var console = Path.Combine(data.Log, "up.out");
 
         // setsid: a Ctrl-C or the end of this terminal must not reach it. Words are passed as words, never through the shell's parser.
         using var node = Process.Start(new ProcessStartInfo("sh", ["-c", "out=$1; shift; exec setsid \"$@\" </dev/null >\"$out\" 2>&1", "sh", console, Environment.ProcessPath!, Programs.Cli, .. arguments]))!;

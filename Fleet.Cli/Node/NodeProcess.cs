@@ -53,6 +53,9 @@ internal sealed record NodeRoles
     /// <summary>Puts into the cell's settings how much more than they have its hosts promise.</summary>
     public Func<CellOptions, CellOptions> Oversubscription { get; init; } = static options => options;
 
+    /// <summary>Whether tenants' guests may run under QEMU.</summary>
+    public bool TenantQemu { get; init; }
+
     /// <summary>That the nodes of the cell share; null: SQLite, a cell of one node.</summary>
     public PostgresDatabase? Database { get; init; }
 
@@ -90,7 +93,17 @@ internal static class NodeProcess
 
     public static async Task<int> RunAsync(ParseResult parsed, NodeRoles roles, CancellationToken cancellation)
     {
-        using var held = NodeLock.TryTake(roles.Data);
+        NodeLock? taken;
+        try
+        {
+            taken = NodeLock.TryTake(roles.Data);
+        }
+        catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
+        {
+            CommandContext.Tell(parsed, "start_failed", roles.Data.Unusable(refused));
+            return ExitCodes.Failed;
+        }
+        using var held = taken;
         if (held is null)
         {
             CommandContext.Tell(parsed, "already_running", $"Another Fleet runs on {roles.Data.Root}; end it with fleet down, or choose another --data.");
@@ -118,6 +131,7 @@ internal static class NodeProcess
                         ApiEncrypted = roles.ApiEncrypted,
                         Names = roles.Names,
                         LinkEndpoint = link,
+                        TenantQemu = roles.TenantQemu,
                         Log = log,
                         NodeLog = kept,
                         EndNow = reason =>
@@ -159,12 +173,16 @@ internal static class NodeProcess
         catch (Exception failed) when (failed is not OutOfMemoryException)
         {
             // What says itself why and what to do needs no stack trace beside it.
-            var why = failed is DbException ? $"The database can't be used: {failed.Message.TrimEnd('.')}. Start this node again when it can." : failed.Message;
+            var why = roles is { Api: not null, Database: null } && IsOfJournal(failed) && JournalCheck.Look(roles.Data.Scheduler).Trouble is { } trouble ? trouble + "."
+                : failed is DbException ? $"The database can't be used: {failed.Message.TrimEnd('.')}. Start this node again when it can." : failed.Message;
             log.ForContext(Logs.Told, true).Fatal(failed is SchedulerStartException or CellStartException or AgentStartException or LinkException ? null : failed, "Fleet can't run: {Reason:l}", why);
             CommandContext.Tell(parsed, (failed as LinkException)?.Code ?? (failed as SchedulerStartException)?.Code ?? "start_failed", why);
             return ExitCodes.Failed;
         }
     }
+
+    // What an actor does that can't recover is to say nothing.
+    private static bool IsOfJournal(Exception failed) => failed is CellException or CellStartException or DbException || failed.InnerException is CellException;
 
     private static CellOptions Cell(CellOptions cell, NodeRoles roles)
     {

@@ -21,9 +21,9 @@ internal sealed class OversubscriptionOptions
             command.Options.Add(option);
         command.Validators.Add(result =>
         {
-            if (!result.GetValue(_predict) && (result.GetValue(_cpu) ?? result.GetValue(_memory)) is not null)
+            if (!result.Given(_predict) && (result.GetResult(_cpu) ?? result.GetResult(_memory)) is not null)
                 result.AddError("--cpu-predictor and --memory-predictor go with --predict.");
-            if (!result.GetValue(_predict) && result.GetValue(_reserve) is not null)
+            if (!result.Given(_predict) && result.GetResult(_reserve) is not null)
                 result.AddError("--reserve goes with --predict.");
         });
     }
@@ -73,7 +73,7 @@ internal sealed class OversubscriptionOptions
         {
             result =>
             {
-                if (result.GetValueOrDefault<double?>() is not (null or (>= 0 and <= 0.9)))
+                if (result.Given<double?>() is not (null or (>= 0 and <= 0.9)))
                     result.AddError("--reserve wants a share from 0 to 0.9.");
             },
         },
@@ -89,7 +89,7 @@ internal sealed class OversubscriptionOptions
         {
             result =>
             {
-                if (result.GetValueOrDefault<double?>() is not (null or (>= 0.1 and <= 100)))
+                if (result.Given<double?>() is not (null or (>= 0.1 and <= 100)))
                     result.AddError($"{name} wants a number from 0.1 to 100.");
             },
         },
@@ -105,7 +105,7 @@ internal sealed class OversubscriptionOptions
         {
             result =>
             {
-                if (result.GetValueOrDefault<string?>() is { } text && PredictorSettings.Parse(text, fold) is null)
+                if (result.Given<string?>() is { } text && PredictorSettings.Parse(text, fold) is null)
                     result.AddError($"{name} wants {PredictorSettings.Grammar}; not '{text}'.");
             },
         },

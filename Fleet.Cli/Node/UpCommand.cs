@@ -8,6 +8,7 @@ using Fleet.Cli.Output;
 using Fleet.Host.Agent;
 using Fleet.Scheduler.Journal;
 using Fleet.Scheduler.Membership;
+using Fleet.Scheduler.Node;
 
 namespace Fleet.Cli.Node;
 
@@ -28,8 +29,9 @@ internal static class UpCommand
         var lease = NodeOptions.Lease();
         var name = NodeOptions.Names();
         var runLog = NodeOptions.RunLog();
+        var tenantQemu = NodeOptions.TenantQemu();
         var oversubscription = new OversubscriptionOptions();
-        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, label, zone, lease, name, runLog, detach, detached, noHost };
+        var up = new Command("up", "Run a whole fleet on this machine: scheduler and host in one process") { link, hostId, cpus, memory, label, zone, lease, name, runLog, tenantQemu, detach, detached, noHost };
         oversubscription.AddTo(up);
         up.Validators.Add(NodeOptions.ListensOn);
         var reaction = new ReactionSettings();
@@ -51,6 +53,7 @@ internal static class UpCommand
                 Names = parsed.GetValue(name) ?? [],
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
+                TenantQemu = parsed.GetValue(tenantQemu),
                 Oversubscription = oversubscription.Of(parsed),
                 Host = parsed.GetValue(noHost) ? null : new HostRole(
                     parsed.GetRequiredValue(hostId), [new Uri($"https://{parsed.GetRequiredValue(link)}")], parsed.GetValue(cpus), parsed.GetValue(memory),
@@ -72,7 +75,7 @@ internal static class UpCommand
         {
             List<string> words =
             [
-                "up", "--detached", "--api", parsed.GetRequiredValue(CommandContext.Api).ToString(), "--data", parsed.GetRequiredValue(CommandContext.Data).FullName,
+                "up", "--detached", "--api", parsed.GetRequiredValue(CommandContext.Api).OriginalString, "--data", parsed.GetRequiredValue(CommandContext.Data).FullName,
                 "--link", parsed.GetRequiredValue(link).ToString(), "--id", parsed.GetRequiredValue(hostId),
             ];
             if (parsed.GetValue(cpus) is { } c)
@@ -92,6 +95,8 @@ internal static class UpCommand
                 words.AddRange(["--run-log", runs.FullName]);
             foreach (var other in parsed.GetValue(name) ?? [])
                 words.AddRange(["--name", other]);
+            if (parsed.GetValue(tenantQemu))
+                words.Add("--tenant-qemu");
             if (parsed.GetValue(noHost))
                 words.Add("--no-host");
             return [.. words];
@@ -110,7 +115,8 @@ internal static class SchedulerCommand
         var cluster = NodeOptions.Cluster();
         var join = NodeOptions.Join("Link address of a node of the cell that this one is to join, the first time with a token of role scheduler in FLEET_TOKEN");
         var name = NodeOptions.Names();
-        var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, InitCommand.Create() };
+        var tenantQemu = NodeOptions.TenantQemu();
+        var scheduler = new Command("scheduler", "Run a node of the control plane") { link, lease, database, cluster, join, name, tenantQemu, InitCommand.Create() };
         var oversubscription = new OversubscriptionOptions();
         oversubscription.AddTo(scheduler);
         scheduler.Validators.Add(NodeOptions.ListensOn);
@@ -133,6 +139,7 @@ internal static class SchedulerCommand
                 Token = parsed.GetValue(CommandContext.Token),
                 Link = parsed.GetRequiredValue(link),
                 Lease = parsed.GetValue(lease),
+                TenantQemu = parsed.GetValue(tenantQemu),
                 Oversubscription = oversubscription.Of(parsed),
                 Database = parsed.GetValue(database),
                 Cluster = parsed.GetValue(cluster),
@@ -206,7 +213,7 @@ internal static class NodeOptions
         CustomParser = result =>
         {
             var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
-            if (IPEndPoint.TryParse(text, out var point))
+            if (IPEndPoint.TryParse(text, out var point) && point.Port > 0)
                 return point;
             result.AddError($"--link wants ADDRESS:PORT such as 127.0.0.1:7071, not '{text}'.");
             return null;
@@ -228,9 +235,9 @@ internal static class NodeOptions
 
     public static Option<PostgresDatabase?> Database() => new("--database")
     {
-        Description = "PostgreSQL database that the cell's nodes share, such as postgresql://fleet@db/fleet (default: FLEET_DATABASE, else SQLite in --data)",
-        DefaultValueFactory = result => Environment.GetEnvironmentVariable(DatabaseVariable) is { Length: > 0 } text ? Parse(result, text) : null,
-        CustomParser = result => Parse(result, result.Tokens.Count == 1 ? result.Tokens[0].Value : ""),
+        Description = $"PostgreSQL database that the cell's nodes share, such as postgresql://fleet@db/fleet (default: {DatabaseVariable}, else SQLite in --data)",
+        DefaultValueFactory = result => Environment.GetEnvironmentVariable(DatabaseVariable) is { Length: > 0 } text ? Parse(result, DatabaseVariable, text) : null,
+        CustomParser = result => Parse(result, "--database", result.Tokens.Count == 1 ? result.Tokens[0].Value : ""),
     };
 
     public static Option<string?> Cluster() => new("--cluster")
@@ -240,13 +247,13 @@ internal static class NodeOptions
         {
             result =>
             {
-                if (!NodeAddress.TryParse(result.GetValueOrDefault<string?>(), out _, out _))
+                if (result.Given<string?>() is { } address && !NodeAddress.TryParse(address, out _, out _))
                     result.AddError("--cluster wants HOST:PORT such as 10.0.0.1:7072.");
             },
         },
     };
 
-    private static PostgresDatabase? Parse(ArgumentResult result, string text)
+    private static PostgresDatabase? Parse(ArgumentResult result, string source, string text)
     {
         try
         {
@@ -255,10 +262,12 @@ internal static class NodeOptions
         catch (ArgumentException wrong)
         {
             // Without the text: it may hold a password.
-            result.AddError($"--database: {wrong.Message.Split(" (Parameter")[0]}");
+            result.AddError($"{source}: {wrong.Message.Split(" (Parameter")[0]}");
             return null;
         }
     }
+
+    public static Option<bool> TenantQemu() => new("--tenant-qemu") { Description = "Let tenants' microVMs run under QEMU too, where no jail holds them (default: under kvm alone; docs/access.md)" };
 
     public static Option<string[]> Names() => new("--name")
     {
@@ -283,9 +292,9 @@ internal static class NodeOptions
     private static Uri? LinkAddress(ArgumentResult result, string text)
     {
         var address = text.Contains("://", StringComparison.Ordinal) ? text : $"https://{text}";
-        if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "https", Host.Length: > 0 })
+        if (Uri.TryCreate(address, UriKind.Absolute, out var uri) && uri is { Scheme: "https", Host.Length: > 0 } && CommandContext.NamesPort(uri))
             return uri;
-        result.AddError($"--join wants an address such as https://10.0.0.1:7071, not '{text}'.");
+        result.AddError($"--join wants an address with its port such as https://10.0.0.1:7071, not '{text}'.");
         return null;
     }
 
@@ -310,7 +319,7 @@ internal static class NodeOptions
         {
             result =>
             {
-                if (result.GetValueOrDefault<int?>() is < 6 or > 3600)
+                if (result.Given<int?>() is < 6 or > 3600)
                     result.AddError("--lease wants 6 to 3600 seconds.");
             },
         },
@@ -339,7 +348,7 @@ internal static class NodeOptions
         {
             result =>
             {
-                if (result.GetValueOrDefault<string?>() is { } zone && (zone.Length == 0 || !VmSpecRules.IsLabelValue(zone)))
+                if (result.Given<string?>() is { } zone && (zone.Length == 0 || !VmSpecRules.IsLabelValue(zone)))
                     result.AddError($"--zone wants 1 to {VmLimits.MaxLabelValueLength} characters.");
             },
         },
@@ -366,7 +375,7 @@ internal static class NodeOptions
         {
             result =>
             {
-                if (result.GetValueOrDefault<int?>() is < 1 or > HostAgentOptions.MostCpus)
+                if (result.Given<int?>() is < 1 or > HostAgentOptions.MostCpus)
                     result.AddError($"--cpus wants 1 to {HostAgentOptions.MostCpus} CPUs.");
             },
         },
@@ -382,7 +391,7 @@ internal static class NodeOptions
             result =>
             {
                 // What is promised beyond it is the control plane's to say; what is not there at all ends guests.
-                if (result.GetValueOrDefault<int?>() is { } memory && HostAgentOptions.MachineMib() is var machine && (memory < 1 || memory > machine))
+                if (result.Given<int?>() is { } memory && HostAgentOptions.MachineMib() is var machine && (memory < 1 || memory > machine))
                     result.AddError($"--memory wants 1 to {machine} MiB, which this machine has, not {memory}. A control plane promises more than there is by --memory-ratio.");
             },
         },
@@ -396,11 +405,19 @@ internal static class NodeOptions
         : api.Host == "localhost" ? new(IPAddress.Loopback, api.Port)
         : null;
 
-    /// <summary>Of a command that runs a node: refuses a name where an address to listen on is wanted.</summary>
-    public static void ListensOn(System.CommandLine.Parsing.CommandResult result)
+    /// <summary>Of a command that runs a node: refuses what it can't listen on: a name, no port, or clear text where others hear it.</summary>
+    public static void ListensOn(CommandResult result)
     {
-        if (result.GetValue(CommandContext.Api) is { } api && TryEndPoint(api) is null)
-            result.AddError($"--api: a node listens on an address, not on a name. Write {api.Scheme}://ADDRESS:{api.Port} (0.0.0.0 for all), and --name {api.Host} for its certificate.");
+        var (source, wanted) = result.GetResult(CommandContext.Api) is { } given ? ("--api", given.Given<Uri>()) : (CommandContext.ApiVariable, CommandContext.DefaultAddress());
+        // What is no address at all is told by the option itself.
+        if (wanted is not { } api)
+            return;
+        if (TryEndPoint(api) is not { } endpoint)
+            result.AddError($"{source}: a node listens on an address, not on a name. Write {api.Scheme}://ADDRESS:{api.Port} (0.0.0.0 for all), and --name {api.Host} for its certificate.");
+        else if (!CommandContext.NamesPort(api))
+            result.AddError($"{source}: a node listens on a port. Write {api.Scheme}://{api.Host}:{SchedulerOptions.ApiPort}, or another.");
+        else if (api.Scheme != Uri.UriSchemeHttps && !IPAddress.IsLoopback(endpoint.Address))
+            result.AddError($"{source}: the API would send tokens in clear text over {endpoint}. Give its address as https://{endpoint}, or a loopback address.");
     }
 
     /// <summary>A machine's name in the alphabet of host ids.</summary>

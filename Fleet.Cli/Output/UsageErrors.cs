@@ -36,6 +36,7 @@ internal static partial class UsageErrors
 
     private static string Kind(string type) =>
         type.Contains("Int", StringComparison.Ordinal) ? "a whole number"
+        : type.Contains("Double", StringComparison.Ordinal) ? "a number"
         : type.Contains("Uri", StringComparison.Ordinal) ? "an address"
         : type.Contains("Boolean", StringComparison.Ordinal) ? "true or false"
         : "another form";

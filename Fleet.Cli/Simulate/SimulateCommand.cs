@@ -72,7 +72,7 @@ internal static class SimulateCommand
         };
         command.Validators.Add(result =>
         {
-            if (result.GetValue(Predict) && result.GetValue(Usage) is null)
+            if (result.Given(Predict) && result.GetResult(Usage) is null)
                 result.AddError("--predict goes with --usage.");
         });
         command.SetAction((parsed, cancellation) => Task.Run(() => Run(parsed, cancellation), CancellationToken.None));
@@ -227,7 +227,7 @@ internal static class SimulateCommand
         {
             result =>
             {
-                if (result.GetValueOrDefault<int>() is var number && (number < least || number > most))
+                if (result.Given<int?>() is { } number && (number < least || number > most))
                     result.AddError($"{name} wants a number from {least} to {most}.");
             },
         },

@@ -29,6 +29,9 @@ internal sealed record ApiContext(
     /// <summary>The cell's root certificate, DER.</summary>
     public required ReadOnlyMemory<byte> Authority { get; init; }
 
+    /// <summary>Whether tenants' guests may run under QEMU, where no jail holds them.</summary>
+    public bool TenantQemu { get; init; }
+
     /// <summary>Of the hosts whose agents have dialled this node.</summary>
     public HostFigures Figures { get; init; } = new();
 

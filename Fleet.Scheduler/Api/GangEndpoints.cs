@@ -41,8 +41,7 @@ internal sealed class GangEndpoints(ApiContext api)
         var (name, size, vm) = Checked(body);
         try
         {
-            VmEndpoints.RefuseForTenant(who, vm);
-            var owned = await api.WithIdsAsync(vm with { Tenant = who.Tenant ?? vm.Tenant }, http.RequestAborted);
+            var owned = await api.WithIdsAsync(VmEndpoints.AsOf(who, vm, api.TenantQemu), http.RequestAborted);
             var hash = SHA256.HashData([.. VmEndpoints.Hash(vm), .. Encoding.UTF8.GetBytes($"{size} {name}")]);
             var members = await MakeAllAsync(name, size, owned, VmEndpoints.Scoped(key, who), hash, http.RequestAborted);
             await Exchange.WriteJsonAsync(http, StatusCodes.Status201Created, new GangBody(members[0].Id, name, [.. members.Select(BodyMapping.ToBody)]), ApiJson.Wire.GangBody);

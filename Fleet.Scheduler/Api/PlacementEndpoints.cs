@@ -28,8 +28,7 @@ internal sealed class PlacementEndpoints(ApiContext api)
         var gang = new Query(http).Number("gang_size");
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
         var who = Principal.Of(http);
-        VmEndpoints.RefuseForTenant(who, body);
-        var spec = BodyMapping.ToSpec(await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted), "it");
+        var spec = BodyMapping.ToSpec(await api.WithIdsAsync(VmEndpoints.AsOf(who, body, api.TenantQemu), http.RequestAborted), "it");
         if (VmSpecRules.FirstProblem(spec) is { } problem)
             throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
         if (gang is { } size)
@@ -38,7 +37,7 @@ internal sealed class PlacementEndpoints(ApiContext api)
         await Exchange.WriteJsonAsync(http, StatusCodes.Status200OK, ToBody(review, who.Tenant is not null), ApiJson.Wire.PlacementReviewBody);
     }
 
-    /// <summary>A tenant hears no more of the hosts than one of its microVMs would tell: nothing if it fits, else how many refuse it for what.</summary>
+    /// <summary>A tenant hears no more of the hosts than one of its microVMs would tell: nothing if it fits, else how many refuse it for what. Its driver is not its own to change.</summary>
     private static PlacementReviewBody ToBody(PlacementReview review, bool tenant) => new(
         review.Reason is null,
         review.Preempts,
@@ -53,7 +52,7 @@ internal sealed class PlacementEndpoints(ApiContext api)
             rejection.Hosts,
             rejection.Wanted > 0 ? rejection.Wanted : null,
             rejection.Wanted > 0 ? rejection.MostFree : null))],
-        [.. review.Changes.Where(change => !tenant || change.Field != PlacementChange.AddHost).Select(change => new PlacementChangeBody(
+        [.. review.Changes.Where(change => !tenant || change.Field is not (PlacementChange.AddHost or "driver")).Select(change => new PlacementChangeBody(
             change.Field,
             change.Value,
             change.Like.Length == 0 ? null : change.Like,

@@ -4,6 +4,7 @@ using System.Text.Json;
 using Fleet.Scheduler.Access;
 using Fleet.Scheduler.Admission;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Projection;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -18,6 +19,9 @@ namespace Fleet.Scheduler.Api;
 internal sealed class VmEndpoints(ApiContext api)
 {
     private const int MaxKeyLength = 128;
+
+    /// <summary>The driver under which a guest is in a jail (docs/jail.md).</summary>
+    private const string JailingDriver = "kvm";
 
     private static readonly string AllStates = string.Join(", ", BodyMapping.StateNames);
 
@@ -110,8 +114,7 @@ internal sealed class VmEndpoints(ApiContext api)
         var key = IdempotencyKey(http);
         var body = (await Exchange.ReadJsonAsync(http, ApiJson.Wire.CreateVmBody, optional: false))!;
         var who = Principal.Of(http);
-        RefuseForTenant(who, body);
-        var owned = await api.WithIdsAsync(body with { Tenant = who.Tenant ?? body.Tenant }, http.RequestAborted);
+        var owned = await api.WithIdsAsync(AsOf(who, body, api.TenantQemu), http.RequestAborted);
         var vm = await api.Admission.CreateAsync(name => BodyMapping.ToSpec(owned, name), body.Name is not null, Scoped(key, who), Hash(body), http.RequestAborted);
         http.Response.Headers.Location = $"/v1/vms/{vm.Id}";
         await Exchange.WriteVmAsync(http, StatusCodes.Status201Created, vm);
@@ -200,8 +203,22 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.InvalidField, "A tenant's name is 1 to 40 of a-z, 0-9 and '-', and does not begin with '-'.", "tenant");
     }
 
+    /// <summary>The body as it counts from whoever sent it: a tenant's is the tenant's own, and under a driver that jails its guest.</summary>
+    /// <param name="who">Sent it.</param>
+    /// <param name="body">As it came.</param>
+    /// <param name="qemu">Whether tenants' guests may run under QEMU.</param>
+    /// <exception cref="RequestRefused"><c>forbidden</c>: it wants what tenants have no say in.</exception>
+    internal static CreateVmBody AsOf(Principal who, CreateVmBody body, bool qemu)
+    {
+        RefuseForTenant(who, body, qemu);
+        if (who.Tenant is null)
+            return body;
+        // What auto means is each host's to say, and may be QEMU.
+        return body with { Tenant = who.Tenant, Driver = qemu || body.Driver is not (null or Demand.AutoDriver) ? body.Driver : JailingDriver };
+    }
+
     /// <summary>A tenant has its own name, and no say in what of the hosts' own is used.</summary>
-    internal static void RefuseForTenant(Principal who, CreateVmBody body)
+    private static void RefuseForTenant(Principal who, CreateVmBody body, bool qemu)
     {
         RequireTenantName(body.Tenant);
         if (who.Tenant is null)
@@ -218,8 +235,8 @@ internal sealed class VmEndpoints(ApiContext api)
             throw new RequestRefused(ErrorCodes.Forbidden, $"Tenants may ask for labels of hosts that begin with {VmLimits.PublicLabelPrefix} only; leave the others out.", "host_labels." + (label.Length <= 64 ? label : label[..64] + "…"));
         if (body.Priority == PriorityClass.High)
             throw new RequestRefused(ErrorCodes.Forbidden, "To the class high others have to give way, and that is not a tenant's to say; use normal or low.", "priority");
-        if (body.Driver == "qemu")
-            throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed; leave driver out, and the host takes what it has.", "driver");
+        if (body.Driver == "qemu" && !qemu)
+            throw new RequestRefused(ErrorCodes.Forbidden, "A guest under QEMU is not jailed, and this cell lets no tenant's run so; leave driver out.", "driver");
         if (body.Ports?.FirstOrDefault(port => port.Host < NetworkRules.FirstTenantPort) is { } low)
             throw new RequestRefused(ErrorCodes.Forbidden, $"Ports of a host below {NetworkRules.FirstTenantPort} are for its own services; publish another than {low.Host}.", "ports");
         // A launch that is made to fail speaks against its host, and three of them have it left alone.

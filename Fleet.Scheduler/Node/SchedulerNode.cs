@@ -160,6 +160,7 @@ public sealed class SchedulerNode : IAsyncDisposable
         {
             Tokens = _tokens,
             Authority = authority.Certificate.RawData,
+            TenantQemu = options.TenantQemu,
             Figures = cell.Figures,
             Caps = new(cellOptions.CpuRatio, cellOptions.MemoryRatio),
             Long = new LongRequests(options.LongRequests, options.LongRequestsOfTenant),

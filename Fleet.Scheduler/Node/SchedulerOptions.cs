@@ -60,6 +60,9 @@ public sealed record SchedulerOptions
     /// </summary>
     public Action<string>? EndNow { get; init; }
 
+    /// <summary>Whether tenants' guests may run under QEMU, where no jail holds them. The same on every node of a cell.</summary>
+    public bool TenantQemu { get; init; }
+
     /// <summary>Changes the settings of the actors, after data directory, clock and log are set.</summary>
     public Func<CellOptions, CellOptions>? Cell { get; init; }
 }

@@ -35,12 +35,12 @@ public sealed class HostTextTests
     [Fact]
     public void Should_say_at_the_end_of_a_drain_what_took_its_memory_along_and_why_the_rest_did_not()
     {
-        var late = Moved("""{"from": "box-2", "with_memory": false, "reason": {"code": "memory_stays", "message": "Less than 30 s were left until the drain's deadline."}}""");
+        var late = Moved("""{"from": "box-2", "with_memory": false, "reason": {"code": "memory_stays", "message": "Less than the 32 s for its memory were left until the drain's deadline."}}""");
         var unplaced = Moved("""{"from": "box-2", "with_memory": false, "reason": {"code": "memory_stays", "message": "The drain's deadline was over."}}""", "unplaced");
         var along = Moved("""{"from": "box-2", "with_memory": true, "reason": null}""");
         var before = Moved("""{"from": "box-3", "with_memory": true, "reason": null}""");
         Assert.Equal(
-            "; 3 moved with their memory; 1 restarted: Less than 30 s were left until the drain's deadline",
+            "; 3 moved with their memory; 1 restarted: Less than the 32 s for its memory were left until the drain's deadline",
             HostCommands.Moves([along, late, along, before, along, Moved("null"), unplaced], "box-2"));
         Assert.Equal("; 1 moved with its memory", HostCommands.Moves([along], "box-2"));
         Assert.Equal("", HostCommands.Moves([before], "box-2"));

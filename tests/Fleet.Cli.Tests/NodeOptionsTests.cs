@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Fleet.Cli.Node;
+using Fleet.Cli.Output;
 using Xunit;
 
 namespace Fleet.Cli.Tests;
@@ -49,6 +50,43 @@ public sealed class NodeOptionsTests
     [InlineData("--memory wants 1 to ", "host", "--join", "10.0.0.1:7071", "--memory", "1000000000")]
     public void Should_refuse_a_host_that_offers_nothing_or_more_than_there_is(string error, params string[] words) =>
         Assert.StartsWith(error, Assert.Single(Errors(words)), StringComparison.Ordinal);
+
+    /// <summary>The parser throws at a validator that asks for a word which can't be read.</summary>
+    [Theory]
+    [InlineData("--lease wants a whole number, not '20s'.", "up", "--lease", "20s")]
+    [InlineData("--cpus wants a whole number, not 'two'.", "up", "--cpus", "two")]
+    [InlineData("--memory wants a whole number, not '1T'.", "up", "--memory", "1T")]
+    [InlineData("--cpu-ratio wants a number, not 'four'.", "up", "--cpu-ratio", "four")]
+    [InlineData("--reserve wants a number, not 'all'.", "up", "--predict", "--reserve", "all")]
+    [InlineData("--api wants an address such as http://127.0.0.1:7070, not '127.0.0.1:99999'.", "up", "--api", "127.0.0.1:99999")]
+    [InlineData("--database: ", "scheduler", "--database", "mysql://x/y", "--cluster", "127.0.0.1:7072")]
+    [InlineData("--database: ", "scheduler", "--database", "postgresql://u:p@h/fleet?sslmode=disable", "--cluster", "127.0.0.1:7072")]
+    [InlineData("--join wants ", "scheduler", "--database", "postgresql://u@h/fleet", "--cluster", "127.0.0.1:7072", "--join", "%%")]
+    public void Should_say_of_a_mistyped_word_what_is_wanted(string error, params string[] words) =>
+        Assert.StartsWith(error, UsageErrors.Plain(Assert.Single(Errors(words))), StringComparison.Ordinal);
+
+    /// <summary>Else a node listens where nobody looks for it, and a host dials for ever where nobody listens.</summary>
+    [Theory]
+    [InlineData("--link wants ADDRESS:PORT such as 127.0.0.1:7071, not '127.0.0.1'.", "up", "--link", "127.0.0.1")]
+    [InlineData("--link wants ADDRESS:PORT such as 127.0.0.1:7071, not '7'.", "scheduler", "--link", "7")]
+    [InlineData("--join wants an address with its port such as https://10.0.0.1:7071, not '127.0.0.1'.", "host", "--join", "127.0.0.1")]
+    [InlineData("--join wants an address with its port such as https://10.0.0.1:7071, not 'https://box/'.", "host", "--join", "https://box/")]
+    [InlineData("--api: a node listens on a port. Write http://127.0.0.1:7070, or another.", "up", "--api", "127.0.0.1")]
+    public void Should_refuse_a_forgotten_port(string error, params string[] words) => Assert.Equal([error], Errors(words));
+
+    [Fact]
+    public void Should_take_the_web_s_port_when_it_is_named()
+    {
+        Assert.Empty(Errors("host", "--join", "https://10.0.0.1:443"));
+        Assert.Empty(Errors("up", "--api", "https://0.0.0.0:443"));
+    }
+
+    [Theory]
+    [InlineData("up", "--detach")]
+    [InlineData("scheduler")]
+    public void Should_refuse_clear_text_where_others_hear_it(params string[] words) => Assert.Equal(
+        ["--api: the API would send tokens in clear text over 0.0.0.0:7070. Give its address as https://0.0.0.0:7070, or a loopback address."],
+        Errors([.. words, "--api", "0.0.0.0:7070"]));
 
     private static string[] Errors(params string[] words)
     {

@@ -69,7 +69,7 @@ internal sealed class NetworkedFleet : IAsyncDisposable
         _node = Process.Start(new ProcessStartInfo("sh",
         [
             "-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh", Path.Combine(_folder, "up.out"),
-            .. NetworkLab.Enter(Host), "dotnet", RunningFleet.Program, "up", "--data", Data, "--id", "box",
+            .. NetworkLab.Enter(Host), "dotnet", RunningFleet.Program, "up", "--data", Data, "--id", "box", "--tenant-qemu",
         ]))!;
         await RunningFleet.WaitAsync("the fleet to be up", async () =>
         {

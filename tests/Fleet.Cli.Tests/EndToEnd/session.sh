@@ -11,6 +11,8 @@ mount --bind "$work" /mnt
 mkdir -p /mnt/build /mnt/dotnet
 mount --bind "$build" /mnt/build
 mount --bind "$dotnet" /mnt/dotnet
+# Network namespaces of other programs come and go: they are not seen here.
+awk '$3 == "nsfs" { print $2 }' /proc/self/mounts | while read -r space; do umount "$space" 2>/dev/null || true; done
 for folder in /tmp /run /root /dev/shm; do mount -t tmpfs private "$folder"; done
 export HOME=/root FLEET_DATA=/mnt/fleet-data DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
 hostname box

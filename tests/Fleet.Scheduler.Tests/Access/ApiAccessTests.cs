@@ -235,6 +235,32 @@ public sealed class ApiAccessTests : IAsyncLifetime
         (await _api.PostAsync("/v1/vms", """{"tenant": "No/Name"}""")).Problem(400, "invalid_field", "tenant");
     }
 
+    /// <summary>What auto means on a host may be QEMU, which nobody has to ask for by name.</summary>
+    [Fact]
+    public async Task A_tenant_s_guest_is_jailed_unless_the_operator_says_otherwise()
+    {
+        _api.Cell.Connect("emulates");
+        var acme = await TenantAsync("acme");
+        foreach (var body in new[] { "{}", """{"driver": "auto"}""" })
+        {
+            Assert.Equal("kvm", (string)(await SendAsync(acme, HttpMethod.Post, "/v1/vms", body)).Json["spec"]!["driver"]!);
+            var review = (await SendAsync(acme, HttpMethod.Post, "/v1/placements", body)).Json;
+            Assert.Equal((false, "no_driver"), ((bool)review["fits"]!, (string)review["reason"]!["code"]!));
+            // That another driver would fit is no way out.
+            Assert.Empty(review["would_fit_if"]!.AsArray());
+            var gang = await SendAsync(acme, HttpMethod.Post, "/v1/gangs", $$"""{"name": "gang-{{body.Length}}", "size": 2, "vm": {{body}} }""");
+            Assert.Equal(["kvm", "kvm"], gang.Json["vms"]!.AsArray().Select(member => (string)member!["spec"]!["driver"]!));
+        }
+        Assert.Equal("simulated", (string)(await SendAsync(acme, HttpMethod.Post, "/v1/vms", """{"driver": "simulated"}""")).Json["spec"]!["driver"]!);
+        // Those that an operator makes, for a tenant too, are his to answer for.
+        Assert.Equal("auto", (string)(await _api.PostAsync("/v1/vms", """{"tenant": "acme"}""")).Json["spec"]!["driver"]!);
+
+        await using var open = ApiUnderTest.Start(change: context => context with { TenantQemu = true });
+        open.Http.DefaultRequestHeaders.Authorization = new("Bearer", await open.TokenAsync(new(TokenRole.Tenant) { Tenant = "acme" }));
+        Assert.Equal("auto", (string)(await open.PostAsync("/v1/vms", "{}")).Json["spec"]!["driver"]!);
+        Assert.Equal("qemu", (string)(await open.PostAsync("/v1/vms", """{"driver": "qemu"}""")).Json["spec"]!["driver"]!);
+    }
+
     [Fact]
     public async Task A_rule_names_microVMs_of_its_own_tenant_alone()
     {

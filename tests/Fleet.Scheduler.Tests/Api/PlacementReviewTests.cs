@@ -7,7 +7,7 @@ namespace Fleet.Scheduler.Tests.Api;
 /// <summary>The dry run of a placement: what it says, to whom, and that nothing comes of it.</summary>
 public sealed class PlacementReviewTests : IAsyncLifetime
 {
-    private readonly ApiUnderTest _api = ApiUnderTest.Start();
+    private readonly ApiUnderTest _api = ApiUnderTest.Start(change: context => context with { TenantQemu = true });
 
     public Task InitializeAsync() => Task.CompletedTask;
 
