@@ -9,16 +9,16 @@ namespace Fleet.Chaos.Tests.Checking;
 public sealed class CheckerTests
 {
     /// <summary>Two hosts; one microVM runs on each.</summary>
-    private static Story Two() => new Story().Host("a").Host("b").Create("one").Create("two").Place("one", "a").Place("two", "b").After(5_000);
+    internal static Story Two() => new Story().Host("a").Host("b").Create("one").Create("two").Place("one", "a").Place("two", "b").After(5_000);
 
-    private static void Finds(string rule, string subject, Story story)
+    internal static void Finds(string rule, string subject, Story story)
     {
         var found = story.Check().Violations;
         Assert.Contains(found, violation => violation.Rule == rule && violation.Subject == subject);
         Assert.All(found, violation => Assert.True(violation.Rule == rule, violation.ToString()));
     }
 
-    private static void FindsNothing(Story story) => Assert.Empty(story.Check().Violations);
+    internal static void FindsNothing(Story story) => Assert.Empty(story.Check().Violations);
 
     [Fact]
     public void Should_find_nothing_in_an_ordinary_life()
@@ -393,118 +393,6 @@ public sealed class CheckerTests
             Assert.Equal((Ends.Crashed, process), Only(history with { Stalls = [] }));
     }
 
-    // --- recovery ---
-
-    [Fact]
-    public void Should_count_a_recovery_from_the_hosts_last_sign()
-    {
-        var story = Two().Lose("a", dead: true).After(1_000).Place("one", "b").After(1_000);
-        var verdict = story.Check();
-        Assert.Empty(verdict.Violations);
-        Assert.InRange(Assert.Single(verdict.Recoveries).TotalSeconds, 23, 23.1);
-    }
-
-    [Theory]
-    [InlineData(2_900, true)]
-    [InlineData(3_100, false)]
-    public void Should_allow_the_lease_and_five_seconds(long after, bool inTime)
-    {
-        var story = Two().Lose("a", dead: false).After(after).Place("one", "b").After(1_000);
-        if (inTime)
-            FindsNothing(story);
-        else
-            Finds(Recovery.Late, "one", story);
-    }
-
-    [Fact]
-    public void Should_find_what_is_never_placed_again()
-    {
-        Finds(Recovery.Never, "one", Settled(Two().Lose("a", dead: true).After(10_000), "one"));
-        // It says that it waits for room, and there is room.
-        Finds(Recovery.Never, "one", Two().Lose("a", dead: true).Wait("one").After(10_000));
-    }
-
-    [Fact]
-    public void Should_find_a_lost_one_that_ends_failed()
-    {
-        var story = Two().Lose("a", dead: true).Fail("one").After(10_000);
-        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Recovery.Never, Subject: "one" });
-        // Killed again, on its way on the next host.
-        FindsNothing(Two().Lose("a", dead: true).Place("one", "b").After(600).Kill("one").After(10_000));
-    }
-
-    [Fact]
-    public void Should_find_a_host_that_is_never_given_up()
-    {
-        Finds(Recovery.Never, "one", Two().Hush("a", 23_600).After(5_000));
-        // Given up by nobody, it need not be: it came back, or the control plane was away.
-        FindsNothing(Two().Hush("a", 23_400).After(5_000));
-        var away = Two();
-        away.Outages.Add(new(away.Now + 1_000, away.Now + 5_000));
-        FindsNothing(away.Hush("a", 23_600).After(5_000));
-        // What did not run there then has no claim.
-        FindsNothing(Two().Stop("one").After(2_000).Hush("a", 30_000).After(1_000));
-        FindsNothing(Two().Kill("one").After(100).Hush("a", 30_000).After(1_000));
-    }
-
-    [Theory]
-    [InlineData(1_000, true)]
-    [InlineData(4_000, false)]
-    public void Should_let_nobody_end_a_claim_when_it_is_too_late(long after, bool inTime)
-    {
-        var story = Two().Lose("a", dead: true).After(after).Delete("one").After(10_000);
-        if (inTime)
-            FindsNothing(story);
-        else
-            Finds(Recovery.Never, "one", story);
-    }
-
-    [Fact]
-    public void Should_not_mind_one_that_has_no_room()
-    {
-        var story = new Story().Host("a", cpus: 2).Host("b", cpus: 2).Create("one", 2).Create("two", 2).Place("one", "a").Place("two", "b").After(1_000)
-            .Lose("a", dead: true).Wait("one").After(60_000);
-        var verdict = story.Check();
-        Assert.Empty(verdict.Violations);
-        Assert.Equal(1, verdict.WaitedForRoom);
-        FindsNothing(story.Return("a").Place("one", "a"));
-    }
-
-    [Fact]
-    public void Should_count_for_the_next_host_what_was_placed_on_one_that_was_struck_before_anybody_knew()
-    {
-        var story = Two().Lose("a", dead: true);
-        story.Hush("b", 3_000);
-        story.Store("vm/one", new VmPlaced { Host = "b", Epoch = 2 }).After(4_000).Delete("one").After(10_000);
-        Assert.DoesNotContain(story.Check().Violations, violation => violation is { Subject: "one", Rule: Recovery.Never });
-        story = Two().Lose("a", dead: true).Store("vm/one", new VmPlaced { Host = "b", Epoch = 2 }).After(4_000).Delete("one").After(10_000);
-        Assert.Contains(story.Check().Violations, violation => violation is { Subject: "one", Rule: Recovery.Never });
-    }
-
-    [Fact]
-    public void Should_not_go_by_wall_clocks_where_it_never_ran()
-    {
-        // Placed on a host that was just hung, and given up by a node whose clock was moved back by an hour.
-        Story Of(long late)
-        {
-            var story = Two().After(4_000_000).Create("three");
-            var struck = story.Now;
-            story.Store("vm/three", new VmPlaced { Host = "a", Epoch = 1 }).Hush("a", 22_500).Store("vm/three", new VmLost { Epoch = 1 });
-            story.Journal[^1] = story.Journal[^1] with { AtMs = struck - 3_600_000 };
-            return story.After(late).Store("vm/three", new VmPlaced { Host = "b", Epoch = 2 }).Store("vm/three", new VmRunning { Epoch = 2 });
-        }
-
-        Assert.DoesNotContain(Of(1_000).Check().Violations, violation => violation is { Subject: "three", Rule: Recovery.Late or Recovery.Never });
-        Assert.Contains(Of(9_000).Check().Violations, violation => violation is { Subject: "three", Rule: Recovery.Late });
-    }
-
-    [Fact]
-    public void Should_count_anew_when_the_control_plane_was_away()
-    {
-        FindsNothing(Two().Lose("a", dead: true).Outage(30_000).After(20_000).Place("one", "b").After(1_000));
-        Finds(Recovery.Late, "one", Two().Lose("a", dead: true).Outage(30_000).After(26_000).Place("one", "b").After(1_000));
-    }
-
     // --- everything at once ---
 
     private static readonly Gen<(int What, int Vm, int Host)[]> Steps = Gen.Select(Gen.Int[0, 9], Gen.Int[0, 5], Gen.Int[0, 2]).Array[0, 80];
@@ -589,13 +477,6 @@ public sealed class CheckerTests
             else if (story.Is(vm, VmState.Pending))
                 story.Wait(vm);
         }
-    }
-
-    /// <summary>The API says that it is at rest, for tests of other rules.</summary>
-    private static Story Settled(Story story, string vm)
-    {
-        story.Final.Add(new(vm, VmState.Unplaced, "no_capacity", null, 1));
-        return story;
     }
 
     private static (string Rule, string Subject) Only(History history)

@@ -17,6 +17,7 @@ internal sealed class Story
     private readonly List<Strike> _strikes = [];
     private readonly List<Outage> _outages = [];
     private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
+    private bool _ofSeveral;
     private readonly Dictionary<string, HostCaps> _caps = [];
     private readonly Dictionary<string, Vm> _vms = [];
     private readonly HashSet<string> _silent = [];
@@ -40,6 +41,10 @@ internal sealed class Story
     public List<Strike> Strikes => _strikes;
 
     public List<Outage> Outages => _outages;
+
+    public List<Sighting> Sightings { get; } = [];
+
+    public List<Recount> Recounts { get; } = [];
 
     public List<StoredEvent> Journal => _journal;
 
@@ -192,8 +197,24 @@ internal sealed class Story
 
     public Story Outage(long ms)
     {
-        _outages.Add(new(Now, Now + ms));
+        _outages.Add(new("scheduler-0", Now, Now + ms));
         return After(ms);
+    }
+
+    /// <summary>The control plane is of several nodes.</summary>
+    public Story OfSeveral()
+    {
+        _ofSeveral = true;
+        return this;
+    }
+
+    /// <summary>The actor of <c>vm/…</c> or <c>host/…</c> is on that node at that moment.</summary>
+    public Story See(string actor, string node, long atMs)
+    {
+        var id = actor[(actor.IndexOf('/', StringComparison.Ordinal) + 1)..];
+        var (region, shard) = actor.StartsWith("vm/", StringComparison.Ordinal) ? Sighting.ShardOfVm(id) : Sighting.ShardOfHost(id);
+        Sightings.Add(new(region, shard, node, atMs, atMs + 4_000));
+        return this;
     }
 
     public Story Ask(Verb verb, string? vm, int status, string key = "")
@@ -229,6 +250,9 @@ internal sealed class Story
         Silences = _silences,
         Strikes = _strikes,
         Outages = _outages,
+        Sightings = Sightings,
+        Recounts = Recounts,
+        OfSeveral = _ofSeveral,
         Broken = _broken,
         Lease = TimeSpan.FromMilliseconds(LeaseMs),
         EndMs = Now,

@@ -1,3 +1,4 @@
+using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 
@@ -27,8 +28,14 @@ internal sealed record History
     /// <summary>What was done to the processes of hosts.</summary>
     public IReadOnlyList<Strike> Strikes { get; init; } = [];
 
-    /// <summary>When the control plane could not work, by whoever broke it, until it answered again.</summary>
+    /// <summary>When a node of the control plane or its database could not work, by whoever broke it, until it answered again.</summary>
     public IReadOnlyList<Outage> Outages { get; init; } = [];
+
+    /// <summary>Which nodes carried the shards of actors, as the nodes said.</summary>
+    public IReadOnlyList<Sighting> Sightings { get; init; } = [];
+
+    /// <summary>When hosts' actors that were recovered began to count, as they said.</summary>
+    public IReadOnlyList<Recount> Recounts { get; init; } = [];
 
     /// <summary>What was not at rest long after everything was healed; null: all was.</summary>
     public string? Unrest { get; init; }
@@ -145,8 +152,30 @@ internal sealed record Strike(StrikeKind Kind, string Host, long FromMs, long To
     public ulong Epoch { get; init; }
 }
 
-/// <summary>The control plane, or what it needs, was away or slow.</summary>
-internal sealed record Outage(long FromMs, long ToMs);
+/// <summary>A node of the control plane, or its database, was away, slow or hard to reach.</summary>
+/// <param name="Process">The node's name, or <see cref="Database"/>.</param>
+internal sealed record Outage(string Process, long FromMs, long ToMs)
+{
+    public const string Database = "database";
+}
+
+/// <summary>A shard was seen at a node, and at no other in between.</summary>
+/// <param name="Region">The kind of actors.</param>
+/// <param name="Process">The node's name.</param>
+/// <param name="FromMs">First.</param>
+/// <param name="ToMs">Last.</param>
+internal sealed record Sighting(string Region, string Shard, string Process, long FromMs, long ToMs)
+{
+    private static readonly VmExtractor Vms = new();
+    private static readonly HostExtractor Hosts = new();
+
+    public static (string Region, string Shard) ShardOfVm(string id) => (ShardRegions.Vms, Vms.ShardId(id));
+
+    public static (string Region, string Shard) ShardOfHost(string id) => (ShardRegions.Hosts, Hosts.ShardId(id));
+}
+
+/// <summary>An actor of a host that was just recovered, and has granted nothing since, counts the host's silence from then on.</summary>
+internal sealed record Recount(string Host, long AtMs);
 
 /// <summary>A process ended though nobody ended it.</summary>
 /// <param name="Process">Its name.</param>

@@ -4,9 +4,7 @@ namespace Fleet.Chaos.Checking;
 
 /// <summary>
 /// Each microVM whose host was given up, or was silent for so long that it had to be, runs elsewhere within lease lifetime + 5 s of the host's last
-/// sign, where there was room; only who asks for its end in that time ends that claim. While the
-/// control plane itself is away nobody counts: the time begins anew when it answers again, since a host's actor that was just recovered
-/// waits a whole lease.
+/// sign, where there was room; only who asks for its end in that time ends that claim. What faults of the control plane put off is <see cref="Excuses"/>' to say.
 /// </summary>
 internal static class Recovery
 {
@@ -22,28 +20,36 @@ internal static class Recovery
     /// <summary>How far from the host's being struck, or coming back, a VMM's last line may be.</summary>
     private const long SameMomentMs = 2_000;
 
-    public sealed record Finding(IReadOnlyList<Violation> Violations, IReadOnlyList<TimeSpan> Times, int WaitedForRoom);
+    /// <param name="Violations">What was late.</param>
+    /// <param name="Times">What each took.</param>
+    /// <param name="WaitedForRoom">So many had none.</param>
+    /// <param name="Excused">So many of those that were judged got more time for faults of the control plane.</param>
+    /// <param name="Unexcused">And so many got none.</param>
+    public sealed record Finding(IReadOnlyList<Violation> Violations, IReadOnlyList<TimeSpan> Times, int WaitedForRoom, int Excused, int Unexcused);
 
     public static Finding Check(History history, JournalIndex journal)
     {
         var violations = new List<Violation>();
         var times = new List<TimeSpan>();
-        var waited = 0;
+        int waited = 0, excused = 0, unexcused = 0;
+        var excuses = new Excuses(history);
         var runs = history.Runs.GroupBy(run => (run.Vm, run.Epoch)).ToDictionary(group => group.Key, group => group.OrderBy(run => run.FromMs).ToList());
         var noRoom = new Lazy<HashSet<long>>(() => WithoutRoom(history, journal));
         foreach (var (vm, events) in journal.Vms)
         {
-            foreach (var claim in Claims(history, journal, vm, events, runs))
+            foreach (var claim in Claims(history, journal, excuses, vm, events, runs))
             {
-                var deadline = Deadline(history, claim.FromMs, history.Lease + Allowance);
+                var host = journal.Placements.GetValueOrDefault((vm, claim.Epoch));
+                var (deadline, isExcused) = excuses.After(claim.FromMs, history.Lease + Allowance, vm, host, PlacedNext(vm, events, claim, runs));
                 // Who asks for its end when it is too late excuses nothing.
-                var excuses = history.Requests.All(request => request.Vm != vm || request.Verb is not (Verb.Stop or Verb.Delete))
+                var mayEnd = history.Requests.All(request => request.Vm != vm || request.Verb is not (Verb.Stop or Verb.Delete))
                     || history.Requests.Any(request => request.Vm == vm && request.Verb is Verb.Stop or Verb.Delete && request.SentMs <= deadline);
-                var next = WhatFollowed(history, vm, events, claim, deadline, runs, excuses);
+                var next = WhatFollowed(history, vm, events, claim, deadline, runs, mayEnd);
                 if (next.Over)
                     continue;
                 if (next.RunsAtMs is { } at)
                     times.Add(TimeSpan.FromMilliseconds(at - claim.FromMs));
+                _ = isExcused ? excused++ : unexcused++;
                 if ((next.RunsAtMs ?? history.EndMs) <= deadline)
                     continue;
                 var told = $"lost under epoch {claim.Epoch}{(claim.Stored ? "" : ", which nobody stored")}, the last sign of its host at {claim.FromMs} ms";
@@ -56,7 +62,7 @@ internal static class Recovery
             }
         }
 
-        return new(violations, times, waited);
+        return new(violations, times, waited, excused, unexcused);
     }
 
     /// <summary>A microVM that must run again.</summary>
@@ -66,7 +72,7 @@ internal static class Recovery
     /// <param name="Stored">Its host was given up. False: it had to be.</param>
     private readonly record struct Claim(ulong Epoch, long FromMs, int At, bool Stored);
 
-    private static IEnumerable<Claim> Claims(History history, JournalIndex journal, string vm, List<StoredEvent> events, Dictionary<(string, ulong), List<RunInterval>> runs)
+    private static IEnumerable<Claim> Claims(History history, JournalIndex journal, Excuses excuses, string vm, List<StoredEvent> events, Dictionary<(string, ulong), List<RunInterval>> runs)
     {
         var lost = new HashSet<ulong>();
         for (var i = 0; i < events.Count; i++)
@@ -81,13 +87,28 @@ internal static class Recovery
                 continue;
             // One whose VMM was killed, and whose agent could still say so, has failed and is not lost.
             var failed = journal.Ended.Contains((vm, epoch)) && history.Strikes.Any(strike => strike.Kind == StrikeKind.KillVmm && (strike.Vm, strike.Epoch) == (vm, epoch));
-            if (!failed && history.Silences.Where(silence => silence.Host == host && IsGivenUp(history, silence) && ran.Any(run => Runs(run, silence.FromMs))).MinBy(silence => silence.FromMs) is { } silence)
+            if (!failed && history.Silences.Where(silence => silence.Host == host && IsGivenUp(history, excuses, vm, silence) && ran.Any(run => Runs(run, silence.FromMs))).MinBy(silence => silence.FromMs) is { } silence)
                 yield return new(epoch, silence.FromMs, i, Stored: false);
         }
     }
 
     /// <summary>Nobody who is silent for so long keeps its microVMs.</summary>
-    private static bool IsGivenUp(History history, Silence silence) => Deadline(history, silence.FromMs, history.Lease + GivenUpAfter) <= silence.ToMs;
+    private static bool IsGivenUp(History history, Excuses excuses, string vm, Silence silence) =>
+        excuses.After(silence.FromMs, history.Lease + GivenUpAfter, vm, silence.Host, []).AtMs <= silence.ToMs;
+
+    /// <summary>Where it was to run from then on, until it did.</summary>
+    private static List<string> PlacedNext(string vm, List<StoredEvent> events, Claim claim, Dictionary<(string, ulong), List<RunInterval>> runs)
+    {
+        var hosts = new List<string>();
+        foreach (var (host, epoch) in events.Skip(claim.At + 1).Select(stored => JournalIndex.PlaceOf(stored.Event)).OfType<(string, ulong)>())
+        {
+            hosts.Add(host);
+            if (runs.ContainsKey((vm, epoch)))
+                break;
+        }
+
+        return hosts;
+    }
 
     private static bool Runs(RunInterval run, long atMs) => run.FromMs <= atMs && atMs <= (run.Open ? run.SureToMs + RunLog.OnTimeMs : run.PossibleToMs);
 
@@ -96,7 +117,7 @@ internal static class Recovery
     /// <param name="Unplaced">Where in the journal it is said that it waits.</param>
     private readonly record struct Followed(bool Over, long? RunsAtMs, List<long> Unplaced);
 
-    private static Followed WhatFollowed(History history, string vm, List<StoredEvent> events, Claim claim, long deadline, Dictionary<(string, ulong), List<RunInterval>> runs, bool excuses)
+    private static Followed WhatFollowed(History history, string vm, List<StoredEvent> events, Claim claim, long deadline, Dictionary<(string, ulong), List<RunInterval>> runs, bool mayEnd)
     {
         var unplaced = new List<long>();
         foreach (var stored in events.Skip(claim.At + 1))
@@ -111,7 +132,7 @@ internal static class Recovery
                 // Its next host was struck as well before it could run there, and nobody knew yet: from then on that one's silence counts.
                 case var placed when JournalIndex.PlaceOf(placed) is var (next, _) && history.Silences.Any(silence => silence.Host == next && silence.FromMs < deadline && silence.ToMs > claim.FromMs):
                     return new(true, null, unplaced);
-                case VmStopRequested or VmDeleteRequested or VmEnded { Reason.Code: "stop_requested" } when excuses:
+                case VmStopRequested or VmDeleteRequested or VmEnded { Reason.Code: "stop_requested" } when mayEnd:
                 // Placed, and then something happened to it before it could run.
                 case VmLost:
                 case VmFailed failed when failed.Epoch > claim.Epoch && history.Broken.Contains((vm, failed.Epoch)):
@@ -148,20 +169,6 @@ internal static class Recovery
     private static long AskedMs(History history, string vm) => history.Requests.Where(request => request is { Verb: Verb.Create } && request.Vm == vm).Select(request => request.SentMs).DefaultIfEmpty(0).Min();
 
     private static long NextRunMs(History history, string vm, ulong epoch) => history.Runs.Where(run => run.Vm == vm && run.Epoch > epoch).Select(run => run.FromMs).DefaultIfEmpty(history.EndMs).Min();
-
-    /// <summary>So long after that moment, counted anew from when the control plane was there again.</summary>
-    private static long Deadline(History history, long from, TimeSpan after)
-    {
-        var allowed = (long)after.TotalMilliseconds;
-        var deadline = from + allowed;
-        foreach (var outage in history.Outages.OrderBy(outage => outage.FromMs))
-        {
-            if (outage.FromMs < deadline && outage.ToMs > from)
-                deadline = Math.Max(deadline, outage.ToMs + allowed);
-        }
-
-        return deadline;
-    }
 
     /// <summary>Places in the journal where a microVM is said to wait and no host that is connected had room for it.</summary>
     private static HashSet<long> WithoutRoom(History history, JournalIndex journal)

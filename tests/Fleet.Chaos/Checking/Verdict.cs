@@ -14,6 +14,12 @@ internal sealed record Verdict
 
     /// <summary>Lost microVMs that had to wait since no host had room.</summary>
     public required int WaitedForRoom { get; init; }
+
+    /// <summary>Recoveries that were given more time than lease and 5 s, for faults of the control plane that bore on them.</summary>
+    public required int Excused { get; init; }
+
+    /// <summary>Recoveries that were held to lease and 5 s.</summary>
+    public required int Unexcused { get; init; }
 }
 
 /// <summary>Holds a history against every promise of the fleet. Pure: the same history gives the same verdict.</summary>
@@ -32,6 +38,14 @@ internal static class Checker
         violations.AddRange(Room.Check(history, journal));
         var recovery = Recovery.Check(history, journal);
         violations.AddRange(recovery.Violations);
-        return new Verdict { Violations = violations, Possible = possible, Recoveries = recovery.Times, WaitedForRoom = recovery.WaitedForRoom };
+        return new Verdict
+        {
+            Violations = violations,
+            Possible = possible,
+            Recoveries = recovery.Times,
+            WaitedForRoom = recovery.WaitedForRoom,
+            Excused = recovery.Excused,
+            Unexcused = recovery.Unexcused,
+        };
     }
 }

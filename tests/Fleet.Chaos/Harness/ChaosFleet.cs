@@ -154,6 +154,10 @@ internal sealed class ChaosFleet : IAsyncDisposable
         _ => 1 + Options.Schedulers + Options.Hosts,
     };
 
+    /// <summary>The name of the scheduler that has an address, as Akka writes it; null: none has it.</summary>
+    public string? SchedulerAt(string address) =>
+        Enumerable.Range(0, Schedulers.Count).Where(at => address.Contains($"@{SchedulerAddress(at)}:", StringComparison.Ordinal)).Select(at => Schedulers[at].Name).FirstOrDefault();
+
     public ITarget TargetOf(Role role, int index) => role switch
     {
         Role.Scheduler => Schedulers[index],

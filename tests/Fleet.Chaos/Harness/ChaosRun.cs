@@ -78,12 +78,15 @@ internal static class ChaosRun
         var crashes = new List<Crash>();
         using var over = new CancellationTokenSource();
         using var watched = new CancellationTokenSource();
+        var lookout = new Lookout(fleet);
+        // One that stands alone carries everything, and says as well since when it counts.
+        var looking = lookout.RunAsync(over.Token);
         var watching = WatchAsync(fleet, injector, crashes, tell, watched.Token);
         var loading = load.RunAsync(over.Token);
         var breaking = injector.RunAsync(faults, over.Token);
         await Task.Delay(options.Length);
         await over.CancelAsync();
-        await Task.WhenAll(loading, breaking);
+        await Task.WhenAll(loading, breaking, looking);
         tell("all is healed");
         await load.FinishAsync(TimeSpan.FromMinutes(1));
         var unrest = await RestAsync(fleet);
@@ -93,7 +96,7 @@ internal static class ChaosRun
         History history;
         try
         {
-            history = (await CollectAsync(fleet, injector, load, options.Fleet)) with { Unrest = unrest, Crashes = crashes };
+            history = (await CollectAsync(fleet, injector, lookout, load, options.Fleet)) with { Unrest = unrest, Crashes = crashes };
         }
         catch (InvalidOperationException)
         {
@@ -191,7 +194,7 @@ internal static class ChaosRun
         vm.GetProperty("state").GetString() is "running" or "unplaced" or "stopped" or "failed"
         && vm.GetProperty("restart_at").ValueKind == JsonValueKind.Null;
 
-    private static async Task<History> CollectAsync(ChaosFleet fleet, Injector injector, ClientLoad load, FleetOptions options)
+    private static async Task<History> CollectAsync(ChaosFleet fleet, Injector injector, Lookout lookout, ClientLoad load, FleetOptions options)
     {
         var vms = await fleet.Api.ListAsync(0, "/v1/vms") ?? throw new InvalidOperationException("The control plane does not list its microVMs after everything was healed.");
         var end = Kernel.BootMs;
@@ -217,6 +220,8 @@ internal static class ChaosRun
             Silences = injector.Silences,
             Strikes = injector.Strikes,
             Outages = injector.Outages,
+            Sightings = lookout.Sightings,
+            Recounts = lookout.Recounts,
             Broken = injector.Broken,
             Stalls = injector.Stalls,
             OfSeveral = options.Schedulers > 1,

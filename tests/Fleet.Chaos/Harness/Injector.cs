@@ -88,7 +88,9 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             return;
         }
 
-        await NoteOutageAsync(from);
+        // No actor minds what time it is.
+        if (fault.Kind != FaultKind.ClockJump)
+            await NoteOutageAsync(fault.Role, fault.Index, from, until);
     }
 
     /// <summary>A process that ended by itself was started again.</summary>
@@ -96,7 +98,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         if (role != Role.Host)
         {
-            await NoteOutageAsync(from);
+            await NoteOutageAsync(role, index, from, Kernel.BootMs);
             return;
         }
 
@@ -104,13 +106,13 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         Silence(index, from, Kernel.BootMs);
     }
 
-    /// <summary>Lasts until every node answers again; a run that ends before that has found something else.</summary>
-    private async Task NoteOutageAsync(long from)
+    /// <summary>The database is there when it is healed, a node when it answers again; a run that ends before that has found something else.</summary>
+    private async Task NoteOutageAsync(Role role, int index, long from, long healed)
     {
-        while (!await fleet.AllHealthyAsync() && Kernel.BootMs - from < LongestOutage.TotalMilliseconds)
+        while (role == Role.Scheduler && await fleet.Api.HealthAsync(index) is not { Status: 200 } && Kernel.BootMs - from < LongestOutage.TotalMilliseconds)
             await Task.Delay(100);
         lock (_gate)
-            _outages.Add(new(from, Kernel.BootMs));
+            _outages.Add(new(fleet.TargetOf(role, index).Name, from, role == Role.Scheduler ? Kernel.BootMs : healed));
     }
 
     private async Task KillAsync(Fault fault)
