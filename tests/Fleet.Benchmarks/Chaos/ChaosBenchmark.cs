@@ -40,6 +40,7 @@ internal static class ChaosBenchmark
             new("recoveries", report.Verdict.Recoveries.Count, ""),
             new("recoveries_without_excuse", report.Verdict.Unexcused, ""),
             new("recoveries_excused", report.Verdict.Excused, ""),
+            new("recoveries_late_excused", report.Verdict.LateExcused, ""),
             new("waited_for_room", report.Verdict.WaitedForRoom, ""),
             new("recovery_p50_s", report.RecoverySeconds(0.5), "s"),
             new("recovery_p99_s", report.RecoverySeconds(0.99), "s"),

@@ -123,6 +123,17 @@ public sealed class CheckerTests
     }
 
     [Fact]
+    public void Should_know_that_a_stopped_vmm_runs_nothing()
+    {
+        var hang = new Strike(StrikeKind.HangVmm, "a", 1_003_100, 1_040_000) { Vm = "one", Epoch = 1 };
+        Assert.Empty(Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang).Check().Violations);
+        // Another's, another launch's, and one that runs on when it goes on.
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang with { Vm = "two" }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (40_020, "stand")), hang with { Epoch = 2 }));
+        Finds(Copies.Rule, "one", Again(Log((14, "run"), (3_000, "alive"), (41_100, "stand")), hang));
+    }
+
+    [Fact]
     public void Should_find_a_copy_that_begins_while_one_is_silent()
     {
         var story = Two().Lose("a", dead: true).Place("one", "b").After(1_000);
@@ -229,6 +240,29 @@ public sealed class CheckerTests
     }
 
     [Fact]
+    public void Should_find_what_was_suspended_or_resumed_though_nobody_asked()
+    {
+        FindsNothing(Two().Suspend("one").After(5_000).Resume("one", "a").After(1_000));
+        FindsNothing(Two().Suspend("one").After(5_000));
+        FindsNothing(Two().Suspend("one").Ask(Verb.Resume, "two", 409).Ask(Verb.Suspend, "one", 409).Stop("one"));
+        var story = Two().Suspend("one").After(1_000);
+        story.Requests.RemoveAll(request => request.Verb == Verb.Suspend);
+        Assert.Contains(story.Check().Violations, violation => violation is { Rule: Promises.EndedUnasked, Subject: "one" });
+        story = Two().Suspend("one").Resume("one", "a").After(1_000);
+        story.Requests.RemoveAll(request => request.Verb == Verb.Resume);
+        Finds(Promises.EndedUnasked, "one", story);
+    }
+
+    [Fact]
+    public void Should_let_a_suspended_one_fail_only_with_its_host()
+    {
+        static Story Fails(Story story) => story.Store("vm/one", new VmFailed { Epoch = 1, Reason = new Reason { Code = "host_lost" } }).Say("one", VmState.Failed, "host_lost").After(30_000);
+        FindsNothing(Fails(Two().Suspend("one").Lose("a", dead: true)));
+        Finds(Promises.EndedUnasked, "one", Fails(Two().Suspend("one").After(23_000)));
+        Assert.Contains(Fails(Two().Lose("a", dead: false)).Check().Violations, violation => violation is { Rule: Promises.EndedUnasked, Subject: "one" });
+    }
+
+    [Fact]
     public void Should_not_mind_what_was_killed_on_purpose()
     {
         FindsNothing(Two().Kill("one"));
@@ -309,6 +343,26 @@ public sealed class CheckerTests
     }
 
     [Fact]
+    public void Should_know_which_hosts_take_nothing()
+    {
+        Assert.True(Takes());
+        Assert.False(Takes(new HostCordoned()));
+        Assert.True(Takes(new HostCordoned(), new HostUncordoned()));
+        Assert.False(Takes(new HostDrainBegan(), new HostDrainDone()));
+        Assert.True(Takes(new HostDrainBegan(), new HostUncordoned()));
+        Assert.False(Takes(new HostQuarantined()));
+        Assert.True(Takes(new HostQuarantined(), new HostQuarantineLifted()));
+
+        static bool Takes(params object[] events)
+        {
+            var ledger = new Ledger();
+            foreach (var stored in events.Prepend(new HostConnected()))
+                ledger.Take(stored);
+            return ledger.Takes(new VmSpec { Cpus = 1, MemoryMib = 32 }, new HostCaps(1, 32));
+        }
+    }
+
+    [Fact]
     public void Should_find_room_that_is_held_for_nobody_and_a_microvm_without_room()
     {
         Finds(Room.ReservedForNobody, "b", Two().Store("host/b", new HostReserved { VmId = "one", Epoch = 2, Cpus = 1, MemoryMib = 32 }));
@@ -381,16 +435,24 @@ public sealed class CheckerTests
     [InlineData("scheduler-2", true, true, "This node stood still for 4.5 s and", false)]
     [InlineData("scheduler-1", true, false, "This node stood still for 4.5 s and", false)]
     [InlineData("scheduler-1", true, true, "Unhandled exception.", false)]
+    [InlineData("scheduler-3", true, true, "may not go on: The database is reached by akka://x, and", true)]
+    [InlineData("scheduler-1", true, true, "may not go on: The database is reached by akka://x, and", false)]
     [InlineData("host-1", false, true, "including myself", false)]
     public void Should_find_what_ended_by_itself_and_know_how_a_node_may(string process, bool scheduler, bool several, string log, bool known)
     {
-        var history = Two().Tell() with { OfSeveral = several, Crashes = [new(process, scheduler, 1_010_000, log)], Stalls = [new("scheduler-1", 1_002_000, 1_009_000)] };
+        var history = Two().Tell() with
+        {
+            OfSeveral = several, Crashes = [new(process, scheduler, 1_010_000, log)], Stalls = [new("scheduler-1", 1_002_000, 1_009_000)],
+            Outages = [new("scheduler-3", 990_000, 1_009_000) { FromDatabase = true }, new("scheduler-1", 990_000, 1_009_000)],
+        };
         if (known)
             Assert.Empty(Checker.Check(history).Violations);
         else
             Assert.Equal((Ends.Crashed, process), Only(history));
         if (log.StartsWith("This", StringComparison.Ordinal))
             Assert.Equal((Ends.Crashed, process), Only(history with { Stalls = [] }));
+        if (process == "scheduler-3")
+            Assert.Equal((Ends.Crashed, process), Only(history with { Outages = [new("scheduler-3", 990_000, 1_004_000) { FromDatabase = true }] }));
     }
 
     // --- everything at once ---

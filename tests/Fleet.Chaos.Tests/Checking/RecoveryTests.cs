@@ -111,6 +111,27 @@ public sealed class RecoveryTests
         Assert.Contains(Of(9_000).Check().Violations, violation => violation is { Subject: "three", Rule: Recovery.Late });
     }
 
+    [Fact]
+    public void Should_count_one_that_was_to_be_resumed_on_a_lost_host_from_when_that_was_asked()
+    {
+        static Story Resumed(long ms)
+        {
+            var story = Two().Suspend("one").After(100_000);
+            story.Requests.Add(new(Verb.Resume, "", "one", story.Now, story.Now + 3, 202));
+            story.Store("vm/one", new VmResumeRequested()).Lose("a", dead: true).Store("vm/one", new VmLost { Epoch = 1, Reason = new Reason { Code = "host_lost" } });
+            return story.After(3_000 + ms).Place("one", "b").After(1_000);
+        }
+
+        FindsNothing(Resumed(-500));
+        Finds(Recovery.Late, "one", Resumed(500));
+    }
+
+    [Fact]
+    public void Should_not_want_back_what_was_suspended_before_its_host_was_given_up()
+    {
+        FindsNothing(Two().Suspend("one").After(5_000).Lose("a", dead: true).Say("one", VmState.Failed, "host_lost").Store("vm/one", new VmFailed { Epoch = 1, Reason = new Reason { Code = "host_lost" } }).After(60_000));
+    }
+
     // --- what puts a recovery off ---
 
     /// <summary>"one" is lost 5 s from now and placed again so long after lease and 5 s; three nodes, of which x carries the microVM's actor, y the host's, z none of them.</summary>
@@ -123,17 +144,17 @@ public sealed class RecoveryTests
         return story.Lose("a", dead: true).After(3_000 + ms).Place("one", "b").After(1_000);
     }
 
-    private static void Judged(int unexcused, int excused, Story story)
+    private static void Judged(int unexcused, int excused, int late, Story story)
     {
         var verdict = story.Check();
-        Assert.Equal((unexcused, excused), (verdict.Unexcused, verdict.Excused));
+        Assert.Equal((unexcused, excused, late), (verdict.Unexcused, verdict.Excused, verdict.LateExcused));
     }
 
     [Fact]
     public void Should_excuse_nothing_where_nothing_was_struck()
     {
         FindsNothing(Late(-500));
-        Judged(1, 0, Late(-500));
+        Judged(1, 0, 0, Late(-500));
         Finds(Recovery.Late, "one", Late(500));
     }
 
@@ -151,7 +172,8 @@ public sealed class RecoveryTests
         else
             Finds(Recovery.Late, "one", Late(500, Strike));
         Finds(Recovery.Late, "one", Late(15_500, Strike));
-        Judged(bears ? 0 : 1, bears ? 1 : 0, Late(500, Strike));
+        Judged(bears ? 0 : 1, bears ? 1 : 0, bears ? 1 : 0, Late(500, Strike));
+        Judged(bears ? 0 : 1, bears ? 1 : 0, 0, Late(-500, Strike));
     }
 
     [Fact]
@@ -231,6 +253,16 @@ public sealed class RecoveryTests
         static void Before(Story story, long lost) => story.Outages.Add(new(Outage.Database, lost - 4_000, lost + 3_000));
         FindsNothing(Late(12_500, Before));
         Finds(Recovery.Late, "one", Late(13_500, Before));
+    }
+
+    [Fact]
+    public void Should_excuse_a_node_that_alone_does_not_reach_the_database_until_it_leaves_or_reaches_it_again()
+    {
+        static Action<Story, long> Cut(long forMs) => (story, lost) => story.Outages.Add(new("x", lost + 4_000, lost + 4_000 + forMs) { FromDatabase = true });
+        FindsNothing(Late(29_500, Cut(60_000)));
+        Finds(Recovery.Late, "one", Late(30_500, Cut(60_000)));
+        FindsNothing(Late(12_500, Cut(3_000)));
+        Finds(Recovery.Late, "one", Late(13_500, Cut(3_000)));
     }
 
     [Fact]

@@ -115,6 +115,31 @@ internal sealed class Story
         return After(10);
     }
 
+    public Story Suspend(string id)
+    {
+        var vm = _vms[id];
+        _requests.Add(new(Verb.Suspend, "", id, Now, Now + 3, 202));
+        Store($"vm/{id}", new VmSuspendRequested());
+        EndRun(id, stood: true);
+        Say(id, VmState.Suspended, null).Store($"vm/{id}", new VmSuspended { Epoch = vm.Epoch });
+        return Store($"host/{vm.Host}", new HostVacated { VmId = id, Epoch = vm.Epoch, Cpus = vm.Cpus, MemoryMib = 32, Suspended = true });
+    }
+
+    public Story Resume(string id, string host)
+    {
+        _requests.Add(new(Verb.Resume, "", id, Now, Now + 3, 202));
+        var epoch = _vms[id].Epoch;
+        Store($"vm/{id}", new VmResumeRequested()).Place(id, host);
+        return Store($"host/{host}", new HostReleased { VmId = id, Epoch = epoch });
+    }
+
+    /// <summary>What the API says of it from now on.</summary>
+    public Story Say(string id, VmState state, string? reason)
+    {
+        (_vms[id].State, _vms[id].Reason) = (state, reason);
+        return this;
+    }
+
     public Story Delete(string id)
     {
         var vm = _vms[id];

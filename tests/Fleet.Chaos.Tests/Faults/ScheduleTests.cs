@@ -33,7 +33,10 @@ public sealed class ScheduleTests
     {
         var faults = Schedule.Of(1, new ScheduleOptions { Schedulers = 1, Hosts = 4, Length = TimeSpan.FromSeconds(30), Lease = TimeSpan.FromSeconds(6) });
         Assert.Equal(
-            ["    8.4 s  Disturb Scheduler 0 for 1.2 s", "   14.5 s  Cut Host 2 for 1.8 s", "   20.2 s  Kill Scheduler 0 for 1.5 s", "   23.6 s  CutHearing Host 0 for 6.4 s"],
+            [
+                "    8.4 s  Disturb Scheduler 0 for 1.2 s", "   14.5 s  Cut Host 2 for 1.8 s", "   19.4 s  Cordon Host 1 for 1.4 s", "   20.2 s  Kill Scheduler 0 for 1.5 s",
+                "   23.6 s  CutHearing Host 0 for 6.4 s", "   26.8 s  HangVmm Host 3 for 2.6 s",
+            ],
             faults.Select(fault => fault.ToString()));
     }
 
@@ -63,6 +66,10 @@ public sealed class ScheduleTests
         var hosts = Schedule.Of(7, cluster).Where(fault => fault.Role == Role.Host && fault.Kind == FaultKind.Cut).ToList();
         Assert.Contains(hosts, fault => fault.Lasts > cluster.Lease);
         Assert.Contains(hosts, fault => fault.Lasts < cluster.Lease / 2);
-        Assert.Contains(Schedule.Of(7, cluster with { Schedulers = 1, Database = false }), fault => fault is { Kind: FaultKind.DiskFull, Role: Role.Scheduler });
+        Assert.Contains(Schedule.Of(7, cluster), fault => fault is { Kind: FaultKind.DiskFull, Role: Role.Host });
+        var alone = Schedule.Of(7, cluster with { Schedulers = 1, Database = false });
+        Assert.Contains(alone, fault => fault is { Kind: FaultKind.DiskFull, Role: Role.Scheduler });
+        // There is no database, and no other scheduler that reaches the host.
+        Assert.DoesNotContain(alone, fault => fault.Kind is FaultKind.CutDatabase or FaultKind.CutOne);
     }
 }

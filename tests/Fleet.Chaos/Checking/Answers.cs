@@ -21,8 +21,8 @@ internal static class Answers
         // Nobody answered.
         0 or 503 or (>= 200 and < 300) => true,
         404 => request is { Verb: not Verb.Create, Vm: { } vm } && deletes.TryGetValue(vm, out var sent) && sent <= request.AnsweredMs,
-        // It is on its way out: nothing can be stopped that is being deleted.
-        409 => request.Verb is Verb.Stop,
+        // It is on its way out: nothing can be stopped that is being deleted; and only what runs can be suspended, only what is suspended resumed.
+        409 => request.Verb is Verb.Stop or Verb.Suspend or Verb.Resume,
         _ => false,
     };
 }

@@ -2,7 +2,7 @@ namespace Fleet.Chaos.Checking;
 
 /// <summary>
 /// Everything comes to rest once all is healed, with every host there; and nothing ends by itself, but a node of several that was downed by the
-/// split-brain resolver, that was stopped for so long that it gave way, or that was started while its database was away.
+/// split-brain resolver, that was stopped for so long that it gave way, that was cut off from the database alone, or that was started while its database was away.
 /// </summary>
 internal static class Ends
 {
@@ -17,6 +17,9 @@ internal static class Ends
 
     /// <summary>As the program says it, of a node that can't start: its supervisor tries again.</summary>
     private static readonly string[] Unable = ["fleet: The database", "could not join the cell"];
+
+    /// <summary>As the program says it, of a node that did not reach the database where others did.</summary>
+    private const string Alone = "The database is reached by";
 
     /// <summary>How soon after it goes on a stopped node ends, and that is seen.</summary>
     private const long SoonMs = 5_000;
@@ -34,6 +37,8 @@ internal static class Ends
         if (!history.OfSeveral || !crash.IsScheduler)
             return false;
         return Downed.Concat(Unable).Any(word => crash.Log.Contains(word, StringComparison.Ordinal))
+            || (crash.Log.Contains(Alone, StringComparison.Ordinal)
+                && history.Outages.Any(outage => outage.FromDatabase && outage.Process == crash.Process && outage.FromMs <= crash.SeenMs && crash.SeenMs <= outage.ToMs + SoonMs))
             || (crash.Log.Contains(StoodStill, StringComparison.Ordinal)
                 && history.Stalls.Any(stall => stall.Process == crash.Process && stall.ToMs <= crash.SeenMs && crash.SeenMs <= stall.ToMs + SoonMs));
     }

@@ -18,6 +18,9 @@ internal sealed class Excuses
     /// <summary>From when the database, or the only node, is back: a shard asks its store again after 8 s, an actor that could not store starts after 2 s.</summary>
     public static readonly TimeSpan Return = TimeSpan.FromSeconds(10);
 
+    /// <summary>In which a node that alone does not reach the database leaves the cell (docs/operating.md).</summary>
+    public static readonly TimeSpan Leave = TimeSpan.FromSeconds(15);
+
     /// <summary>How old the last sight of a shard may be.</summary>
     private const long KnownForMs = 10_000;
 
@@ -64,6 +67,9 @@ internal sealed class Excuses
             if (carried is false)
                 continue;
             var takenOver = outage.FromMs + (long)TakeOver.TotalMilliseconds;
+            // It has its actors as long as it stays, and they can store nothing.
+            if (outage.FromDatabase)
+                takenOver = Math.Min(takenOver + (long)Leave.TotalMilliseconds, outage.ToMs + (long)Return.TotalMilliseconds);
             var put = takenOver - Math.Max(outage.FromMs, fromMs);
             if (put <= 0)
                 continue;

@@ -34,7 +34,7 @@ internal sealed class Executions(History history, JournalIndex journal)
 
         var from = run.FromMs;
         var hung = false;
-        foreach (var strike in _strikes[run.Host].Where(strike => strike.Kind == StrikeKind.Hang && strike.FromMs < end && strike.ToMs > run.SureToMs))
+        foreach (var strike in _strikes[run.Host].Where(strike => IsStopped(run, strike) && strike.FromMs < end && strike.ToMs > run.SureToMs))
         {
             yield return new(run, from, Math.Max(strike.FromMs, run.SureToMs), Sure: true);
             from = Math.Min(strike.ToMs, end);
@@ -43,6 +43,9 @@ internal sealed class Executions(History history, JournalIndex journal)
 
         yield return new(run, from, end, Sure: !hung || !run.Stood || end - from > RunLog.OnTimeMs);
     }
+
+    private static bool IsStopped(RunInterval run, Strike strike) =>
+        strike.Kind == StrikeKind.Hang || (strike.Kind == StrikeKind.HangVmm && (strike.Vm, strike.Epoch) == (run.Vm, run.Epoch));
 
     /// <summary>What ended a launch of which no line comes any more.</summary>
     private Strike? Killed(RunInterval run) => _strikes[run.Host].FirstOrDefault(strike => strike.FromMs >= run.SureToMs - RunLog.AliveEveryMs && strike.Kind switch

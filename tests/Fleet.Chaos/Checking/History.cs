@@ -89,6 +89,8 @@ internal enum Verb
     Stop,
     Delete,
     Read,
+    Suspend,
+    Resume,
 }
 
 /// <summary>One request of the load and its answer.</summary>
@@ -134,6 +136,9 @@ internal enum StrikeKind
     /// <summary>One VMM was dead by the first moment.</summary>
     KillVmm,
 
+    /// <summary>One VMM was stopped; nothing of it ran from the first moment to the last.</summary>
+    HangVmm,
+
     /// <summary>The agent, by whatever cause, was dead by the first moment; VMMs went on.</summary>
     AgentEnd,
 }
@@ -142,13 +147,13 @@ internal enum StrikeKind
 /// <param name="Kind">What.</param>
 /// <param name="Host">To whom.</param>
 /// <param name="FromMs">When it had been done.</param>
-/// <param name="ToMs">Of <see cref="StrikeKind.Hang"/>: just before the first process went on. Of the others: the same moment.</param>
+/// <param name="ToMs">Of <see cref="StrikeKind.Hang"/> and <see cref="StrikeKind.HangVmm"/>: just before the first process went on. Of the others: the same moment.</param>
 internal sealed record Strike(StrikeKind Kind, string Host, long FromMs, long ToMs)
 {
-    /// <summary>Of <see cref="StrikeKind.KillVmm"/>.</summary>
+    /// <summary>Of <see cref="StrikeKind.KillVmm"/> and <see cref="StrikeKind.HangVmm"/>.</summary>
     public string? Vm { get; init; }
 
-    /// <summary>Of <see cref="StrikeKind.KillVmm"/>.</summary>
+    /// <summary>Of <see cref="StrikeKind.KillVmm"/> and <see cref="StrikeKind.HangVmm"/>.</summary>
     public ulong Epoch { get; init; }
 }
 
@@ -157,6 +162,9 @@ internal sealed record Strike(StrikeKind Kind, string Host, long FromMs, long To
 internal sealed record Outage(string Process, long FromMs, long ToMs)
 {
     public const string Database = "database";
+
+    /// <summary>A node did not reach the database, and was reached by its peers.</summary>
+    public bool FromDatabase { get; init; }
 }
 
 /// <summary>A shard was seen at a node, and at no other in between.</summary>

@@ -18,6 +18,9 @@ internal static class Promises
     public const string StopForgotten = "stop_forgotten";
     public const string DeleteForgotten = "delete_forgotten";
 
+    /// <summary>Of a suspended one whose host was given up, and with it what it was saved in.</summary>
+    private const string HostLostCode = "host_lost";
+
     /// <summary>A VMM says every 500 ms that it lives; a busy machine may make it late.</summary>
     private const long LastSignMs = 5_000;
 
@@ -31,7 +34,7 @@ internal static class Promises
             yield return violation;
         foreach (var (vm, events) in journal.Vms)
         {
-            foreach (var violation in Unasked(history, vm, events, asked[vm].Select(request => request.Verb).ToHashSet()))
+            foreach (var violation in Unasked(history, journal, vm, events, asked[vm].Select(request => request.Verb).ToHashSet()))
                 yield return violation;
         }
 
@@ -54,13 +57,13 @@ internal static class Promises
                     yield return new(DeleteForgotten, id, $"its delete was acknowledged, and it is {now.State}, {now.ReasonCode}");
                 else if (asked[id].Any(request => request is { Verb: Verb.Stop, Acknowledged: true }) && now.State is not (VmState.Stopped or VmState.Failed))
                     yield return new(StopForgotten, id, $"its stop was acknowledged, and it is {now.State}, {now.ReasonCode}");
-                else if (AtRest(history, now, mayEnd, lastRuns) is { } violation)
+                else if (AtRest(history, now, mayEnd, asked[id].Any(request => request.Verb == Verb.Suspend), lastRuns) is { } violation)
                     yield return violation;
             }
         }
     }
 
-    private static Violation? AtRest(History history, FinalVm vm, bool mayEnd, Dictionary<(string, ulong), long> lastRuns)
+    private static Violation? AtRest(History history, FinalVm vm, bool mayEnd, bool maySuspend, Dictionary<(string, ulong), long> lastRuns)
     {
         switch (vm.State)
         {
@@ -77,24 +80,35 @@ internal static class Promises
             case VmState.Stopped or VmState.Failed:
                 if (vm.ReasonCode is null)
                     return new(NoReason, vm.Id, $"it is {vm.State}, and nobody says why");
-                return mayEnd || (vm.State == VmState.Failed && history.Broken.Contains((vm.Id, vm.Epoch)))
+                return mayEnd || (vm.State == VmState.Failed && (history.Broken.Contains((vm.Id, vm.Epoch)) || (vm.ReasonCode == HostLostCode && maySuspend)))
                     ? null
                     : new(EndedUnasked, vm.Id, $"it is {vm.State} ({vm.ReasonCode}) under epoch {vm.Epoch} on {vm.Host}, and nobody asked for that");
+            case VmState.Suspended:
+                return maySuspend ? null : new(EndedUnasked, vm.Id, $"it is suspended under epoch {vm.Epoch} on {vm.Host}, and nobody asked for that");
             default:
                 return new(Stuck, vm.Id, $"it is still {vm.State} ({vm.ReasonCode}) under epoch {vm.Epoch} on {vm.Host}, long after the last fault");
         }
     }
 
     /// <summary>Every end that the journal tells of, not only the last: each was asked for since the microVM was placed, or its VMM was struck under that epoch.</summary>
-    private static IEnumerable<Violation> Unasked(History history, string vm, List<StoredEvent> events, HashSet<Verb> asked)
+    private static IEnumerable<Violation> Unasked(History history, JournalIndex journal, string vm, List<StoredEvent> events, HashSet<Verb> asked)
     {
-        bool placed = false, stopping = false, deleting = false;
+        bool placed = false, stopping = false, deleting = false, suspended = false;
         foreach (var stored in events)
         {
             switch (stored.Event)
             {
                 case var place when JournalIndex.PlaceOf(place) is not null:
-                    (placed, stopping) = (true, false);
+                    (placed, stopping, suspended) = (true, false, false);
+                    break;
+                case VmSuspendRequested when !asked.Contains(Verb.Suspend):
+                    yield return new(EndedUnasked, vm, "it was suspended, and nobody asked for that");
+                    break;
+                case VmResumeRequested when !asked.Contains(Verb.Resume):
+                    yield return new(EndedUnasked, vm, "it was resumed, and nobody asked for that");
+                    break;
+                case VmSuspended or VmResumeFailed:
+                    (placed, suspended) = (false, true);
                     break;
                 case VmLost or VmLaunchFailed or VmMoved or VmRestarted or VmStartRequested:
                     placed = false;
@@ -114,6 +128,9 @@ internal static class Promises
                     break;
                 case VmEnded ended when !stopping && !deleting && !history.Broken.Contains((vm, ended.Epoch)):
                     yield return new(EndedUnasked, vm, $"it ended ({ended.Reason?.Code}) under epoch {ended.Epoch}, and nobody had asked for that");
+                    break;
+                case VmFailed { Reason.Code: HostLostCode } failed when suspended && journal.Placements.GetValueOrDefault((vm, failed.Epoch)) is { } host && journal.Hosts.GetValueOrDefault(host, []).Any(of => of.Event is HostLost && of.Order < stored.Order):
+                    suspended = false;
                     break;
                 case VmFailed failed when !stopping && !deleting && !history.Broken.Contains((vm, failed.Epoch)):
                     yield return new(EndedUnasked, vm, $"it failed ({failed.Reason?.Code}) under epoch {failed.Epoch}, and nobody had asked for its end or struck it");

@@ -23,15 +23,16 @@ internal static class Recovery
     /// <param name="Violations">What was late.</param>
     /// <param name="Times">What each took.</param>
     /// <param name="WaitedForRoom">So many had none.</param>
-    /// <param name="Excused">So many of those that were judged got more time for faults of the control plane.</param>
-    /// <param name="Unexcused">And so many got none.</param>
-    public sealed record Finding(IReadOnlyList<Violation> Violations, IReadOnlyList<TimeSpan> Times, int WaitedForRoom, int Excused, int Unexcused);
+    /// <param name="Unexcused">So many of those that were judged got no more time than lease and 5 s.</param>
+    /// <param name="Excused">So many got more, for faults of the control plane.</param>
+    /// <param name="Late">And so many of these took it.</param>
+    public sealed record Finding(IReadOnlyList<Violation> Violations, IReadOnlyList<TimeSpan> Times, int WaitedForRoom, int Unexcused, int Excused, int Late);
 
     public static Finding Check(History history, JournalIndex journal)
     {
         var violations = new List<Violation>();
         var times = new List<TimeSpan>();
-        int waited = 0, excused = 0, unexcused = 0;
+        int waited = 0, unexcused = 0, excused = 0, late = 0;
         var excuses = new Excuses(history);
         var runs = history.Runs.GroupBy(run => (run.Vm, run.Epoch)).ToDictionary(group => group.Key, group => group.OrderBy(run => run.FromMs).ToList());
         var noRoom = new Lazy<HashSet<long>>(() => WithoutRoom(history, journal));
@@ -51,18 +52,23 @@ internal static class Recovery
                     times.Add(TimeSpan.FromMilliseconds(at - claim.FromMs));
                 _ = isExcused ? excused++ : unexcused++;
                 if ((next.RunsAtMs ?? history.EndMs) <= deadline)
+                {
+                    if (next.RunsAtMs > claim.FromMs + (long)(history.Lease + Allowance).TotalMilliseconds)
+                        late++;
                     continue;
+                }
+
                 var told = $"lost under epoch {claim.Epoch}{(claim.Stored ? "" : ", which nobody stored")}, the last sign of its host at {claim.FromMs} ms";
                 if (next.Unplaced.Count > 0 && next.Unplaced.All(noRoom.Value.Contains))
                     waited++;
-                else if (next.RunsAtMs is { } late)
-                    violations.Add(new(Late, vm, $"{told}; it ran again at {late} ms, {late - deadline} ms too late"));
+                else if (next.RunsAtMs is { } ran)
+                    violations.Add(new(Late, vm, $"{told}; it ran again at {ran} ms, {ran - deadline} ms too late"));
                 else
                     violations.Add(new(Never, vm, $"{told}; it did not run again by {history.EndMs} ms"));
             }
         }
 
-        return new(violations, times, waited, excused, unexcused);
+        return new(violations, times, waited, unexcused, excused, late);
     }
 
     /// <summary>A microVM that must run again.</summary>
@@ -77,8 +83,13 @@ internal static class Recovery
         var lost = new HashSet<ulong>();
         for (var i = 0; i < events.Count; i++)
         {
-            if (events[i].Event is VmLost given && lost.Add(given.Epoch))
-                yield return new(given.Epoch, LastSign(history, vm, given.Epoch, journal.Placements.GetValueOrDefault((vm, given.Epoch)), events[i].AtMs, runs), i, Stored: true);
+            if (events[i].Event is not VmLost given || !lost.Add(given.Epoch))
+                continue;
+            var on = journal.Placements.GetValueOrDefault((vm, given.Epoch));
+            // What was suspended, and was to go on, did not run when its host fell silent: it is wanted from when somebody asked for it.
+            yield return events.Take(i).LastOrDefault(stored => stored.Event is VmSuspended or VmRunning or VmPlaced) is { Event: VmSuspended }
+                ? new(given.Epoch, Math.Max(SilentMs(history, on, events[i].AtMs), ResumedMs(history, vm, events[i].AtMs)), i, Stored: true)
+                : new(given.Epoch, LastSign(history, vm, given.Epoch, on, events[i].AtMs, runs), i, Stored: true);
         }
 
         for (var i = 0; i < events.Count; i++)
@@ -132,6 +143,9 @@ internal static class Recovery
                 // Its next host was struck as well before it could run there, and nobody knew yet: from then on that one's silence counts.
                 case var placed when JournalIndex.PlaceOf(placed) is var (next, _) && history.Silences.Any(silence => silence.Host == next && silence.FromMs < deadline && silence.ToMs > claim.FromMs):
                     return new(true, null, unplaced);
+                // It was asked to be suspended, and its host could say that it is.
+                case VmSuspended suspended when suspended.Epoch == claim.Epoch:
+                    return new(true, null, unplaced);
                 case VmStopRequested or VmDeleteRequested or VmEnded { Reason.Code: "stop_requested" } when mayEnd:
                 // Placed, and then something happened to it before it could run.
                 case VmLost:
@@ -165,6 +179,13 @@ internal static class Recovery
             .Select(silence => (long?)silence.FromMs).FirstOrDefault()
             ?? (last is null ? ended - lease : last.Stood ? last.PossibleToMs - lease + (long)history.Heartbeat.TotalMilliseconds : last.PossibleToMs);
     }
+
+    /// <summary>From when on the host that was given up then said nothing.</summary>
+    private static long SilentMs(History history, string? host, long lostAtMs) =>
+        history.Silences.Where(silence => silence.Host == host && silence.FromMs <= lostAtMs).OrderBy(silence => silence.FromMs).LastOrDefault()?.FromMs ?? lostAtMs - (long)history.Lease.TotalMilliseconds;
+
+    private static long ResumedMs(History history, string vm, long lostAtMs) =>
+        history.Requests.Where(request => request.Verb == Verb.Resume && request.Vm == vm && request.SentMs <= lostAtMs).Select(request => request.SentMs).DefaultIfEmpty(0).Max();
 
     private static long AskedMs(History history, string vm) => history.Requests.Where(request => request is { Verb: Verb.Create } && request.Vm == vm).Select(request => request.SentMs).DefaultIfEmpty(0).Min();
 

@@ -101,6 +101,9 @@ internal sealed class Ledger
 
     public bool Cordoned { get; private set; }
 
+    /// <summary>Launches failed there: it takes nothing new.</summary>
+    public bool Quarantined { get; private set; }
+
     /// <summary>Its machine is short of something: it takes nothing new.</summary>
     public bool Pressed { get; private set; }
 
@@ -123,11 +126,17 @@ internal sealed class Ledger
             case HostPressureChanged { Pressure: { } pressure }:
                 Pressed = pressure.Cpu > PressureRung.Calm || pressure.Memory > PressureRung.Calm;
                 break;
-            case HostCordoned:
+            case HostCordoned or HostDrainBegan:
                 Cordoned = true;
                 break;
             case HostUncordoned:
-                Cordoned = false;
+                Cordoned = Quarantined = false;
+                break;
+            case HostQuarantined:
+                Quarantined = true;
+                break;
+            case HostQuarantineLifted:
+                Quarantined = false;
                 break;
             case HostReserved reserved when _held.TryAdd((reserved.VmId, reserved.Epoch), (reserved.Cpus, reserved.MemoryMib)):
                 Cpus += reserved.Cpus;
@@ -159,7 +168,7 @@ internal sealed class Ledger
 
     /// <summary>Whether one more fits now.</summary>
     public bool Takes(VmSpec spec, HostCaps caps) =>
-        Connected && !Cordoned && !Pressed && Cpus + spec.Cpus <= caps.Cpus && MemoryMib + spec.MemoryMib <= caps.MemoryMib;
+        Connected && !Cordoned && !Quarantined && !Pressed && Cpus + spec.Cpus <= caps.Cpus && MemoryMib + spec.MemoryMib <= caps.MemoryMib;
 
     private void GiveBack(string vm, ulong epoch)
     {

@@ -15,11 +15,14 @@ internal sealed record Verdict
     /// <summary>Lost microVMs that had to wait since no host had room.</summary>
     public required int WaitedForRoom { get; init; }
 
-    /// <summary>Recoveries that were given more time than lease and 5 s, for faults of the control plane that bore on them.</summary>
-    public required int Excused { get; init; }
-
     /// <summary>Recoveries that were held to lease and 5 s.</summary>
     public required int Unexcused { get; init; }
+
+    /// <summary>Recoveries that had more time, for faults of the control plane that bore on them.</summary>
+    public required int Excused { get; init; }
+
+    /// <summary>Of these, those that took more than lease and 5 s.</summary>
+    public required int LateExcused { get; init; }
 }
 
 /// <summary>Holds a history against every promise of the fleet. Pure: the same history gives the same verdict.</summary>
@@ -44,8 +47,9 @@ internal static class Checker
             Possible = possible,
             Recoveries = recovery.Times,
             WaitedForRoom = recovery.WaitedForRoom,
-            Excused = recovery.Excused,
             Unexcused = recovery.Unexcused,
+            Excused = recovery.Excused,
+            LateExcused = recovery.Late,
         };
     }
 }

@@ -46,6 +46,21 @@ internal enum FaultKind
 
     /// <summary>No byte more fits on its disk.</summary>
     DiskFull,
+
+    /// <summary>Nothing passes between this scheduler and the database; it reaches its peers, and hosts and clients reach it.</summary>
+    CutDatabase,
+
+    /// <summary>Nothing passes between this host and one of the schedulers.</summary>
+    CutOne,
+
+    /// <summary>SIGSTOP of one VMM, then SIGCONT; its agent and all others go on.</summary>
+    HangVmm,
+
+    /// <summary>The operator takes the host out of placement, and back in.</summary>
+    Cordon,
+
+    /// <summary>The operator has the host's microVMs leave it, by a deadline before the fault ends or not, and takes it back in.</summary>
+    Drain,
 }
 
 internal enum Role
@@ -106,17 +121,29 @@ internal static class Schedule
 
     private static readonly (FaultKind Kind, int Weight)[] OfDatabases = [(FaultKind.Kill, 2), (FaultKind.Restart, 2), (FaultKind.Pause, 3), (FaultKind.Cut, 2), (FaultKind.Disturb, 2), (FaultKind.DiskFull, 1)];
 
+    /// <summary>
+    /// What came later has a stream of its own, so that a seed that was told before still means the same faults, and some more. It is drawn half as often and gives way to the first.
+    /// </summary>
+    private static readonly (FaultKind Kind, int Weight)[] OfHostsToo =
+        [(FaultKind.CutOne, 3), (FaultKind.HangVmm, 4), (FaultKind.DiskFull, 2), (FaultKind.Cordon, 2), (FaultKind.Drain, 3)];
+
     public static IReadOnlyList<Fault> Of(ulong seed, ScheduleOptions options)
     {
-        var random = new SeededRandom(seed);
         var faults = new List<Fault>();
+        Draw(faults, new SeededRandom(seed), options, options.Pace, Kinds);
+        Draw(faults, new SeededRandom(~seed), options, options.Pace * 2, KindsToo);
+        return [.. faults.OrderBy(fault => fault.At)];
+    }
+
+    private static void Draw(List<Fault> faults, SeededRandom random, ScheduleOptions options, TimeSpan pace, Func<Role, ScheduleOptions, IEnumerable<(FaultKind Kind, int Weight)>> kinds)
+    {
         var at = TimeSpan.FromSeconds(2);
         while (true)
         {
             // Between half and one and a half of the pace.
-            at += options.Pace * (0.5 + random.Fraction());
+            at += pace * (0.5 + random.Fraction());
             if (at >= options.Length)
-                return faults;
+                return;
             var role = (random.Below(10), options.Database) switch
             {
                 ( < 6, _) => Role.Host,
@@ -124,7 +151,8 @@ internal static class Schedule
                 _ => Role.Scheduler,
             };
             var index = (int)random.Below(role == Role.Host ? options.Hosts : role == Role.Scheduler ? options.Schedulers : 1);
-            var kind = Kind(role, options, random);
+            if (Pick(kinds(role, options), random) is not { } kind)
+                continue;
             var lasts = Length(kind, role, options, random);
             var fault = new Fault(at, kind, role, index, at + lasts < options.Length ? lasts : options.Length - at, random.Salt());
             // What makes no sense on top of the others is left out; the numbers are drawn all the same.
@@ -133,17 +161,27 @@ internal static class Schedule
         }
     }
 
-    private static FaultKind Kind(Role role, ScheduleOptions options, SeededRandom random)
+    private static IEnumerable<(FaultKind Kind, int Weight)> Kinds(Role role, ScheduleOptions options) => role switch
     {
-        IEnumerable<(FaultKind Kind, int Weight)> kinds = role switch
-        {
-            Role.Host => OfHosts,
-            Role.Database => OfDatabases,
-            _ when options.Schedulers > 1 => [.. OfSchedulers, (FaultKind.Split, 4)],
-            // One that stands alone has its journal on a disk of its own.
-            _ when !options.Database => [.. OfSchedulers, (FaultKind.DiskFull, 2)],
-            _ => OfSchedulers,
-        };
+        Role.Host => OfHosts,
+        Role.Database => OfDatabases,
+        _ when options.Schedulers > 1 => [.. OfSchedulers, (FaultKind.Split, 4)],
+        // One that stands alone has its journal on a disk of its own.
+        _ when !options.Database => [.. OfSchedulers, (FaultKind.DiskFull, 2)],
+        _ => OfSchedulers,
+    };
+
+    private static IEnumerable<(FaultKind Kind, int Weight)> KindsToo(Role role, ScheduleOptions options) => role switch
+    {
+        Role.Host => options.Schedulers > 1 ? OfHostsToo : OfHostsToo.Where(of => of.Kind != FaultKind.CutOne),
+        Role.Scheduler when options.Database => [(FaultKind.CutDatabase, 1)],
+        _ => [],
+    };
+
+    private static FaultKind? Pick(IEnumerable<(FaultKind Kind, int Weight)> kinds, SeededRandom random)
+    {
+        if (!kinds.Any())
+            return null;
         var left = (int)random.Below(kinds.Sum(kind => kind.Weight));
         foreach (var (kind, weight) in kinds)
         {
@@ -166,11 +204,11 @@ internal static class Schedule
         return isLong ? (options.Lease * (1 + fraction)) + TimeSpan.FromSeconds(3) : TimeSpan.FromSeconds(0.3) + (options.Lease * 0.4 * fraction);
     }
 
-    private static bool Fits(Fault fault, List<Fault> earlier, ScheduleOptions options)
+    private static bool Fits(Fault fault, List<Fault> others, ScheduleOptions options)
     {
         // One at a time for each, with a moment to come back in between; and two hosts are always left alone, so that there is room.
         var calm = TimeSpan.FromSeconds(2);
-        var during = earlier.Where(other => other.Ends + calm > fault.At).ToList();
+        var during = others.Where(other => other.Ends + calm > fault.At && other.At < fault.Ends + calm).ToList();
         if (during.Any(other => other.Role == fault.Role && other.Index == fault.Index))
             return false;
         return fault.Role switch

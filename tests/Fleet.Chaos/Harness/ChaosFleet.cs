@@ -35,6 +35,9 @@ internal sealed record FleetOptions
 
     public int MemoryMibPerHost { get; init; } = 1024;
 
+    /// <summary>Hosts have small disks of their own as well.</summary>
+    public bool HasHostDisks { get; init; }
+
     public const ulong CpuRatio = 4;
 }
 
@@ -47,6 +50,9 @@ internal sealed class ChaosFleet : IAsyncDisposable
 {
     private const string FolderPrefix = "fleet-chaos-";
     private const string SchedulerDisk = "192m";
+
+    /// <summary>Jails have what they need in there, each its own.</summary>
+    private const string HostDisk = "1g";
 
     /// <summary>PostgreSQL keeps its log of changes in whole files of 16 MiB.</summary>
     private const string DatabaseDisk = "768m";
@@ -172,8 +178,13 @@ internal sealed class ChaosFleet : IAsyncDisposable
         .. Hosts.Select((host, at) => (Role.Host, at, (ITarget)host)),
     ];
 
-    /// <summary>The disk of who keeps the journal, and of nobody else.</summary>
-    public string DiskOf(Role role, int index) => role == Role.Database ? DatabaseData : SchedulerData(index);
+    /// <summary>A disk that is nobody else's: of a host only where hosts have some.</summary>
+    public string DiskOf(Role role, int index) => role switch
+    {
+        Role.Database => DatabaseData,
+        Role.Scheduler => SchedulerData(index),
+        _ => HostData(index),
+    };
 
     private string DatabaseData => Path.Combine(_folder, "database");
 
@@ -276,8 +287,9 @@ internal sealed class ChaosFleet : IAsyncDisposable
         _switch?.Dispose();
         foreach (var network in _networks)
             network.Dispose();
+        // VMMs that were killed hold theirs for a moment.
         foreach (var disk in _disks)
-            Kernel.Run("umount", disk);
+            Kernel.Run("umount", "-l", disk);
         Directory.Delete(_folder, recursive: true);
     }
 
@@ -318,6 +330,8 @@ internal sealed class ChaosFleet : IAsyncDisposable
 
         for (var at = 0; at < Options.Hosts; at++)
         {
+            if (Options.HasHostDisks)
+                Mount(HostData(at), HostDisk, "755");
             HostClocks.Add(new WallClock(_folder, HostId(at), "dotnet"));
             Hosts.Add(Process(
                 HostId(at), hosts[at], HostClocks[at],

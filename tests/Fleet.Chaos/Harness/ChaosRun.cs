@@ -72,7 +72,7 @@ internal static class ChaosRun
     {
         tell(string.Create(CultureInfo.InvariantCulture, $"seed {options.Seed}"));
         var faults = FaultsOf(options);
-        await using var fleet = await ChaosFleet.StartAsync(options.Fleet);
+        await using var fleet = await ChaosFleet.StartAsync(options.Fleet with { HasHostDisks = true });
         var injector = new Injector(fleet, tell);
         var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.IdleGuest : null), options.Seed);
         var crashes = new List<Crash>();
@@ -191,7 +191,7 @@ internal static class ChaosRun
     }
 
     private static bool IsAtRest(JsonElement vm) =>
-        vm.GetProperty("state").GetString() is "running" or "unplaced" or "stopped" or "failed"
+        vm.GetProperty("state").GetString() is "running" or "unplaced" or "stopped" or "failed" or "suspended"
         && vm.GetProperty("restart_at").ValueKind == JsonValueKind.Null;
 
     private static async Task<History> CollectAsync(ChaosFleet fleet, Injector injector, Lookout lookout, ClientLoad load, FleetOptions options)

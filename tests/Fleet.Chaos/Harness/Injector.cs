@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using Fleet.Chaos.Checking;
 using Fleet.Chaos.Faults;
 using Fleet.Chaos.Network;
@@ -62,15 +63,19 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             FaultKind.Slow => SlowAsync(fault),
             FaultKind.PowerOff => PowerOffAsync(fault),
             FaultKind.KillVmm => KillVmmAsync(fault),
-            FaultKind.Cut or FaultKind.CutSending or FaultKind.CutHearing or FaultKind.Split or FaultKind.Disturb => BendAsync(fault),
+            FaultKind.HangVmm => HangVmmAsync(fault),
+            FaultKind.Cut or FaultKind.CutSending or FaultKind.CutHearing or FaultKind.Split or FaultKind.CutDatabase or FaultKind.CutOne or FaultKind.Disturb => BendAsync(fault),
             FaultKind.ClockJump => JumpAsync(fault),
             FaultKind.DiskFull => FillAsync(fault),
+            FaultKind.Cordon => OrderAsync(fault, "cordon", null),
+            FaultKind.Drain => OrderAsync(fault, "drain", new JsonObject { ["deadline_seconds"] = DrainSeconds(fault), ["grace_seconds"] = 1 }),
             _ => throw new InvalidOperationException($"{fault.Kind} is not known."),
         });
         lock (_gate)
         {
-            // Where no VMM was none was killed.
-            if (fault.Kind != FaultKind.KillVmm || _strikes.Any(strike => strike.Kind == StrikeKind.KillVmm && strike.Host == ChaosFleet.HostId(fault.Index) && strike.FromMs >= from))
+            // Where no VMM was none was struck.
+            if (fault.Kind is not (FaultKind.KillVmm or FaultKind.HangVmm)
+                || _strikes.Any(strike => strike.Kind is StrikeKind.KillVmm or StrikeKind.HangVmm && strike.Host == ChaosFleet.HostId(fault.Index) && strike.FromMs >= from))
                 _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
         }
 
@@ -89,7 +94,12 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         }
 
         // No actor minds what time it is.
-        if (fault.Kind != FaultKind.ClockJump)
+        if (fault.Kind == FaultKind.CutDatabase)
+        {
+            lock (_gate)
+                _outages.Add(new(fleet.TargetOf(fault.Role, fault.Index).Name, from, until) { FromDatabase = true });
+        }
+        else if (fault.Kind != FaultKind.ClockJump)
             await NoteOutageAsync(fault.Role, fault.Index, from, until);
     }
 
@@ -213,14 +223,55 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         return Task.CompletedTask;
     }
 
+    private async Task HangVmmAsync(Fault fault)
+    {
+        var vmms = fleet.Vmms(fault.Index);
+        if (vmms.Count == 0)
+            return;
+        var (vm, epoch, pid) = vmms[(int)(fault.Salt % vmms.Count)];
+        Kernel.Signal(pid, Kernel.Stop);
+        var from = Kernel.BootMs;
+        await Task.Delay(fault.Lasts);
+        lock (_gate)
+            _strikes.Add(new(StrikeKind.HangVmm, ChaosFleet.HostId(fault.Index), from, Kernel.BootMs) { Vm = vm, Epoch = epoch });
+        // Its number may be another's when it has ended meanwhile.
+        if (fleet.Vmms(fault.Index).Contains((vm, epoch, pid)))
+            Kernel.Signal(pid, Kernel.Continue);
+    }
+
+    /// <summary>Half of the time that the fault lasts to twice of it: the operator may take it back before.</summary>
+    private static int DrainSeconds(Fault fault) => (int)Math.Ceiling(fault.Lasts.TotalSeconds * (1 + (fault.Salt % 4)) / 2);
+
+    /// <summary>An operator's word about a host, which is repeated until a node takes it; <c>uncordon</c> takes it back.</summary>
+    private async Task OrderAsync(Fault fault, string order, JsonObject? body)
+    {
+        await AskAsync(order, body, fault.Lasts);
+        await Task.Delay(fault.Lasts);
+        await AskAsync("uncordon", null, LongestOutage);
+
+        async Task AskAsync(string verb, JsonObject? what, TimeSpan patience)
+        {
+            var until = Kernel.BootMs + (long)patience.TotalMilliseconds;
+            for (var node = (int)(fault.Salt % (uint)fleet.Api.Nodes); Kernel.BootMs < until; node = (node + 1) % fleet.Api.Nodes)
+            {
+                if ((await fleet.Api.SendAsync(node, HttpMethod.Post, $"/v1/hosts/{ChaosFleet.HostId(fault.Index)}/{verb}", what?.DeepClone())).Status is >= 200 and < 300)
+                    return;
+                await Task.Delay(300);
+            }
+
+            tell($"no node took the word to {verb} {ChaosFleet.HostId(fault.Index)}");
+        }
+    }
+
     private async Task BendAsync(Fault fault)
     {
         var node = fleet.NodeOf(fault.Role, fault.Index);
-        foreach (var (from, to, way) in Bent(fault, node))
+        var bent = Bent(fault, node).ToList();
+        foreach (var (from, to, way) in bent)
             fleet.SetWay(from, to, way);
         await Task.Delay(fault.Lasts);
-        fleet.SetWay(node, -1, default);
-        fleet.SetWay(-1, node, default);
+        foreach (var (from, to, _) in bent)
+            fleet.SetWay(from, to, default);
     }
 
     private IEnumerable<(int From, int To, Way Way)> Bent(Fault fault, int node)
@@ -236,11 +287,17 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
                 return [(-1, node, cut)];
             case FaultKind.Split:
                 return Enumerable.Range(0, fleet.Options.Schedulers).Where(other => other != fault.Index).Select(other => fleet.NodeOf(Role.Scheduler, other))
-                    .SelectMany(other => new[] { (node, other, cut), (other, node, cut) });
+                    .SelectMany(Both);
+            case FaultKind.CutDatabase:
+                return Both(fleet.NodeOf(Role.Database, 0));
+            case FaultKind.CutOne:
+                return Both(fleet.NodeOf(Role.Scheduler, (int)(fault.Salt % (uint)fleet.Options.Schedulers)));
             default:
                 var way = new Way(DelayMs: (int)(fault.Salt % 100), JitterMs: 1 + (int)(fault.Salt / 100 % 200), Loss: fault.Salt / 20_000 % 10 / 100.0, Twice: fault.Salt / 200_000 % 20 / 100.0);
                 return [(node, -1, way), (-1, node, way)];
         }
+
+        IEnumerable<(int, int, Way)> Both(int other) => [(node, other, cut), (other, node, cut)];
     }
 
     private async Task JumpAsync(Fault fault)

@@ -15,7 +15,7 @@ namespace Fleet.Chaos.Load;
 internal sealed record LoadOptions(double PerSecond, int Population, string? Kernel);
 
 /// <summary>
-/// A constant rate of creates, stops, deletes and reads over all scheduler nodes. Each is repeated until a node answers it, at the next node, creates
+/// A constant rate of creates, stops, deletes, reads, suspends and resumes over all scheduler nodes. Each is repeated until a node answers it, at the next node, creates
 /// under one idempotency key; and each try is written down with its answer.
 /// </summary>
 internal sealed class ClientLoad(ApiClient api, LoadOptions options, ulong seed)
@@ -30,6 +30,7 @@ internal sealed class ClientLoad(ApiClient api, LoadOptions options, ulong seed)
     private readonly ConcurrentDictionary<Task, byte> _open = new();
     private readonly Lock _gate = new();
     private readonly List<string> _alive = [];
+    private readonly List<string> _suspended = [];
     private long _giveUpMs = long.MaxValue;
     private int _created;
 
@@ -96,7 +97,13 @@ internal sealed class ClientLoad(ApiClient api, LoadOptions options, ulong seed)
             // Around the wanted number as many come as go.
             create = vm is null || choice < 0.45 * Math.Min(2, (double)options.Population / Math.Max(1, _alive.Count));
             if (!create && choice >= 0.6)
+            {
                 _alive.Remove(vm!);
+                _suspended.Remove(vm!);
+            }
+
+            if (!create && choice is >= 0.53 and < 0.56 && _suspended.Count > 0)
+                vm = _suspended[(int)_random.Below(_suspended.Count)];
         }
 
         if (create)
@@ -109,10 +116,26 @@ internal sealed class ClientLoad(ApiClient api, LoadOptions options, ulong seed)
         }
         else if (choice < 0.5)
             await SendAsync(Verb.Stop, HttpMethod.Post, $"/v1/vms/{vm}/stop", "", vm, new JsonObject { ["grace_seconds"] = 1 });
+        else if (choice < 0.53)
+            await PutAsync(vm!, Verb.Suspend, "suspend", _suspended);
+        else if (choice < 0.56)
+            await PutAsync(vm!, Verb.Resume, "resume", null);
         else if (choice < 0.6)
             await SendAsync(Verb.Read, HttpMethod.Get, $"/v1/vms/{vm}", "", vm, null);
         else
             await SendAsync(Verb.Delete, HttpMethod.Delete, $"/v1/vms/{vm}", "", vm, null);
+    }
+
+    /// <summary>One that is suspended is among those that are alive as well: it is stopped and deleted like any other.</summary>
+    private async Task PutAsync(string vm, Verb verb, string path, List<string>? among)
+    {
+        if (await SendAsync(verb, HttpMethod.Post, $"/v1/vms/{vm}/{path}", "", vm, null) is null)
+            return;
+        lock (_gate)
+        {
+            _suspended.Remove(vm);
+            among?.Add(vm);
+        }
     }
 
     private async Task<string?> SendAsync(Verb verb, HttpMethod method, string path, string key, string? vm, JsonNode? body)
