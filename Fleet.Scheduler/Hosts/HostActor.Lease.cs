@@ -59,6 +59,17 @@ internal sealed partial class HostActor
         };
     }
 
+    /// <summary>
+    /// The actor after this one would wait for a whole lease anew, since it can't know when this one granted the last. Of a host that is heard it loses
+    /// nothing by that; of one that is silent this one says for how long, and grants none after that word: it ends.
+    /// </summary>
+    private void HandSilence(Action then)
+    {
+        var silent = _lease.Age;
+        var counts = IsFenced && _record is { State: HostState.Connected or HostState.Disconnected } && silent > _options.Heartbeat;
+        Store(counts ? [new HostSilenceHanded { At = At, SilentMs = (ulong)silent.TotalMilliseconds }] : [], then);
+    }
+
     /// <summary>Looks again when the host may be given up, whether it is connected or not: a stream that is open says nothing.</summary>
     private void AwaitLease()
     {

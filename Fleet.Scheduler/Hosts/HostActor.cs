@@ -135,7 +135,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         else
             PublishView();
         StartTimers();
-        _lease.GrantedBefore(TimeSpan.FromMilliseconds(_record.LeaseMs));
+        _lease.GrantedBefore(TimeSpan.FromMilliseconds(_record.LeaseMs), TimeSpan.FromMilliseconds(_record.SilentMs));
         AwaitLease();
         AwaitTrial();
         StartDrain();
@@ -441,7 +441,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         if (_asking.Count > 0)
             Self.Tell(HandOff.Instance);
         else
-            Context.Stop(Self);
+            HandSilence(() => Context.Stop(Self));
     }
 
     private void OnLeft()

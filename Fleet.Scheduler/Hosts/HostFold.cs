@@ -38,6 +38,7 @@ public static class HostFold
                 next.BootId = connected.BootId;
                 next.StateId = connected.StateId;
                 next.LeaseMs = connected.LeaseMs;
+                next.SilentMs = 0;
                 next.Pressure = null;
                 next.ConnectedAt = connected.At?.Clone();
                 next.SilentSince = null;
@@ -78,6 +79,10 @@ public static class HostFold
                 next.ReservedMemoryMib = 0;
                 next.Vms = 0;
                 next.ChangedAt = lost.At?.Clone();
+                break;
+            case HostSilenceHanded handed:
+                next.SilentMs = handed.SilentMs;
+                next.ChangedAt = handed.At?.Clone();
                 break;
             case HostCordoned cordoned:
                 next.Cordoned = true;

@@ -51,12 +51,13 @@ internal sealed class HostLease(LeaseTerms terms, TimeProvider clock, Pulse puls
     private readonly Moment _begun = Moment.Now(clock, pulse);
     private Moment _granted = Moment.Now(clock, pulse);
     private TimeSpan _former;
+    private TimeSpan _before;
 
     /// <summary>By this actor: the one before may have, too.</summary>
     public bool IsGranted { get; private set; }
 
-    /// <summary>Since it was granted last; before that since the actor started. Time in which this process stood still does not count.</summary>
-    public TimeSpan Age => _granted.Age(clock, pulse);
+    /// <summary>Since it was granted last; before that since the actor started, and before as the one before it said. Time in which this process stood still does not count.</summary>
+    public TimeSpan Age => _granted.Age(clock, pulse) + (IsGranted ? TimeSpan.Zero : _before);
 
     /// <summary>The host may count from any time before this.</summary>
     public void Grant()
@@ -66,7 +67,9 @@ internal sealed class HostLease(LeaseTerms terms, TimeProvider clock, Pulse puls
     }
 
     /// <summary>Whoever granted before this actor did so for that long. Hosts and VMMs keep the longer deadline.</summary>
-    public void GrantedBefore(TimeSpan lifetime) => _former = lifetime;
+    /// <param name="lifetime">Of such a grant.</param>
+    /// <param name="ago">How long before this actor's start the last one was at least.</param>
+    public void GrantedBefore(TimeSpan lifetime, TimeSpan ago) => (_former, _before) = (lifetime, ago);
 
     /// <summary>The longest lifetime of a grant that may still count somewhere.</summary>
     public TimeSpan Outstanding => UntilFormerOver > TimeSpan.Zero && _former > terms.Lifetime ? _former : terms.Lifetime;
@@ -75,7 +78,7 @@ internal sealed class HostLease(LeaseTerms terms, TimeProvider clock, Pulse puls
     public TimeSpan UntilGivenUp => terms.Lifetime + terms.Margin - Age is var left && left > UntilFormerOver ? left : UntilFormerOver;
 
     // Clocks may drift for longer than over a lifetime of ours.
-    private TimeSpan UntilFormerOver => _former == TimeSpan.Zero ? TimeSpan.MinValue : (_former * (1 + LeaseTerms.MostDrift)) + terms.Margin - _begun.Age(clock, pulse);
+    private TimeSpan UntilFormerOver => _former == TimeSpan.Zero ? TimeSpan.MinValue : (_former * (1 + LeaseTerms.MostDrift)) + terms.Margin - _begun.Age(clock, pulse) - _before;
 
     private readonly record struct Moment(long At, TimeSpan Stood)
     {

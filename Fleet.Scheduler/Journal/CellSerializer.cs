@@ -42,6 +42,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("vm-lost", VmLost.Parser),
         ("vm-restarted", VmRestarted.Parser),
         ("host-lost", HostLost.Parser),
+        ("host-silence-handed", HostSilenceHanded.Parser),
         ("host-cordoned", HostCordoned.Parser),
         ("host-uncordoned", HostUncordoned.Parser),
         ("vm-launch-failed", VmLaunchFailed.Parser),

@@ -43,7 +43,7 @@ public sealed class HostLeaseTests
         var clock = new ManualClock();
         using var pulse = new Pulse(clock);
         var lease = new HostLease(LeaseTerms.Default with { Lifetime = TimeSpan.FromSeconds(6) }, clock, pulse);
-        lease.GrantedBefore(TimeSpan.FromSeconds(60));
+        lease.GrantedBefore(TimeSpan.FromSeconds(60), TimeSpan.Zero);
         lease.Grant();
         Assert.Equal(TimeSpan.FromSeconds(62.6), lease.UntilGivenUp);
         // A third one that comes after this one has to wait as long.
@@ -52,6 +52,23 @@ public sealed class HostLeaseTests
         lease.Grant();
         Assert.Equal(TimeSpan.FromSeconds(8), lease.UntilGivenUp);
         Assert.Equal(TimeSpan.FromSeconds(6), lease.Outstanding);
+    }
+
+    /// <summary>One that moved in the middle of a host's silence goes on counting where the one before it ended.</summary>
+    [Fact]
+    public void Should_count_the_silence_that_was_handed_to_it_until_it_grants()
+    {
+        var clock = new ManualClock();
+        using var pulse = new Pulse(clock);
+        var lease = new HostLease(LeaseTerms.Default, clock, pulse);
+        lease.GrantedBefore(TimeSpan.FromSeconds(20), TimeSpan.FromSeconds(15));
+        clock.Advance(TimeSpan.FromSeconds(1));
+        Assert.Equal(TimeSpan.FromSeconds(16), lease.Age);
+        // 1 % more than the 22 s of one that granted itself: a former one's clock was another.
+        Assert.Equal(TimeSpan.FromSeconds(6.2), lease.UntilGivenUp);
+        lease.Grant();
+        Assert.Equal(TimeSpan.Zero, lease.Age);
+        Assert.Equal(TimeSpan.FromSeconds(22), lease.UntilGivenUp);
     }
 
     [Fact]

@@ -80,6 +80,8 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c3912077261636b312d373001"),
         ("vm-restarted", new VmRestarted { At = At },
             "0a0b08c3d590d80610809c9c39"),
+        ("host-silence-handed", new HostSilenceHanded { At = At, SilentMs = 12_000 },
+            "0a0b08c3d590d80610809c9c3910e05d"),
         ("host-cordoned", new HostCordoned { At = At },
             "0a0b08c3d590d80610809c9c39"),
         ("host-uncordoned", new HostUncordoned { At = At },
