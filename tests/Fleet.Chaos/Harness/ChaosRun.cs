@@ -105,7 +105,12 @@ internal static class ChaosRun
         }
         var verdict = Checker.Check(history);
         if (verdict.Violations.Count > 0)
-            tell($"what was collected is kept in {Keep(fleet, options.Seed)}");
+        {
+            var kept = Keep(fleet, options.Seed);
+            KeptHistory.Write(kept, history);
+            tell($"what was collected is kept in {kept}");
+        }
+
         return new ChaosReport
         {
             Seed = options.Seed,
