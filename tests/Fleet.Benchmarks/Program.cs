@@ -23,6 +23,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["boot"] = ("Linux to a line from user space, in the lab, against QEMU's microvm", _ => BootBenchmark.Run()),
     ["block"] = ("reads of a disk by Linux in the lab, against QEMU's microvm", _ => BlockBenchmark.Run()),
     ["net"] = ("TCP and ping of Linux in the lab, against QEMU's microvm", _ => NetBenchmark.Run()),
+    ["network"] = ("the same by tap, bridge and rules of a tenant's network, to a network outside of the host", _ => NetBenchmark.RunInTenantsNetwork()),
     ["exec"] = ("a command in Linux in the lab by the agent's way into it, against a bare vsock connection into the same guest", ExecBenchmark.Run),
     ["create"] = ("jailed microVMs a second to the first guest instruction", _ => CreateBenchmark.Run()),
     ["adopt"] = ("a restarted agent to the last microVM taken over; --microvms N (200), --rounds N (5)", AdoptBenchmark.Run),

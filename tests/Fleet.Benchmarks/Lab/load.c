@@ -4,6 +4,8 @@
  *   load receive ADDRESS PORT SECONDS          TCP: receives, and prints MB a second
  *   load serve PORT                            the other side of both, for ever
  *   load echo PORT                             vsock: gives back what comes, of one connection after the other and of several at once
+ *   load vsend PORT SECONDS                    vsock: sends to the host
+ *   load take PATH                             the other side of it: takes one connection to a Unix socket to its end, and prints MB a second
  *   load until MARK PROGRAM WORDS...           runs it until MARK is in what it prints, and ends it: ms, and its CPU
  *                                              time in ms: in the guest, else in user mode, in the kernel
  */
@@ -24,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -166,10 +169,10 @@ static void serve(int port) {
   if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 4)) fail("listen");
   for (;;) {
     int fd = accept(listener, NULL, NULL);
-    char what;
-    if (fd < 0 || read(fd, &what, 1) != 1) continue;
-    if (what == 'r') {
-      give(fd, 3600);
+    unsigned char what[2]; /* one that sends for as long as it is told ends the connection in order: a reset may be lost on its way through a firewall */
+    if (fd < 0 || read(fd, what, sizeof what) != sizeof what) continue;
+    if (what[0] == 'r') {
+      give(fd, what[1]);
     } else {
       uint64_t total = take(fd, 3600);
       write(fd, &total, sizeof total);
@@ -197,26 +200,48 @@ static void echo(int port) {
   }
 }
 
+static int vsend(int port, double seconds) {
+  struct sockaddr_vm to = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = port};
+  int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
+  if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) fail("connect");
+  give(fd, seconds);
+  return 0;
+}
+
+static int take_one(const char *path) {
+  struct sockaddr_un at = {.sun_family = AF_UNIX};
+  int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+  snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+  if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 1)) fail("listen");
+  int fd = accept(listener, NULL, NULL);
+  double begun = now();
+  uint64_t total = take(fd, 3600);
+  printf("RESULT %.3f\n", total / (now() - begun) / 1e6);
+  return 0;
+}
+
 int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   if (argc == 7 && !strcmp(argv[1], "disk"))
     return disk(argv[2], atol(argv[3]), atoi(argv[4]), atof(argv[5]), argv[6][0] == 'r');
   if (argc == 3 && !strcmp(argv[1], "serve")) serve(atoi(argv[2]));
   if (argc == 3 && !strcmp(argv[1], "echo")) echo(atoi(argv[2]));
+  if (argc == 4 && !strcmp(argv[1], "vsend")) return vsend(atoi(argv[2]), atof(argv[3]));
+  if (argc == 3 && !strcmp(argv[1], "take")) return take_one(argv[2]);
   if (argc >= 4 && !strcmp(argv[1], "until")) return until(argv[2], argv + 3);
   if (argc == 5) {
     double seconds = atof(argv[4]), begun;
     uint64_t total = 0;
     int fd = dial(argv[2], atoi(argv[3]));
     int sends = !strcmp(argv[1], "send");
-    write(fd, sends ? "s" : "r", 1);
+    write(fd, (unsigned char[]){sends ? 's' : 'r', (unsigned char)seconds}, 2);
     begun = now();
     if (sends) {
       give(fd, seconds);
       shutdown(fd, SHUT_WR);
       read(fd, &total, sizeof total);
     } else {
-      total = take(fd, seconds);
+      total = take(fd, 3600);
     }
     printf("RESULT %.3f\n", total / (now() - begun) / 1e6);
     return 0;
