@@ -139,7 +139,7 @@ internal sealed class GuestInit
     private void FinishOutput(CommandOutput? output)
     {
         // What a Ctrl-S holds back keeps the output waiting.
-        Terminal.Drain(_console);
+        Terminal.Resume(_console);
         output?.Finish();
         Terminal.Drain(_console);
     }

@@ -38,17 +38,20 @@ internal static unsafe class Terminal
     /// <summary>True when this process's session has the terminal, so that a foreground group can be named.</summary>
     public static bool IsControlling(int fd) => Libc.tcgetpgrp(fd) >= 0;
 
-    /// <summary>
-    /// Waits until everything written has left the port, at most <see cref="DrainLimit"/>. Output that a Ctrl-S holds back
-    /// is let go first: nobody is left to type Ctrl-Q.
-    /// </summary>
+    /// <summary>Lets go what a Ctrl-S holds back: nobody is left to type Ctrl-Q.</summary>
+    public static void Resume(int fd)
+    {
+        // TCOON undoes only what TCOOFF did; the two together also undo a Ctrl-S.
+        Libc.tcflow(fd, TCOOFF);
+        Libc.tcflow(fd, TCOON);
+    }
+
+    /// <summary>Waits until everything written has left the port, at most <see cref="DrainLimit"/>, also what a Ctrl-S holds back. As long as another writes it never has.</summary>
     public static bool Drain(int fd)
     {
         var drained = new Thread(() =>
         {
-            // TCOON undoes only what TCOOFF did; the two together also undo a Ctrl-S.
-            Libc.tcflow(fd, TCOOFF);
-            Libc.tcflow(fd, TCOON);
+            Resume(fd);
             while (Libc.tcdrain(fd) != 0 && System.Runtime.InteropServices.Marshal.GetLastPInvokeError() == Libc.EINTR)
             {
             }

@@ -13,6 +13,9 @@ internal sealed unsafe class CommandOutput
     /// <summary>What a pipe holds.</summary>
     private const int ReadBytes = 64 * 1024;
 
+    /// <summary>Where processors are emulated, what a console has not shown of 1 MiB would keep a guest's end waiting for minutes.</summary>
+    private static readonly TimeSpan ConsolePatience = TimeSpan.FromSeconds(10);
+
     private readonly OutputLog _log;
     private readonly ConsoleCopy? _console;
     private readonly byte[] _buffer = new byte[ReadBytes];
@@ -25,7 +28,7 @@ internal sealed unsafe class CommandOutput
     private CommandOutput(OutputLog log, int console, ReadOnlySpan<int> ends)
     {
         _log = log;
-        _console = console >= 0 ? new ConsoleCopy(console) : null;
+        _console = console >= 0 ? new ConsoleCopy(console, ConsolePatience) : null;
         (_output, Output, _errors, Errors, _wakeRead, _wakeWrite) = (ends[0], ends[1], ends[2], ends[3], ends[4], ends[5]);
         _reader = new Thread(Read, 256 * 1024) { IsBackground = true, Name = "output" };
     }
@@ -70,8 +73,8 @@ internal sealed unsafe class CommandOutput
         // SAFETY: one byte, on this frame.
         Libc.write(_wakeWrite, &one, 1);
         _reader.Join();
-        _console?.Finish();
-        _log.WaitUntilTaken();
+        var taken = _log.WaitUntilTaken();
+        _console?.Finish(mayMiss: taken);
     }
 
     private void Read()

@@ -8,7 +8,8 @@ namespace Fleet.Guest.Logs;
 /// gets all of it by the log, the console may miss some and says so; else the command waits. Thread-safe.
 /// </summary>
 /// <param name="console">Descriptor of the console.</param>
-internal sealed class ConsoleCopy(int console)
+/// <param name="patience">A console that takes nothing for so long takes nothing any more. Also how long the end waits for what the host has anyway.</param>
+internal sealed class ConsoleCopy(int console, TimeSpan patience)
 {
     private const int Capacity = 1 << 20;
     private const int WriteBytes = 4096;
@@ -16,15 +17,12 @@ internal sealed class ConsoleCopy(int console)
     /// <summary>Milliseconds.</summary>
     private const int MostPause = 1000;
 
-    /// <summary>A console that takes nothing for so long takes nothing any more.</summary>
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
-
     private readonly object _gate = new();
     private readonly byte[] _ring = new byte[Capacity];
     private int _start;
     private int _count;
     private long _left;
-    private bool _writes;
+    private int _underWay;
     private bool _finishing;
     private long _progressAt;
 
@@ -49,15 +47,23 @@ internal sealed class ConsoleCopy(int console)
     }
 
     /// <summary>Waits until everything is out, as long as the console goes on taking.</summary>
-    public void Finish()
+    /// <param name="mayMiss">The host has all of it: what is not out within the time of patience is not shown.</param>
+    public void Finish(bool mayMiss)
     {
         lock (_gate)
         {
-            TellLeft();
             _finishing = true;
             Monitor.PulseAll(_gate);
+            var began = Environment.TickCount64;
+            while (mayMiss && _count > 0 && began + (long)patience.TotalMilliseconds - Environment.TickCount64 is > 0 and var left) Monitor.Wait(_gate, (int)left);
+            if (mayMiss)
+            {
+                _left += _count - _underWay;
+                _count = _underWay;
+            }
+            TellLeft();
             _progressAt = Environment.TickCount64;
-            while ((_count > 0 || _writes) && _progressAt + (long)Patience.TotalMilliseconds - Environment.TickCount64 is > 0 and var left) Monitor.Wait(_gate, (int)left);
+            while (_count > 0 && _progressAt + (long)patience.TotalMilliseconds - Environment.TickCount64 is > 0 and var left) Monitor.Wait(_gate, (int)left);
         }
     }
 
@@ -90,7 +96,8 @@ internal sealed class ConsoleCopy(int console)
             lock (_gate)
             {
                 while (_count == 0) Monitor.Wait(_gate);
-                (start, count, _writes) = (_start, Math.Min(_count, Math.Min(WriteBytes, Capacity - _start)), true);
+                (start, count) = (_start, Math.Min(_count, Math.Min(WriteBytes, Capacity - _start)));
+                _underWay = count;
             }
             var began = Environment.TickCount64;
             // These bytes stay as they are until they are given free below.
@@ -100,7 +107,7 @@ internal sealed class ConsoleCopy(int console)
             {
                 _start = (_start + count) % Capacity;
                 _count -= count;
-                _writes = false;
+                _underWay = 0;
                 _progressAt = Environment.TickCount64;
                 Monitor.PulseAll(_gate);
                 // What is not shown whole is not worth the machine's CPU, of which each byte costs some: a tenth of it at the most.

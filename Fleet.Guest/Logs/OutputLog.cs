@@ -23,6 +23,7 @@ internal sealed class OutputLog(TimeSpan patience, TimeSpan firstPatience, Actio
     private bool _hadHost;
     private bool _hopeless;
     private bool _waits;
+    private bool _hasLost;
     private long _end;
     private long _progressAt;
 
@@ -118,12 +119,13 @@ internal sealed class OutputLog(TimeSpan patience, TimeSpan firstPatience, Actio
         }
     }
 
-    /// <summary>Waits until the host has taken everything, as long as it goes on taking.</summary>
-    public void WaitUntilTaken()
+    /// <summary>Waits until the host has taken everything, as long as it goes on taking; whether it has all that was ever written.</summary>
+    public bool WaitUntilTaken()
     {
         lock (_gate)
         {
             while (_pieces.Count > 0 && !_hopeless && Left(_hadHost ? patience : firstPatience) is > 0 and var left) Monitor.Wait(_gate, left);
+            return _pieces.Count == 0 && !_hasLost;
         }
     }
 
@@ -139,8 +141,12 @@ internal sealed class OutputLog(TimeSpan patience, TimeSpan firstPatience, Actio
                 Monitor.Wait(_gate, left);
                 _waits = false;
             }
-            // Only so much is under way as the window of its stream takes, which is far less than all.
-            else Free(_underWay);
+            else
+            {
+                // Only so much is under way as the window of its stream takes, which is far less than all.
+                Free(_underWay);
+                _hasLost = true;
+            }
         }
         var piece = _free.Count > 0 ? _free.Pop() : new Piece();
         (piece.Output, piece.Position, piece.Length, piece.Taken) = (output, _end, 0, 0);
