@@ -64,6 +64,22 @@ internal static class SmallGuest
         0xeb, 0xeb,                   // jmp to the first mov dx
     ];
 
+    /// <summary>Writes its mark, and then to COM1 what comes in on it, as a terminal echoes.</summary>
+    public static readonly byte[] Echo =
+    [
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xb0, Mark,             // mov al, '!'
+        0xee,                   // out dx, al
+        0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
+        0xec,                   // in al, dx
+        0xa8, 0x01,             // test al, 1
+        0x74, 0xfb,             // jz in
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec,                   // in al, dx
+        0xee,                   // out dx, al
+        0xeb, 0xef,             // jmp to the second mov dx
+    ];
+
     /// <summary>Runs for ever and says nothing.</summary>
     public static readonly byte[] Silent =
     [

@@ -30,6 +30,8 @@ internal static class ConsoleCommand
             var vm = parsed.GetRequiredValue(name);
             if (parsed.GetValue(offset) is null && (await api.GetAsync(VmCommands.PathOf(vm), cancellation)).GetProperty("moved") is { ValueKind: JsonValueKind.Object } moved)
                 CommandContext.Warn(parsed, $"{vm} came here from host {moved.Text("from")}, and its console begins with that");
+            // The guest's terminal echoes.
+            using var terminal = parsed.GetValue(interactive) ? RawTerminal.TryEnter(keepSignals: true) : null;
             using var input = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
             var typing = parsed.GetValue(interactive) ? SendInputAsync(api, vm, endToo: false, input.Token) : Task.CompletedTask;
             await CopyAsync(api, vm, parsed.GetValue(offset), !parsed.GetValue(noFollow), cancellation);
@@ -82,7 +84,7 @@ internal static class ConsoleCommand
     /// </param>
     public static async Task SendInputAsync(ApiClient api, string vm, bool endToo, CancellationToken cancellation)
     {
-        await using var input = Console.OpenStandardInput();
+        await using var input = RawTerminal.OpenInput();
         var buffer = new byte[InputChunk];
         try
         {

@@ -5,6 +5,7 @@ using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 using Fleet.Shared.Files;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Cli.Vms;
 
@@ -18,7 +19,7 @@ internal static class CopyCommand
 
     public static Command Create()
     {
-        var source = new Argument<string>("source") { Description = "PATH here, or VM:PATH" };
+        var source = new Argument<string>("source") { Description = "PATH here, or VM:PATH; for an admin TENANT/NAME:PATH where it is a tenant's" };
         var target = new Argument<string>("target") { Description = "VM:PATH, or PATH here; into it if it is a folder, else as it" };
         return new Command("cp", "Copy a file or a folder into a running microVM, or out of it: at most 1,000,000 files of 128 GiB together") { source, target }.Calls(async (api, parsed, cancellation) =>
         {
@@ -36,11 +37,16 @@ internal static class CopyCommand
         });
     }
 
-    /// <summary>A colon behind what may be a name makes it a place in a microVM.</summary>
+    /// <summary>A colon behind what may be a name, or a tenant's and a name, makes it a place in a microVM.</summary>
     internal static (string? Vm, string Path) Split(string word)
     {
         var colon = word.IndexOf(':', StringComparison.Ordinal);
-        return colon <= 0 || word.AsSpan(0, colon).Contains('/') ? (null, word) : (word[..colon], word.Length > colon + 1 ? word[(colon + 1)..] : "/");
+        if (colon <= 0)
+            return (null, word);
+        var names = word[..colon].Split('/');
+        return names.Length == 1 || (names.Length == 2 && VmSpecRules.IsHostId(names[0]) && VmSpecRules.IsName(names[1]))
+            ? (word[..colon], word.Length > colon + 1 ? word[(colon + 1)..] : "/")
+            : (null, word);
     }
 
     private static Task InAsync(ApiClient api, string here, string vm, string there, CancellationToken cancellation)

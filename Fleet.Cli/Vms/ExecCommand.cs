@@ -5,7 +5,6 @@ using System.Text.Json.Nodes;
 using Fleet.Cli.Api;
 using Fleet.Cli.Output;
 using Fleet.Shared.GuestChannel;
-using Microsoft.Win32.SafeHandles;
 
 namespace Fleet.Cli.Vms;
 
@@ -64,7 +63,7 @@ internal static class ExecCommand
         using var interrupt = Pass(PosixSignal.SIGINT, 2, stream);
         using var terminate = Pass(PosixSignal.SIGTERM, 15, stream);
         using var quit = Pass(PosixSignal.SIGQUIT, 3, stream);
-        using var input = interactive ? StandardInput() : null;
+        using var input = interactive ? RawTerminal.OpenInput() : null;
         await using var output = Console.OpenStandardOutput();
         await using var errors = Console.OpenStandardError();
         // Not the program's own token: the signal that cancels it is the command's to answer.
@@ -78,7 +77,7 @@ internal static class ExecCommand
         (request["tty"], request["rows"], request["columns"]) = (true, rows, columns);
         await using var stream = await ExecStream.OpenAsync(api, vm, request, cancellation);
         using var resized = PosixSignalRegistration.Create(PosixSignal.SIGWINCH, _ => stream.Resize(WindowSize()));
-        using var input = interactive ? StandardInput() : null;
+        using var input = interactive ? RawTerminal.OpenInput() : null;
         await using var output = Console.OpenStandardOutput();
         return await stream.RunAsync(input, output, output, cancellation);
     }
@@ -88,9 +87,6 @@ internal static class ExecCommand
         context.Cancel = true;
         stream.Send(FrameType.Signal, new[] { number });
     });
-
-    // The base library's own stream makes whole lines of what is typed into a terminal, and echoes it once more.
-    private static FileStream StandardInput() => new(new SafeFileHandle(0, ownsHandle: false), FileAccess.Read, bufferSize: 0);
 
     private static (ushort Rows, ushort Columns) WindowSize()
     {

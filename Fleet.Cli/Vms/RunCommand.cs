@@ -117,6 +117,8 @@ internal static class RunCommand
     private static async Task<int> AttachedAsync(ApiClient api, ParseResult parsed, JsonElement vm, bool interactive, bool remove, CancellationToken cancellation)
     {
         var id = vm.Text("id");
+        // The guest's terminal echoes, also what is typed before it is there.
+        using var terminal = interactive ? RawTerminal.TryEnter(keepSignals: true) : null;
         try
         {
             vm = await PlacedAsync(api, parsed, vm, cancellation);
