@@ -17,13 +17,18 @@ internal sealed class DockerRegistry : IDisposable
 
     public string Address { get; }
 
-    public static async Task<DockerRegistry> StartAsync(string folder)
+    /// <param name="folder">Its own.</param>
+    /// <param name="htpasswd">A line of user and bcrypt hash: whom alone it serves.</param>
+    public static async Task<DockerRegistry> StartAsync(string folder, string? htpasswd = null)
     {
         Directory.CreateDirectory(folder);
         var port = FreePort.Next();
         var configuration = Path.Combine(folder, "config.yml");
+        var users = Path.Combine(folder, "htpasswd");
+        if (htpasswd is not null)
+            await File.WriteAllTextAsync(users, htpasswd);
         await File.WriteAllTextAsync(configuration, string.Create(CultureInfo.InvariantCulture,
-            $"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"));
+            $"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{(htpasswd is null ? "" : $"auth: {{htpasswd: {{realm: test, path: {users}}}}}\n")}"));
         var process = Process.Start(new ProcessStartInfo(Program, ["serve", configuration]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
         process.OutputDataReceived += (_, _) => { };
         process.ErrorDataReceived += (_, _) => { };

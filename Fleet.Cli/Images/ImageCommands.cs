@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using System.Text;
 using System.Text.Json.Nodes;
 using Fleet.Cli.Node;
 using Fleet.Cli.Output;
@@ -8,12 +9,12 @@ using Fleet.Host.Images.Oci;
 
 namespace Fleet.Cli.Images;
 
-/// <summary><c>fleet image list | pull | remove</c>: the OCI images of the host on this machine, beside its agent.</summary>
+/// <summary><c>fleet image list | pull | remove | login | logout</c>: the OCI images of the host on this machine, beside its agent.</summary>
 internal static class ImageCommands
 {
     private static readonly TimeSpan TellEvery = TimeSpan.FromMilliseconds(500);
 
-    public static Command Create() => new("image", "OCI images of the host on this machine") { List(), Pull(), Remove() };
+    public static Command Create() => new("image", "OCI images of the host on this machine") { List(), Pull(), Remove(), Login(), Logout() };
 
     private static Command List() => Guarded(new Command("list", "The images that are here, the last used first"), (store, parsed, _) =>
     {
@@ -53,9 +54,60 @@ internal static class ImageCommands
         });
     }
 
+    private static Command Login()
+    {
+        var registry = Registry();
+        var user = new Option<string>("--user", "-u") { Description = "Who the host is to the registry", Required = true };
+        return GuardedInFolder(new Command("login", "Have this host pull as a user of a registry; the password comes on standard input") { registry, user }, (folder, parsed, _) =>
+        {
+            var password = Password(parsed) ?? throw new LaunchFailedException("invalid_field", "The password comes on standard input, and there was none.");
+            if (new RegistryCredentials(folder).Set(parsed.GetRequiredValue(registry), parsed.GetRequiredValue(user), password) is { } problem)
+                throw new LaunchFailedException("invalid_field", problem);
+            return Task.FromResult(ExitCodes.Ok);
+        });
+    }
+
+    private static Command Logout()
+    {
+        var registry = Registry();
+        return GuardedInFolder(new Command("logout", "Have this host be nobody to a registry again") { registry }, (folder, parsed, _) =>
+        {
+            var wanted = parsed.GetRequiredValue(registry);
+            if (new RegistryCredentials(folder).Remove(wanted))
+                return Task.FromResult(ExitCodes.Ok);
+            throw new LaunchFailedException("image_not_found", $"This host is nobody to {wanted} already.");
+        });
+    }
+
+    private static string? Password(ParseResult parsed)
+    {
+        // Typed, it is not shown.
+        using var terminal = RawTerminal.TryEnter(keepSignals: true);
+        if (terminal is null)
+            return Console.In.ReadLine();
+        parsed.InvocationConfiguration.Error.Write("Password: ");
+        using var input = new StreamReader(RawTerminal.OpenInput());
+        var password = new StringBuilder();
+        while (input.Read() is var next and not (-1 or '\r' or '\n' or '\x04'))
+        {
+            if (next is '\b' or '\x7f')
+                password.Length = Math.Max(0, password.Length - 1);
+            else
+                password.Append((char)next);
+        }
+
+        parsed.InvocationConfiguration.Error.WriteLine();
+        return password.Length > 0 ? password.ToString() : null;
+    }
+
+    private static Argument<string> Registry() => new("registry") { Description = "HOST or HOST:PORT, as in an image's name" };
+
     private static Argument<string> Name() => new("image") { Description = "registry/name:tag, registry/name@sha256:…, oci:/folder or docker-archive:/file.tar" };
 
-    private static Command Guarded(Command command, Func<ImageStore, ParseResult, CancellationToken, Task<int>> action)
+    private static Command Guarded(Command command, Func<ImageStore, ParseResult, CancellationToken, Task<int>> action) =>
+        GuardedInFolder(command, (folder, parsed, cancellation) => action(new ImageStore(folder, new ImageStoreOptions()), parsed, cancellation));
+
+    private static Command GuardedInFolder(Command command, Func<string, ParseResult, CancellationToken, Task<int>> action)
     {
         command.SetAction(async (parsed, cancellation) =>
         {
@@ -64,12 +116,12 @@ internal static class ImageCommands
                 var folder = Path.Combine(DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data)).Host, "images");
                 if (!Directory.Exists(folder))
                     throw new LaunchFailedException("image_not_found", $"There is no host's store of images in {folder}; start a host there first, or name its --data.");
-                return await action(new ImageStore(folder, new ImageStoreOptions()), parsed, cancellation);
+                return await action(folder, parsed, cancellation);
             }
             catch (LaunchFailedException failed)
             {
                 CommandContext.Tell(parsed, failed.Code, failed.Message);
-                return failed.Code == "image_not_found" ? ExitCodes.NotFound : ExitCodes.Failed;
+                return failed.Code switch { "image_not_found" => ExitCodes.NotFound, "invalid_field" => ExitCodes.Usage, _ => ExitCodes.Failed };
             }
             catch (Exception failed) when (failed is IOException or UnauthorizedAccessException)
             {

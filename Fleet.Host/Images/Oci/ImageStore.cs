@@ -66,6 +66,7 @@ public sealed class ImageStore
     private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
 
     private readonly string _layers, _roots, _names;
+    private readonly RegistryCredentials _credentials;
     private readonly ImageStoreOptions _options;
     private readonly ILogger _log;
     private readonly Lock _gate = new();
@@ -83,7 +84,7 @@ public sealed class ImageStore
     {
         ArgumentNullException.ThrowIfNull(options);
         (_layers, _roots, _names) = (Path.Combine(directory, "layers"), Path.Combine(directory, "roots"), Path.Combine(directory, "names"));
-        _options = options;
+        (_options, _credentials) = (options, new RegistryCredentials(directory));
         _log = options.Log.ForContext<ImageStore>();
         foreach (var folder in (string[])[_layers, _roots, _names])
             Directory.CreateDirectory(folder);
@@ -206,7 +207,7 @@ public sealed class ImageStore
     {
         ImageLocation.Layout => new LayoutOrigin(reference),
         ImageLocation.Archive => new ArchiveOrigin(reference, _options.Limits),
-        _ => new RegistryOrigin(reference),
+        _ => new RegistryOrigin(reference, _credentials.Find(reference.Registry)),
     };
 
     private async Task<(string Digest, ImageManifest Manifest, ImageConfig Config)> ReadDocumentsAsync(IImageOrigin origin, CancellationToken cancellation)
@@ -258,10 +259,10 @@ public sealed class ImageStore
                 }
                 await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(reference, layers[i], Arrived, work), token).ConfigureAwait(false);
             }).ConfigureAwait(false);
-            progress?.Report(new PullProgress(total, total, Unpacking: true));
             await _unpacks.WaitAsync(cancellation).ConfigureAwait(false);
             try
             {
+                progress?.Report(new PullProgress(total, total, Unpacking: true));
                 RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, MakeRoom, cancellation);
             }
             finally

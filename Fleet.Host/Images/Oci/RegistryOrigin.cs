@@ -9,7 +9,7 @@ namespace Fleet.Host.Images.Oci;
 
 /// <summary>
 /// An image in a registry (OCI distribution API). A registry on this very machine is spoken to without TLS, every other with. A token that the
-/// registry asks for is got without credentials, sent to no other host, and never to where a redirect leads. Nothing but a registry on this machine
+/// registry asks for is sent to no other host, and never to where a redirect leads; so are the host's credentials for it, but to where it says that tokens are. Nothing but a registry on this machine
 /// leads to this machine: whoever names an image must not reach by it what listens here, or the cloud's metadata service.
 /// </summary>
 internal sealed class RegistryOrigin : IImageOrigin
@@ -31,11 +31,14 @@ internal sealed class RegistryOrigin : IImageOrigin
     private readonly HttpClient _http;
     private readonly Uri _base;
     private readonly bool _ofThisMachine;
-    private volatile string? _token;
+    private readonly string? _identity;
+    private volatile AuthenticationHeaderValue? _authorization;
 
-    public RegistryOrigin(ImageReference reference)
+    /// <param name="reference">Of a registry.</param>
+    /// <param name="identity">User and password in base64; null: the host has none for it.</param>
+    public RegistryOrigin(ImageReference reference, string? identity)
     {
-        _reference = reference;
+        (_reference, _identity) = (reference, identity);
         var host = reference.Registry == DockerHub ? DockerHubApi : reference.Registry;
         _ofThisMachine = ImageReference.IsLoopback(host);
         _base = new Uri($"{(_ofThisMachine ? "http" : "https")}://{host}/v2/{reference.Repository}/");
@@ -89,7 +92,7 @@ internal sealed class RegistryOrigin : IImageOrigin
             foreach (var type in accept) request.Headers.Accept.ParseAdd(type);
             if (from > 0) request.Headers.Range = new RangeHeaderValue(from, null);
             var own = IsOwn(address);
-            if (own && _token is { } token) request.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
+            if (own) request.Headers.Authorization = _authorization;
             var answer = await SendAsync(request, cancellation).ConfigureAwait(false);
             if (answer.StatusCode is HttpStatusCode.OK || (answer.StatusCode == HttpStatusCode.PartialContent && from > 0)) return answer;
             using (answer)
@@ -97,11 +100,11 @@ internal sealed class RegistryOrigin : IImageOrigin
                 switch ((int)answer.StatusCode)
                 {
                     case 401 when own && !asked:
-                        _token = await AskForTokenAsync(answer, cancellation).ConfigureAwait(false);
+                        _authorization = await AuthorizeAsync(answer, cancellation).ConfigureAwait(false);
                         asked = true;
                         continue;
                     case 401 or 403:
-                        throw ImageFault.NotFound($"{_reference} does not exist, or the registry shows it to nobody without credentials.");
+                        throw NotShown();
                     case 404:
                         throw ImageFault.NotFound($"{_reference} does not exist: the registry has no {(accept.Length > 0 ? "such name" : "layer that its manifest names")}.");
                     case 416 when from > 0:
@@ -121,19 +124,29 @@ internal sealed class RegistryOrigin : IImageOrigin
         }
     }
 
-    private async Task<string> AskForTokenAsync(HttpResponseMessage refusal, CancellationToken cancellation)
+    private LaunchFailedException NotShown() => ImageFault.NotFound(_identity is null
+        ? $"{_reference} does not exist, or the registry shows it to nobody without credentials; the host gets some by fleet image login."
+        : $"{_reference} does not exist, or the registry does not show it to the user that this host is there; fleet image login changes that.");
+
+    private async Task<AuthenticationHeaderValue> AuthorizeAsync(HttpResponseMessage refusal, CancellationToken cancellation)
     {
-        var challenge = refusal.Headers.WwwAuthenticate.FirstOrDefault(one => one.Scheme.Equals("Bearer", StringComparison.OrdinalIgnoreCase));
-        var fields = BearerChallenge.Parse(challenge?.Parameter ?? "");
-        if (!fields.TryGetValue("realm", out var realm) || !Uri.TryCreate(realm, UriKind.Absolute, out var address))
-            throw ImageFault.NotFound($"{_reference} does not exist, or the registry shows it to nobody without credentials.");
+        if (Challenge("Bearer") is { } bearer) return new("Bearer", await AskForTokenAsync(bearer, cancellation).ConfigureAwait(false));
+        return Challenge("Basic") is not null && _identity is not null ? new("Basic", _identity) : throw NotShown();
+
+        AuthenticationHeaderValue? Challenge(string scheme) => refusal.Headers.WwwAuthenticate.FirstOrDefault(one => one.Scheme.Equals(scheme, StringComparison.OrdinalIgnoreCase));
+    }
+
+    private async Task<string> AskForTokenAsync(AuthenticationHeaderValue challenge, CancellationToken cancellation)
+    {
+        var fields = BearerChallenge.Parse(challenge.Parameter ?? "");
+        if (!fields.TryGetValue("realm", out var realm) || !Uri.TryCreate(realm, UriKind.Absolute, out var address)) throw NotShown();
         var scope = $"repository:{_reference.Repository}:pull";
         var query = $"service={Uri.EscapeDataString(fields.GetValueOrDefault("service", ""))}&scope={Uri.EscapeDataString(scope)}";
         using var request = new HttpRequestMessage(HttpMethod.Get, new UriBuilder(Allowed(address, _base)) { Query = query }.Uri);
+        if (_identity is not null) request.Headers.Authorization = new("Basic", _identity);
         using var answer = await SendAsync(request, cancellation).ConfigureAwait(false);
         if ((int)answer.StatusCode is 429 or >= 500) throw new TransientFault($"{address.Host} gives no token now: {(int)answer.StatusCode}", RetryAfter(answer));
-        if (answer.StatusCode != HttpStatusCode.OK)
-            throw ImageFault.NotFound($"{_reference} does not exist, or the registry shows it to nobody without credentials.");
+        if (answer.StatusCode != HttpStatusCode.OK) throw NotShown();
         await using var body = await BodyAsync(answer, cancellation).ConfigureAwait(false);
         var json = await ImageDocument.ReadAsync(body, "token", cancellation).ConfigureAwait(false);
         try

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text;
 using System.Text.Json.Nodes;
 using Fleet.Host.Drivers;
@@ -412,6 +413,94 @@ public sealed class ImageStoreTests : IDisposable
         Assert.Empty(Files("roots"));
         Assert.Empty(Files("names"));
         await Get(Store(), registry.Reference);
+    }
+
+    [SkippableFact]
+    public async Task A_disk_that_another_fills_in_the_middle_of_a_pull_ends_it_and_the_next_one_goes_on()
+    {
+        Skip.IfNot(Environment.IsPrivilegedProcess, "a disk of its own takes root");
+        Directory.CreateDirectory(_folder.At("disk"));
+        Run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", _folder.At("disk"));
+        try
+        {
+            var image = TestImage.Big();
+            using var registry = new FakeRegistry(image);
+            var layer = image.Blobs.MaxBy(blob => blob.Value.Length).Key;
+            registry.Fault = context =>
+            {
+                if (context.Request.RawUrl!.Contains(layer, StringComparison.Ordinal) && !File.Exists(_folder.At("disk", "others"))) Fill(_folder.At("disk", "others"));
+                return false;
+            };
+            var store = new ImageStore(_folder.At("disk", "images"), Quick with { KeptFree = 0 });
+            Assert.Equal("image_no_space", await CodeOf(registry.Reference, store));
+            Assert.Empty(store.List());
+            Assert.Empty(Directory.GetFiles(_folder.At("disk", "images", "roots")));
+            File.Delete(_folder.At("disk", "others"));
+            registry.Fault = _ => false;
+            Assert.Equal(image.Digest, (await Get(store, registry.Reference)).Digest);
+        }
+        finally
+        {
+            Run("umount", _folder.At("disk"));
+        }
+
+        static void Run(string program, params string[] arguments)
+        {
+            using var process = Process.Start(program, arguments);
+            process.WaitForExit();
+            Assert.Equal(0, process.ExitCode);
+        }
+
+        static void Fill(string path)
+        {
+            using var file = File.OpenHandle(path, FileMode.Create, FileAccess.Write);
+            var block = new byte[4096];
+            try
+            {
+                for (long at = 0; ; at += block.Length) RandomAccess.Write(file, block, at);
+            }
+            catch (IOException)
+            {
+                // It is full.
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Two_images_are_unpacked_at_a_time()
+    {
+        var registries = Enumerable.Range(0, 3).Select(i => new FakeRegistry(TestImage.Of([new TarMaker().File($"file{i}", $"{i}").ToArray()]))).ToArray();
+        using var goOn = new ManualResetEventSlim();
+        try
+        {
+            var store = Store();
+            var watches = registries.Select(_ => new HeldUnpack(goOn)).ToArray();
+            var pulls = registries.Zip(watches, (registry, watch) => Task.Run(() => store.GetAsync(registry.Reference, watch, again: false, default))).ToArray();
+            Assert.True(SpinWait.SpinUntil(() => watches.All(watch => watch.IsHere) && watches.Count(watch => watch.Unpacks) == 2, TimeSpan.FromSeconds(30)));
+            Assert.False(SpinWait.SpinUntil(() => watches.Count(watch => watch.Unpacks) > 2, TimeSpan.FromMilliseconds(300)));
+            goOn.Set();
+            await Task.WhenAll(pulls);
+            Assert.All(watches, watch => Assert.True(watch.Unpacks));
+        }
+        finally
+        {
+            goOn.Set();
+            foreach (var registry in registries) registry.Dispose();
+        }
+    }
+
+    /// <summary>Keeps whoever unpacks at it until it may go on.</summary>
+    private sealed class HeldUnpack(ManualResetEventSlim goOn) : IProgress<PullProgress>
+    {
+        public volatile bool IsHere, Unpacks;
+
+        public void Report(PullProgress value)
+        {
+            if (value.Bytes == value.Total) IsHere = true;
+            if (!value.Unpacking) return;
+            Unpacks = true;
+            goOn.Wait();
+        }
     }
 
     [Fact]

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
+using Fleet.Host.Drivers;
 using Fleet.Host.Images.Oci;
 using Fleet.Tests;
 
@@ -63,6 +64,28 @@ public sealed class RealRegistryTests : IDisposable
         Assert.Equal(archive.Root, docker.Root);
         Assert.Equal(["/a"], archive.Config.Cmd);
         Assert.Single(Directory.GetFiles(_folder.At("images", "roots")));
+    }
+
+    [SkippableFact]
+    public async Task A_registry_that_wants_a_user_and_a_password_gets_what_the_host_was_told()
+    {
+        Skip.IfNot(DockerRegistry.IsInstalled, "docker-registry is not installed; run ./fleet build");
+        const string password = "open sesame: 1";
+        using var registry = await DockerRegistry.StartAsync(_folder.At("registry"), "builder:$2b$05$llrfyZHlCssQs9m8slyq/eVBriqMfhTZmJK3B9aTn3bN6JHYmQbuG\n");
+        var image = TestImage.Of([new TarMaker().File("a", "1").ToArray()], new JsonObject { ["Cmd"] = new JsonArray("/a") });
+        image.WriteLayout(_folder.At("layout"), "v1");
+        Run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", $"builder:{password}", $"oci:{_folder.At("layout")}:v1", $"docker://{registry.Address}/app:v1");
+        var store = new ImageStore(_folder.At("images"), new ImageStoreOptions { KeptFree = 0 });
+        var credentials = new RegistryCredentials(_folder.At("images"));
+        var name = $"{registry.Address}/app:v1";
+
+        Assert.Contains("fleet image login", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(name, null, again: false, default))).Message, StringComparison.Ordinal);
+        Assert.Null(credentials.Set(registry.Address, "builder", password + "?"));
+        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(name, null, again: false, default));
+        Assert.Equal("image_not_found", refused.Code);
+        Assert.DoesNotContain(password, refused.ToString(), StringComparison.Ordinal);
+        Assert.Null(credentials.Set(registry.Address, "builder", password));
+        Assert.Equal(image.Digest, (await store.GetAsync(name, null, again: false, default)).Digest);
     }
 
     private static string Run(string program, params string[] arguments)
