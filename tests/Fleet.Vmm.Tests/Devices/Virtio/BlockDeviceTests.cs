@@ -84,6 +84,43 @@ public sealed class BlockDeviceTests : IDisposable
         Assert.Equal(_disk, File.ReadAllBytes(_path));
     }
 
+    [SkippableFact]
+    public void Should_fail_a_write_that_the_hosts_disk_has_no_room_for_and_go_on_when_it_has()
+    {
+        Skip.IfNot(Environment.IsPrivilegedProcess, "a disk of its own takes root");
+        var host = Directory.CreateTempSubdirectory("fleet-disk-").FullName;
+        Run("mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", host);
+        try
+        {
+            var path = Path.Combine(host, "disk");
+            using (var sparse = File.Create(path)) sparse.SetLength(Sectors * 512);
+            File.WriteAllBytes(Path.Combine(host, "others"), new byte[16 << 10]);
+            BlockDevice? device = null;
+            using var driver = new VirtioDriver(memory => device = new BlockDevice(memory, new DiskSettings("d", path, ReadOnly: false, Flushes: true, Asynchronous: false, Unlimited), TimeProvider.System));
+            using var owned = device;
+            driver.Begin(Flush);
+            driver.Memory.Slice(Content, 512).Fill(7);
+            Assert.Equal(1, Ask(driver, type: 1, sector: 9, length: 512, toGuest: false).Status);
+            Assert.Equal(0, Ask(driver, type: 0, sector: 9, length: 512, toGuest: true).Status);
+            File.Delete(Path.Combine(host, "others"));
+            driver.Memory.Slice(Content, 512).Fill(7);
+            Assert.Equal((0, 1u), Ask(driver, type: 1, sector: 9, length: 512, toGuest: false));
+            Assert.Equal(Enumerable.Repeat((byte)7, 512), File.ReadAllBytes(path)[(9 * 512)..(10 * 512)]);
+        }
+        finally
+        {
+            Run("umount", host);
+            Directory.Delete(host);
+        }
+
+        static void Run(string program, params string[] arguments)
+        {
+            using var process = System.Diagnostics.Process.Start(program, arguments);
+            process.WaitForExit();
+            Assert.Equal(0, process.ExitCode);
+        }
+    }
+
     [Fact]
     public void Should_tell_its_size_and_name()
     {
