@@ -45,14 +45,15 @@ internal sealed class GuestConversation : IAsyncDisposable
     /// <param name="connection">Is this object's from now on.</param>
     /// <param name="take">Gets every frame.</param>
     /// <param name="cancellation">Gives up waiting; then the connection is closed.</param>
+    /// <param name="taken">Told, between frames, that all that had come is taken. Must not throw.</param>
     /// <exception cref="IOException">The connection broke.</exception>
-    public static async Task<GuestConversation> BeginAsync(Stream connection, TakeFrame take, CancellationToken cancellation)
+    public static async Task<GuestConversation> BeginAsync(Stream connection, TakeFrame take, CancellationToken cancellation, Action? taken = null)
     {
         var conversation = new GuestConversation(connection);
         try
         {
             await conversation.GreetAsync(cancellation).ConfigureAwait(false);
-            conversation._running = Task.WhenAll(conversation.ReadAsync(take), conversation.WriteAsync());
+            conversation._running = Task.WhenAll(conversation.ReadAsync(take, taken), conversation.WriteAsync());
             return conversation;
         }
         catch
@@ -95,11 +96,11 @@ internal sealed class GuestConversation : IAsyncDisposable
         }
     }
 
-    private async Task ReadAsync(TakeFrame take)
+    private async Task ReadAsync(TakeFrame take, Action? taken)
     {
         try
         {
-            while (await NextAsync(_over.Token).ConfigureAwait(false) == FrameFound.Frame && _reader.Type != FrameType.Greeting)
+            while (await NextAsync(_over.Token, taken).ConfigureAwait(false) == FrameFound.Frame && _reader.Type != FrameType.Greeting)
                 await take(_reader.Type, _reader.Stream, _reader.Payload.ToArray()).ConfigureAwait(false);
         }
         catch (Exception broken) when (broken is IOException or OperationCanceledException or ObjectDisposedException)
@@ -134,11 +135,12 @@ internal sealed class GuestConversation : IAsyncDisposable
         _over.Cancel();
     }
 
-    private async ValueTask<FrameFound> NextAsync(CancellationToken cancellation)
+    private async ValueTask<FrameFound> NextAsync(CancellationToken cancellation, Action? taken = null)
     {
         while (true)
         {
             if (Cut() is var found && found != FrameFound.Nothing) return found;
+            taken?.Invoke();
             _readAt = 0;
             _readLength = await _connection.ReadAsync(_read, cancellation).ConfigureAwait(false);
             if (_readLength == 0) throw new IOException("The connection to the guest is closed.");

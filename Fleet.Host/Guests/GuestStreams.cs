@@ -196,7 +196,7 @@ internal sealed partial class GuestStreams(TimeProvider clock, ILogger log)
         using var patience = new CancellationTokenSource(Patience, clock);
         var connection = await vmm.ConnectGuestAsync(patience.Token).ConfigureAwait(false)
             ?? throw new NoGuestChannelException("The microVM has no way to a fleet-init: it boots a kernel of its own, its driver has none, or it was launched before Fleet had one.");
-        var conversation = await GuestConversation.BeginAsync(connection, TakeAsync, patience.Token).ConfigureAwait(false);
+        var conversation = await GuestConversation.BeginAsync(connection, TakeAsync, patience.Token, GiveRoom).ConfigureAwait(false);
         lock (_gate) _conversation = conversation;
         _ = AttendAsync(conversation);
         return conversation;
@@ -249,6 +249,11 @@ internal sealed partial class GuestStreams(TimeProvider clock, ILogger log)
             // Nobody listens any more.
             return;
         }
+    }
+
+    private void GiveRoom()
+    {
+        lock (_gate) _feed?.GiveRoom();
     }
 
     private void CloseOf(Relayed stream)

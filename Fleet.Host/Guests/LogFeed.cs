@@ -23,6 +23,7 @@ internal sealed class LogFeed(
     private static readonly TimeSpan FiguresApart = TimeSpan.FromSeconds(1);
 
     private bool _losing;
+    private int _toGiveBack;
     private long? _figuresAt;
 
     /// <summary>In the conversation.</summary>
@@ -84,10 +85,18 @@ internal sealed class LogFeed(
         if (StreamLedger.Cost(type, payload.Length) is > 0 and var cost) GiveBack(cost);
     }
 
+    /// <summary>All that had come is taken: the guest gets room for it at once, since what it is told wakes it each time.</summary>
+    public void GiveRoom()
+    {
+        if (_toGiveBack == 0) return;
+        Credit(_toGiveBack);
+        _toGiveBack = 0;
+    }
+
     private void GiveBack(int cost)
     {
         if (pace(cost) is { Ticks: > 0 } wait) _ = WaitAsync(wait, cost);
-        else Credit(cost);
+        else _toGiveBack += cost;
     }
 
     private async Task WaitAsync(TimeSpan wait, int cost)

@@ -123,8 +123,7 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
             // What it says of itself is heard once a second at most.
             await guest.SayAsync(FrameType.Figures, new byte[FiguresPayload.Bytes]);
             await guest.SayAsync(FrameType.Figures, new byte[FiguresPayload.Bytes]);
-            await guest.ReadAsync();
-            await guest.ReadAsync();
+            await CreditedAsync(guest, 2 * StreamLedger.Cost(FrameType.Figures, FiguresPayload.Bytes));
             Assert.Single(said);
             _streams.StopCommand(TimeSpan.FromSeconds(3));
             Assert.Equal((FrameType.Stop, 3000), await guest.ReadAsync() is var stop ? (stop.Type, BitConverter.ToInt32(stop.Payload)) : default);
@@ -141,8 +140,7 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
             await guest.SayAsync(FrameType.Started);
             await guest.SayAsync(FrameType.Position, 9, 0, 0, 0, 0, 0, 0, 0);
             await guest.SayAsync(FrameType.Errors, "two"u8.ToArray());
-            await guest.ReadAsync();
-            await guest.ReadAsync();
+            await CreditedAsync(guest, StreamLedger.Cost(FrameType.Position, 8) + StreamLedger.Cost(FrameType.Errors, 3));
             // One that lies harms its own log alone.
             await guest.SayAsync(FrameType.Position, 1, 0, 0, 0, 0, 0, 0, 0);
             Assert.Equal(FrameType.Close, (await guest.ReadAsync()).Type);
@@ -154,6 +152,18 @@ public sealed class GuestStreamsTests : IAsyncLifetime, IDisposable
         {
             Directory.Delete(folder, recursive: true);
         }
+    }
+
+    /// <summary>Reads credits, however many there are, until they are so much together.</summary>
+    private static async Task CreditedAsync(FakeInit guest, int cost)
+    {
+        while (cost > 0)
+        {
+            var (type, _, payload) = await guest.ReadAsync();
+            Assert.Equal(FrameType.Credit, type);
+            cost -= BitConverter.ToInt32(payload);
+        }
+        Assert.Equal(0, cost);
     }
 
     private async Task<FakeInit> LogOpenedAsync(int from)
