@@ -21,8 +21,8 @@ public sealed class InteractiveTests
         await AtTerminalAsync(fleet, "vm console -i echoes", "second");
     }
 
-    /// <summary>Types when the guest has written its mark, waits until that is shown, and ends it with Ctrl-C; all that was on the screen.</summary>
-    private static async Task<string> AtTerminalAsync(RunningFleet fleet, string arguments, string keys)
+    /// <summary>Types a line when the guest has written its mark, and Ctrl-C when another reader of its console has seen that; all that was on the screen.</summary>
+    private static async Task<string> AtTerminalAsync(RunningFleet fleet, string arguments, string line)
     {
         var commands = $"trap : INT; dotnet '{RunningFleet.Program}' --api {fleet.Http.BaseAddress} {arguments}; stty -a | grep -q ' echo ' && echo terminal as before";
         // Whoever is started in the background ignores SIGINT, and so would this.
@@ -35,29 +35,35 @@ public sealed class InteractiveTests
             var screen = "";
             var buffer = new char[4096];
             using var bound = new CancellationTokenSource(TimeSpan.FromSeconds(60));
-            var toType = new Queue<(string Behind, string Keys)>([("!", keys), (keys, "\x03")]);
-            while (true)
+            await UntilAsync(() => screen.Contains('!', StringComparison.Ordinal));
+            await TypeAsync(line + "\r");
+            await UntilAsync(() => screen.Contains(line, StringComparison.Ordinal));
+            await RunningFleet.WaitAsync("the guest's echo", async () => (await fleet.CliAsync("vm", "console", "--no-follow", "echoes")).Output.Contains(line, StringComparison.Ordinal));
+            await TypeAsync("\x03");
+            await UntilAsync(() => false);
+            Assert.Contains("terminal as before", screen, StringComparison.Ordinal);
+            Assert.Equal(2, screen.Split(line).Length);
+            return screen;
+
+            async Task TypeAsync(string keys)
             {
-                int count;
+                await shell.StandardInput.WriteAsync(keys);
+                await shell.StandardInput.FlushAsync();
+            }
+
+            // Or to the end.
+            async Task UntilAsync(Func<bool> met)
+            {
                 try
                 {
-                    count = await shell.StandardOutput.ReadAsync(buffer, bound.Token);
+                    while (!met() && await shell.StandardOutput.ReadAsync(buffer, bound.Token) is > 0 and var count)
+                        screen += new string(buffer, 0, count);
                 }
                 catch (OperationCanceledException)
                 {
                     throw new TimeoutException($"it did not go on; there is: {screen}\n{fleet.Log()}");
                 }
-                if (count == 0)
-                    break;
-                screen += new string(buffer, 0, count);
-                if (!toType.TryPeek(out var next) || !screen.Contains(next.Behind, StringComparison.Ordinal)) continue;
-                toType.Dequeue();
-                await shell.StandardInput.WriteAsync(next.Keys);
-                await shell.StandardInput.FlushAsync();
             }
-            Assert.Contains("terminal as before", screen, StringComparison.Ordinal);
-            Assert.Equal(2, screen.Split(keys).Length);
-            return screen;
         }
         finally
         {
