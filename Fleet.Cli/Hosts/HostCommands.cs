@@ -83,6 +83,11 @@ internal static class HostCommands
             var usage = host.GetProperty("usage");
             output.WriteLine($"cpus          {host.Text("cpus")}: {host.Text("reserved_cpus")} promised of {usage.Text("cap_cpus")}, {Number(usage, "used_cpus")} used{Forecast(usage, "peak_cpus", "room_cpus")}");
             output.WriteLine($"memory        {host.Text("memory_mib")} MiB: {host.Text("reserved_memory_mib")} promised of {usage.Text("cap_memory_mib")}, {Number(usage, "used_memory_mib")} used{Forecast(usage, "peak_memory_mib", "room_memory_mib")}");
+            output.WriteLine($"disk          {Of(host, "disk_mib", "MiB")}: {host.Text("reserved_disk_mib")} promised{Cap(usage, "cap_disk_mib")}, {Number(usage, "volumes_mib")} for volumes");
+            output.WriteLine($"network       {Of(host, "network_mbit", "Mbit/s each way")}: {host.Text("reserved_network_mbit")} promised{Cap(usage, "cap_network_mbit")}");
+            output.WriteLine($"disk ops      {Of(host, "iops", "a second")}: {host.Text("reserved_iops")} promised{Cap(usage, "cap_iops")}");
+            if (host.GetProperty("cpu_templates").EnumerateArray().ToList() is { Count: > 0 } templates)
+                output.WriteLine($"CPU templates {string.Join(", ", templates.Select(template => template.GetString()))}");
             output.WriteLine($"pressure      {Number(usage, "waiting_cpus")} vCPUs wait for a CPU, {Percent(usage, "stolen_share")} stolen; stalls: {Stalls(usage)}");
             output.WriteLine($"microVMs      {host.Text("vms")}");
             foreach (var driver in host.GetProperty("drivers").EnumerateArray())
@@ -101,6 +106,10 @@ internal static class HostCommands
         : host.GetProperty("given_up_in_seconds") is { ValueKind: JsonValueKind.Number } left
             ? $"silent since {host.Text("silent_since")}, given up in {Math.Ceiling(left.GetDouble()).ToString("0", CultureInfo.InvariantCulture)} s"
         : $"silent since {host.Text("silent_since")}";
+
+    private static string Of(JsonElement host, string name, string unit) => host.Text(name) is "-" ? "not known" : $"{host.Text(name)} {unit}";
+
+    private static string Cap(JsonElement usage, string name) => usage.Text(name) is "-" ? "" : $" of {usage.Text(name)}";
 
     private static string Number(JsonElement json, string name) =>
         json.GetProperty(name) is { ValueKind: JsonValueKind.Number } number ? number.GetDouble().ToString("0.##", CultureInfo.InvariantCulture) : "-";

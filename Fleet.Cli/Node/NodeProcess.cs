@@ -72,6 +72,9 @@ internal sealed record HostRole(string Id, IReadOnlyList<Uri> Schedulers, int? C
     /// <summary>By which microVMs choose it; its zone is one of them.</summary>
     public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
 
+    /// <summary>What of the machine it offers beside CPUs and memory.</summary>
+    public HostOffer Offer { get; init; } = new(null, null, null);
+
     /// <summary>What the host does about pressure on its machine.</summary>
     public ReactionOptions Reaction { get; init; } = new(false, null);
 
@@ -200,9 +203,9 @@ internal static class NodeProcess
     }
 
     /// <summary>The drivers of this machine, the ones that <c>fleet doctor</c> explains.</summary>
-    public static IReadOnlyList<IVmmDriver> Drivers(IImageSource images, ILogger log, RunLogs? runs = null)
+    public static IReadOnlyList<IVmmDriver> Drivers(IImageSource images, ILogger log, RunLogs? runs = null, IReadOnlyDictionary<string, string>? cpuTemplates = null)
     {
-        var options = new DriverOptions(Programs.Vmm, Programs.Qemu, images) { Log = log, Runs = runs };
+        var options = new DriverOptions(Programs.Vmm, Programs.Qemu, images) { Log = log, Runs = runs, CpuTemplates = cpuTemplates ?? new Dictionary<string, string>() };
         return [new KvmDriver(options), new QemuDriver(options), new SimulatedDriver(TimeProvider.System, runs)];
     }
 
@@ -289,13 +292,17 @@ internal static class NodeProcess
         Credentials = credentials,
         Cpus = host.Cpus,
         MemoryMib = host.MemoryMib,
+        DiskMib = host.Offer.DiskMib,
+        NetworkMbit = host.Offer.NetworkMbit,
+        Iops = host.Offer.Iops,
+        CpuTemplates = [.. host.Offer.CpuTemplates.Keys],
         Fenced = host.Fenced,
         Labels = host.Labels,
         Transfer = host.Transfer,
         Reacts = !host.Reaction.Off,
         Credits = host.Reaction.Credits,
         Networks = host.Networks,
-        Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null),
+        Drivers = Drivers(images, log, host.RunLog is { } folder ? new RunLogs(folder.FullName, host.Id) : null, host.Offer.CpuTemplates),
         AutoDriver = DriverChoice.Auto,
         AgentVersion = Version,
         Log = log,

@@ -10,6 +10,9 @@ internal sealed class OversubscriptionOptions
 {
     private readonly Option<double?> _cpuRatio = Ratio("--cpu-ratio", "vCPUs that a host may promise per CPU", "4");
     private readonly Option<double?> _memoryRatio = Ratio("--memory-ratio", "MiB that a host may promise per MiB", "1");
+    private readonly Option<double?> _diskRatio = Ratio("--disk-ratio", "MiB of disk that a host may promise per MiB", "1");
+    private readonly Option<double?> _networkRatio = Ratio("--network-ratio", "Mbit/s that a host may promise per Mbit/s of its link", "1");
+    private readonly Option<double?> _iopsRatio = Ratio("--iops-ratio", "Disk operations a second that a host may promise per one", "1");
     private readonly Option<bool> _predict = new("--predict") { Description = "Within the ratios promise only what the peak of real use leaves free (docs/oversubscription.md)" };
     private readonly Option<string?> _cpu = Predictor("--cpu-predictor", PredictorSettings.DefaultCpu, Fold.P90);
     private readonly Option<string?> _memory = Predictor("--memory-predictor", PredictorSettings.DefaultMemory, Fold.Max);
@@ -17,7 +20,7 @@ internal sealed class OversubscriptionOptions
 
     public void AddTo(Command command)
     {
-        foreach (var option in (Option[])[_cpuRatio, _memoryRatio, _predict, _cpu, _memory, _reserve])
+        foreach (var option in (Option[])[_cpuRatio, _memoryRatio, _diskRatio, _networkRatio, _iopsRatio, _predict, _cpu, _memory, _reserve])
             command.Options.Add(option);
         command.Validators.Add(result =>
         {
@@ -33,11 +36,15 @@ internal sealed class OversubscriptionOptions
     {
         var cpuRatio = parsed.GetValue(_cpuRatio);
         var memoryRatio = parsed.GetValue(_memoryRatio);
+        var (diskRatio, networkRatio, iopsRatio) = (parsed.GetValue(_diskRatio), parsed.GetValue(_networkRatio), parsed.GetValue(_iopsRatio));
         var terms = parsed.GetValue(_predict) ? Terms(parsed.GetValue(_cpu), parsed.GetValue(_memory), parsed.GetValue(_reserve)) : null;
         return options => options with
         {
             CpuRatio = cpuRatio ?? options.CpuRatio,
             MemoryRatio = memoryRatio ?? options.MemoryRatio,
+            DiskRatio = diskRatio ?? options.DiskRatio,
+            NetworkRatio = networkRatio ?? options.NetworkRatio,
+            IopsRatio = iopsRatio ?? options.IopsRatio,
             Prediction = terms ?? options.Prediction,
         };
     }
@@ -52,7 +59,7 @@ internal sealed class OversubscriptionOptions
     /// <summary>The same words for another process.</summary>
     public IEnumerable<string> Words(ParseResult parsed)
     {
-        foreach (var option in (Option<double?>[])[_cpuRatio, _memoryRatio, _reserve])
+        foreach (var option in (Option<double?>[])[_cpuRatio, _memoryRatio, _diskRatio, _networkRatio, _iopsRatio, _reserve])
         {
             if (parsed.GetValue(option) is { } number)
                 yield return $"{option.Name}={number.ToString("R", CultureInfo.InvariantCulture)}";

@@ -38,6 +38,8 @@ internal static class UpCommand
         reaction.AddTo(up);
         var network = new NetworkSettings();
         network.AddTo(up);
+        var offer = new OfferSettings();
+        offer.AddTo(up);
         up.SetAction(async (parsed, cancellation) =>
         {
             var directory = DataDirectory.Of(parsed.GetRequiredValue(CommandContext.Data));
@@ -62,6 +64,7 @@ internal static class UpCommand
                 {
                     RunLog = parsed.GetValue(runLog),
                     Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
+                    Offer = offer.Of(parsed),
                     Reaction = reaction.Of(parsed),
                     Networks = network.Of(parsed),
                 },
@@ -91,6 +94,7 @@ internal static class UpCommand
             words.AddRange(oversubscription.Words(parsed));
             words.AddRange(reaction.Words(parsed));
             words.AddRange(network.Words(parsed));
+            words.AddRange(offer.Words(parsed));
             if (parsed.GetValue(runLog) is { } runs)
                 words.AddRange(["--run-log", runs.FullName]);
             foreach (var other in parsed.GetValue(name) ?? [])
@@ -167,6 +171,8 @@ internal static class HostCommand
         reaction.AddTo(host);
         var network = new NetworkSettings();
         network.AddTo(host);
+        var offer = new OfferSettings();
+        offer.AddTo(host);
         host.SetAction(async (parsed, cancellation) =>
         {
             if (parsed.GetValue(join) is not { Length: > 0 } schedulers)
@@ -186,6 +192,7 @@ internal static class HostCommand
                         RunLog = parsed.GetValue(runLog),
                         Transfer = parsed.GetValue(transfer),
                         Labels = NodeOptions.Labels(parsed.GetValue(label), parsed.GetValue(zone)),
+                        Offer = offer.Of(parsed),
                         Reaction = reaction.Of(parsed),
                         Networks = network.Of(parsed),
                     },

@@ -20,6 +20,13 @@ internal sealed class SpecOptions
     private readonly Option<string[]> _label = new("--label", "-l") { Description = "KEY=VALUE label; may be repeated" };
     private readonly Option<string[]> _hostLabel = new("--host-label") { Description = "KEY=VALUE label that its host must have; may be repeated" };
     private readonly Option<string[]> _zone = new("--zone") { Description = "A zone that it may be in (default: any); may be repeated" };
+    private readonly Option<int?> _disk = new("--disk") { Description = "MiB of its host's disk that are promised to it, beside its volumes" };
+    private readonly Option<int?> _bandwidth = new("--network-mbit") { Description = "Mbit/s of its host's link, each way, that are promised to it" };
+    private readonly Option<int?> _iops = new("--iops") { Description = "Disk operations a second of its host that are promised to it" };
+    private readonly Option<string?> _architecture = new("--architecture") { Description = "Of its host: x86_64 or aarch64 (default: any)" };
+    private readonly Option<string?> _minKernel = new("--min-kernel") { Description = "Its host runs this Linux kernel or a newer one: 6.1, 6.1.50" };
+    private readonly Option<string?> _cpuTemplate = new("--cpu-template") { Description = "A CPU template by the name that hosts have it under" };
+    private readonly Option<bool> _noQueue = new("--no-queue") { Description = "Refuse it where no host has room (default: it waits for some)" };
     private readonly Option<string[]> _group = new("--group") { Description = "A group that it is a member of; may be repeated" };
     private readonly Option<string[]> _with = new("--with") { Description = $"To be on a host with a group: {GroupText.AffinityForm}; may be repeated" };
     private readonly Option<string[]> _apart = new("--apart") { Description = $"To be on no host with a group: {GroupText.AffinityForm}; may be repeated" };
@@ -46,7 +53,7 @@ internal sealed class SpecOptions
     {
         Option[] all =
         [
-            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _group, _with, _apart, _spread, _env, _label, _limit, _image, _volume, _network, _publish, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
+            _name, _cpus, _memory, _driver, _host, _hostLabel, _zone, _disk, _bandwidth, _iops, _architecture, _minKernel, _cpuTemplate, _noQueue, _group, _with, _apart, _spread, _env, _label, _limit, _image, _volume, _network, _publish, _kernel, _initrd, _bootArgs, _bootTimeout, _restart,
             _fencing, _priority, _terminal, _stopGrace, _health, _simulate,
         ];
         foreach (var option in all)
@@ -69,6 +76,14 @@ internal sealed class SpecOptions
         Put(spec, "cpus", parsed.GetValue(_cpus));
         Put(spec, "memory_mib", parsed.GetValue(_memory));
         Put(spec, "driver", parsed.GetValue(_driver));
+        Put(spec, "disk_mib", parsed.GetValue(_disk));
+        Put(spec, "network_mbit", parsed.GetValue(_bandwidth));
+        Put(spec, "iops", parsed.GetValue(_iops));
+        Put(spec, "architecture", parsed.GetValue(_architecture));
+        Put(spec, "min_kernel", parsed.GetValue(_minKernel));
+        Put(spec, "cpu_template", parsed.GetValue(_cpuTemplate));
+        if (parsed.GetValue(_noQueue))
+            spec["queue"] = false;
         Put(spec, "host", parsed.GetValue(_host));
         Put(spec, "boot_timeout_seconds", parsed.GetValue(_bootTimeout));
         Put(spec, "fencing", parsed.GetValue(_fencing));

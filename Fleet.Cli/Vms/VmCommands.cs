@@ -222,7 +222,7 @@ internal static class VmCommands
             output.WriteLine($"address  {addresses.Text("ipv4")}, {addresses.Text("ipv6")}");
         if (spec.GetProperty("ports") is { } ports && ports.GetArrayLength() > 0)
             output.WriteLine($"ports    {string.Join(", ", ports.EnumerateArray().Select(PortText.Of))}");
-        output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB");
+        output.WriteLine($"size     {spec.Text("cpus")} vCPUs, {spec.Text("memory_mib")} MiB{Asked(spec, "disk_mib", "MiB of disk")}{Asked(spec, "network_mbit", "Mbit/s")}{Asked(spec, "iops", "disk operations/s")}");
         if (vm.TryGetProperty("usage", out var usage) && usage.ValueKind == JsonValueKind.Object)
             PrintUsage(output, usage);
         output.WriteLine($"command  {Render.Printable(string.Join(' ', spec.GetProperty("command").EnumerateArray().Select(word => Quote(word.GetString() ?? ""))))}");
@@ -235,6 +235,8 @@ internal static class VmCommands
         output.WriteLine($"created  {vm.Text("created_at")}");
         output.WriteLine($"changed  {vm.Text("changed_at")}");
     }
+
+    private static string Asked(JsonElement spec, string member, string unit) => spec.Text(member) is "0" or "-" ? "" : $", {spec.Text(member)} {unit}";
 
     private static void PrintUsage(TextWriter output, JsonElement usage)
     {

@@ -73,6 +73,7 @@ public sealed class HostAgent : IAsyncDisposable
             await networks.TakeUpAsync(found).ConfigureAwait(false);
             var volumes = new VolumeStore(Path.Combine(options.StateDirectory, "volumes"), state.FolderOf, options.Clock, options.Log);
             volumes.RemoveLeftovers();
+            inventory.DiskMib = (ulong)(options.DiskMib ?? volumes.RoomMib());
             var context = new MicroVmContext(
                 state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
             {
@@ -87,7 +88,7 @@ public sealed class HostAgent : IAsyncDisposable
             };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
-            var owner = new LinkOwner(agent, options, inventory, images, context.BootId, context.State.Id);
+            var owner = new LinkOwner(agent, options, inventory, images, volumes, context.BootId, context.State.Id);
             return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddresses, options.Credentials, owner, options.Clock, options.Log),
                 new CertificateRenewal(options.SchedulerAddresses, options.Credentials, options.Clock, options.Log), snapshots);
         }
@@ -124,7 +125,7 @@ public sealed class HostAgent : IAsyncDisposable
     }
 
     /// <summary>Carries between the link's tasks and the actor.</summary>
-    private sealed class LinkOwner(IActorRef agent, HostAgentOptions options, Inventory inventory, ImageStore images, string bootId, string stateId) : ILinkOwner, IDisposable
+    private sealed class LinkOwner(IActorRef agent, HostAgentOptions options, Inventory inventory, ImageStore images, VolumeStore volumes, string bootId, string stateId) : ILinkOwner, IDisposable
     {
         /// <summary>Messages that may wait for the actor: what comes above stays with the control plane.</summary>
         private const int MostWaiting = 256;
@@ -147,6 +148,7 @@ public sealed class HostAgent : IAsyncDisposable
                 Fenced = options.Fenced,
             };
             hello.Inventory.Images.AddRange(images.ToldNames());
+            hello.Inventory.Volumes.AddRange(volumes.Told());
             hello.Vms.AddRange(reports);
             return hello;
         }

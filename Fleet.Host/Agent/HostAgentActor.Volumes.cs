@@ -1,10 +1,11 @@
 using Akka.Actor;
+using Fleet.Host.Link;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 
 namespace Fleet.Host.Agent;
 
-/// <summary>The control plane's orders about volumes, carried out beside everything else; an order is repeated until it is answered.</summary>
+/// <summary>The control plane's orders about volumes, carried out beside everything else; an order is repeated until it is answered. And its word of those that there are.</summary>
 internal sealed partial class HostAgentActor
 {
     /// <summary>Each may copy a whole disk, and they take turns.</summary>
@@ -13,6 +14,22 @@ internal sealed partial class HostAgentActor
     private readonly HashSet<string> _volumeOrders = new(StringComparer.Ordinal);
 
     private sealed record VolumeOrderOver(VolumeOrder Order, Reason? Problem, bool Done) : INoSerializationVerificationNeeded;
+
+    private int _volumesTold;
+
+    /// <summary>
+    /// Which volumes the host has, told when that has changed since it was told last, and before any report: a microVM whose end gives its room back has not made one that nobody counts.
+    /// False: the stream has no room for it.
+    /// </summary>
+    private bool TellVolumes(LinkSession session)
+    {
+        if (_context.Volumes is not { } store || store.Changes is var changes && changes == _volumesTold)
+            return true;
+        if (!TrySend(session, new HostMessage { Volumes = new VolumesHeld { Volumes = { store.Told() } } }))
+            return false;
+        _volumesTold = changes;
+        return true;
+    }
 
     private void CarryOut(VolumeOrder order)
     {

@@ -438,6 +438,8 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
     {
         if (_session is not { } session || _waitsForRoom)
             return;
+        if (!TellVolumes(session))
+            return;
         while (_outbox.Next(Now) is { } report)
         {
             if (!TrySend(session, new HostMessage { Report = report }))

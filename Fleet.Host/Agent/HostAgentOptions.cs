@@ -4,6 +4,7 @@ using Fleet.Host.Images.Oci;
 using Fleet.Host.Link;
 using Fleet.Host.Networks;
 using Fleet.Host.Pressure;
+using Fleet.Host.Volumes;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Serilog;
@@ -35,6 +36,21 @@ public sealed record HostAgentOptions
     /// <summary>MiB offered, at least 1; null: the machine's less <see cref="ReserveMib"/>.</summary>
     public int? MemoryMib { get; init; }
 
+    /// <summary>MiB of disk offered; null: what is free below the state directory, with what volumes take there already, less <see cref="VolumeStore.KeptFree"/>.</summary>
+    public long? DiskMib { get; init; }
+
+    /// <summary>Mbit/s of the link, each way, that are offered; null: what the kernel says of the interface with the default route, if anything.</summary>
+    public int? NetworkMbit { get; init; }
+
+    /// <summary>Disk operations a second that are offered; null: nobody knows, and so they are not limited.</summary>
+    public long? Iops { get; init; }
+
+    /// <summary>Names of the CPU templates that the driver kvm can give here; at most <see cref="MostCpuTemplates"/>.</summary>
+    public IReadOnlyCollection<string> CpuTemplates { get; init; } = [];
+
+    /// <summary>The control plane takes no more.</summary>
+    public const int MostCpuTemplates = 64;
+
     /// <summary>Kept for the machine itself: an eighth of its memory, at least 512 MiB.</summary>
     public static long ReserveMib(long machineMib) => Math.Max(512, machineMib / 8);
 
@@ -65,6 +81,9 @@ public sealed record HostAgentOptions
     /// <summary>Where the kernel tells of the machine.</summary>
     internal string Proc { get; init; } = "/proc";
 
+    /// <inheritdoc cref="Proc"/>
+    internal string Sys { get; init; } = "/sys";
+
     public string AgentVersion { get; init; } = "0";
 
     public TimeProvider Clock { get; init; } = TimeProvider.System;
@@ -93,6 +112,14 @@ public sealed record HostAgentOptions
             return $"A host offers 1 to {MostCpus} CPUs, and not {Cpus}.";
         if (MemoryMib is < 1 or > 1 << 30)
             return $"A host offers 1 to {1 << 30} MiB of memory, and not {MemoryMib}.";
+        if (DiskMib is < 0 or > VmLimits.MaxHostDiskMib)
+            return $"A host offers 0 to {VmLimits.MaxHostDiskMib} MiB of disk, and not {DiskMib}.";
+        if (NetworkMbit is < 0 or > VmLimits.MaxNetworkMbit)
+            return $"A host offers 0 to {VmLimits.MaxNetworkMbit} Mbit/s of its link, and not {NetworkMbit}.";
+        if (Iops is < 0 or > VmLimits.MaxIops)
+            return $"A host offers 0 to {VmLimits.MaxIops} disk operations a second, and not {Iops}.";
+        if (CpuTemplates.Count > MostCpuTemplates || CpuTemplates.FirstOrDefault(name => !VmSpecRules.IsCpuTemplate(name)) is not null)
+            return $"A host has at most {MostCpuTemplates} CPU templates, and each a name of 1 to 40 of a-z, 0-9 and '-'.";
         if (Transfer is { Address: var at } && (at.Equals(IPAddress.Any) || at.Equals(IPAddress.IPv6Any)))
             return $"Snapshots are fetched from an address that other hosts can reach; '{Transfer}' names none. Give one of this machine's own.";
         if (Networks.FirstProblem() is { } network)

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
+using Fleet.Host.Networks;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Agent;
@@ -23,6 +24,13 @@ internal static class HostInventory
             Architecture = RuntimeInformation.OSArchitecture switch { Architecture.X64 => "x86_64", Architecture.Arm64 => "aarch64", var other => other.ToString() },
         };
         inventory.Drivers.AddRange(statuses);
+        if ((options.NetworkMbit ?? Uplink.SpeedMbit(options.Proc, options.Sys)) is { } speed)
+            inventory.NetworkMbit = (ulong)speed;
+        if (options.Iops is { } iops)
+            inventory.Iops = (ulong)iops;
+        // Only its VMM has such.
+        if (statuses.Any(status => status is { Name: "kvm", Usable: true }))
+            inventory.CpuTemplates.AddRange(options.CpuTemplates);
         foreach (var (key, value) in options.Labels)
             inventory.Labels[key] = value;
         return inventory;

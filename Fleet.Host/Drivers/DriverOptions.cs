@@ -27,6 +27,9 @@ public sealed record DriverOptions(string VmmPath, string QemuPath, IImageSource
     /// <summary>Where drivers tell what they do.</summary>
     public ILogger Log { get; init; } = Serilog.Core.Logger.None;
 
+    /// <summary>CPU templates by name, each a JSON object as <c>PUT /cpu-config</c> of fleet-vmm takes it. Of the driver kvm.</summary>
+    public IReadOnlyDictionary<string, string> CpuTemplates { get; init; } = new Dictionary<string, string>();
+
     /// <summary>Takes when guests run; null: nobody wants to know.</summary>
     public RunLogs? Runs { get; init; }
 

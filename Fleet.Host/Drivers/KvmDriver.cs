@@ -54,7 +54,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
 
         VmmDirectory.Prepare(launch.Directory);
         using var boot = await BootFiles.PrepareAsync(launch, options.Images, "", cancellation).ConfigureAwait(false);
-        WriteConfiguration(launch, boot);
+        WriteConfiguration(launch, boot, CpuTemplate(launch));
         cancellation.ThrowIfCancellationRequested();
         // A file and not requests: the guest runs as soon as the process can, and an agent that dies here has left
         // nothing half done.
@@ -134,7 +134,15 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
         return vmm;
     }
 
-    private static void WriteConfiguration(VmmLaunch launch, BootFiles boot)
+    private JsonNode? CpuTemplate(VmmLaunch launch)
+    {
+        if (launch.Spec.CpuTemplate.Length == 0) return null;
+        return options.CpuTemplates.TryGetValue(launch.Spec.CpuTemplate, out var template)
+            ? JsonNode.Parse(template)
+            : throw Unusable($"it has no CPU template {launch.Spec.CpuTemplate}");
+    }
+
+    private static void WriteConfiguration(VmmLaunch launch, BootFiles boot, JsonNode? cpuTemplate)
     {
         var source = new JsonObject { ["kernel_image_path"] = JailCommand.Kernel, ["boot_args"] = boot.Arguments };
         if (boot.InitrdPath.Length > 0) source["initrd_path"] = JailCommand.Initrd;
@@ -146,6 +154,7 @@ public sealed class KvmDriver(DriverOptions options) : IVmmDriver
             ["balloon"] = VmmBalloon.Configuration(),
             ["fleet-status-port"] = new JsonObject { ["output_path"] = JailCommand.Status },
         };
+        if (cpuTemplate is not null) configuration["cpu-config"] = cpuTemplate;
         var drives = new JsonArray();
         if (boot.HasRoot) drives.Add(Drive(BootFiles.RootSerial, JailCommand.Root, isReadOnly: true));
         for (int i = 0; i < launch.VolumeDisks.Count; i++)

@@ -46,6 +46,7 @@ internal sealed class VolumeStore
     private readonly Func<string, long> _freeBytes;
     private readonly TimeProvider _clock;
     private readonly ILogger _log;
+    private int _changes;
     private readonly ConcurrentDictionary<string, SemaphoreSlim> _gates = new(StringComparer.Ordinal);
 
     /// <param name="root">A folder of its own; made when it is needed.</param>
@@ -81,6 +82,31 @@ internal sealed class VolumeStore
         {
             _log.Warning(stuck, "{Folder} can't be removed; the next start tries again", folder);
         }
+    }
+
+    /// <summary>Another number after each volume that was made or removed.</summary>
+    public int Changes => Volatile.Read(ref _changes);
+
+    /// <summary>What the control plane is told: at most <see cref="VolumeRules.MostTold"/> volumes, the largest first.</summary>
+    public IEnumerable<HeldVolume> Told() => Folders()
+        .Select(folder => new HeldVolume { Tenant = Path.GetFileName(Path.GetDirectoryName(folder)!) is var tenant && tenant != Nobody ? tenant : "", Name = Path.GetFileName(folder), SizeMib = SizeMib(Path.Combine(folder, Disk)) })
+        .Where(volume => IsTenant(volume.Tenant) && VolumeRules.IsName(volume.Name))
+        .OrderByDescending(volume => volume.SizeMib).ThenBy(volume => VolumeRules.Key(volume.Tenant, volume.Name), StringComparer.Ordinal)
+        .Take(VolumeRules.MostTold);
+
+    /// <summary>MiB that volumes may have in all: what is free, with what they have of the disk already, less <see cref="KeptFree"/>.</summary>
+    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + Folders().Sum(folder => Posix.AllocatedBytes(Path.Combine(folder, Disk))) - KeptFree) / Mib;
+
+    private IEnumerable<string> Folders() => !Directory.Exists(_root) ? [] : Directory.EnumerateDirectories(_root)
+        .Where(tenant => tenant != _making && tenant != _removed)
+        .SelectMany(Directory.EnumerateDirectories)
+        .Where(folder => File.Exists(Path.Combine(folder, Disk)));
+
+    // One that is being removed has none.
+    private static ulong SizeMib(string disk)
+    {
+        var file = new FileInfo(disk);
+        return file.Exists ? (ulong)((file.Length + Mib - 1) / Mib) : 0;
     }
 
     /// <summary>The file that is the volume's disk, whether it is there or not.</summary>
@@ -274,6 +300,7 @@ internal sealed class VolumeStore
             Directory.Move(making, folder);
             FolderSync.Sync(parent);
             FolderSync.Sync(_root);
+            Interlocked.Increment(ref _changes);
         }
         finally
         {
@@ -290,6 +317,7 @@ internal sealed class VolumeStore
         Directory.CreateDirectory(_removed);
         var gone = Path.Combine(_removed, Guid.NewGuid().ToString("n"));
         Directory.Move(folder, gone);
+        Interlocked.Increment(ref _changes);
         FolderSync.Sync(Path.GetDirectoryName(folder)!);
         Directory.Delete(gone, recursive: true);
         _log.Information("The volume {Volume} was removed", name);

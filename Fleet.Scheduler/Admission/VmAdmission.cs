@@ -60,6 +60,8 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
     {
         try
         {
+            if (isNew && spec.RefuseWaiting)
+                await RequireRoomAsync(vmId, spec, cancellation);
             var answer = await cell.CallAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c, notAfter), CellGate.Patience, cancellation);
             // A repeat may come when the microVM is deleted already; its answer is still the first one.
             if (answer.Problem is { } problem && answer.Vm is not { State: VmState.Deleted })
@@ -74,6 +76,26 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         finally
         {
             claims.Driven(vmId);
+        }
+    }
+
+    /// <summary>As far as this node knows: should room that there is be gone by the time its actor looks for some, the microVM fails by itself.</summary>
+    private async Task RequireRoomAsync(string vmId, VmSpec spec, CancellationToken cancellation)
+    {
+        try
+        {
+            var review = await cell.CallAsync(c => cell.Cell.ReviewPlacementAsync(spec, c), CellGate.Patience, cancellation);
+            if (review.Reason is not { } reason)
+                return;
+            throw review.IsEarly
+                ? RequestRefused.Unavailable("This node has started a moment ago and may not know every host yet. Try again in half a minute.")
+                : new RequestRefused(ErrorCodes.NoCapacity, reason.Message);
+        }
+        catch
+        {
+            // Nothing was created: neither name nor key is used up.
+            await claims.WithdrawAsync(vmId);
+            throw;
         }
     }
 

@@ -75,6 +75,27 @@ internal sealed record CreateVmBody
     [Description("Where room is short, those of lower classes give way to those of higher ones; high only with a token of role admin"), DefaultValue(PriorityClass.Normal), AllowedValues(PriorityClass.Low, PriorityClass.Normal, PriorityClass.High)]
     public string? Priority { get; init; }
 
+    [Description("Of its host's disk, for what it writes there beside its volumes: counted, not enforced"), Range(0, VmLimits.MaxVolumeMib), DefaultValue(0L)]
+    public long? DiskMib { get; init; }
+
+    [Description("Mbit/s of its host's link, each way: counted, not enforced"), Range(0, VmLimits.MaxNetworkMbit), DefaultValue(0L)]
+    public long? NetworkMbit { get; init; }
+
+    [Description("Disk operations a second of its host: counted, not enforced"), Range(0, VmLimits.MaxIops), DefaultValue(0L)]
+    public long? Iops { get; init; }
+
+    [Description("Of its host; absent: any"), AllowedValues("x86_64", "aarch64")]
+    public string? Architecture { get; init; }
+
+    [Description("Its host runs this Linux kernel or a newer one: 6.1, 6.1.50; absent: any")]
+    public string? MinKernel { get; init; }
+
+    [Description("A CPU template by the name that hosts have it under; its host is one that has it. Not with the drivers qemu and simulated"), RegularExpression("^[a-z0-9][a-z0-9-]{0,39}$")]
+    public string? CpuTemplate { get; init; }
+
+    [Description("Where no host has room: true waits for some, false refuses the microVM"), DefaultValue(true)]
+    public bool? Queue { get; init; }
+
     [Description("Where it is to be by where others are; absent: it is in no group, and wants nothing of others")]
     public PlacementBody? Placement { get; init; }
 
@@ -282,6 +303,13 @@ internal sealed record VmSpecBody(
     IReadOnlyDictionary<string, string> HostLabels,
     IReadOnlyList<string> Zones,
     string Priority,
+    ulong DiskMib,
+    uint NetworkMbit,
+    ulong Iops,
+    string? Architecture,
+    string? MinKernel,
+    string? CpuTemplate,
+    bool Queue,
     PlacementBody? Placement,
     IReadOnlyList<VolumeMountBody> Volumes,
     SimulatedBody? Simulated,
@@ -328,6 +356,10 @@ internal sealed record DrainStayBody(string Id, ReasonBody Reason);
 /// <summary>What is used of a host, what its microVMs are predicted to use at most, and what it may promise.</summary>
 /// <param name="CapCpus">vCPUs that the sum of limits may reach.</param>
 /// <param name="CapMemoryMib">The same of memory.</param>
+/// <param name="CapDiskMib">The same of disk, that volumes take too; null: not limited.</param>
+/// <param name="CapNetworkMbit">The same of the link, each way; null: not limited.</param>
+/// <param name="CapIops">The same of disk operations a second; null: not limited.</param>
+/// <param name="VolumesMib">What volumes that are there, or about to be made, take of the disk.</param>
 /// <param name="UsedCpus">CPUs that the whole machine uses; null: its agent has not told.</param>
 /// <param name="UsedMemoryMib">Memory of the machine that is not available.</param>
 /// <param name="StolenShare">Of its CPUs' time, that the machine's own hypervisor took: 0 to 1.</param>
@@ -335,7 +367,7 @@ internal sealed record DrainStayBody(string Id, ReasonBody Reason);
 /// <param name="Stalls">Null: its kernel does not tell.</param>
 /// <param name="Forecast">Null: hosts promise by their ratios alone.</param>
 internal sealed record HostUsageBody(
-    ulong CapCpus, ulong CapMemoryMib, double? UsedCpus, ulong? UsedMemoryMib, double? StolenShare, double? WaitingCpus, StallsBody? Stalls, ForecastBody? Forecast);
+    ulong CapCpus, ulong CapMemoryMib, ulong? CapDiskMib, ulong? CapNetworkMbit, ulong? CapIops, ulong? VolumesMib, double? UsedCpus, ulong? UsedMemoryMib, double? StolenShare, double? WaitingCpus, StallsBody? Stalls, ForecastBody? Forecast);
 
 /// <summary>Shares of the last ten seconds, 0 to 1, in which some process of the machine, or all that were not idle, stood still for want of it.</summary>
 internal sealed record StallsBody(double CpuSome, double MemorySome, double MemoryFull, double IoSome, double IoFull);
@@ -359,13 +391,20 @@ internal sealed record HostBody(
     PressureBody? Pressure,
     uint Cpus,
     ulong MemoryMib,
+    ulong? DiskMib,
+    uint? NetworkMbit,
+    ulong? Iops,
     uint ReservedCpus,
     ulong ReservedMemoryMib,
+    ulong ReservedDiskMib,
+    ulong ReservedNetworkMbit,
+    ulong ReservedIops,
     uint Vms,
     IReadOnlyList<DriverBody> Drivers,
     string? AutoDriver,
     string Kernel,
     string Architecture,
+    IReadOnlyList<string> CpuTemplates,
     string AgentVersion,
     string? ConnectedAt,
     string? SilentSince,

@@ -39,6 +39,13 @@ internal static class BodyMapping
             // In the one way to write it: hosts tell by it what they have. What is no name the rules refuse.
             Image = body.Image is { } image && ImageReference.TryParse(image, out var reference, out _) ? reference.ToString() : body.Image ?? "",
             Network = body.Network ?? NetworkRules.None,
+            DiskMib = (ulong)InRange("disk_mib", body.DiskMib ?? 0, 0, VmLimits.MaxVolumeMib),
+            NetworkMbit = (uint)InRange("network_mbit", body.NetworkMbit ?? 0, 0, VmLimits.MaxNetworkMbit),
+            Iops = (ulong)InRange("iops", body.Iops ?? 0, 0, VmLimits.MaxIops),
+            Architecture = body.Architecture ?? "",
+            MinKernel = body.MinKernel ?? "",
+            CpuTemplate = body.CpuTemplate ?? "",
+            RefuseWaiting = !(body.Queue ?? true),
         };
         if (body.StopGraceSeconds is { } grace)
             spec.StopGraceSeconds = (uint)InRange("stop_grace_seconds", grace, 0, VmLimits.MaxGraceSeconds);
@@ -217,7 +224,8 @@ internal static class BodyMapping
                 : null,
             OrNull(vm.Spec.Image),
             vm.Spec.BootTimeoutSeconds, OrNull(vm.Spec.Restart) ?? RestartPolicy.Never, OrNull(vm.Spec.Fencing) ?? FencingPolicy.Strict, vm.Spec.Terminal, VmLimits.GraceSecondsOf(vm.Spec), OfHealth(vm.Spec.Health), Sorted(vm.Spec.Labels), OrNull(vm.Spec.Host),
-            Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal, OfWishes(vm.Spec.Placement),
+            Sorted(vm.Spec.HostLabels), vm.Spec.Zones, OrNull(vm.Spec.Priority) ?? PriorityClass.Normal,
+            vm.Spec.DiskMib, vm.Spec.NetworkMbit, vm.Spec.Iops, OrNull(vm.Spec.Architecture), OrNull(vm.Spec.MinKernel), OrNull(vm.Spec.CpuTemplate), !vm.Spec.RefuseWaiting, OfWishes(vm.Spec.Placement),
             [.. vm.Spec.Volumes.Select(volume => new VolumeMountBody { Name = volume.Name, Path = OrNull(volume.Path), SizeMib = (long)volume.SizeMib })],
             vm.Spec.Simulated is { } guest
                 ? new SimulatedBody { BootMs = guest.BootMs, RunMs = guest.RunMs, ExitStatus = guest.ExitStatus, Fault = OrNull(guest.Fault), CpuPercent = OfCurve(guest.CpuPercent), MemoryPercent = OfCurve(guest.MemoryPercent), StepMs = guest.StepMs == 0 ? null : guest.StepMs }
@@ -251,22 +259,34 @@ internal static class BodyMapping
                     [.. drain.Staying.Select(one => new DrainStayBody(one.VmId, new(one.Reason.Code, one.Reason.Message)))])
                 : null,
             host.Pressure is { } pressure ? new(Name(pressure.Cpu), Name(pressure.Memory), pressure.Why) : null,
-            inventory.Cpus, inventory.MemoryMib, host.ReservedCpus, host.ReservedMemoryMib, host.Vms,
+            inventory.Cpus, inventory.MemoryMib,
+            inventory.HasDiskMib ? inventory.DiskMib : null, inventory.HasNetworkMbit ? (uint)inventory.NetworkMbit : null, inventory.HasIops ? inventory.Iops : null,
+            host.ReservedCpus, host.ReservedMemoryMib, host.ReservedOther?.DiskMib ?? 0, host.ReservedOther?.NetworkMbit ?? 0, host.ReservedOther?.Iops ?? 0, host.Vms,
             [.. inventory.Drivers.Select(d => new DriverBody(d.Name, d.Usable, d.StockKernels, d.Detail))],
-            OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, host.AgentVersion,
+            OrNull(inventory.AutoDriver), inventory.Kernel, inventory.Architecture, inventory.CpuTemplates, host.AgentVersion,
             host.ConnectedAt is null ? null : Text(host.ConnectedAt),
             host.SilentSince is null ? null : Text(host.SilentSince), host.GivenUpInMs == 0 ? null : host.GivenUpInMs / 1000.0, Sorted(inventory.Labels),
             host.Usage is { } usage ? ToBody(usage) : null);
     }
 
     /// <summary>As lists have it: what it may promise is known of every host, what is used only by its actor.</summary>
-    public static HostBody ToBody(HostRecord host, CapacityCaps caps) => ToBody(host) with
+    public static HostBody ToBody(HostRecord host, CapacityCaps caps)
     {
-        Usage = new(caps.Cpus(host.Inventory), caps.MemoryMib(host.Inventory), null, null, null, null, null, null),
-    };
+        var other = caps.Other(host.Inventory);
+        return ToBody(host) with
+        {
+            Usage = new(caps.Cpus(host.Inventory), caps.MemoryMib(host.Inventory), Disk(other), Network(other), Iops(other), null, null, null, null, null, null, null),
+        };
+    }
+
+    private static ulong? Disk(OtherResources? other) => other is { HasDiskMib: true } ? other.DiskMib : null;
+
+    private static ulong? Network(OtherResources? other) => other is { HasNetworkMbit: true } ? other.NetworkMbit : null;
+
+    private static ulong? Iops(OtherResources? other) => other is { HasIops: true } ? other.Iops : null;
 
     private static HostUsageBody ToBody(HostUsage usage) => new(
-        usage.CapCpus, usage.CapMemoryMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
+        usage.CapCpus, usage.CapMemoryMib, Disk(usage.CapOther), Network(usage.CapOther), Iops(usage.CapOther), usage.VolumesMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
         usage.Used?.StealPermille / 1000.0, usage.Used?.CpuWaitMillis / 1000.0,
         usage.Used?.Stalls is { } stalls
             ? new(stalls.CpuSome / 1000.0, stalls.MemorySome / 1000.0, stalls.MemoryFull / 1000.0, stalls.IoSome / 1000.0, stalls.IoFull / 1000.0)

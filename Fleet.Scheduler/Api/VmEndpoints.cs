@@ -36,7 +36,7 @@ internal sealed class VmEndpoints(ApiContext api)
             Status = 201,
             Answer = typeof(VmBody),
             AnswerHeaders = [new("Location", "The microVM's path"), new("ETag", "The microVM's version")],
-            Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.MissingField, ErrorCodes.NameTaken,
+            Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.MissingField, ErrorCodes.NameTaken, ErrorCodes.NoCapacity,
                 ErrorCodes.PayloadTooLarge, ErrorCodes.UnsupportedMediaType, ErrorCodes.IdempotencyKeyReused],
         });
         routes.MapGet("/v1/vms", (Delegate)ListAsync).Describe(new("list_vms", "Lists microVMs in the order they were created")

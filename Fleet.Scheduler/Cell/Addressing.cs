@@ -58,6 +58,7 @@ public sealed partial class SessionReport : IToHost;
 public sealed partial class SessionUsage : IToHost;
 public sealed partial class SessionPressure : IToHost;
 public sealed partial class SessionImages : IToHost;
+public sealed partial class SessionVolumes : IToHost;
 public sealed partial class ReadLimiters : IToHost;
 public sealed partial class ConsoleRequest : IToHost;
 public sealed partial class ConsoleWrite : IToHost;

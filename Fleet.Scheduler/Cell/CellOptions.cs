@@ -51,6 +51,18 @@ public sealed record CellOptions
     /// <summary>Memory that a host may promise per MiB that it has for microVMs. Above 1 the sum of limits can exceed the machine.</summary>
     public double MemoryRatio { get; init; } = 1.0;
 
+    /// <summary>Disk that a host may promise per MiB that it has for microVMs.</summary>
+    public double DiskRatio { get; init; } = 1.0;
+
+    /// <summary>Network bandwidth that a host may promise per Mbit/s of its link.</summary>
+    public double NetworkRatio { get; init; } = 1.0;
+
+    /// <summary>Disk operations a second that a host may promise per one that it has.</summary>
+    public double IopsRatio { get; init; } = 1.0;
+
+    /// <summary>The five ratios.</summary>
+    public CapacityCaps Caps => new(CpuRatio, MemoryRatio) { DiskRatio = DiskRatio, NetworkRatio = NetworkRatio, IopsRatio = IopsRatio };
+
     /// <summary>How hosts promise by what is really used, within the two ratios; null: by the ratios alone.</summary>
     public PredictionTerms? Prediction { get; init; }
 

@@ -258,8 +258,8 @@ public sealed class CellSystem : IAsyncDisposable
     {
         Require(options.Heartbeat > TimeSpan.Zero, "the heartbeat must be longer than zero");
         Require(options.HostDeadAfter >= 2 * options.Heartbeat, "a host may be called dead after two missed heartbeats at the earliest");
-        Require(options.CpuRatio > 0 && double.IsFinite(options.CpuRatio), "the CPU ratio must be above zero");
-        Require(options.MemoryRatio > 0 && double.IsFinite(options.MemoryRatio), "the memory ratio must be above zero");
+        foreach (var (ratio, name) in new[] { (options.CpuRatio, "CPU"), (options.MemoryRatio, "memory"), (options.DiskRatio, "disk"), (options.NetworkRatio, "network"), (options.IopsRatio, "disk operations") })
+            Require(ratio > 0 && double.IsFinite(ratio), $"the {name} ratio must be above zero");
         if (options.Prediction?.FirstProblem() is { } unpredictable)
             throw new CellStartException($"The settings can't work: {unpredictable}.");
         Require(options.AskTimeout > TimeSpan.Zero, "the ask time-out must be longer than zero");

@@ -13,6 +13,37 @@ public readonly record struct CapacityCaps(double CpuRatio, double MemoryRatio)
     public ulong Cpus(Inventory? inventory) => (ulong)Math.Floor((inventory?.Cpus ?? 0) * CpuRatio);
 
     public ulong MemoryMib(Inventory? inventory) => (ulong)Math.Floor((inventory?.MemoryMib ?? 0) * MemoryRatio);
+
+    public double DiskRatio { get; init; } = 1;
+
+    public double NetworkRatio { get; init; } = 1;
+
+    public double IopsRatio { get; init; } = 1;
+
+    /// <summary>Beside CPU and memory; what the host does not tell of is absent, and not limited.</summary>
+    public OtherResources Other(Inventory? inventory)
+    {
+        var other = new OtherResources();
+        if (inventory is { HasDiskMib: true })
+            other.DiskMib = (ulong)Math.Floor(inventory.DiskMib * DiskRatio);
+        if (inventory is { HasNetworkMbit: true })
+            other.NetworkMbit = (ulong)Math.Floor(inventory.NetworkMbit * NetworkRatio);
+        if (inventory is { HasIops: true })
+            other.Iops = (ulong)Math.Floor(inventory.Iops * IopsRatio);
+        return other;
+    }
+
+    /// <summary>All that it may promise, <see cref="Resources.Unlimited"/> of what it is not limited in.</summary>
+    public Resources Of(Inventory? inventory)
+    {
+        var other = Other(inventory);
+        return new(
+            (long)Cpus(inventory),
+            (long)MemoryMib(inventory),
+            other.HasDiskMib ? (long)other.DiskMib : Resources.Unlimited,
+            other.HasNetworkMbit ? (long)other.NetworkMbit : Resources.Unlimited,
+            other.HasIops ? (long)other.Iops : Resources.Unlimited);
+    }
 }
 
 /// <summary>What the microVMs of a host are predicted to use at most, and what they may be predicted to use.</summary>
@@ -38,8 +69,11 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
     /// <summary>The groups that it is a member of, see <see cref="GroupNames"/>.</summary>
     public ImmutableArray<string> Groups { get; init; } = [];
 
-    /// <summary>The volumes that it has, see <see cref="VolumeRules.Key"/>.</summary>
-    public ImmutableArray<string> Volumes { get; init; } = [];
+    /// <summary>All that is promised, with vCPUs and memory.</summary>
+    public Resources Needs { get; init; } = new(Cpus, checked((long)MemoryMib));
+
+    /// <summary>The volumes that it has. What they take of the disk is counted apart from it: they stay when it goes.</summary>
+    public ImmutableArray<VolumeRoom> Volumes { get; init; } = [];
 
     /// <summary>Of its class, see <see cref="PriorityClass"/>.</summary>
     public int Rank { get; init; } = PriorityClass.Rank("");
@@ -74,18 +108,14 @@ public sealed record Reservation(string VmId, ulong Epoch, uint Cpus, ulong Memo
     /// <summary>Whether room is promised to it.</summary>
     public bool Holds => !Vacated && GivesWayTo is null;
 
-    /// <summary>vCPUs that are free again when it leaves.</summary>
-    public uint HeldCpus => Holds ? Cpus : 0;
-
-    /// <summary>MiB that are free again when it leaves.</summary>
-    public ulong HeldMemoryMib => Holds ? MemoryMib : 0;
+    /// <summary>What is free again when it leaves.</summary>
+    public Resources Held => Holds ? Needs : default;
 }
 
 /// <summary>What is about to be promised, and not in the ledger yet.</summary>
 /// <param name="Count">To so many microVMs.</param>
-/// <param name="Cpus">vCPUs.</param>
-/// <param name="MemoryMib">MiB.</param>
-public readonly record struct Promised(int Count, ulong Cpus, ulong MemoryMib)
+/// <param name="Needs">All together, their volumes with it.</param>
+public readonly record struct Promised(int Count, Resources Needs)
 {
     /// <summary>Members of groups among them.</summary>
     private ImmutableDictionary<string, int>? Groups { get; init; }
@@ -96,7 +126,7 @@ public readonly record struct Promised(int Count, ulong Cpus, ulong MemoryMib)
         var groups = Groups;
         foreach (var group in demand.Groups)
             groups = (groups ?? ImmutableDictionary<string, int>.Empty).SetItem(group, Of(group) + 1);
-        return new(Count + 1, Cpus + demand.Cpus, MemoryMib + demand.MemoryMib) { Groups = groups };
+        return new(Count + 1, Needs + demand.Needs) { Groups = groups };
     }
 
     public int Of(string group) => Groups?.GetValueOrDefault(group) ?? 0;
@@ -113,9 +143,53 @@ public sealed class CapacityLedger
     private readonly SortedDictionary<string, int> _groups = new(StringComparer.Ordinal);
     private readonly ClassRoom[] _preemptible = [.. PriorityClass.All.Select((_, rank) => new ClassRoom { Rank = (uint)rank })];
 
-    public ulong ReservedCpus { get; private set; }
+    // Volumes that the agent has, by key; and those of microVMs that are here, with how many name each. One that is in both is there once.
+    private readonly Dictionary<string, long> _there = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (long SizeMib, int Count)> _wanted = new(StringComparer.Ordinal);
+    private Resources _reserved;
 
-    public ulong ReservedMemoryMib { get; private set; }
+    /// <summary>What those that hold room hold, without volumes.</summary>
+    public Resources Reserved => _reserved;
+
+    public ulong ReservedCpus => (ulong)_reserved.Cpus;
+
+    public ulong ReservedMemoryMib => (ulong)_reserved.MemoryMib;
+
+    /// <summary>MiB of volumes that are on the host, or about to be made there.</summary>
+    public long VolumesMib => _there.Values.Sum() + _wanted.Where(volume => !_there.ContainsKey(volume.Key)).Sum(volume => volume.Value.SizeMib);
+
+    /// <summary>What of the caps is left, at least 0; of what the host is not limited in <see cref="Resources.Unlimited"/>.</summary>
+    public Resources Free(Inventory? inventory, CapacityCaps caps)
+    {
+        var cap = caps.Of(inventory);
+        return new(
+            Left(cap.Cpus, _reserved.Cpus),
+            Left(cap.MemoryMib, _reserved.MemoryMib),
+            Left(cap.DiskMib, _reserved.DiskMib + VolumesMib),
+            Left(cap.NetworkMbit, _reserved.NetworkMbit),
+            Left(cap.Iops, _reserved.Iops));
+    }
+
+    /// <summary>The volumes that the host's agent has now.</summary>
+    public void Have(IEnumerable<HeldVolume> volumes)
+    {
+        ArgumentNullException.ThrowIfNull(volumes);
+        _there.Clear();
+        foreach (var volume in volumes)
+            _there[VolumeRules.Key(volume.Tenant, volume.Name)] = (long)volume.SizeMib;
+    }
+
+    /// <summary>The demand with the volumes alone that are neither here nor on their way.</summary>
+    public Demand Here(Demand demand)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        foreach (var volume in demand.Volumes)
+        {
+            if (_there.ContainsKey(volume.Key) || _wanted.ContainsKey(volume.Key))
+                demand = demand.Without(volume.Key);
+        }
+        return demand;
+    }
 
     public IReadOnlyCollection<Reservation> Reservations => _reservations.Values;
 
@@ -130,15 +204,17 @@ public sealed class CapacityLedger
         ArgumentNullException.ThrowIfNull(demand);
         if (_reservations.Count >= VmLimits.MaxVmsPerHost)
             return null;
-        var shortCpus = (long)(demand.Cpus + ReservedCpus) - (long)caps.Cpus(inventory);
-        var shortMemory = (long)(demand.MemoryMib + ReservedMemoryMib) - (long)caps.MemoryMib(inventory);
+        var missing = Here(demand).Needs + _reserved + new Resources(0, 0, VolumesMib) - caps.Of(inventory);
         if (forecast is { } peak)
         {
-            shortCpus = Math.Max(shortCpus, demand.Cpus - (long)peak.FreeCpus);
-            shortMemory = Math.Max(shortMemory, (long)demand.MemoryMib - (long)peak.FreeMemoryMib);
+            missing = missing with
+            {
+                Cpus = Math.Max(missing.Cpus, demand.Cpus - (long)peak.FreeCpus),
+                MemoryMib = Math.Max(missing.MemoryMib, (long)demand.MemoryMib - (long)peak.FreeMemoryMib),
+            };
         }
         var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId).ToList();
-        return Preemption.Choose([.. there.Select(held => new Preemptible(held.VmId, held.Rank, held.Cpus, (long)held.MemoryMib))], demand.Rank, shortCpus, shortMemory)
+        return Preemption.Choose([.. there.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs))], demand.Rank, missing)
             is { } chosen ? [.. chosen.Select(one => there.First(held => held.VmId == one.VmId))] : null;
     }
 
@@ -170,7 +246,7 @@ public sealed class CapacityLedger
 
     /// <summary>The microVM, not <paramref name="beside"/>, that has the volume and has not ended; null: none.</summary>
     public string? VolumeHolder(string volume, string beside) =>
-        _reservations.Values.FirstOrDefault(held => !held.Vacated && held.VmId != beside && held.Volumes.Contains(volume))?.VmId;
+        _reservations.Values.FirstOrDefault(held => !held.Vacated && held.VmId != beside && held.Volumes.Any(one => one.Key == volume))?.VmId;
 
     /// <summary>The newest epoch under which the microVM has a place here; 0: none.</summary>
     public ulong NewestEpoch(string vmId) => _newest.GetValueOrDefault(vmId);
@@ -196,22 +272,15 @@ public sealed class CapacityLedger
         // Its agent would refuse one more: those that have ended count, until they are deleted or started elsewhere.
         if (_reservations.Count + also.Count >= VmLimits.MaxVmsPerHost)
             return Rejected(RejectionReason.MicroVms, 1, 0);
-        var freeCpus = Left(caps.Cpus(inventory), ReservedCpus + also.Cpus);
-        if (demand.Cpus > freeCpus)
-            return Rejected(RejectionReason.Cpus, demand.Cpus, freeCpus);
-        var freeMemory = Left(caps.MemoryMib(inventory), ReservedMemoryMib + also.MemoryMib);
-        if (demand.MemoryMib > freeMemory)
-            return Rejected(RejectionReason.Memory, demand.MemoryMib, freeMemory);
-        if (forecast is { } peak)
+        var (needs, free) = (Here(demand).Needs, Free(inventory, caps));
+        for (var kind = 0; kind < Resources.Kinds; kind++)
         {
-            var peakCpus = Left(peak.FreeCpus, also.Cpus);
-            if (demand.Cpus > peakCpus)
-                return Rejected(RejectionReason.CpuPeak, demand.Cpus, peakCpus);
-            var peakMemory = Left(peak.FreeMemoryMib, also.MemoryMib);
-            if (demand.MemoryMib > peakMemory)
-                return Rejected(RejectionReason.MemoryPeak, demand.MemoryMib, peakMemory);
+            if (Short(Resources.ReasonOf(kind), needs[kind], Left(free[kind], also.Needs[kind])) is { } rejection)
+                return rejection;
         }
-        return null;
+        return forecast is not { } peak ? null
+            : Short(RejectionReason.CpuPeak, demand.Cpus, Left((long)peak.FreeCpus, also.Needs.Cpus))
+            ?? Short(RejectionReason.MemoryPeak, (long)demand.MemoryMib, Left((long)peak.FreeMemoryMib, also.Needs.MemoryMib));
     }
 
     /// <summary>Takes an event of a host into account; events that are not about reservations change nothing.</summary>
@@ -220,11 +289,15 @@ public sealed class CapacityLedger
     {
         switch (stored)
         {
+            case HostConnected connected:
+                Have(connected.Inventory?.Volumes ?? []);
+                break;
             case HostReserved reserved:
                 Add(new Reservation(reserved.VmId, reserved.Epoch, reserved.Cpus, reserved.MemoryMib, Vacated: false)
                 {
                     Groups = [.. reserved.Groups],
-                    Volumes = [.. reserved.Volumes],
+                    Needs = Resources.Of(reserved.Cpus, reserved.MemoryMib, reserved.Other),
+                    Volumes = VolumesOf(reserved.Volumes, reserved.VolumeMib),
                     Rank = PriorityClass.Rank(reserved.Priority),
                     Settled = reserved.Settled,
                     Round = reserved.Round,
@@ -273,8 +346,18 @@ public sealed class CapacityLedger
             return;
         foreach (var group in reservation.Groups)
             _groups[group] = _groups.GetValueOrDefault(group) + 1;
+        foreach (var volume in reservation.Volumes)
+            _wanted[volume.Key] = (volume.SizeMib, _wanted.GetValueOrDefault(volume.Key).Count + 1);
         if (reservation.Holds)
             Count(reservation, 1);
+    }
+
+    /// <summary>As they are stored: before sizes were, nobody knew them.</summary>
+    public static ImmutableArray<VolumeRoom> VolumesOf(IReadOnlyList<string> keys, IReadOnlyList<ulong> sizes)
+    {
+        ArgumentNullException.ThrowIfNull(keys);
+        ArgumentNullException.ThrowIfNull(sizes);
+        return [.. keys.Select((key, i) => new VolumeRoom(key, i < sizes.Count ? (long)sizes[i] : 0))];
     }
 
     private void Vacate(Reservation held, bool lost)
@@ -306,25 +389,34 @@ public sealed class CapacityLedger
             if (--_groups[group] == 0)
                 _groups.Remove(group);
         }
+        foreach (var volume in held.Volumes)
+        {
+            if (_wanted[volume.Key] is var known && known.Count > 1)
+                _wanted[volume.Key] = known with { Count = known.Count - 1 };
+            else
+                _wanted.Remove(volume.Key);
+        }
     }
 
     private void Count(Reservation held, int by)
     {
+        _reserved = by > 0 ? _reserved + held.Needs : _reserved - held.Needs;
+        if (held.Settled)
+            return;
+        var room = _preemptible[held.Rank];
+        var sum = Resources.Of(room.Cpus, room.MemoryMib, room.Other);
+        sum = by > 0 ? sum + held.Needs : sum - held.Needs;
         unchecked
         {
-            ReservedCpus += (ulong)(by * (long)held.Cpus);
-            ReservedMemoryMib += (ulong)(by * (long)held.MemoryMib);
-            if (held.Settled)
-                return;
-            var room = _preemptible[held.Rank];
             room.Vms += (uint)by;
-            room.Cpus += (ulong)(by * (long)held.Cpus);
-            room.MemoryMib += (ulong)(by * (long)held.MemoryMib);
         }
+        (room.Cpus, room.MemoryMib, room.Other) = ((ulong)sum.Cpus, (ulong)sum.MemoryMib, sum.Other);
     }
 
     // A host that came back with less memory has promised more than its cap: nothing is free then.
-    private static ulong Left(ulong cap, ulong reserved) => cap > reserved ? cap - reserved : 0;
+    private static long Left(long cap, long reserved) => cap >= Resources.Unlimited ? cap : Math.Max(0, cap - reserved);
+
+    private static Rejection? Short(string reason, long wanted, long free) => wanted > free ? Rejected(reason, (ulong)wanted, (ulong)free) : null;
 
     private static Rejection Rejected(string reason, ulong wanted, ulong free) =>
         new() { Reason = reason, Hosts = 1, Wanted = wanted, MostFree = free };

@@ -352,8 +352,9 @@ internal sealed partial class HostActor
         VmId = held.VmId,
         Epoch = held.Epoch,
         WasReserved = !held.Vacated,
-        Cpus = held.HeldCpus,
-        MemoryMib = held.HeldMemoryMib,
+        Cpus = (uint)held.Held.Cpus,
+        MemoryMib = (ulong)held.Held.MemoryMib,
+        Other = held.Held.Other,
     };
 
     // --- reports ---
@@ -399,8 +400,9 @@ internal sealed partial class HostActor
                     At = At,
                     VmId = held.VmId,
                     Epoch = held.Epoch,
-                    Cpus = held.HeldCpus,
-                    MemoryMib = held.HeldMemoryMib,
+                    Cpus = (uint)held.Held.Cpus,
+                    MemoryMib = (ulong)held.Held.MemoryMib,
+                    Other = held.Held.Other,
                     Suspended = report.State == HostVmState.Suspended,
                     Leaving = report is { State: HostVmState.Suspended, Snapshot: not null },
                 };

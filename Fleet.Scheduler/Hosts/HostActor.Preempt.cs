@@ -36,6 +36,7 @@ internal sealed partial class HostActor
             Epoch = held.Epoch,
             Cpus = held.Cpus,
             MemoryMib = held.MemoryMib,
+            Other = held.Needs.Other,
             ForVmId = reserve.VmId,
             ForEpoch = reserve.Epoch,
         })];

@@ -39,7 +39,7 @@ internal sealed partial class HostActor
         foreach (var (caller, reserve) in _asking)
         {
             var earlier = events.GetValueOrDefault(reserve.VmId);
-            var demand = Demand.Of(reserve.Spec ?? new VmSpec());
+            var demand = _ledger.Here(Demand.Of(reserve.Spec ?? new VmSpec()));
             if (IsHeld(reserve) || (earlier?.Epoch == reserve.Epoch && earlier.Round == reserve.Round))
             {
                 answered++;
@@ -77,8 +77,10 @@ internal sealed partial class HostActor
                 Epoch = reserve.Epoch,
                 Cpus = demand.Cpus,
                 MemoryMib = demand.MemoryMib,
+                Other = demand.Own.Other,
                 Groups = { demand.Groups },
                 Volumes = { VolumesOf(reserve.Spec) },
+                VolumeMib = { reserve.Spec?.Volumes.Select(volume => volume.SizeMib) ?? [] },
                 Priority = demand.Rank == PriorityClass.Rank("") ? "" : PriorityClass.Name(demand.Rank),
                 Settled = reserve.Settled,
                 Round = reserve.Round,
@@ -110,7 +112,7 @@ internal sealed partial class HostActor
     }
 
     private static bool IsShort(Rejection? rejection) =>
-        rejection?.Reason is RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.CpuPeak or RejectionReason.MemoryPeak;
+        rejection?.Reason is RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.Disk or RejectionReason.Network or RejectionReason.Iops or RejectionReason.CpuPeak or RejectionReason.MemoryPeak;
 
     private bool IsHeld(ReserveRoom reserve) =>
         Connected && _ledger.Find(reserve.VmId, reserve.Epoch)?.IsFor(reserve.Round) == true && !_presence.IsUnwanted(reserve.VmId, reserve.Epoch);
@@ -130,13 +132,9 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.Stale);
         if (demand.Host.Length > 0 && demand.Host != _id)
             return Rejected(RejectionReason.OtherHost);
-        if (!demand.DriverFits(_record.Inventory))
-            return Rejected(RejectionReason.Driver);
-        // Its labels may have changed since placement heard of them.
-        if (demand.Rules?.HasLabels(_record.Inventory) == false)
-            return Rejected(RejectionReason.Labels);
-        if (demand.Rules?.MayBeIn(PlacementRules.ZoneOf(_record.Inventory)) == false)
-            return Rejected(RejectionReason.Zone);
+        // Its labels, and the machine itself, may have changed since placement heard of them.
+        if (demand.Unfit(_record.Inventory) is { } unfit)
+            return Rejected(unfit);
         if (HasItsVolumes(reserve.Spec, reserve.VmId) is not null)
             return Rejected(RejectionReason.VolumeInUse);
         if (_ledger.KeepsOut(demand, reserve.VmId, promised))

@@ -36,6 +36,8 @@ internal sealed partial class HostActor
         Used = _usage.Machine?.Clone(),
         CapCpus = _caps.Cpus(_record?.Inventory),
         CapMemoryMib = _caps.MemoryMib(_record?.Inventory),
+        CapOther = _caps.Other(_record?.Inventory),
+        VolumesMib = (ulong)_ledger.VolumesMib,
         Forecast = Forecast() is not { } forecast ? null : new Cell.Forecast
         {
             PeakCpus = forecast.Peak.Cpus,

@@ -17,6 +17,19 @@ internal sealed partial class HostActor
 
     private static IEnumerable<string> VolumesOf(VmSpec? spec) => spec?.Volumes.Select(volume => VolumeRules.Key(spec.Tenant, volume.Name)) ?? [];
 
+    /// <summary>Not stored: the next Hello tells it again.</summary>
+    private void OnVolumes(VolumesHeld held)
+    {
+        if (!Connected || _record?.Inventory is not { } inventory || inventory.Volumes.Equals(held.Volumes))
+            return;
+        _record = _record.Clone();
+        _record.Inventory.Volumes.Clear();
+        _record.Inventory.Volumes.AddRange(held.Volumes);
+        _ledger.Have(held.Volumes);
+        _imagesTold = null;
+        PublishView();
+    }
+
     private void OnOrderVolume(OrderVolume order)
     {
         _volumes = Sender;

@@ -49,7 +49,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         _id = id;
         _options = options;
         _vms = vms;
-        _caps = new CapacityCaps(options.CpuRatio, options.MemoryRatio);
+        _caps = options.Caps;
         _lease = new HostLease(options.Lease, options.Clock, pulse);
         _launches = new LaunchHealth(options.Quarantine);
         _predictors = HostPredictors.Of(options.Prediction);
@@ -98,11 +98,13 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         {
             case SnapshotOffer { Snapshot: HostSnapshot snapshot }:
                 _record = snapshot.Record;
+                _ledger.Have(_record.Inventory?.Volumes ?? []);
                 foreach (var entry in snapshot.Entries)
                     _ledger.Add(new Reservation(entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Vacated, entry.Lost)
                     {
                         Groups = [.. entry.Groups],
-                        Volumes = [.. entry.Volumes],
+                        Needs = Resources.Of(entry.Cpus, entry.MemoryMib, entry.Other),
+                        Volumes = CapacityLedger.VolumesOf(entry.Volumes, entry.VolumeMib),
                         Rank = PriorityClass.Rank(entry.Priority),
                         Settled = entry.Settled,
                         Round = entry.Round,
@@ -188,6 +190,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
                 break;
             case SessionImages held when Sender.Equals(_session):
                 OnImages(held.Images.Names);
+                break;
+            case SessionVolumes held when Sender.Equals(_session):
+                OnVolumes(held.Volumes);
                 break;
             case EvictTick:
                 OnEvictTick();
@@ -275,7 +280,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             case SaveSnapshotFailure failed:
                 _log.Warning(failed.Cause, "Host {HostId} could not store its snapshot; the next one will be tried in {Events} events", _id, _options.HostSnapshotEvery);
                 break;
-            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or SessionImages or SessionVolumeDone or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
+            case SessionClosed or Terminated or SessionReport or SessionUsage or SessionPressure or SessionImages or SessionVolumes or SessionVolumeDone or DeleteSnapshotsSuccess or DeleteSnapshotsFailure:
                 break; // of a session that was replaced; or housekeeping that comes again
             default:
                 Unhandled(message);
@@ -380,10 +385,12 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         Epoch = held.Epoch,
         Cpus = held.Cpus,
         MemoryMib = held.MemoryMib,
+        Other = held.Needs.Other,
         Vacated = held.Vacated,
         Lost = held.Lost,
         Groups = { held.Groups },
-        Volumes = { held.Volumes },
+        Volumes = { held.Volumes.Select(volume => volume.Key) },
+        VolumeMib = { held.Volumes.Select(volume => (ulong)volume.SizeMib) },
         Priority = PriorityClass.Name(held.Rank),
         Settled = held.Settled,
         Round = held.Round,
@@ -403,8 +410,17 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             images = new HostImages { Names = { _record.Inventory?.Images ?? [] } };
             _bare = _record.Inventory?.Clone();
             _bare?.Images.Clear();
+            _bare?.Volumes.Clear();
             _imagesTold = _record.Inventory;
         }
+        var (cap, free) = (_caps.Other(_record.Inventory), _ledger.Free(_record.Inventory, _caps));
+        var left = new OtherResources();
+        if (cap.HasDiskMib)
+            left.DiskMib = (ulong)free.DiskMib;
+        if (cap.HasNetworkMbit)
+            left.NetworkMbit = (ulong)free.NetworkMbit;
+        if (cap.HasIops)
+            left.Iops = (ulong)free.Iops;
         _mediator.Tell(new Publish(PlacementActor.HostViewTopic, new HostView
         {
             HostId = _id,
@@ -416,6 +432,8 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Version = _record.Version,
             CpuRatio = _options.CpuRatio,
             MemoryRatio = _options.MemoryRatio,
+            CapOther = cap,
+            FreeOther = left,
             Cordoned = _record.Cordoned,
             Quarantined = IsQuarantined,
             Pressed = IsPressed,

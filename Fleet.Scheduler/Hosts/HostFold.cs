@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Placement;
 using Google.Protobuf;
 
 namespace Fleet.Scheduler.Hosts;
@@ -53,6 +54,7 @@ public static class HostFold
             case HostReserved reserved:
                 next.ReservedCpus += reserved.Cpus;
                 next.ReservedMemoryMib += reserved.MemoryMib;
+                next.ReservedOther = Sum(next.ReservedOther, reserved.Other, 1);
                 next.Vms++;
                 next.ChangedAt = reserved.At?.Clone();
                 break;
@@ -62,21 +64,23 @@ public static class HostFold
                     next.ReservedCpus -= preempted.Cpus;
                     next.ReservedMemoryMib -= preempted.MemoryMib;
                 }
+                next.ReservedOther = Sum(next.ReservedOther, preempted.Other, -1);
                 next.ChangedAt = preempted.At?.Clone();
                 break;
             case HostVacated vacated:
-                GiveBack(next, vacated.Cpus, vacated.MemoryMib);
+                GiveBack(next, vacated.Cpus, vacated.MemoryMib, vacated.Other);
                 next.ChangedAt = vacated.At?.Clone();
                 break;
             case HostReleased released:
                 if (released.WasReserved)
-                    GiveBack(next, released.Cpus, released.MemoryMib);
+                    GiveBack(next, released.Cpus, released.MemoryMib, released.Other);
                 next.ChangedAt = released.At?.Clone();
                 break;
             case HostLost lost:
                 next.State = HostState.Lost;
                 next.ReservedCpus = 0;
                 next.ReservedMemoryMib = 0;
+                next.ReservedOther = null;
                 next.Vms = 0;
                 next.ChangedAt = lost.At?.Clone();
                 break;
@@ -143,8 +147,13 @@ public static class HostFold
         return next;
     }
 
-    private static void GiveBack(HostRecord next, uint cpus, ulong memoryMib)
+    // Mostly nobody asks for any.
+    private static OtherResources? Sum(OtherResources? held, OtherResources? other, int by) =>
+        other is null ? held : (by > 0 ? Resources.Of(0, 0, held) + Resources.Of(0, 0, other) : Resources.Of(0, 0, held) - Resources.Of(0, 0, other)).Other;
+
+    private static void GiveBack(HostRecord next, uint cpus, ulong memoryMib, OtherResources? other)
     {
+        next.ReservedOther = Sum(next.ReservedOther, other, -1);
         checked
         {
             next.ReservedCpus -= cpus;

@@ -118,6 +118,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-session-usage", SessionUsage.Parser),
         ("m-session-pressure", SessionPressure.Parser),
         ("m-session-images", SessionImages.Parser),
+        ("m-session-volumes", SessionVolumes.Parser),
         ("m-session-send", SessionSend.Parser),
         ("m-read-limiters", ReadLimiters.Parser),
         ("m-limiters-read", LimitersRead.Parser),

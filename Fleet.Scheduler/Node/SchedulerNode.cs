@@ -162,7 +162,7 @@ public sealed class SchedulerNode : IAsyncDisposable
             Authority = authority.Certificate.RawData,
             TenantQemu = options.TenantQemu,
             Figures = cell.Figures,
-            Caps = new(cellOptions.CpuRatio, cellOptions.MemoryRatio),
+            Caps = cellOptions.Caps,
             Long = new LongRequests(options.LongRequests, options.LongRequestsOfTenant),
         };
         var enrolment = new EnrolmentService(authority, _tokens, cell.Cell, new RefusalLimit(EnrolmentService.MostRefusals, options.Clock), log.CreateLogger<EnrolmentService>());

@@ -5,7 +5,7 @@ internal abstract class HostFilter
 {
     /// <summary>All there are, in the order in which their reasons are told.</summary>
     public static readonly IReadOnlyList<HostFilter> All =
-        [new DriverFilter(), new LabelFilter(), new ZoneFilter(), new GroupZoneFilter(), new SpreadFilter(), new GroupHostFilter(), new NeighbourFilter()];
+        [new ArchitectureFilter(), new DriverFilter(), new KernelFilter(), new CpuTemplateFilter(), new LabelFilter(), new ZoneFilter(), new GroupZoneFilter(), new SpreadFilter(), new GroupHostFilter(), new NeighbourFilter()];
 
     /// <summary>See <see cref="RejectionReason"/>.</summary>
     public abstract string Reason { get; }
@@ -25,6 +25,34 @@ internal sealed class DriverFilter : HostFilter
     public override bool Concerns(Demand demand) => true;
 
     public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.DriverFits(hosts.Inventory);
+}
+
+internal sealed class ArchitectureFilter : HostFilter
+{
+    public override string Reason => RejectionReason.Architecture;
+
+    public override bool Concerns(Demand demand) => demand.Architecture.Length > 0;
+
+    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.ArchitectureFits(hosts.Inventory);
+}
+
+/// <summary>Asked of each host: while kernels are being upgraded classes would be twice as many.</summary>
+internal sealed class KernelFilter : HostFilter
+{
+    public override string Reason => RejectionReason.Kernel;
+
+    public override bool Concerns(Demand demand) => demand.MinKernel is not null;
+
+    public override bool Allows(PlacedHost host, Demand demand, PlacementEngine engine) => demand.KernelFits(host.Inventory);
+}
+
+internal sealed class CpuTemplateFilter : HostFilter
+{
+    public override string Reason => RejectionReason.CpuTemplate;
+
+    public override bool Concerns(Demand demand) => demand.CpuTemplate.Length > 0;
+
+    public override bool Allows(HostClass hosts, Demand demand, PlacementEngine engine) => demand.CpuTemplateFits(hosts.Inventory);
 }
 
 internal sealed class LabelFilter : HostFilter

@@ -5,14 +5,14 @@ using Fleet.Shared.Contracts;
 namespace Fleet.Scheduler.Placement;
 
 /// <summary>
-/// Hosts with the same drivers, in the same zone and of much the same size: what is true of one is asked once for all. Those that
+/// Hosts of one architecture with the same drivers and CPU templates, in the same zone and of much the same size: what is true of one is asked once for all. Those that
 /// are open stand in the grid. Other labels make no class: in a fleet where each host has one of its own there would be as many as hosts.
 /// </summary>
 internal sealed class HostClass(string key, Inventory inventory, in Resources capacity)
 {
     public string Key { get; } = key;
 
-    /// <summary>Of its first host; drivers and zone are those of all.</summary>
+    /// <summary>Of its first host; architecture, drivers, CPU templates and zone are those of all.</summary>
     public Inventory Inventory { get; } = inventory;
 
     /// <summary>Empty: none.</summary>
@@ -26,7 +26,7 @@ internal sealed class HostClass(string key, Inventory inventory, in Resources ca
     public static string KeyOf(Inventory inventory, in Resources capacity)
     {
         var key = new StringBuilder();
-        key.Append(inventory.AutoDriver).Append('\n');
+        key.Append(inventory.AutoDriver).Append('\n').Append(inventory.Architecture).Append('\n').AppendJoin(',', inventory.CpuTemplates.Order(StringComparer.Ordinal)).Append('\n');
         foreach (var driver in inventory.Drivers.OrderBy(driver => driver.Name, StringComparer.Ordinal))
             key.Append(driver.Name).Append(driver.Usable ? '+' : '-').Append(driver.StockKernels ? 'k' : '-').Append('\n');
         key.Append(CultureInfo.InvariantCulture, $"{Size(capacity.Cpus)},{Size(capacity.MemoryMib)},").Append(PlacementRules.ZoneOf(inventory));

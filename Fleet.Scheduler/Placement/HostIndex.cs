@@ -92,8 +92,7 @@ public sealed class HostIndex
             || (known.Cordoned && !view.Cordoned)
             || (known.Quarantined && !view.Quarantined)
             || (known.Pressed && !view.Pressed)
-            || FreeCpus(view) > FreeCpus(known)
-            || FreeMemory(view) > FreeMemory(known)
+            || !Free(view).FitsIn(Free(known))
             || !Equals(view.Inventory, known.Inventory)
             || regrouped;
     }
@@ -228,11 +227,12 @@ public sealed class HostIndex
             if (excluded.Contains(hostId) || Highest(demand, entry.View) is not { } rank)
                 continue;
             var host = _engine.Find(hostId)!;
-            if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory })
+            if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.Disk or RejectionReason.Network or RejectionReason.Iops })
             {
-                found.Add((rank, Math.Max(
-                    (demand.Needs.Cpus - host.Free.Cpus) / (double)Math.Max(1, host.Capacity.Cpus),
-                    (demand.Needs.MemoryMib - host.Free.MemoryMib) / (double)Math.Max(1, host.Capacity.MemoryMib)), hostId));
+                var missing = double.MinValue;
+                for (var kind = 0; kind < Resources.Kinds; kind++)
+                    missing = Math.Max(missing, (demand.Needs[kind] - host.Free[kind]) / (double)Math.Max(1, host.Capacity[kind]));
+                found.Add((rank, missing, hostId));
                 if (rank == lowest && --most == 0)
                     break;
             }
@@ -250,7 +250,7 @@ public sealed class HostIndex
         {
             if (room.Rank >= demand.Rank)
                 break;
-            free += new Resources((long)room.Cpus, (long)room.MemoryMib);
+            free += Resources.Of(room.Cpus, room.MemoryMib, room.Other);
             if (demand.Needs.FitsIn(free))
                 return (int)room.Rank;
         }
@@ -423,9 +423,14 @@ public sealed class HostIndex
 
     private static CapacityCaps Caps(HostView view) => new(view.CpuRatio, view.MemoryRatio);
 
-    private static Resources Capacity(HostView view) => new((long)Caps(view).Cpus(view.Inventory), (long)Caps(view).MemoryMib(view.Inventory));
+    private static Resources Capacity(HostView view) => Resources.Of(Caps(view).Cpus(view.Inventory), Caps(view).MemoryMib(view.Inventory), view.CapOther);
 
-    private static Resources Free(HostView view) => new((long)FreeCpus(view), (long)FreeMemory(view));
+    private static Resources Free(HostView view) => new(
+        (long)FreeCpus(view),
+        (long)FreeMemory(view),
+        view.FreeOther is { HasDiskMib: true } disk ? (long)disk.DiskMib : Resources.Unlimited,
+        view.FreeOther is { HasNetworkMbit: true } network ? (long)network.NetworkMbit : Resources.Unlimited,
+        view.FreeOther is { HasIops: true } operations ? (long)operations.Iops : Resources.Unlimited);
 
     private static ulong FreeCpus(HostView view) => Math.Min(Left(Caps(view).Cpus(view.Inventory), view.ReservedCpus), view.PeakRoom?.Cpus ?? ulong.MaxValue);
 

@@ -21,6 +21,25 @@ public sealed class PlacedHost
 
     public Resources Free { get; internal set; }
 
+    /// <summary>What is promised of what it is limited in.</summary>
+    internal Resources Used => new(
+        Capacity.Cpus - Free.Cpus,
+        Capacity.MemoryMib - Free.MemoryMib,
+        Free.DiskMib >= Resources.Unlimited ? 0 : Capacity.DiskMib - Free.DiskMib,
+        Free.NetworkMbit >= Resources.Unlimited ? 0 : Capacity.NetworkMbit - Free.NetworkMbit,
+        Free.Iops >= Resources.Unlimited ? 0 : Capacity.Iops - Free.Iops);
+
+    /// <summary>Whether it would have room if it were empty.</summary>
+    internal bool CouldHold(in Resources needs)
+    {
+        for (var kind = 0; kind < Resources.Kinds; kind++)
+        {
+            if (needs[kind] > Capacity[kind] && Free[kind] < Resources.Unlimited)
+                return false;
+        }
+        return true;
+    }
+
     /// <summary>Why it takes nothing at all now: a <see cref="RejectionReason"/>; null: it does.</summary>
     public string? Closed { get; internal set; }
 

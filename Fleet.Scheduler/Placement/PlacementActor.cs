@@ -21,6 +21,9 @@ internal sealed record FindHosts(Demand Demand, IReadOnlySet<string> Excluded, l
 
     /// <summary>No host has room: those are wanted that would have some if lower classes gave way.</summary>
     public bool Preempt { get; init; }
+
+    /// <summary>It fails where there is no host: that must be certain.</summary>
+    public bool IsDecisive { get; init; }
 }
 
 /// <summary>Tells the node's own <see cref="PlacementActor"/> what became of a microVM that is a member of groups: see <see cref="HostIndex.Tried"/>.</summary>
@@ -91,6 +94,9 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
     // Not the wall clock: one that jumps must not make every host silent.
     private TimeSpan Now => _options.Clock.GetElapsedTime(_since);
 
+    // By then every host has said something that can.
+    private bool IsEarly => Now < 2 * _options.HostAnnounce;
+
     private sealed class Wake : INoSerializationVerificationNeeded
     {
         public static readonly Wake Instance = new();
@@ -113,9 +119,9 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
         {
             case FindHosts find:
                 // By then every host has said something that can.
-                var isEarly = Now < 3 * _options.HostAnnounce && !_index.KnowsAll(find.Excluded);
+                var isEarly = (Now < 3 * _options.HostAnnounce && !_index.KnowsAll(find.Excluded)) || (find.IsDecisive && IsEarly);
                 // Nobody gives way because a host that has room has said nothing yet.
-                var advice = find.Preempt && Now < 2 * _options.HostAnnounce ? new PlacementAdvice([], [])
+                var advice = find.Preempt && IsEarly ? new PlacementAdvice([], [])
                     : find.VmId.Length == 0 ? _index.Find(find.Demand, find.Excluded)
                     : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now, find.Preempt);
                 Sender.Tell(new HostsFound(advice with { IsEarly = isEarly }, find.Search));
@@ -131,7 +137,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));
                 break;
             case ReviewPlacement review:
-                Sender.Tell(new PlacementReviewed(_index.Review(review.Spec, review.Neighbours)));
+                Sender.Tell(new PlacementReviewed(_index.Review(review.Spec, review.Neighbours) with { IsEarly = IsEarly }));
                 break;
             case HostView view:
                 if (_index.Update(view, Now) && !Timers.IsTimerActive(Wake.Instance))

@@ -44,7 +44,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     private readonly DemandMix _mix = new();
     private PlacementSurvey? _survey;
     private Resources _capacity;
-    private Resources _free;
+    private Resources _used;
     private Scarcity _scarcity;
 
     public int Hosts => _hosts.Count;
@@ -222,11 +222,12 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
             if (filter.Concerns(demand) && !(filter.Allows(host.Class, demand, this) && filter.Allows(host, demand, this)))
                 return new(filter.Reason);
         }
-        return Short(RejectionReason.Cpus, demand.Needs.Cpus, host.Free.Cpus)
-            ?? Short(RejectionReason.Memory, demand.Needs.MemoryMib, host.Free.MemoryMib)
-            ?? Short(RejectionReason.Disk, demand.Needs.DiskMib, host.Free.DiskMib)
-            ?? Short(RejectionReason.Network, demand.Needs.NetworkMbps, host.Free.NetworkMbps)
-            ?? Short(RejectionReason.Iops, demand.Needs.Iops, host.Free.Iops);
+        for (var kind = 0; kind < Resources.Kinds; kind++)
+        {
+            if (demand.Needs[kind] > host.Free[kind])
+                return new(Resources.ReasonOf(kind), (ulong)demand.Needs[kind], (ulong)Math.Max(0, host.Free[kind]));
+        }
+        return null;
     }
 
     /// <summary>What speaks against a host that would do, by part, weighed; their sum is <see cref="Candidate.Cost"/>.</summary>
@@ -237,9 +238,6 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         Weigh(demand);
         return [.. HostScore.All.Where(score => score.Concerns(demand)).Select(score => KeyValuePair.Create(score.Name, score.Weight * score.Of(host, demand, this)))];
     }
-
-    private static Refusal? Short(string reason, long wanted, long free) =>
-        wanted > free ? new Refusal(reason, (ulong)wanted, (ulong)Math.Max(0, free)) : null;
 
     // Where it is to be with a group, hosts that have members are looked at, however empty they are. True: no others will do.
     private bool OfferShared(Demand demand, PlacementSurvey survey)
@@ -332,7 +330,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
     // The newcomer counts: of an empty fleet only it tells what is scarce.
     private void Weigh(Demand demand)
     {
-        _scarcity = new(_capacity - _free + demand.Needs, _capacity);
+        _scarcity = new(_used + demand.Needs, _capacity);
         _mix.Weigh();
     }
 
@@ -372,7 +370,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         host.Class.Open.Add(host);
         _mix.Open(host.Free);
         _capacity += host.Capacity;
-        _free += host.Free;
+        _used += host.Used;
         if (host.Class.Zone.Length > 0)
             CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _)++;
     }
@@ -384,7 +382,7 @@ public sealed class PlacementEngine(int sample = PlacementEngine.Sample)
         host.Class.Open.Remove(host);
         _mix.Shut(host.Free);
         _capacity -= host.Capacity;
-        _free -= host.Free;
+        _used -= host.Used;
         if (host.Class.Zone.Length > 0 && --CollectionsMarshal.GetValueRefOrAddDefault(_openByZone, host.Class.Zone, out _) <= 0)
             _openByZone.Remove(host.Class.Zone);
     }

@@ -14,6 +14,9 @@ public sealed record PlacementReview(
 {
     /// <summary>No host has room, but the candidates would have if microVMs of lower classes gave way.</summary>
     public bool Preempts { get; init; }
+
+    /// <summary>The node is new and may not have heard of every host: that there is none for the spec means little.</summary>
+    public bool IsEarly { get; init; }
 }
 
 /// <summary>A host that would do.</summary>

@@ -17,7 +17,7 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
     private const int MostKinds = 4;
 
     public IReadOnlyList<PlacementChange> Changes(VmSpec spec) =>
-        [.. new[] { Cpus(spec), Memory(spec) }.Concat(Without(spec)).OfType<PlacementChange>(), .. Kinds(demandOf(spec))];
+        [.. new[] { Cpus(spec), Memory(spec), Disk(spec), Network(spec), Iops(spec) }.Concat(Without(spec)).OfType<PlacementChange>(), .. Kinds(demandOf(spec))];
 
     private PlacementChange? Cpus(VmSpec spec)
     {
@@ -33,7 +33,35 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
         return Smaller("memory_mib", spec.MemoryMib, demandOf(least), host => host.Free.MemoryMib);
     }
 
-    private PlacementChange? Smaller(string field, uint wanted, Demand least, Func<PlacedHost, long> free)
+    private PlacementChange? Disk(VmSpec spec)
+    {
+        if (spec.DiskMib == 0)
+            return null;
+        var least = spec.Clone();
+        least.DiskMib = 0;
+        var volumes = demandOf(least).Needs.DiskMib;
+        return Smaller("disk_mib", (long)spec.DiskMib, demandOf(least), host => host.Free.DiskMib - volumes);
+    }
+
+    private PlacementChange? Network(VmSpec spec)
+    {
+        if (spec.NetworkMbit == 0)
+            return null;
+        var least = spec.Clone();
+        least.NetworkMbit = 0;
+        return Smaller("network_mbit", spec.NetworkMbit, demandOf(least), host => host.Free.NetworkMbit);
+    }
+
+    private PlacementChange? Iops(VmSpec spec)
+    {
+        if (spec.Iops == 0)
+            return null;
+        var least = spec.Clone();
+        least.Iops = 0;
+        return Smaller("iops", (long)spec.Iops, demandOf(least), host => host.Free.Iops);
+    }
+
+    private PlacementChange? Smaller(string field, long wanted, Demand least, Func<PlacedHost, long> free)
     {
         var fitting = hosts.Where(host => engine.Refuse(least, host) is null).Select(free).ToList();
         if (fitting.Count == 0)
@@ -58,6 +86,12 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
             yield return Try("host", other => other.Host = "");
         if (spec.Driver is not (Demand.AutoDriver or Demand.SimulatedDriver or ""))
             yield return Try("driver", other => other.Driver = Demand.AutoDriver);
+        if (spec.Architecture.Length > 0)
+            yield return Try("architecture", other => other.Architecture = "");
+        if (spec.MinKernel.Length > 0)
+            yield return Try("min_kernel", other => other.MinKernel = "");
+        if (spec.CpuTemplate.Length > 0)
+            yield return Try("cpu_template", other => other.CpuTemplate = "");
         if (spec.RateLimits.Count > 0)
             yield return Try("rate_limits", other => other.RateLimits.Clear());
         if (spec.Zones.Count > 0)
@@ -86,7 +120,7 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
         return hosts
             .Where(host => demand.Rules?.HasLabels(host.Inventory) != false)
             .GroupBy(host => host.Class)
-            .Select(kind => kind.Where(host => demand.Needs.FitsIn(host.Capacity)).MinBy(host => host.Id, StringComparer.Ordinal))
+            .Select(kind => kind.Where(host => host.CouldHold(demand.Needs)).MinBy(host => host.Id, StringComparer.Ordinal))
             .OfType<PlacedHost>()
             .Where(host => Takes(host, demand))
             .OrderBy(host => host.Capacity.Cpus).ThenBy(host => host.Capacity.MemoryMib).ThenBy(host => host.Id, StringComparer.Ordinal)

@@ -3,13 +3,18 @@ namespace Fleet.Scheduler.Placement;
 /// <summary>A microVM that can be made to give way.</summary>
 /// <param name="VmId">The microVM.</param>
 /// <param name="Rank">Of its class: those of lower rank go first.</param>
-/// <param name="Cpus">vCPUs that it gives back.</param>
-/// <param name="MemoryMib">MiB that it gives back.</param>
-public readonly record struct Preemptible(string VmId, int Rank, long Cpus, long MemoryMib);
+/// <param name="Gives">What it gives back.</param>
+public readonly record struct Preemptible(string VmId, int Rank, Resources Gives)
+{
+    internal long Cpus => Gives.Cpus;
+
+    internal long MemoryMib => Gives.MemoryMib;
+}
 
 /// <summary>
 /// Which microVMs give way to one of a higher class: the fewest that make enough room, of classes as low as will do, and of as many such sets one that
-/// takes little more than is short. Exact in the number, by dynamic programming over how many give way and how many vCPUs that frees.
+/// takes little more than is short. Exact in the number, by dynamic programming over how many give way and how many vCPUs that frees, where CPU and memory are
+/// all that is short; where it is disk, network or disk operations those go first that help most.
 /// </summary>
 public static class Preemption
 {
@@ -22,20 +27,63 @@ public static class Preemption
     /// <summary>Those that give way; empty: nobody has to; null: no set of at most <see cref="Most"/> makes enough room.</summary>
     /// <param name="there">All that the host carries and that could give way.</param>
     /// <param name="rank">Of the class for which room is wanted: only lower ones give way.</param>
-    /// <param name="shortCpus">vCPUs that are missing; at most 0: none.</param>
-    /// <param name="shortMemoryMib">MiB that are missing.</param>
-    public static IReadOnlyList<Preemptible>? Choose(IReadOnlyCollection<Preemptible> there, int rank, long shortCpus, long shortMemoryMib)
+    /// <param name="missing">What is missing; at most 0: nothing.</param>
+    public static IReadOnlyList<Preemptible>? Choose(IReadOnlyCollection<Preemptible> there, int rank, in Resources missing)
     {
         ArgumentNullException.ThrowIfNull(there);
-        if (shortCpus <= 0 && shortMemoryMib <= 0)
+        if (missing.FitsIn(default))
             return [];
+        var isOther = missing is not { DiskMib: <= 0, NetworkMbit: <= 0, Iops: <= 0 };
         for (var highest = 0; highest < rank; highest++)
         {
             var lower = there.Where(one => one.Rank <= highest).ToList();
-            if (Fewest(lower, Math.Max(0, shortCpus), Math.Max(0, shortMemoryMib)) is { } set)
-                return Trim(set, lower, shortCpus, shortMemoryMib);
+            if (isOther)
+            {
+                if (Helpful(lower, missing) is { } helpful)
+                    return helpful;
+            }
+            else if (Fewest(lower, Math.Max(0, missing.Cpus), Math.Max(0, missing.MemoryMib)) is { } set)
+            {
+                return Trim(set, lower, missing.Cpus, missing.MemoryMib);
+            }
         }
         return null;
+    }
+
+    // One after the other whoever gives most of what is still missing, by its shares; then without those that the others make needless. No set of more than Most.
+    private static List<Preemptible>? Helpful(List<Preemptible> there, Resources missing)
+    {
+        var set = new List<Preemptible>();
+        var left = missing;
+        while (!left.FitsIn(default))
+        {
+            var still = left;
+            var best = there.Except(set).OrderByDescending(one => Help(one.Gives, still)).ThenBy(one => one.Rank).ThenBy(one => one.VmId, StringComparer.Ordinal).Cast<Preemptible?>().FirstOrDefault();
+            if (set.Count == Most || best is not { } next || Help(next.Gives, still) <= 0)
+                return null;
+            set.Add(next);
+            left -= next.Gives;
+        }
+        foreach (var one in set.OrderByDescending(one => one.Rank).ToList())
+        {
+            if ((left + one.Gives).FitsIn(default))
+            {
+                set.Remove(one);
+                left += one.Gives;
+            }
+        }
+        return set;
+    }
+
+    private static double Help(in Resources gives, in Resources missing)
+    {
+        var help = 0.0;
+        for (var kind = 0; kind < Resources.Kinds; kind++)
+        {
+            if (missing[kind] > 0)
+                help += Math.Min(1, (double)gives[kind] / missing[kind]);
+        }
+        return help;
     }
 
     private static List<Preemptible>? Fewest(List<Preemptible> there, long shortCpus, long shortMemoryMib)

@@ -92,10 +92,22 @@ public sealed class RejectionTally
         }
 
         var message = new StringBuilder();
-        message.Append(CultureInfo.InvariantCulture, $"No host has room for {demand.Cpus} vCPUs and {demand.MemoryMib} MiB: ");
+        message.Append(CultureInfo.InvariantCulture, $"No host has room for {Wanted(demand)}: ");
         message.AppendJoin("; ", _byReason.Values.Select(Describe).Where(part => part.Length > 0));
         message.Append('.');
         return new Reason { Code = "no_capacity", Message = message.ToString() };
+    }
+
+    private static string Wanted(Demand demand)
+    {
+        List<string> parts = [$"{demand.Cpus} vCPUs", $"{demand.MemoryMib} MiB"];
+        if (demand.Needs.DiskMib > 0)
+            parts.Add($"{demand.Needs.DiskMib} MiB of disk");
+        if (demand.Needs.NetworkMbit > 0)
+            parts.Add($"{demand.Needs.NetworkMbit} Mbit/s of network");
+        if (demand.Needs.Iops > 0)
+            parts.Add($"{demand.Needs.Iops} disk operations a second");
+        return $"{string.Join(", ", parts[..^1])} and {parts[^1]}";
     }
 
     private static string Describe(Rejection rejection)
@@ -116,6 +128,9 @@ public sealed class RejectionTally
             RejectionReason.Group => $"{hosts} kept from it by its rules about groups",
             RejectionReason.VolumeInUse => $"{hosts} where another microVM has its volume",
             RejectionReason.Driver => $"{hosts} without the driver",
+            RejectionReason.Architecture => $"{hosts} of another architecture",
+            RejectionReason.Kernel => $"{hosts} with an older kernel",
+            RejectionReason.CpuTemplate => $"{hosts} without the CPU template",
             RejectionReason.MicroVms => $"{hosts} with {VmLimits.MaxVmsPerHost} microVMs, the most that one takes; those that have ended count until they are deleted",
             RejectionReason.Disconnected => $"{hosts} not connected",
             RejectionReason.Cordoned => $"{hosts} cordoned",

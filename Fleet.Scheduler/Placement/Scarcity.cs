@@ -11,6 +11,9 @@ internal readonly struct Scarcity
     /// <summary>A resource that nobody uses: next to nothing, and not nothing, so that it can be divided by.</summary>
     private const double Least = 0.01;
 
+    /// <summary>CPU and memory.</summary>
+    private const int AlwaysCounted = 2;
+
     private readonly Five _used;
     private readonly int _kinds;
     private readonly Five _weights;
@@ -24,7 +27,9 @@ internal readonly struct Scarcity
         {
             if (capacity[kind] <= 0)
                 continue;
-            _kinds = kind + 1;
+            // What nobody uses of what a host may lack weighs next to nothing: not even looked at.
+            if (kind < AlwaysCounted || used[kind] > 0)
+                _kinds = kind + 1;
             most = Math.Max(most, _used[kind] = Math.Max(0, (double)used[kind] / capacity[kind]));
         }
         for (var kind = 0; kind < Resources.Kinds; kind++)
@@ -43,7 +48,7 @@ internal readonly struct Scarcity
         }
     }
 
-    /// <summary>Resources from this number on no host has.</summary>
+    /// <summary>Resources from this number on no host has, or nobody uses.</summary>
     public int Kinds => _kinds;
 
     /// <summary>Its use over that of the scarcest, above 0.</summary>

@@ -22,6 +22,7 @@ internal static partial class HostMessageRules
     private const int MostLabels = 64;
     private const int MostImages = 256;
     private const int MostName = 64;
+    private const int MostCpuTemplates = 64;
 
     [GeneratedRegex("^[a-z0-9_]{1,64}\\z")]
     private static partial Regex CodeForm();
@@ -74,6 +75,7 @@ internal static partial class HostMessageRules
         HostMessage.BodyOneofCase.Usage => Check(message.Usage),
         HostMessage.BodyOneofCase.Pressure => Check(message.Pressure),
         HostMessage.BodyOneofCase.Images => CheckImages("images", message.Images.Names),
+        HostMessage.BodyOneofCase.Volumes => CheckVolumes("volumes", message.Volumes.Volumes),
         HostMessage.BodyOneofCase.VolumeDone => Check(message.VolumeDone),
         HostMessage.BodyOneofCase.InputTaken => VmId.IsValid(message.InputTaken.VmId) ? null : "input_taken.vm_id is no id of a microVM.",
         HostMessage.BodyOneofCase.GuestFrame => message.GuestFrame.Payload.Length > Frame.MaxPayload
@@ -111,6 +113,16 @@ internal static partial class HostMessageRules
             return $"inventory.cpus is {inventory.Cpus}; 1 to 65536 are possible.";
         if (inventory.MemoryMib > 1UL << 30)
             return $"inventory.memory_mib is {inventory.MemoryMib}; at most {1UL << 30} is possible.";
+        if (inventory.DiskMib > VmLimits.MaxHostDiskMib)
+            return $"inventory.disk_mib is {inventory.DiskMib}; at most {VmLimits.MaxHostDiskMib} is possible.";
+        if (inventory.NetworkMbit > VmLimits.MaxNetworkMbit)
+            return $"inventory.network_mbit is {inventory.NetworkMbit}; at most {VmLimits.MaxNetworkMbit} is possible.";
+        if (inventory.Iops > VmLimits.MaxIops)
+            return $"inventory.iops is {inventory.Iops}; at most {VmLimits.MaxIops} is possible.";
+        if (inventory.CpuTemplates.Count > MostCpuTemplates || !inventory.CpuTemplates.All(VmSpecRules.IsCpuTemplate))
+            return $"inventory.cpu_templates takes at most {MostCpuTemplates} names that match [a-z0-9][a-z0-9-]{{0,39}}.";
+        if (CheckVolumes("inventory.volumes", inventory.Volumes) is { } volumes)
+            return volumes;
         if (inventory.Drivers.Count > MostDrivers)
             return $"inventory.drivers has {inventory.Drivers.Count} entries; at most {MostDrivers} are taken.";
         if (inventory.Labels.Count > MostLabels)
@@ -137,6 +149,21 @@ internal static partial class HostMessageRules
     private static string? CheckImages(string field, RepeatedField<string> names) => names.Count > MostImages
         ? $"{field} has {names.Count} entries; at most {MostImages} are taken."
         : names.Select(name => Unfit(name, ImageReference.MaxLength, "image")).FirstOrDefault(wrong => wrong is not null);
+
+    private static string? CheckVolumes(string field, RepeatedField<HeldVolume> volumes)
+    {
+        if (volumes.Count > VolumeRules.MostTold)
+            return $"{field} has {volumes.Count} entries; at most {VolumeRules.MostTold} are taken.";
+        var seen = new HashSet<string>(volumes.Count, StringComparer.Ordinal);
+        foreach (var volume in volumes)
+        {
+            if (!VolumeRules.IsName(volume.Name) || (volume.Tenant.Length > 0 && !VmSpecRules.IsHostId(volume.Tenant)) || volume.SizeMib > VmLimits.MaxVolumeMib)
+                return $"{field} names what can't be a volume.";
+            if (!seen.Add(VolumeRules.Key(volume.Tenant, volume.Name)))
+                return $"{field} names {volume.Name} twice.";
+        }
+        return null;
+    }
 
     private static string? Check(VmReport report)
     {

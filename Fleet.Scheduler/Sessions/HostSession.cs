@@ -233,6 +233,9 @@ internal sealed class HostSession : UntypedActor, IWithTimers
             case HostMessage.BodyOneofCase.Images:
                 _hosts.Tell(new SessionImages { HostId = HostId, Images = message.Images });
                 break;
+            case HostMessage.BodyOneofCase.Volumes:
+                _hosts.Tell(new SessionVolumes { HostId = HostId, Volumes = message.Volumes });
+                break;
             case HostMessage.BodyOneofCase.VolumeDone:
                 _hosts.Tell(new SessionVolumeDone { HostId = HostId, Done = message.VolumeDone });
                 break;

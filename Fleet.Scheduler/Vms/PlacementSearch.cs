@@ -2,6 +2,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Scheduler.Vms;
 
@@ -19,8 +20,8 @@ internal sealed class PlacementSearch
     private readonly RejectionTally _refused = new();
     private readonly Queue<string> _candidates = new();
     private IReadOnlyList<Rejection> _rejectedByIndex = [];
+    private readonly List<VolumeRecord> _volumes = [];
     private bool _indexHasMore = true;
-    private bool _indexIsEarly;
 
     /// <param name="demand">What is wanted.</param>
     /// <param name="epoch">Under which epoch.</param>
@@ -52,7 +53,19 @@ internal sealed class PlacementSearch
     public void BindTo(VolumeRecord volume)
     {
         Volume = volume;
-        Demand = Demand with { Host = volume.Host };
+        Demand = Demand.Without(VolumeRules.Key(volume.Tenant, volume.Name)) with { Host = volume.Host };
+        _volumes.Add(volume);
+    }
+
+    /// <summary>The spec as hosts are to hear it: a volume that is older than it keeps its size.</summary>
+    public VmSpec WithSizes(VmSpec spec)
+    {
+        if (_volumes.Count == 0)
+            return spec;
+        var sized = spec.Clone();
+        foreach (var volume in sized.Volumes)
+            volume.SizeMib = _volumes.FirstOrDefault(known => known.Name == volume.Name)?.SizeMib ?? volume.SizeMib;
+        return sized;
     }
 
     public ulong Epoch { get; }
@@ -82,7 +95,7 @@ internal sealed class PlacementSearch
         if (!Preempting)
             _rejectedByIndex = advice.Rejections;
         _indexHasMore = advice.Hosts.Count > 0;
-        _indexIsEarly = advice.IsEarly;
+        IsEarly = advice.IsEarly;
     }
 
     /// <summary>The next host to ask; null when there is none in the present advice.</summary>
@@ -107,8 +120,11 @@ internal sealed class PlacementSearch
     /// <summary>Whether the index should be asked again, without those that refused: its last advice was not its last word.</summary>
     public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
 
+    /// <summary>There may be hosts that the index has not heard of yet.</summary>
+    public bool IsEarly { get; private set; }
+
     /// <summary>Every host said no for good. Of what <see cref="Explain"/> has added up.</summary>
-    public bool IsLasting => !_indexIsEarly && Volume is null && _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Labels or RejectionReason.Zone);
+    public bool IsLasting => !IsEarly && Volume is null && _refused.ToList().All(rejection => rejection.Reason is RejectionReason.LaunchFailed or RejectionReason.OtherHost or RejectionReason.Driver or RejectionReason.Architecture or RejectionReason.Kernel or RejectionReason.CpuTemplate or RejectionReason.Labels or RejectionReason.Zone);
 
     public Reason Explain()
     {

@@ -21,7 +21,8 @@ public static class RestartRules
     public static DateTimeOffset? RestartAt(VmRecord record)
     {
         ArgumentNullException.ThrowIfNull(record);
-        if (record.StopWanted || record.EndedAt is null)
+        // One that was never placed was not to wait for room.
+        if (record.StopWanted || record.EndedAt is null || record.Epoch == 0)
             return null;
         var wanted = record.Spec.Restart switch
         {

@@ -23,7 +23,7 @@ internal sealed partial class VmActor
 
     private void AskIndex()
     {
-        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "", Preempt = _search.Preempting });
+        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "", Preempt = _search.Preempting, IsDecisive = _life.Record!.Spec.RefuseWaiting });
         Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
     }
 
@@ -37,7 +37,7 @@ internal sealed partial class VmActor
                 HostId = host,
                 VmId = _id,
                 Epoch = _search.Epoch,
-                Spec = _life.Wanted,
+                Spec = _search.WithSizes(_life.Wanted),
                 Preempt = _search.Preempting,
                 Settled = PreemptionRules.IsSettled(_life.Record!),
             });
@@ -57,11 +57,11 @@ internal sealed partial class VmActor
             return;
         }
         var reason = _search.Explain();
-        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : reason, _search.IsLasting);
+        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : reason, _search.IsLasting, _search.IsEarly);
     }
 
     /// <summary>The search has found nothing; the next one comes with time, or when capacity changes.</summary>
-    private void GiveUp(Reason reason, bool isLasting)
+    private void GiveUp(Reason reason, bool isLasting, bool isEarly = false)
     {
         if (_move is { } move)
         {
@@ -71,7 +71,7 @@ internal sealed partial class VmActor
         }
         var again = _capacityChangedMeanwhile;
         EndSearch();
-        Store(_life.Unplaced(reason, isLasting, Now), static () => { });
+        Store(_life.Unplaced(reason, isLasting, Now, isEarly), static () => { });
         if (_goal is Goal.FindPlace)
         {
             Timers.StartSingleTimer(

@@ -78,6 +78,15 @@ public static class VmLimits
     /// <summary>8 TiB: within what ext4 makes of blocks of 4 KiB.</summary>
     public const int MaxVolumeMib = 8 << 20;
 
+    /// <summary>Of one host: above any, far below where sums over hosts overflow.</summary>
+    public const long MaxHostDiskMib = 1L << 34;
+
+    /// <summary>Of one host's link.</summary>
+    public const int MaxNetworkMbit = 10_000_000;
+
+    /// <summary>Of one host's disks.</summary>
+    public const int MaxIops = 1_000_000_000;
+
     /// <summary>UTF-8 bytes of the path where a guest finds a volume.</summary>
     public const int MaxVolumePathBytes = 1023;
 

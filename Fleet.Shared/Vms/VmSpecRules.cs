@@ -15,6 +15,9 @@ public static class VmSpecRules
     /// <summary>Drivers a spec may name.</summary>
     public static readonly IReadOnlyList<string> Drivers = ["auto", "kvm", "qemu", "simulated"];
 
+    /// <summary>Architectures that a spec may want of its host; empty is any.</summary>
+    public static readonly IReadOnlyList<string> Architectures = ["", "x86_64", "aarch64"];
+
     /// <summary>Faults a simulated guest may have; empty is none.</summary>
     public static readonly IReadOnlyList<string> SimulatedFaults = ["", "launch_fails", "never_boots", "vmm_dies"];
 
@@ -39,6 +42,13 @@ public static class VmSpecRules
             ?? Labels("labels", spec.Labels)
             ?? Labels("host_labels", spec.HostLabels)
             ?? Zones(spec.Zones)
+            ?? Range("disk_mib", (long)Math.Min(spec.DiskMib, long.MaxValue), 0, VmLimits.MaxVolumeMib)
+            ?? Range("network_mbit", spec.NetworkMbit, 0, VmLimits.MaxNetworkMbit)
+            ?? Range("iops", (long)Math.Min(spec.Iops, long.MaxValue), 0, VmLimits.MaxIops)
+            ?? OneOf("architecture", spec.Architecture, Architectures)
+            ?? MinKernel(spec.MinKernel)
+            ?? CpuTemplate(spec)
+            ?? Waiting(spec)
             ?? PlacementWishRules.FirstProblem("placement", spec.Placement)
             ?? Host(spec.Host)
             ?? Simulated(spec)
@@ -50,6 +60,9 @@ public static class VmSpecRules
     /// <summary>Whether the text is a host's id: <c>[a-z0-9][a-z0-9-]{0,39}</c>.</summary>
     public static bool IsHostId(string? text) =>
         text is { Length: >= 1 and <= 40 } && IsLowerOrDigit(text[0]) && text.All(c => IsLowerOrDigit(c) || c == '-');
+
+    /// <summary>Whether the text is the name of a host's CPU template: <c>[a-z0-9][a-z0-9-]{0,39}</c>.</summary>
+    public static bool IsCpuTemplate(string? text) => IsHostId(text);
 
     /// <summary>Whether the text is a microVM's name: <c>[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?</c>, and not of an id's form.</summary>
     public static bool IsName(string? text) =>
@@ -173,6 +186,23 @@ public static class VmSpecRules
         }
         return null;
     }
+
+    private static SpecProblem? MinKernel(string version) => version.Length == 0 || KernelVersion.TryParse(version, out _)
+        ? null
+        : new("min_kernel", "min_kernel must be the version of a Linux kernel such as 6.1 or 6.1.50: two or three numbers with dots in between.");
+
+    private static SpecProblem? CpuTemplate(VmSpec spec)
+    {
+        if (spec.CpuTemplate.Length == 0)
+            return null;
+        if (!IsCpuTemplate(spec.CpuTemplate))
+            return new("cpu_template", "cpu_template must be the name of a host's CPU template: 1 to 40 of the characters a-z, 0-9 and '-', beginning with a letter or a digit.");
+        return spec.Driver is "auto" or "kvm" ? null : new("cpu_template", $"cpu_template does not go with the driver {spec.Driver}; kvm alone can give one.");
+    }
+
+    private static SpecProblem? Waiting(VmSpec spec) => spec is { RefuseWaiting: true, Gang: not null }
+        ? new("queue", "The members of a gang wait for each other; leave queue out.")
+        : null;
 
     private static SpecProblem? Host(string host) => host.Length == 0 || IsHostId(host)
         ? null

@@ -6,6 +6,9 @@ namespace Fleet.Shared.Vms;
 /// <summary>The rules of volumes and of how microVMs name them.</summary>
 public static class VolumeRules
 {
+    /// <summary>Volumes of one host that its agent tells of; of more the smallest are not counted against its disk.</summary>
+    public const int MostTold = 2048;
+
     // What fleet-init mounts there itself, or needs.
     private static readonly string[] Taken = ["/proc", "/sys", "/dev", "/fleet"];
 

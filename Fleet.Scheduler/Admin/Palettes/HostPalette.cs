@@ -46,6 +46,9 @@ internal sealed class HostPalette : Palette
             ("connected_at", host.ConnectedAt?.ToDateTimeOffset()), ("changed_at", host.ChangedAt?.ToDateTimeOffset()), ("version", host.Version),
             ("machine", $"{inventory.Architecture}, Linux {inventory.Kernel}"), ("agent", host.AgentVersion),
             ("cpus", inventory.Cpus), ("reserved_cpus", host.ReservedCpus), ("memory_mib", inventory.MemoryMib), ("reserved_memory_mib", host.ReservedMemoryMib),
+            ("disk_mib", inventory.HasDiskMib ? inventory.DiskMib : null), ("reserved_disk_mib", host.ReservedOther?.DiskMib ?? 0), ("volumes_mib", host.Usage?.VolumesMib),
+            ("network_mbit", inventory.HasNetworkMbit ? inventory.NetworkMbit : null), ("reserved_network_mbit", host.ReservedOther?.NetworkMbit ?? 0),
+            ("iops", inventory.HasIops ? inventory.Iops : null), ("reserved_iops", host.ReservedOther?.Iops ?? 0), ("cpu_templates", string.Join(", ", inventory.CpuTemplates)),
             ("vms", host.Vms), ("drivers", string.Join(", ", inventory.Drivers.Where(driver => driver.Usable).Select(driver => driver.Name))), ("auto_driver", inventory.AutoDriver));
     }
 
@@ -65,9 +68,9 @@ internal sealed class HostPalette : Palette
         var ledger = await call.Node.LedgerAsync(call.Get(Id.Name), call.Number("most"), call.Cancellation);
         var rows = ledger.Entries.Select(entry => new object?[]
         {
-            entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Lost ? "lost" : entry.Vacated ? "vacated" : "reserved",
+            entry.VmId, entry.Epoch, entry.Cpus, entry.MemoryMib, entry.Other?.DiskMib ?? 0, entry.Other?.NetworkMbit ?? 0, entry.Other?.Iops ?? 0, entry.Lost ? "lost" : entry.Vacated ? "vacated" : "reserved",
         }).ToList();
-        await call.Output.TableAsync(["vm", "epoch", "cpus", "memory_mib", "state"], rows, $"{ledger.Host.Id} has promised nothing.");
+        await call.Output.TableAsync(["vm", "epoch", "cpus", "memory_mib", "disk_mib", "network_mbit", "iops", "state"], rows, $"{ledger.Host.Id} has promised nothing.");
         if (ledger.Total > (uint)ledger.Entries.Count)
             await call.Output.SayAsync($"… and {ledger.Total - (uint)ledger.Entries.Count} more.");
         await call.Output.SayAsync($"{ledger.Host.ReservedCpus} vCPUs and {ledger.Host.ReservedMemoryMib} MiB are reserved for {ledger.Host.Vms} microVMs.");

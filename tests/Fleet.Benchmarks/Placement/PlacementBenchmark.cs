@@ -69,6 +69,13 @@ internal static class PlacementBenchmark
         var (imagedPerS, _, imagedP99) = imaged.Measure(Decisions, constrained: false);
         results.Add(new("images_per_s_10000", imagedPerS, "/s"));
         results.Add(new("images_p99_us_10000", imagedP99, "us"));
+        // Every microVM asks for disk, network and disk operations too.
+        var asked = new Churn(10_000, (int)options.Number("seed", 1), asked: true);
+        asked.Fill();
+        asked.Measure(Warm, constrained: false);
+        var (askedPerS, _, askedP99) = asked.Measure(Decisions, constrained: false);
+        results.Add(new("five_resources_per_s_10000", askedPerS, "/s"));
+        results.Add(new("five_resources_p99_us_10000", askedP99, "us"));
         results.AddRange(Preempt(10_000));
         return results;
     }
@@ -127,12 +134,13 @@ internal static class PlacementBenchmark
         private readonly bool _images;
         private List<(PlacedHost Host, Demand Demand, string? Group)> _placed = [];
 
-        public Churn(int hosts, int seed, bool ownLabels = false, int images = 0)
+        public Churn(int hosts, int seed, bool ownLabels = false, int images = 0, bool asked = false)
         {
             _hosts = hosts;
             _images = images > 0;
             _random = new Random(seed);
-            _sizes = [.. Sizes.SelectMany(size => Enumerable.Repeat(new Demand(size.Cpus, size.MemoryMib, "kvm", false, ""), size.Share))];
+            _sizes = [.. Sizes.SelectMany(size => Enumerable.Repeat(new Demand(size.Cpus, size.MemoryMib, "kvm", false, ""), size.Share))
+                .Select(size => asked ? size with { Needs = size.Needs with { DiskMib = 4096 * size.Cpus, NetworkMbit = 20 * size.Cpus, Iops = 500 * size.Cpus } } : size)];
             for (var i = 0; i < hosts; i++)
             {
                 var inventory = new Inventory
@@ -144,8 +152,9 @@ internal static class PlacementBenchmark
                 if (ownLabels)
                     inventory.Labels.Add("name", $"host-{i:d5}");
                 // Two generations of machines, about twice what 100 microVMs take of them on average.
-                Resources capacity = i % 4 == 0 ? new(512, 1_536_000) : new(384, 1_024_000);
-                var host = _engine.Put($"host-{i:d5}", inventory, capacity, capacity, null);
+                // As agents tell: disk and link always, disk operations where somebody said so.
+                Resources capacity = i % 4 == 0 ? new(512, 1_536_000, 7_000_000, 50_000, asked ? 1_000_000 : 0) : new(384, 1_024_000, 5_000_000, 25_000, asked ? 1_000_000 : 0);
+                var host = _engine.Put($"host-{i:d5}", inventory, capacity, asked ? capacity : capacity with { Iops = Resources.Unlimited }, null);
                 if (images > 0)
                     _engine.SetImages(host, [.. Enumerable.Range(0, images).Select(_ => _random.Next(Images)).Distinct().Select(image => $"image-{image}")]);
             }

@@ -30,6 +30,24 @@ public sealed class AgentVolumeTests : AgentTest
         Assert.Equal(("volume_stale", true, 2), (refused.Reason.Code, refused.NeverRan, driver.Launches));
     }
 
+    /// <summary>Else a microVM that ends at once would give back the room of a volume that nobody has counted.</summary>
+    [Fact]
+    public async Task A_volume_is_told_before_the_word_that_its_microVM_runs()
+    {
+        await using var agent = await StartAsync(new ScriptedDriver());
+        var stream = await Scheduler.NextAsync();
+        Assert.True(stream.Hello.Inventory.HasDiskMib);
+        Assert.Empty(stream.Hello.Inventory.Volumes);
+        await stream.SendAsync(Start(IdOf(1), generation: 1));
+        var first = await stream.ExpectAsync(message => message.Volumes is not null || message.Report is { State: HostVmState.Running or HostVmState.Ended });
+        Assert.Equal(new HeldVolume { Name = "data", SizeMib = 32 }, Assert.Single(first.Volumes.Volumes));
+        await stream.ExpectReportAsync(IdOf(1), HostVmState.Running);
+        await stream.SendAsync(new SchedulerMessage { Remove = new RemoveVm { VmId = IdOf(1), Epoch = 1 } });
+        await stream.ExpectReportAsync(IdOf(1), HostVmState.Removed);
+        await stream.SendAsync(new SchedulerMessage { Volume = new VolumeOrder { Name = "data" } });
+        await stream.ExpectAsync(message => message.Volumes is { Volumes.Count: 0 });
+    }
+
     [Fact]
     public async Task An_agent_that_was_killed_before_the_launch_gives_the_same_placement_its_volume_again()
     {

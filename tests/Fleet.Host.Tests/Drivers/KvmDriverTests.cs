@@ -57,6 +57,27 @@ public sealed class KvmDriverTests
     }
 
     [SkippableFact]
+    public async Task Should_give_the_CPU_template_that_is_asked_for_and_refuse_one_that_it_has_not()
+    {
+        await DriverAsync();
+        var driver = new KvmDriver(Options() with { CpuTemplates = new Dictionary<string, string> { ["plain"] = "{}", ["impossible"] = """{"kvm_capabilities": ["99999"]}""" } });
+        async Task<VmmEnd> LaunchAsync(string template)
+        {
+            await using var scratch = new Scratch();
+            var launch = scratch.Launch(TinyKernel.Speaking("", "FLEET 1 ready\nFLEET 1 exit 3\n"));
+            launch.Spec.CpuTemplate = template;
+            await using var vmm = await driver.LaunchAsync(launch, default);
+            return await vmm.Completion.WaitAsync(Soon);
+        }
+
+        Assert.Equal(3, (await LaunchAsync("plain")).Exit?.Status);
+        Assert.Contains("99999", (await Assert.ThrowsAsync<LaunchFailedException>(() => LaunchAsync("impossible"))).Message, StringComparison.Ordinal);
+        var missing = await Assert.ThrowsAsync<LaunchFailedException>(() => LaunchAsync("other"));
+        Assert.Equal("driver_unusable", missing.Code);
+        Assert.Contains("no CPU template other", missing.Message, StringComparison.Ordinal);
+    }
+
+    [SkippableFact]
     public async Task Should_let_the_jailed_vmm_write_when_its_guest_ran()
     {
         await DriverAsync();

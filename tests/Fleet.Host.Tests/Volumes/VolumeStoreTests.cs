@@ -43,6 +43,29 @@ public sealed partial class VolumeStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task Those_that_are_there_are_told_the_largest_first_and_anew_after_each_change()
+    {
+        var store = Store();
+        Assert.Empty(store.Told());
+        _free = 300 * Mib;
+        Directory.CreateDirectory(_folder);
+        Assert.Equal(44, store.RoomMib());
+        _free = long.MaxValue / 2;
+        var before = store.Changes;
+        (await store.GiveAsync(Launch(First, 1, generation: 1), default)).Dispose();
+        (await store.GiveAsync(Launch(Second, 1, generation: 1, sizeMib: 128, tenant: "acme"), default)).Dispose();
+        Assert.NotEqual(before, store.Changes);
+        Assert.Equal([("acme", "data", 128UL), ("", "data", 64UL)], store.Told().Select(volume => (volume.Tenant, volume.Name, volume.SizeMib)));
+        // What volumes have of the disk is theirs already.
+        _free = 300 * Mib;
+        Assert.InRange(store.RoomMib(), 45, 44 + 32);
+        before = store.Changes;
+        Assert.Null(await store.CarryOutAsync(Order("data"), default));
+        Assert.NotEqual(before, store.Changes);
+        Assert.Equal(["acme"], store.Told().Select(volume => volume.Tenant));
+    }
+
+    [Fact]
     public async Task One_that_was_here_and_is_gone_is_not_made_anew()
     {
         (await Store().GiveAsync(Launch(First, 1, generation: 1), default)).Dispose();

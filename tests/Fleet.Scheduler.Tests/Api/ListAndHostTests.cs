@@ -123,7 +123,7 @@ public sealed class ListAndHostTests : IAsyncLifetime
         var list = await _api.GetAsync("/v1/hosts");
         Assert.Equal(["h1", "h2"], Ids(list));
         Assert.Equal("""
-            {"id":"h1","state":"connected","cordoned":false,"quarantine":null,"drain":null,"pressure":null,"cpus":8,"memory_mib":20480,"reserved_cpus":0,"reserved_memory_mib":0,"vms":0,"drivers":[{"name":"qemu","usable":true,"stock_kernels":true,"detail":"emulation"}],"auto_driver":"qemu","kernel":"6.1.0","architecture":"x86_64","agent_version":"0.1.0","connected_at":"2026-11-23T12:00:00.000Z","silent_since":null,"given_up_in_seconds":null,"labels":{},"usage":null}
+            {"id":"h1","state":"connected","cordoned":false,"quarantine":null,"drain":null,"pressure":null,"cpus":8,"memory_mib":20480,"disk_mib":null,"network_mbit":null,"iops":null,"reserved_cpus":0,"reserved_memory_mib":0,"reserved_disk_mib":0,"reserved_network_mbit":0,"reserved_iops":0,"vms":0,"drivers":[{"name":"qemu","usable":true,"stock_kernels":true,"detail":"emulation"}],"auto_driver":"qemu","kernel":"6.1.0","architecture":"x86_64","cpu_templates":[],"agent_version":"0.1.0","connected_at":"2026-11-23T12:00:00.000Z","silent_since":null,"given_up_in_seconds":null,"labels":{},"usage":null}
             """, (await _api.GetAsync("/v1/hosts/h1")).Text);
         Assert.Equal(["h1"], Ids(await _api.GetAsync("/v1/hosts?page_size=1")));
         // What it may promise, beside what it has.

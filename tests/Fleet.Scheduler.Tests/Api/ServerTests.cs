@@ -159,7 +159,7 @@ public sealed class ServerTests : IAsyncLifetime
         var schemas = answer.Json["components"]!["schemas"]!;
         var body = schemas["CreateVm"]!;
         Assert.False((bool)body["additionalProperties"]!);
-        Assert.Equal(["boot", "boot_timeout_seconds", "command", "cpus", "driver", "env", "fencing", "health", "host", "host_labels", "image", "labels", "memory_mib", "name", "network", "placement", "ports", "priority", "rate_limits", "restart", "simulated", "stop_grace_seconds", "tenant", "terminal", "volumes", "zones"],
+        Assert.Equal(["architecture", "boot", "boot_timeout_seconds", "command", "cpu_template", "cpus", "disk_mib", "driver", "env", "fencing", "health", "host", "host_labels", "image", "iops", "labels", "memory_mib", "min_kernel", "name", "network", "network_mbit", "placement", "ports", "priority", "queue", "rate_limits", "restart", "simulated", "stop_grace_seconds", "tenant", "terminal", "volumes", "zones"],
             body["properties"]!.AsObject().Select(p => p.Key).Order());
         Assert.Equal((1, 32), ((int)body["properties"]!["cpus"]!["minimum"]!, (int)body["properties"]!["cpus"]!["maximum"]!));
 

@@ -33,7 +33,7 @@ public sealed class CellSerializerTests : IDisposable
     public void Should_know_every_message_of_the_cell()
     {
         // Parts of other messages, never sent or stored by themselves.
-        Type[] parts = [typeof(VmRecord), typeof(HostRecord), typeof(Problem), typeof(Rejection), typeof(LedgerEntry), typeof(Quarantine), typeof(Move), typeof(Arrival), typeof(SavedVm), typeof(Drain), typeof(DrainStay), typeof(HostUsage), typeof(Forecast), typeof(PeakRoom), typeof(GroupCount), typeof(ClassRoom), typeof(GangPlace), typeof(HostImages)];
+        Type[] parts = [typeof(VmRecord), typeof(HostRecord), typeof(Problem), typeof(Rejection), typeof(LedgerEntry), typeof(Quarantine), typeof(Move), typeof(Arrival), typeof(SavedVm), typeof(Drain), typeof(DrainStay), typeof(HostUsage), typeof(Forecast), typeof(PeakRoom), typeof(GroupCount), typeof(ClassRoom), typeof(GangPlace), typeof(HostImages), typeof(OtherResources)];
         var unknown = typeof(CellSerializer).Assembly.GetTypes()
             .Where(type => type.Namespace == typeof(VmCreated).Namespace && typeof(IMessage).IsAssignableFrom(type))
             .Except(CellSerializer.Known.Keys)

@@ -70,6 +70,16 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c391203637574"),
         ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256 }, 
             "0a0b08c3d590d80610809c9c391204766d2d3118032002288002"),
+        ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Volumes = { "acme/data" }, Other = Other(), VolumeMib = { 64 } },
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002e2030961636d652f64617461b20906086410321805ba090140"),
+        ("host-vacated", new HostVacated { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256, Other = Other() },
+            "0a0b08c3d590d80610809c9c391204766d2d3118032002288002b20906086410321805"),
+        ("host-released", new HostReleased { At = At, VmId = "vm-1", Epoch = 3, WasReserved = true, Cpus = 2, MemoryMib = 256, Other = Other() },
+            "0a0b08c3d590d80610809c9c391204766d2d31180320012802308002b20906086410321805"),
+        ("vm-created", new VmCreated { At = At, Id = "vm-1", Spec = new VmSpec { Name = "hello", DiskMib = 100, NetworkMbit = 50, Iops = 5, Architecture = "x86_64", MinKernel = "6.1", CpuTemplate = "t2", RefuseWaiting = true } },
+            "0a0b08c3d590d80610809c9c391204766d2d311a270a0568656c6c6fb00964b80932c00905ca09067838365f3634d20903362e31da09027432e00901"),
+        ("host-connected", new HostConnected { At = At, Id = "rack1-7", Inventory = new Inventory { Cpus = 4, DiskMib = 100, NetworkMbit = 0, Iops = 5, CpuTemplates = { "t2" }, Volumes = { new HeldVolume { Tenant = "acme", Name = "data", SizeMib = 64 } } } },
+            "0a0b08c3d590d80610809c9c3912077261636b312d371a210804b00964b80900c00905ca09027432d2090e0a0461636d651204646174611840"),
         ("host-vacated", new HostVacated { At = At, VmId = "vm-1", Epoch = 3, Cpus = 2, MemoryMib = 256 }, 
             "0a0b08c3d590d80610809c9c391204766d2d3118032002288002"),
         ("host-released", new HostReleased { At = At, VmId = "vm-1", Epoch = 3, WasReserved = true, Cpus = 2, MemoryMib = 256 }, 
@@ -226,6 +236,8 @@ public sealed class StoredEventSamples : IDisposable
         Affinity = { new Affinity { Group = "db", Within = "host", Apart = true, Soft = true } },
         Spread = { new GroupSpread { Group = "web", Over = "zone", MostAhead = 2, Soft = true } },
     };
+
+    private static OtherResources Other() => new() { DiskMib = 100, NetworkMbit = 50, Iops = 5 };
 
     private static VolumeRecord Volume() => new()
     {

@@ -47,6 +47,32 @@ public sealed class HostIndexTests
     }
 
     [Fact]
+    public void Should_know_what_is_left_of_the_other_resources_and_what_would_have_to_be_less()
+    {
+        var small = View("small");
+        (small.CapOther, small.FreeOther) = (new() { DiskMib = 1000, Iops = 100 }, new() { DiskMib = 300, Iops = 0 });
+        var index = Of(small);
+        var spec = new VmSpec { Cpus = 1, MemoryMib = 128, Driver = "auto", DiskMib = 400, NetworkMbit = 5000 };
+        PlacementReview Review() => index.Review(spec, new Dictionary<string, string>());
+        Assert.Equal("No host has room for 1 vCPUs, 128 MiB, 400 MiB of disk and 5000 Mbit/s of network: 1 host short of disk (wanted 400 MiB, most free 300 MiB).", Review().Reason!.Message);
+        Assert.Equal([("disk_mib", 300UL, 1), ("hosts", null, 1)], Review().Changes.Select(change => (change.Field, change.Value, change.Fitting)));
+        spec.DiskMib = 300;
+        Assert.Null(Review().Reason);
+        spec.Iops = 1;
+        Assert.Equal(("iops", 0UL), Review().Changes.Select(change => (change.Field, change.Value!.Value)).First());
+        spec.Architecture = "aarch64";
+        Assert.Equal([RejectionReason.Architecture], Review().Rejections.Select(rejection => rejection.Reason));
+        // More of any is a reason to ask again; less is not.
+        var more = View("small", version: 2);
+        (more.CapOther, more.FreeOther) = (small.CapOther, new() { DiskMib = 300, Iops = 10 });
+        Assert.True(index.Update(more, Now));
+        var less = View("small", version: 3);
+        (less.CapOther, less.FreeOther) = (small.CapOther, new() { DiskMib = 200, Iops = 10 });
+        Assert.False(index.Update(less, Now));
+        Assert.Equal(4, index.Room(Wanting() with { Needs = new(1, 128, 50) }, 100));
+    }
+
+    [Fact]
     public void Should_keep_the_images_of_a_host_until_it_tells_others()
     {
         var there = View("b");

@@ -1,6 +1,7 @@
 using CsCheck;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Placement;
@@ -224,6 +225,51 @@ public sealed class PlacementEngineTests
         Demand[] tooMuch = [Wanting() with { Needs = new(1, 1, 501) }, Wanting() with { Needs = new(1, 1, 0, 51) }, Wanting() with { Needs = new(1, 1, 0, 0, 6) }];
         Assert.All(tooMuch, demand => Assert.Empty(Choose(engine, demand)));
         Assert.Equal([RejectionReason.Disk, RejectionReason.Network, RejectionReason.Iops], tooMuch.Select(demand => engine.Refuse(demand, engine.Find("h")!)!.Value.Reason));
+    }
+
+    [Fact]
+    public void Should_go_anywhere_where_a_host_is_not_limited()
+    {
+        var engine = new PlacementEngine();
+        engine.Put("old", Machine(), new(8, 8192), new(8, 8192, Resources.Unlimited, Resources.Unlimited, Resources.Unlimited), null);
+        engine.Put("new", Machine(), new(8, 8192, 1000), new(4, 4096, 100, Resources.Unlimited, Resources.Unlimited), null);
+        var demand = Wanting() with { Needs = new(1, 1, 500, 1000, 1000) };
+        Assert.Equal(["old"], Choose(engine, demand));
+        Assert.Equal(["new", "old"], Choose(engine, Wanting() with { Needs = new(1, 1, 50, 1000, 1000) }));
+        Assert.Equal(new(RejectionReason.Disk, 500, 100), engine.Refuse(demand, engine.Find("new")!));
+        Assert.All(engine.Parts(demand, engine.Find("old")!), part => Assert.InRange(part.Value, -100, 100));
+    }
+
+    [Fact]
+    public void Should_keep_to_architecture_kernel_and_CPU_template()
+    {
+        var engine = new PlacementEngine();
+        void Put(string id, string architecture, string kernel, string autoDriver, params string[] templates)
+        {
+            var inventory = Machine().Clone();
+            (inventory.Architecture, inventory.Kernel, inventory.AutoDriver) = (architecture, kernel, autoDriver);
+            inventory.CpuTemplates.AddRange(templates);
+            engine.Put(id, inventory, new(8, 8192), new(8, 8192), null);
+        }
+
+        Put("arm", "aarch64", "6.8.0-40-generic", "qemu");
+        Put("old", "x86_64", "5.10.0-28-amd64", "kvm", "t2");
+        Put("new", "x86_64", "6.12.3", "kvm", "t2", "t3");
+        Put("odd", "x86_64", "mainline", "qemu", "t3");
+        string[] Of(Func<Demand, Demand> with) => [.. Choose(engine, with(Wanting())).Order(StringComparer.Ordinal)];
+        KernelVersion Kernel(string text) => KernelVersion.TryParse(text, out var version) ? version : throw new ArgumentException(text);
+        Assert.Equal(["arm"], Of(demand => demand with { Architecture = "aarch64" }));
+        Assert.Equal(["new", "odd", "old"], Of(demand => demand with { Architecture = "x86_64" }));
+        Assert.Equal(["arm", "new"], Of(demand => demand with { MinKernel = Kernel("6.8") }));
+        Assert.Equal(["new"], Of(demand => demand with { MinKernel = Kernel("6.12.3") }));
+        Assert.Empty(Of(demand => demand with { MinKernel = Kernel("6.12.4") }));
+        Assert.Equal(["new", "old"], Of(demand => demand with { CpuTemplate = "t2" }));
+        // What auto picks there can't give it.
+        Assert.Equal(["new"], Of(demand => demand with { CpuTemplate = "t3" }));
+        Assert.Empty(Of(demand => demand with { CpuTemplate = "t4" }));
+        Assert.Equal(
+            [RejectionReason.Architecture, RejectionReason.Kernel, RejectionReason.CpuTemplate],
+            new[] { Wanting() with { Architecture = "aarch64" }, Wanting() with { MinKernel = Kernel("6.0") }, Wanting() with { CpuTemplate = "t3" } }.Select(demand => engine.Refuse(demand, engine.Find("old")!)!.Value.Reason));
     }
 
     /// <summary>

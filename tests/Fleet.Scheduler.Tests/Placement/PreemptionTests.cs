@@ -16,8 +16,8 @@ public sealed class PreemptionTests
         Gen.Select(one.Array[0, 9], Gen.Int[0, 2], Gen.Long[-2, 12], Gen.Long[-2, 30]).Sample(
             (all, rank, shortCpus, shortMemory) =>
             {
-                var there = all.Select((vm, at) => new Preemptible($"vm-{at}", vm.Item1, vm.Item2, vm.Item3)).ToList();
-                var chosen = Preemption.Choose(there, rank, shortCpus, shortMemory);
+                var there = all.Select((vm, at) => new Preemptible($"vm-{at}", vm.Item1, new(vm.Item2, vm.Item3))).ToList();
+                var chosen = Preemption.Choose(there, rank, new(shortCpus, shortMemory));
                 var sets = Enumerable.Range(0, 1 << there.Count)
                     .Select(bits => there.Where((_, at) => (bits >> at & 1) == 1).ToList())
                     .Where(set => set.All(vm => vm.Rank < rank) && Enough(set, shortCpus, shortMemory))
@@ -38,22 +38,49 @@ public sealed class PreemptionTests
             iter: 3000);
     }
 
+    /// <summary>Where disk, network or disk operations are short: enough, none of them in vain, and nobody only when all that are lower are not enough or too many would have to.</summary>
+    [Fact]
+    public void Should_find_enough_where_other_resources_are_short()
+    {
+        var one = Gen.Select(Gen.Int[0, 2], Gen.Long[1, 4], Gen.Long[0, 8], Gen.Long[0, 8], Gen.Long[0, 8]);
+        Gen.Select(one.Array[0, 9], Gen.Int[0, 2], Gen.Long[-2, 6], Gen.Long[1, 20], Gen.Long[-2, 20], Gen.Long[-2, 20]).Sample(
+            (all, rank, cpus, disk, network, iops) =>
+            {
+                var there = all.Select((vm, at) => new Preemptible($"vm-{at}", vm.Item1, new(vm.Item2, 1, vm.Item3, vm.Item4, vm.Item5))).ToList();
+                var missing = new Resources(cpus, 0, disk, network, iops);
+                var chosen = Preemption.Choose(there, rank, missing);
+                Resources Sum(IEnumerable<Preemptible> set) => set.Aggregate(default(Resources), (sum, vm) => sum + vm.Gives);
+                bool Enough(IEnumerable<Preemptible> set) => missing.FitsIn(Sum(set));
+                Assert.Equal(Enough(there.Where(vm => vm.Rank < rank)), chosen is not null);
+                if (chosen is null)
+                    return;
+                Assert.True(Enough(chosen));
+                Assert.All(chosen, vm => Assert.False(Enough(chosen.Where(other => other != vm))));
+                var highest = chosen.Max(vm => vm.Rank);
+                Assert.False(Enough(there.Where(vm => vm.Rank < Math.Min(rank, highest))), "a lower class would have done");
+            },
+            iter: 3000);
+        var crowd = Enumerable.Range(0, 100).Select(at => new Preemptible($"vm-{at}", 0, new(1, 1, 1))).ToList();
+        Assert.Equal(Preemption.Most, Preemption.Choose(crowd, 1, new(0, 0, Preemption.Most))!.Count);
+        Assert.Null(Preemption.Choose(crowd, 1, new(0, 0, Preemption.Most + 1)));
+    }
+
     [Fact]
     public void Should_take_the_one_that_is_little_more_than_is_short()
     {
-        Preemptible[] there = [new("huge", 0, 8, 65536), new("small", 0, 1, 64), new("right", 0, 2, 300), new("own", 1, 2, 256)];
-        Assert.Equal(["right"], Preemption.Choose(there, 1, 2, 256)!.Select(vm => vm.VmId));
-        Assert.Null(Preemption.Choose(there, 0, 1, 1));
-        Assert.Empty(Preemption.Choose(there, 0, 0, 0)!);
+        Preemptible[] there = [new("huge", 0, new(8, 65536)), new("small", 0, new(1, 64)), new("right", 0, new(2, 300)), new("own", 1, new(2, 256))];
+        Assert.Equal(["right"], Preemption.Choose(there, 1, new(2, 256))!.Select(vm => vm.VmId));
+        Assert.Null(Preemption.Choose(there, 0, new(1, 1)));
+        Assert.Empty(Preemption.Choose(there, 0, default)!);
     }
 
     [Fact]
     public void Should_not_send_away_a_crowd_and_not_reckon_long_over_a_full_host()
     {
-        var crowd = Enumerable.Range(0, 4096).Select(at => new Preemptible($"vm-{at}", 0, 1, 64)).ToList();
-        Assert.Equal(Preemption.Most, Preemption.Choose(crowd, 1, Preemption.Most, 1)!.Count);
-        Assert.Null(Preemption.Choose(crowd, 1, Preemption.Most + 1, 1));
-        Assert.Null(Preemption.Choose(crowd, 1, long.MaxValue / 2, 1));
+        var crowd = Enumerable.Range(0, 4096).Select(at => new Preemptible($"vm-{at}", 0, new(1, 64))).ToList();
+        Assert.Equal(Preemption.Most, Preemption.Choose(crowd, 1, new(Preemption.Most, 1))!.Count);
+        Assert.Null(Preemption.Choose(crowd, 1, new(Preemption.Most + 1, 1)));
+        Assert.Null(Preemption.Choose(crowd, 1, new(long.MaxValue / 2, 1)));
     }
 
     [Fact]
@@ -84,5 +111,5 @@ public sealed class PreemptionTests
     }
 
     private static bool Enough(IReadOnlyCollection<Preemptible> set, long shortCpus, long shortMemory) =>
-        set.Sum(vm => vm.Cpus) >= shortCpus && set.Sum(vm => vm.MemoryMib) >= shortMemory;
+        set.Sum(vm => vm.Gives.Cpus) >= shortCpus && set.Sum(vm => vm.Gives.MemoryMib) >= shortMemory;
 }

@@ -2,6 +2,7 @@ using CsCheck;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Vms;
@@ -476,6 +477,23 @@ public sealed class VmLifeTests
         Assert.Equal("host_disconnected", waiting.Record!.Reason.Code);
         Assert.Empty(waiting.Reach(connected: false, Start).Events);
         Assert.Null(Apply(waiting, waiting.Reach(connected: true, Start)).Record!.Reason);
+    }
+
+    [Fact]
+    public void One_that_is_not_to_wait_fails_where_it_would_and_waits_once_it_has_had_a_place()
+    {
+        var why = new Reason { Code = "no_capacity", Message = "1 free" };
+        var created = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = RestartPolicy.Always, RefuseWaiting = true }, 0, Start));
+        Assert.Equal(VmState.Unplaced, Apply(created, created.Unplaced(why, isLasting: false, Start, isEarly: true)).Record!.State);
+        var failed = Apply(created, created.Unplaced(why, isLasting: false, Start));
+        Assert.True(failed.Record is { State: VmState.Failed, Reason.Code: "no_capacity", Epoch: 0 });
+        // Its policy would have it wait after all.
+        Assert.Null(RestartRules.RestartAt(failed.Record!));
+        var again = Apply(failed, failed.Start(Start));
+        Assert.Equal(VmState.Failed, Apply(again, again.Unplaced(why, isLasting: false, Start)).Record!.State);
+        var placed = Apply(again, again.Placed("a", 1, Start, out _));
+        var lost = Apply(placed, placed.Lost("a", 1, Start));
+        Assert.Equal(VmState.Unplaced, Apply(lost, lost.Unplaced(why, isLasting: false, Start)).Record!.State);
     }
 
     [Fact]

@@ -1,0 +1,161 @@
+using CsCheck;
+using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Hosts;
+using Fleet.Scheduler.Placement;
+using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
+using Google.Protobuf;
+using Xunit;
+
+namespace Fleet.Scheduler.Tests.Hosts;
+
+/// <summary>The ledger with all five resources, and with volumes, which stay on the disk when their microVM goes.</summary>
+public sealed class FiveResourceLedgerTests
+{
+    private static readonly Inventory Host = new() { Cpus = 4, MemoryMib = 4096, DiskMib = 1000, NetworkMbit = 100, Iops = 50 };
+    private static readonly CapacityCaps Caps = new(4, 1) { DiskRatio = 1.5, NetworkRatio = 2, IopsRatio = 1 };
+    private static readonly Resources Cap = new(16, 4096, 1500, 200, 50);
+
+    private static VmSpec Spec(Resources needs, string priority = "", params (string Name, ulong SizeMib)[] volumes)
+    {
+        var spec = new VmSpec
+        {
+            Cpus = (uint)needs.Cpus, MemoryMib = (uint)needs.MemoryMib, DiskMib = (ulong)needs.DiskMib, NetworkMbit = (uint)needs.NetworkMbit, Iops = (ulong)needs.Iops, Priority = priority,
+        };
+        spec.Volumes.AddRange(volumes.Select(volume => new VolumeMount { Name = volume.Name, SizeMib = volume.SizeMib }));
+        return spec;
+    }
+
+    private static HostReserved Reserved(string id, Demand demand) => new()
+    {
+        VmId = id, Epoch = 1, Cpus = demand.Cpus, MemoryMib = demand.MemoryMib, Other = demand.Own.Other, Priority = PriorityClass.Name(demand.Rank),
+        Volumes = { demand.Volumes.Select(volume => volume.Key) }, VolumeMib = { demand.Volumes.Select(volume => (ulong)volume.SizeMib) },
+    };
+
+    /// <summary>
+    /// Long random histories: microVMs of all sizes come, give way, end and go; some have a volume, which the agent tells of from then on until it is removed. The sums are those of
+    /// who is there, by ledger, by fold and by what others are told, and no cap is ever passed.
+    /// </summary>
+    [Fact]
+    public void Should_keep_its_sums_and_caps_over_long_histories()
+    {
+        var needs = Gen.Select(Gen.Long[1, 6], Gen.Long[32, 1500], Gen.Long[0, 600], Gen.Long[0, 90], Gen.Long[0, 25], (cpus, memory, disk, network, iops) => new Resources(cpus, memory, disk, network, iops));
+        var preempted = 0;
+        Gen.Select(Gen.Int[0, 11], Gen.Int[0, 4], needs, Gen.Int[0, 2], Gen.Int[0, 5]).Array[0, 150].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                var record = HostFold.Apply(null, new HostConnected { Id = "a", Inventory = Host });
+                var there = new Dictionary<string, ulong>(StringComparer.Ordinal);
+                void Apply(IMessage stored)
+                {
+                    ledger.Apply(stored);
+                    record = HostFold.Apply(record, stored);
+                }
+
+                foreach (var (vm, what, size, rank, volume) in steps)
+                {
+                    var id = $"vm-{vm}";
+                    var known = ledger.Find(id, 1);
+                    // An agent tells of a volume before it tells that its microVM ran or ended.
+                    if (known is { Vacated: false, Volumes.Length: > 0 } && what is 0 or 1)
+                        Tell();
+                    if (known is { Vacated: false } && what == 0)
+                        Apply(new HostVacated { VmId = id, Epoch = 1, Cpus = (uint)known.Held.Cpus, MemoryMib = (ulong)known.Held.MemoryMib, Other = known.Held.Other });
+                    else if (known is not null && what == 1)
+                        Apply(new HostReleased { VmId = id, Epoch = 1, WasReserved = !known.Vacated, Cpus = (uint)known.Held.Cpus, MemoryMib = (ulong)known.Held.MemoryMib, Other = known.Held.Other });
+                    else if (what == 2 && ledger.VolumeHolder($"/v{volume}", "") is null && there.Remove($"v{volume}"))
+                        Tell();
+                    else if (known is null)
+                        Admit(id, Spec(size, PriorityClass.Name(rank), volume < 4 ? [($"v{volume}", 100)] : []));
+                    Check();
+                }
+
+                void Admit(string id, VmSpec spec)
+                {
+                    var key = spec.Volumes.Count > 0 ? $"/{spec.Volumes[0].Name}" : "";
+                    if (key.Length > 0 && ledger.VolumeHolder(key, id) is not null)
+                        return;
+                    var demand = Demand.Of(spec);
+                    if (ledger.Check(demand, Host, Caps) is { } rejection)
+                    {
+                        Assert.True(rejection.Wanted > rejection.MostFree);
+                        if (ledger.Preempt(demand, id, Host, Caps, null) is not { } giving)
+                            return;
+                        Assert.All(giving, held => Assert.True(held.Holds && held.Rank < demand.Rank));
+                        foreach (var held in giving)
+                            Apply(new HostPreempted { VmId = held.VmId, Epoch = 1, Cpus = held.Cpus, MemoryMib = held.MemoryMib, Other = held.Needs.Other, ForVmId = id, ForEpoch = 1 });
+                        Assert.Null(ledger.Check(demand, Host, Caps));
+                        preempted++;
+                    }
+                    Apply(Reserved(id, demand));
+                    // Its agent makes the volume, and says so at once or later.
+                    if (key.Length == 0)
+                        return;
+                    there[spec.Volumes[0].Name] = 100;
+                    if (spec.Iops % 2 == 0)
+                        Tell();
+                }
+
+                void Tell() => ledger.Have(there.Select(volume => new HeldVolume { Name = volume.Key, SizeMib = volume.Value }));
+
+                void Check()
+                {
+                    var held = ledger.Reservations.Where(one => one.Holds).Aggregate(default(Resources), (sum, one) => sum + one.Needs);
+                    Assert.Equal(held, ledger.Reserved);
+                    Assert.Equal(held, Resources.Of(record.ReservedCpus, record.ReservedMemoryMib, record.ReservedOther));
+                    var taken = held + new Resources(0, 0, ledger.VolumesMib);
+                    Assert.True(taken.FitsIn(Cap), $"{taken} of {Cap}");
+                    Assert.Equal(Cap - taken, ledger.Free(Host, Caps));
+                    Assert.InRange(ledger.VolumesMib, 0, 100 * Math.Max(there.Count, 1));
+                    Assert.Equal(
+                        ledger.Reservations.Where(one => one.Holds).GroupBy(one => one.Rank).OrderBy(kind => kind.Key).Select(kind => kind.Aggregate(default(Resources), (sum, one) => sum + one.Needs)),
+                        ledger.Preemptible.Select(room => Resources.Of(room.Cpus, room.MemoryMib, room.Other)));
+                }
+            },
+            iter: 1000);
+        Assert.True(preempted > 100, $"Only {preempted} made others give way.");
+    }
+
+    [Fact]
+    public void Should_refuse_each_resource_with_its_numbers_and_limit_none_that_the_host_does_not_tell_of()
+    {
+        var ledger = new CapacityLedger();
+        ledger.Apply(Reserved("vm-1", Demand.Of(Spec(new(1, 128, 1400, 190, 45)))));
+        (Resources Needs, string Reason, ulong Wanted, ulong Free)[] wanted =
+        [
+            (new(1, 128, 101), RejectionReason.Disk, 101, 100),
+            (new(1, 128, 0, 11), RejectionReason.Network, 11, 10),
+            (new(1, 128, 0, 0, 6), RejectionReason.Iops, 6, 5),
+        ];
+        foreach (var (needs, reason, much, free) in wanted)
+        {
+            Assert.Equal(new Rejection { Reason = reason, Hosts = 1, Wanted = much, MostFree = free }, ledger.Check(Demand.Of(Spec(needs)), Host, Caps));
+            Assert.Null(ledger.Check(Demand.Of(Spec(needs)), new Inventory { Cpus = 4, MemoryMib = 4096 }, Caps));
+        }
+        Assert.Null(ledger.Check(Demand.Of(Spec(new(1, 128, 100, 10, 5))), Host, Caps));
+    }
+
+    [Fact]
+    public void Should_count_a_volume_once_and_as_long_as_it_is_there()
+    {
+        var ledger = new CapacityLedger();
+        var demand = Demand.Of(Spec(new(1, 128, 100), "", ("data", 1000)));
+        Assert.Equal(1100, demand.Needs.DiskMib);
+        Assert.Null(ledger.Check(demand, Host, Caps));
+        ledger.Apply(Reserved("vm-1", demand));
+        Assert.Equal((100L, 1000L, 400L), (ledger.Reserved.DiskMib, ledger.VolumesMib, ledger.Free(Host, Caps).DiskMib));
+        ledger.Have([new HeldVolume { Name = "data", SizeMib = 1000 }]);
+        Assert.Equal(400, ledger.Free(Host, Caps).DiskMib);
+        ledger.Apply(new HostVacated { VmId = "vm-1", Epoch = 1, Cpus = 1, MemoryMib = 128, Other = new() { DiskMib = 100 } });
+        Assert.Equal(500, ledger.Free(Host, Caps).DiskMib);
+        // Whoever wants it again needs nothing more for it.
+        Assert.Null(ledger.Check(demand, Host, Caps));
+        Assert.Equal(1000UL, ledger.Check(Demand.Of(Spec(new(1, 128), "", ("other", 1000))), Host, Caps)?.Wanted);
+        // A host that is given up and comes back has its volumes still.
+        ledger.Apply(new HostLost());
+        Assert.Equal(500, ledger.Free(Host, Caps).DiskMib);
+        ledger.Apply(new HostConnected { Id = "a", Inventory = Host });
+        Assert.Equal(1500, ledger.Free(Host, Caps).DiskMib);
+    }
+}
