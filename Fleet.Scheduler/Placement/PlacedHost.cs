@@ -25,16 +25,17 @@ public sealed class PlacedHost
     internal Resources Used => new(
         Capacity.Cpus - Free.Cpus,
         Capacity.MemoryMib - Free.MemoryMib,
-        Free.DiskMib >= Resources.Unlimited ? 0 : Capacity.DiskMib - Free.DiskMib,
-        Free.NetworkMbit >= Resources.Unlimited ? 0 : Capacity.NetworkMbit - Free.NetworkMbit,
-        Free.Iops >= Resources.Unlimited ? 0 : Capacity.Iops - Free.Iops);
+        Capacity.DiskMib == 0 ? 0 : Capacity.DiskMib - Free.DiskMib,
+        Capacity.NetworkMbit == 0 ? 0 : Capacity.NetworkMbit - Free.NetworkMbit,
+        Capacity.Iops == 0 ? 0 : Capacity.Iops - Free.Iops);
 
     /// <summary>Whether it would have room if it were empty.</summary>
     internal bool CouldHold(in Resources needs)
     {
         for (var kind = 0; kind < Resources.Kinds; kind++)
         {
-            if (needs[kind] > Capacity[kind] && Free[kind] < Resources.Unlimited)
+            // Of what it is not limited in the capacity is 0, and more than anybody needs is free.
+            if (needs[kind] > Math.Max(Capacity[kind], Free[kind]))
                 return false;
         }
         return true;

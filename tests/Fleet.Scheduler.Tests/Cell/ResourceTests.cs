@@ -83,6 +83,23 @@ public sealed class ResourceTests : IAsyncLifetime
         Assert.Equal(new OtherResources(), (await _cell.HostAsync("plain")).Usage.CapOther);
     }
 
+    /// <summary>What the API lets pass since there was room a moment ago.</summary>
+    [Fact]
+    public async Task Should_fail_rather_than_wait_where_that_is_wished_and_be_placed_by_hand_when_there_is_room()
+    {
+        await using var agent = await JoinAsync("only", inventory => inventory.DiskMib = 1000);
+        var holder = await _cell.CreateAsync(Spec("holder", spec => spec.DiskMib = 800));
+        await _cell.WaitAsync(holder, VmState.Running);
+        var id = await _cell.CreateAsync(Spec("late", spec => (spec.DiskMib, spec.RefuseWaiting, spec.Restart) = (400, true, "always")));
+        var failed = await _cell.WaitAsync(id, VmState.Failed);
+        Assert.Equal(("no_capacity", 0UL, ""), (failed.Reason.Code, failed.Epoch, failed.Host));
+        await _cell.Cell.DeleteVmAsync(holder, CancellationToken.None);
+        await _cell.WaitAsync(holder, VmState.Deleted);
+        Assert.Equal(VmState.Failed, (await _cell.GetAsync(id)).State);
+        await _cell.Cell.StartVmAsync(id, CancellationToken.None);
+        Assert.Equal(1UL, (await _cell.WaitAsync(id, VmState.Running)).Epoch);
+    }
+
     [Fact]
     public async Task Should_make_lower_classes_give_way_for_disk()
     {
