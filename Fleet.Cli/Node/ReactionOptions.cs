@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using Fleet.Host.Pressure;
 
 namespace Fleet.Cli.Node;
@@ -7,7 +6,7 @@ namespace Fleet.Cli.Node;
 /// <summary>What a host does about pressure, as its options say.</summary>
 /// <param name="Off">Nothing, and the control plane hears of none.</param>
 /// <param name="Credits">Of each vCPU; null: it may use a whole CPU for ever.</param>
-internal sealed record ReactionOptions(bool Off, CreditTerms? Credits);
+internal sealed record ReactionOptions(bool Off, CreditPlan? Credits);
 
 /// <summary>The options themselves, of every command that runs a host.</summary>
 internal sealed class ReactionSettings
@@ -17,15 +16,15 @@ internal sealed class ReactionSettings
         Description = "Do nothing when this machine is short of CPU or memory (default: take no new microVM, take memory back from guests, squeeze, ask for evictions)",
     };
 
-    private readonly Option<CreditTerms?> _credits = new("--cpu-credits")
+    private readonly Option<CreditPlan?> _credits = new("--cpu-credits")
     {
-        Description = "PERCENT:SECONDS that a vCPU may use of a CPU for ever, and CPU time above that it can save, such as 25:300 (default: a whole CPU for ever)",
+        Description = "[CLASS=]PERCENT:SECONDS[:WEIGHT] that a vCPU may use of a CPU for ever, CPU time above that it can save, and its weight in percent where CPUs are short, such as 25:300 or low=10:60:50; of one priority class, or of all that have none of their own (default: a whole CPU for ever)",
+        Arity = ArgumentArity.OneOrMore,
         CustomParser = result =>
         {
-            var text = result.Tokens.Count == 1 ? result.Tokens[0].Value : "";
-            if (CreditTerms.Parse(text) is { } terms)
-                return terms;
-            result.AddError($"--cpu-credits wants {CreditTerms.Form}; not '{text}'.");
+            if (CreditPlan.Parse(result.Tokens.Select(token => token.Value), out var broken) is { } plan)
+                return plan;
+            result.AddError($"--cpu-credits wants {CreditPlan.Form}; not '{broken}'.");
             return null;
         },
     };
@@ -43,10 +42,10 @@ internal sealed class ReactionSettings
     {
         if (parsed.GetValue(_off))
             yield return "--no-reaction";
-        if (parsed.GetValue(_credits) is { } terms)
+        foreach (var word in parsed.GetValue(_credits)?.Words() ?? [])
         {
             yield return "--cpu-credits";
-            yield return string.Create(CultureInfo.InvariantCulture, $"{terms.Baseline * 100:0}:{terms.Bank.TotalSeconds:0}");
+            yield return word;
         }
     }
 }

@@ -241,6 +241,8 @@ internal static class VmCommands
     private static void PrintUsage(TextWriter output, JsonElement usage)
     {
         output.WriteLine($"uses     {usage.Text("cpus")} CPUs, {usage.Text("memory_mib")} MiB");
+        if (usage.GetProperty("cpu_credits") is { ValueKind: JsonValueKind.Object } credits)
+            output.WriteLine($"credits  {credits.Text("balance_seconds")} s of CPU time saved" + (credits.Text("vcpus_held_back") is var held and not "0" ? $", {held} vCPUs held to their baseline" : ""));
         if (usage.GetProperty("guest") is not { ValueKind: JsonValueKind.Object } guest)
             return;
         var load = string.Join(' ', guest.GetProperty("load").EnumerateArray().Select(one => one.GetDouble().ToString("0.00", CultureInfo.InvariantCulture)));

@@ -67,7 +67,7 @@ public sealed record HostAgentOptions
     public bool Reacts { get; init; } = true;
 
     /// <summary>Of every vCPU's CPU credits, under the driver <c>kvm</c>; null: a vCPU may use a whole CPU for ever.</summary>
-    public CreditTerms? Credits { get; init; }
+    public CreditPlan? Credits { get; init; }
 
     /// <summary>How much the host keeps of OCI images, in a folder of its state directory.</summary>
     public ImageStoreOptions Images { get; init; } = new();

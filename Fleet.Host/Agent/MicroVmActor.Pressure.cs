@@ -1,5 +1,6 @@
 using Akka.Actor;
 using Fleet.Host.Drivers;
+using Fleet.Host.Pressure;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Agent;
@@ -24,6 +25,8 @@ internal sealed partial class MicroVmActor
     {
         public static readonly Ease Nothing = new(false, false);
     }
+
+    private CreditTerms? Terms => _context.Credits?.Of(_record.Launch.Spec.Priority);
 
     private void OnEase(Ease ease)
     {
@@ -74,7 +77,8 @@ internal sealed partial class MicroVmActor
         if (_vmm is not { } vmm || !_life.HasVmm)
             return;
         var cpus = _record.Launch.Spec.Cpus;
-        var share = new CpuShare(cpus, _allowances.Values.Any(allowed => allowed < 1) ? _allowances.Values.Sum() : null, _ease.Cpu ? cpus * SqueezedWeight : cpus);
+        var weight = cpus * (Terms?.Weight ?? 1) * (_ease.Cpu ? SqueezedWeight : 1);
+        var share = new CpuShare(cpus, _allowances.Values.Any(allowed => allowed < 1) ? _allowances.Values.Sum() : null, weight);
         if (share == _share)
             return;
         try

@@ -166,7 +166,7 @@ internal sealed partial class MicroVmActor : UntypedActor
                 break;
             case VcpusKnown vcpus:
                 for (var i = 0; i < vcpus.Threads.Count; i++)
-                    _vcpus.Add(Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i], _context.Credits, _context.Clock), $"vcpu-{i}"));
+                    _vcpus.Add(Context.ActorOf(Props.Create<VcpuActor>(i, _vmm!.Pid, vcpus.Threads[i], Terms, _context.Clock), $"vcpu-{i}"));
                 break;
             case BootTimeUp:
                 Carry(_life.BootTimedOut());
@@ -288,7 +288,7 @@ internal sealed partial class MicroVmActor : UntypedActor
         TuneLimiters();
         PassLease();
         MindBalloon();
-        if (_ease.Cpu)
+        if (_ease.Cpu || Terms is { Weight: not 1 })
             ShareCpu();
         // One that was taken over is asked for them, which takes a moment.
         _ = vmm.VcpuThreads.ContinueWith(

@@ -44,7 +44,7 @@ internal sealed record MicroVmContext(
     public bool Reacts { get; init; }
 
     /// <summary>Of every vCPU's CPU credits; null: a vCPU may use a whole CPU for ever.</summary>
-    public CreditTerms? Credits { get; init; }
+    public CreditPlan? Credits { get; init; }
 
     /// <summary>Gets snapshots from other hosts; null: none can be had.</summary>
     public SnapshotFetcher? Fetcher { get; init; }

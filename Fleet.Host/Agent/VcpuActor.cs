@@ -9,7 +9,8 @@ namespace Fleet.Host.Agent;
 /// <param name="Run">Time on a CPU.</param>
 /// <param name="Wait">Time runnable and waiting for a CPU: the host's contention as this vCPU feels it.</param>
 /// <param name="Allowance">CPUs that its credits allow it to use now, 0 to 1.</param>
-internal sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, double Allowance = 1) : INoSerializationVerificationNeeded;
+/// <param name="Credits">CPU time that it has saved, below 0 a debt; null: it has no bank.</param>
+internal sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, double Allowance = 1, TimeSpan? Credits = null) : INoSerializationVerificationNeeded;
 
 /// <summary>One vCPU: knows its thread, reads, when asked, what it used from the kernel's scheduler statistics, and keeps its CPU credits.</summary>
 internal sealed class VcpuActor : UntypedActor
@@ -74,7 +75,7 @@ internal sealed class VcpuActor : UntypedActor
             if (Parse(File.ReadAllText(_schedstat)) is { } read)
             {
                 Spend(read.Run);
-                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _credits?.Allowance ?? 1));
+                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _credits?.Allowance ?? 1, _credits?.Balance));
             }
         }
         catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)

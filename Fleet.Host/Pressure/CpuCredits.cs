@@ -2,28 +2,39 @@ using System.Globalization;
 
 namespace Fleet.Host.Pressure;
 
-/// <summary>What a vCPU may use for ever, and how much of what it leaves it may save.</summary>
+/// <summary>What a vCPU may use for ever, how much of what it leaves it may save, and what it gets where CPUs are short.</summary>
 /// <param name="Baseline">Share of a CPU, 0.05 to 1. At 1 there is nothing to save, and nothing is limited.</param>
 /// <param name="Bank">CPU time that can be saved at most, 10 s to a day.</param>
-public sealed record CreditTerms(double Baseline, TimeSpan Bank)
+/// <param name="Weight">Of a vCPU, 0.1 to 10: where CPUs are short they are shared in proportion to it.</param>
+public sealed record CreditTerms(double Baseline, TimeSpan Bank, double Weight = 1)
 {
     private const int LeastPercent = 5;
     private const int LeastSeconds = 10;
     private const int MostSeconds = 86_400;
+    private const int LeastWeight = 10;
+    private const int MostWeight = 1000;
 
-    public const string Form = "PERCENT:SECONDS, such as 25:300, with 5 to 100 percent and 10 to 86400 seconds";
+    public const string Form = "PERCENT:SECONDS[:WEIGHT], such as 25:300 or 25:300:50, with 5 to 100 percent, 10 to 86400 seconds and a weight of 10 to 1000 percent";
 
     /// <summary>Of <see cref="Form"/>; null when it is not of that form.</summary>
     public static CreditTerms? Parse(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
         var parts = text.Split(':');
-        return parts.Length == 2
-            && int.TryParse(parts[0], NumberStyles.None, CultureInfo.InvariantCulture, out var percent) && percent is >= LeastPercent and <= 100
-            && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out var seconds) && seconds is >= LeastSeconds and <= MostSeconds
-            ? new CreditTerms(percent / 100.0, TimeSpan.FromSeconds(seconds))
+        return parts.Length is 2 or 3
+            && Number(parts[0], LeastPercent, 100) is { } percent
+            && Number(parts[1], LeastSeconds, MostSeconds) is { } seconds
+            && (parts.Length == 2 ? 100 : Number(parts[2], LeastWeight, MostWeight)) is { } weight
+            ? new CreditTerms(percent / 100.0, TimeSpan.FromSeconds(seconds), weight / 100.0)
             : null;
     }
+
+    /// <summary>As <see cref="Parse"/> takes it.</summary>
+    public override string ToString() =>
+        string.Create(CultureInfo.InvariantCulture, $"{Baseline * 100:0}:{Bank.TotalSeconds:0}") + (Weight == 1 ? "" : string.Create(CultureInfo.InvariantCulture, $":{Weight * 100:0}"));
+
+    private static int? Number(string text, int least, int most) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= least && number <= most ? number : null;
 }
 
 /// <summary>

@@ -135,12 +135,14 @@ internal sealed class UsageTable
         if (!_untold || _askedAt is not { } at || at == now)
             return null;
         var span = at - (_askedBefore ?? at);
-        var held = _vcpusBefore.Where(one => one.Value.Usage.Allowance < 1).CountBy(one => (one.Key.VmId, one.Value.Epoch)).ToDictionary();
+        var banks = _vcpusBefore.Where(one => one.Value.Usage.Credits is not null).ToLookup(one => (one.Key.VmId, one.Value.Epoch), one => one.Value.Usage);
         foreach (var (vmId, use) in _sampled)
         {
             use.BalloonMib = _balloons.TryGetValue(vmId, out var balloon) && balloon.Epoch == use.Epoch ? balloon.Mib : 0;
             use.Guest = _guests.TryGetValue(vmId, out var guest) && guest.Epoch == use.Epoch && now - guest.At < GuestWordFor ? guest.Figures : null;
-            use.VcpusHeldBack = (uint)held.GetValueOrDefault((vmId, use.Epoch));
+            var bank = banks[(vmId, use.Epoch)];
+            use.VcpusHeldBack = (uint)bank.Count(vcpu => vcpu.Allowance < 1);
+            use.Credits = bank.Any() ? new CpuCreditFigures { BalanceMs = (long)bank.Sum(vcpu => vcpu.Credits!.Value.TotalMilliseconds) } : null;
             use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Wait, span);
         }
         return new UsageSample

@@ -265,7 +265,12 @@ internal sealed record LogExtentBody(ulong First, ulong End, ulong LostBytes);
 
 /// <summary>What a microVM used in the last ten seconds, as its host saw it; null in lists and changes, and until its host has told.</summary>
 /// <param name="Guest">What the guest says of itself: nobody vouches for it. Null: it said nothing lately, or what can't be.</param>
-internal sealed record VmUsageBody(double Cpus, ulong MemoryMib, GuestBody? Guest);
+internal sealed record VmUsageBody(double Cpus, ulong MemoryMib, CpuCreditsBody? CpuCredits, GuestBody? Guest);
+
+/// <summary>CPU credits of all its vCPUs together.</summary>
+/// <param name="BalanceSeconds">CPU time that is saved; below 0: a debt.</param>
+/// <param name="VcpusHeldBack">That have none left and are held to their baseline.</param>
+internal sealed record CpuCreditsBody(double BalanceSeconds, uint VcpusHeldBack);
 
 /// <summary>A guest's own word.</summary>
 /// <param name="Load">Load averages of 1, 5 and 15 minutes.</param>

@@ -215,7 +215,7 @@ internal static class BodyMapping
         RestartRules.RestartAt(vm) is { } again ? Text(Timestamp.FromDateTimeOffset(again)) : null,
         vm.Spec.Gang is { } gang ? new(OrNull(gang.Id) ?? vm.Id, gang.Name, gang.Size, gang.Index) : null,
         vm.Log is { } log ? new(log.First, log.End, log.LostBytes) : null,
-        use is null ? null : new(use.CpuMillis / 1000.0, use.MemoryKib / 1024, use.Guest is { } said ? ToBody(said) : null),
+        use is null ? null : new(use.CpuMillis / 1000.0, use.MemoryKib / 1024, use.Credits is { } credits ? new(credits.BalanceMs / 1000.0, use.VcpusHeldBack) : null, use.Guest is { } said ? ToBody(said) : null),
         vm.Arrived is { } moved ? new(moved.From, moved.WithMemory, moved.Reason is { } why ? new ReasonBody(why.Code, why.Message) : null) : null,
         new VmSpecBody(
             vm.Spec.Name, vm.Spec.Cpus, vm.Spec.MemoryMib, vm.Spec.Command, Sorted(vm.Spec.Env), vm.Spec.Driver,

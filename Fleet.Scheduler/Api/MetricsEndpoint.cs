@@ -43,6 +43,7 @@ internal sealed class MetricsEndpoint(HostFigures figures)
         ("fleet_vm_memory_used_bytes", "Resident memory of a microVM, its VMM included.", static use => use.MemoryKib * 1024.0),
         ("fleet_vm_vcpus_waiting", "vCPUs of it that were ready to run and waited for a CPU, on average.", static use => use.CpuWaitMillis / 1e3),
         ("fleet_vm_vcpus_held_back", "vCPUs of it that have no CPU credits left and are held to their baseline.", static use => use.VcpusHeldBack),
+        ("fleet_vm_cpu_credits_seconds", "CPU time that its vCPUs have saved for more than their baseline, below zero a debt.", static use => use.Credits?.BalanceMs / 1e3),
         ("fleet_vm_balloon_bytes", "Memory that a microVM's guest does without for its host's sake.", static use => use.BalloonMib * 1048576.0),
         ("fleet_vm_stalled_memory_ratio", "Share of time in which some thread of its control group waited for memory.", static use => use.Stalls?.MemorySome / 1e3),
     ];

@@ -32,7 +32,7 @@ public sealed class VcpuActorTests : TestKit
         Assert.Equal(3, usage.Index);
         Assert.True(usage.Run > TimeSpan.Zero);
 
-        Assert.Equal(1, usage.Allowance);
+        Assert.Equal((1.0, null), (usage.Allowance, usage.Credits));
 
         var ended = Watch(Sys.ActorOf(Props.Create<VcpuActor>(0, pid, int.MaxValue, null, TimeProvider.System)));
         ended.Tell(VcpuActor.GetUsage.Instance, TestActor);
@@ -59,6 +59,7 @@ public sealed class VcpuActorTests : TestKit
             usage = ExpectMsg<VcpuUsage>();
         }
         Assert.Equal(0.05, usage.Allowance);
+        Assert.InRange(usage.Credits!.Value.TotalSeconds, -10, 0);
         // A minute of its baseline is three seconds; it leaves nearly all of them.
         clock.Advance(TimeSpan.FromMinutes(1));
         vcpu.Tell(VcpuActor.GetUsage.Instance, TestActor);

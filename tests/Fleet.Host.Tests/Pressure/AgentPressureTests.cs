@@ -8,6 +8,7 @@ using Fleet.Host.Tests.Agent;
 using Fleet.Host.Tests.Drivers;
 using Fleet.Host.Tests.Link;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Fleet.Tests;
 
 namespace Fleet.Host.Tests.Pressure;
@@ -111,6 +112,31 @@ public sealed class AgentPressureTests : AgentTest
     }
 
     [Fact]
+    public async Task Should_weigh_a_microVM_by_its_class_from_its_start_on()
+    {
+        using var machine = new RecordedMachine();
+        var driver = new ScriptedDriver();
+        var plan = CreditPlan.Parse(["low=100:10:50", "high=100:10:400"], out _);
+        await using var agent = await StartAsync(driver, _clock, proc: machine.Folder, credits: plan);
+        var stream = await Scheduler.NextAsync();
+        foreach (var (number, priority) in ((int, string)[])[(1, PriorityClass.Low), (2, ""), (3, PriorityClass.High)])
+        {
+            var launch = Launch(id: IdOf(number));
+            launch.Launch.Spec.Priority = priority;
+            launch.Launch.Spec.Cpus = 2;
+            await stream.SendAsync(launch);
+            await stream.ExpectReportAsync(IdOf(number), HostVmState.Running);
+        }
+        Assert.Equal([new CpuShare(2, null, 1)], driver.Vmms[0].Shares);
+        Assert.Empty(driver.Vmms[1].Shares);
+        Assert.Equal([new CpuShare(2, null, 8)], driver.Vmms[2].Shares);
+        // A quarter of what it has by its class.
+        await NextAsync(stream, one => one.Cpu == PressureRung.Squeeze, () => machine.Runs(stolen: 40));
+        await UntilAsync("the squeeze", () => driver.Vmms[0].Shares.Count == 2);
+        Assert.Equal(new CpuShare(2, null, 0.25), driver.Vmms[0].Shares.Last());
+    }
+
+    [Fact]
     public async Task Should_do_nothing_when_it_is_not_to_react()
     {
         using var machine = new RecordedMachine();
@@ -131,11 +157,12 @@ public sealed class AgentPressureTests : AgentTest
         var groups = ControlGroups.OfThisMachine("fleet");
         Skip.If(groups.NotEnforced.Contains("cpu"), "no control group of this machine limits CPU");
         await using var scratch = new Scratch();
-        await using var agent = await StartAsync(driver, _clock, credits: new CreditTerms(0.05, TimeSpan.FromSeconds(10)));
+        await using var agent = await StartAsync(driver, _clock, credits: new CreditPlan(Low: new CreditTerms(0.05, TimeSpan.FromSeconds(10)), Normal: null, High: null));
         var stream = await Scheduler.NextAsync();
         var launch = Launch();
         launch.Launch.Spec.Driver = "kvm";
         launch.Launch.Spec.Simulated = null;
+        launch.Launch.Spec.Priority = PriorityClass.Low;
         launch.Launch.Spec.Cpus = (uint)Math.Min(32, 2 * Environment.ProcessorCount);
         launch.Launch.Spec.Boot = new BootSource { KernelPath = TinyKernel.Write(scratch.Folder, TinyKernel.Spinning()) };
         await stream.SendAsync(launch);

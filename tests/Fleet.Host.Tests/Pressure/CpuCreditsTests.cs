@@ -1,4 +1,5 @@
 using Fleet.Host.Pressure;
+using Fleet.Shared.Vms;
 
 namespace Fleet.Host.Tests.Pressure;
 
@@ -81,8 +82,13 @@ public sealed class CpuCreditsTests
     [InlineData("25:300", 0.25, 300)]
     [InlineData("5:10", 0.05, 10)]
     [InlineData("100:86400", 1, 86_400)]
-    public void Should_read_terms(string text, double baseline, int seconds) =>
-        Assert.Equal(new CreditTerms(baseline, TimeSpan.FromSeconds(seconds)), CreditTerms.Parse(text));
+    [InlineData("100:10:1000", 1, 10, 10)]
+    [InlineData("25:300:10", 0.25, 300, 0.1)]
+    public void Should_read_terms(string text, double baseline, int seconds, double weight = 1)
+    {
+        var terms = new CreditTerms(baseline, TimeSpan.FromSeconds(seconds), weight);
+        Assert.Equal((terms, text), (CreditTerms.Parse(text), terms.ToString()));
+    }
 
     [Theory]
     [InlineData("")]
@@ -91,8 +97,39 @@ public sealed class CpuCreditsTests
     [InlineData("101:300")]
     [InlineData("25:9")]
     [InlineData("25:86401")]
-    [InlineData("25:300:1")]
+    [InlineData("25:300:9")]
+    [InlineData("25:300:1001")]
+    [InlineData("25:300:")]
+    [InlineData("25:300:100:1")]
     [InlineData("-25:300")]
     [InlineData("2.5:300")]
     public void Should_refuse_terms_of_another_form(string text) => Assert.Null(CreditTerms.Parse(text));
+
+    [Theory]
+    [InlineData("25:300", "25:300", "25:300", "25:300", "25:300")]
+    [InlineData("low=10:60", "10:60", null, null, "low=10:60")]
+    [InlineData("high=100:10 25:300", "25:300", "25:300", "100:10", "low=25:300 normal=25:300 high=100:10")]
+    [InlineData("low=5:10:50 normal=20:30 high=50:60:200", "5:10:50", "20:30", "50:60:200", "low=5:10:50 normal=20:30 high=50:60:200")]
+    public void Should_have_terms_for_each_class(string words, string? low, string? normal, string? high, string handedOn)
+    {
+        var plan = CreditPlan.Parse(words.Split(' '), out _)!;
+        CreditTerms? Terms(string? text) => text is null ? null : CreditTerms.Parse(text);
+        Assert.Equal((Terms(low), Terms(normal), Terms(high)), (plan.Of(PriorityClass.Low), plan.Of(""), plan.Of(PriorityClass.High)));
+        Assert.Equal(plan.Of(PriorityClass.Normal), plan.Of(""));
+        Assert.Equal(handedOn, string.Join(' ', plan.Words()));
+        Assert.Equal(plan, CreditPlan.Parse(handedOn.Split(' '), out _));
+    }
+
+    [Theory]
+    [InlineData("25:300 25:300", "25:300")]
+    [InlineData("low=5:10 low=6:10", "low=6:10")]
+    [InlineData("best=5:10", "best=5:10")]
+    [InlineData("=5:10", "=5:10")]
+    [InlineData("25:300 low=1:2", "low=1:2")]
+    [InlineData("low=", "low=")]
+    public void Should_name_the_word_of_a_plan_that_is_none(string words, string broken)
+    {
+        Assert.Null(CreditPlan.Parse(words.Split(' '), out var named));
+        Assert.Equal(broken, named);
+    }
 }

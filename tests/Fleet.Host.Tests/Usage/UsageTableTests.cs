@@ -98,13 +98,13 @@ public sealed class UsageTableTests
         _table.Begin(Machine(200, 1400), Stalled(8), At(10));
         Assert.Equal(0, _table.Vcpus.WaitShare);
         _table.Put(Id, 1, Use(65) with { Stalls = Stalled(2) }, At(10));
-        _table.Put(Id, 1, Vcpu(0, 14, 6) with { Allowance = 0.25 });
-        _table.Put(Id, 1, Vcpu(1, 11, 16));
+        _table.Put(Id, 1, Vcpu(0, 14, 6) with { Allowance = 0.25, Credits = TimeSpan.FromSeconds(-3) });
+        _table.Put(Id, 1, Vcpu(1, 11, 16) with { Credits = TimeSpan.FromSeconds(1.5) });
         _table.PutBalloon(Id, 1, 40);
         var sample = _table.Next(At(11))!;
         Assert.Equal((2000U, 500U), (sample.Machine.CpuWaitMillis, sample.Machine.Stalls.CpuSome));
         Assert.Equal((2000U, 100U), (sample.Vms[0].CpuWaitMillis, sample.Vms[0].Stalls.CpuSome));
-        Assert.Equal((40U, 1U), (sample.Vms[0].BalloonMib, sample.Vms[0].VcpusHeldBack));
+        Assert.Equal((40U, 1U, -1500L), (sample.Vms[0].BalloonMib, sample.Vms[0].VcpusHeldBack, sample.Vms[0].Credits.BalanceMs));
         Assert.Equal(0.8, _table.Vcpus.WaitShare, 9);
 
         // Threads of another epoch are others.

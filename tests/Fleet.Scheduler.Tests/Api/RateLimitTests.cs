@@ -125,7 +125,7 @@ public sealed class RateLimitTests : IAsyncLifetime
         _figures.Put("b", stream, new UsageSample
         {
             Machine = new MachineUse { CpuMillis = 1500, MemoryKib = 2, CpuWaitMillis = 250, StealPermille = 20, Stalls = new StallFigures { CpuSome = 100, MemoryFull = 1 } },
-            Vms = { new VmUse { VmId = vm, Epoch = 1, CpuMillis = 700, MemoryKib = 1, CpuWaitMillis = 125, BalloonMib = 2, VcpusHeldBack = 1 } },
+            Vms = { new VmUse { VmId = vm, Epoch = 1, CpuMillis = 700, MemoryKib = 1, CpuWaitMillis = 125, BalloonMib = 2, VcpusHeldBack = 1, Credits = new CpuCreditFigures { BalanceMs = -2500 } } },
         });
         _figures.Put("b", stream, [Figure(vm)]);
         _figures.Put("b", stream, new PressureReport { Cpu = PressureRung.Closed, Memory = PressureRung.Calm });
@@ -141,6 +141,7 @@ public sealed class RateLimitTests : IAsyncLifetime
         Assert.Contains($"fleet_vm_vcpus_waiting{{host=\"b\",vm=\"{vm}\"}} 0.125", lines);
         Assert.Contains($"fleet_vm_balloon_bytes{{host=\"b\",vm=\"{vm}\"}} 2097152", lines);
         Assert.Contains($"fleet_vm_vcpus_held_back{{host=\"b\",vm=\"{vm}\"}} 1", lines);
+        Assert.Contains($"fleet_vm_cpu_credits_seconds{{host=\"b\",vm=\"{vm}\"}} -2.5", lines);
         // It has no control group that tells.
         Assert.DoesNotContain(lines, line => line.StartsWith("fleet_vm_stalled_memory_ratio{", StringComparison.Ordinal));
         Assert.Contains($"fleet_vm_limiter_throttled_total{{host=\"b\",vm=\"{vm}\",limiter=\"entropy\"}} 2", lines);

@@ -171,11 +171,11 @@ public sealed class VmRequestTests : IAsyncLifetime
         var id = await _api.CreateAsync("hello");
         _api.Cell.Uses[id] = new VmUse
         {
-            VmId = id, Epoch = 1, CpuMillis = 250, MemoryKib = 90 << 10,
+            VmId = id, Epoch = 1, CpuMillis = 250, MemoryKib = 90 << 10, VcpusHeldBack = 1, Credits = new CpuCreditFigures { BalanceMs = -2500 },
             Guest = new GuestFigures { MemoryKib = 230 << 10, AvailableKib = 180 << 10, Load1 = 150, Load5 = 20, Load15 = 3, Tasks = 77, Health = 3, HealthFailures = 2 },
         };
         var shown = (await _api.GetAsync("/v1/vms/hello")).Json["usage"]!;
-        Assert.Equal("""{"cpus":0.25,"memory_mib":90,"guest":{"memory_mib":230,"available_mib":180,"load":[1.5,0.2,0.03],"tasks":77,"health":{"state":"failing","failures":2}}}""", shown.ToJsonString());
+        Assert.Equal("""{"cpus":0.25,"memory_mib":90,"cpu_credits":{"balance_seconds":-2.5,"vcpus_held_back":1},"guest":{"memory_mib":230,"available_mib":180,"load":[1.5,0.2,0.03],"tasks":77,"health":{"state":"failing","failures":2}}}""", shown.ToJsonString());
         Assert.Null((await _api.GetAsync("/v1/vms")).Json["items"]![0]!["usage"]);
     }
 
