@@ -88,6 +88,8 @@ internal static class HostCommands
             output.WriteLine($"disk ops      {Of(host, "iops", "a second")}: {host.Text("reserved_iops")} promised{Cap(usage, "cap_iops")}");
             if (host.GetProperty("cpu_templates").EnumerateArray().ToList() is { Count: > 0 } templates)
                 output.WriteLine($"CPU templates {string.Join(", ", templates.Select(template => template.GetString()))}");
+            if (usage.GetProperty("forecast") is { ValueKind: JsonValueKind.Object } by)
+                output.WriteLine($"predicted by  {(by.Text("host_class") is var own and not "-" ? $"class {own}: " : "")}{by.Text("cpu_predictor")} for CPU, {by.Text("memory_predictor")} for memory, {Number(by, "reserve")} left free");
             output.WriteLine($"pressure      {Number(usage, "waiting_cpus")} vCPUs wait for a CPU, {Percent(usage, "stolen_share")} stolen; stalls: {Stalls(usage)}");
             output.WriteLine($"microVMs      {host.Text("vms")}");
             foreach (var driver in host.GetProperty("drivers").EnumerateArray())

@@ -17,10 +17,11 @@ internal sealed class OversubscriptionOptions
     private readonly Option<string?> _cpu = Predictor("--cpu-predictor", PredictorSettings.DefaultCpu, Fold.P90);
     private readonly Option<string?> _memory = Predictor("--memory-predictor", PredictorSettings.DefaultMemory, Fold.Max);
     private readonly Option<double?> _reserve = Reserve();
+    private readonly Option<string[]> _classes = Classes();
 
     public void AddTo(Command command)
     {
-        foreach (var option in (Option[])[_cpuRatio, _memoryRatio, _diskRatio, _networkRatio, _iopsRatio, _predict, _cpu, _memory, _reserve])
+        foreach (var option in (Option[])[_cpuRatio, _memoryRatio, _diskRatio, _networkRatio, _iopsRatio, _predict, _cpu, _memory, _reserve, _classes])
             command.Options.Add(option);
         command.Validators.Add(result =>
         {
@@ -28,6 +29,8 @@ internal sealed class OversubscriptionOptions
                 result.AddError("--cpu-predictor and --memory-predictor go with --predict.");
             if (!result.Given(_predict) && result.GetResult(_reserve) is not null)
                 result.AddError("--reserve goes with --predict.");
+            if (!result.GetValue(_predict) && result.GetValue(_classes) is { Length: > 0 })
+                result.AddError("--predict-class goes with --predict.");
         });
     }
 
@@ -37,7 +40,7 @@ internal sealed class OversubscriptionOptions
         var cpuRatio = parsed.GetValue(_cpuRatio);
         var memoryRatio = parsed.GetValue(_memoryRatio);
         var (diskRatio, networkRatio, iopsRatio) = (parsed.GetValue(_diskRatio), parsed.GetValue(_networkRatio), parsed.GetValue(_iopsRatio));
-        var terms = parsed.GetValue(_predict) ? Terms(parsed.GetValue(_cpu), parsed.GetValue(_memory), parsed.GetValue(_reserve)) : null;
+        var terms = parsed.GetValue(_predict) ? Terms(parsed.GetValue(_cpu), parsed.GetValue(_memory), parsed.GetValue(_reserve), parsed.GetValue(_classes)) : null;
         return options => options with
         {
             CpuRatio = cpuRatio ?? options.CpuRatio,
@@ -50,10 +53,11 @@ internal sealed class OversubscriptionOptions
     }
 
     /// <summary>What is given, and the defaults for the rest.</summary>
-    public static PredictionTerms Terms(string? cpu, string? memory, double? reserve)
+    public static PredictionTerms Terms(string? cpu, string? memory, double? reserve, string[]? classes)
     {
         var terms = new PredictionTerms();
-        return new() { Cpu = cpu ?? terms.Cpu, Memory = memory ?? terms.Memory, Reserve = reserve ?? terms.Reserve };
+        terms = new() { Cpu = cpu ?? terms.Cpu, Memory = memory ?? terms.Memory, Reserve = reserve ?? terms.Reserve };
+        return terms with { Classes = [.. (classes ?? []).Select(text => PredictedClass.Parse(text, terms, out _)!)] };
     }
 
     /// <summary>The same words for another process.</summary>
@@ -69,9 +73,35 @@ internal sealed class OversubscriptionOptions
             if (parsed.GetValue(option) is { } text)
                 yield return $"{option.Name}={text}";
         }
+        foreach (var text in parsed.GetValue(_classes) ?? [])
+            yield return $"{_classes.Name}={text}";
         if (parsed.GetValue(_predict))
             yield return _predict.Name;
     }
+
+    /// <summary>Classes of hosts; what is checked here is each by itself and all of them together.</summary>
+    public static Option<string[]> Classes() => new("--predict-class")
+    {
+        Description = $"Hosts with predictors of their own; repeated, the first that a host is in counts: {PredictedClass.Grammar}",
+        DefaultValueFactory = _ => [],
+        Validators =
+        {
+            result =>
+            {
+                var terms = new PredictionTerms();
+                var classes = new List<PredictedClass>();
+                foreach (var token in result.Tokens)
+                {
+                    if (PredictedClass.Parse(token.Value, terms, out var problem) is { } one)
+                        classes.Add(one);
+                    else
+                        result.AddError($"--predict-class: {problem}.");
+                }
+                if ((terms with { Classes = classes }).FirstProblem() is { } together)
+                    result.AddError($"--predict-class: {together}.");
+            },
+        },
+    };
 
     public static Option<double?> Reserve() => new("--reserve")
     {

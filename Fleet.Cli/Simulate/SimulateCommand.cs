@@ -61,6 +61,7 @@ internal static class SimulateCommand
     private static readonly Option<string?> CpuPredictor = OversubscriptionOptions.Predictor("--cpu-predictor", PredictorSettings.DefaultCpu, Fold.P90);
     private static readonly Option<string?> MemoryPredictor = OversubscriptionOptions.Predictor("--memory-predictor", PredictorSettings.DefaultMemory, Fold.Max);
     private static readonly Option<double?> Reserve = OversubscriptionOptions.Reserve();
+    private static readonly Option<string[]> Classes = OversubscriptionOptions.Classes();
 
     private static readonly Option<FileInfo?> Picture = new("--picture") { Description = "Draw how full the fleet was over time into this file (SVG)" };
 
@@ -68,7 +69,7 @@ internal static class SimulateCommand
     {
         var command = new Command("simulate", "Play a trace of microVMs on made-up hosts (docs/placement.md)")
         {
-            Arrivals, MicroVms, Usage, Policies, Hosts, Seeds, CpuRatio, MemoryRatio, Predict, CpuPredictor, MemoryPredictor, Reserve, Picture,
+            Arrivals, MicroVms, Usage, Policies, Hosts, Seeds, CpuRatio, MemoryRatio, Predict, CpuPredictor, MemoryPredictor, Reserve, Classes, Picture,
         };
         command.Validators.Add(result =>
         {
@@ -124,7 +125,7 @@ internal static class SimulateCommand
     {
         var policies = parsed.GetRequiredValue(Policies).Contains("all") ? PlacementPolicies.Names : [.. parsed.GetRequiredValue(Policies).Distinct()];
         var terms = parsed.GetValue(Predict)
-            ? OversubscriptionOptions.Terms(parsed.GetValue(CpuPredictor), parsed.GetValue(MemoryPredictor), parsed.GetValue(Reserve))
+            ? OversubscriptionOptions.Terms(parsed.GetValue(CpuPredictor), parsed.GetValue(MemoryPredictor), parsed.GetValue(Reserve), parsed.GetValue(Classes))
             : null;
         IReadOnlyList<UsageCurve>? recorded = parsed.GetValue(Usage) is { } usage && usage != GeneratedUsage ? [.. UsageCurves.Read(usage)] : null;
         if (recorded is { Count: 0 })

@@ -381,7 +381,10 @@ internal sealed record StallsBody(double CpuSome, double MemorySome, double Memo
 /// <param name="PeakCpus">What the microVMs are predicted to use at once at most.</param>
 /// <param name="RoomCpus">What they may be predicted to use: the machine less its reserve.</param>
 /// <param name="KnownVms">microVMs with history enough; all others count as at their limit.</param>
-internal sealed record ForecastBody(double PeakCpus, double RoomCpus, double PeakMemoryMib, double RoomMemoryMib, uint KnownVms);
+/// <param name="HostClass">The class of hosts whose predictors these are; null: it is in none.</param>
+/// <param name="Reserve">Share of the machine that is left free.</param>
+internal sealed record ForecastBody(
+    double PeakCpus, double RoomCpus, double PeakMemoryMib, double RoomMemoryMib, uint KnownVms, string? HostClass, string CpuPredictor, string MemoryPredictor, double Reserve);
 
 /// <summary>What a host does about want of CPU and of memory on its machine: calm, closed, reclaim, squeeze or evict.</summary>
 internal sealed record PressureBody(string Cpu, string Memory, string Why);

@@ -292,7 +292,9 @@ internal static class BodyMapping
             ? new(stalls.CpuSome / 1000.0, stalls.MemorySome / 1000.0, stalls.MemoryFull / 1000.0, stalls.IoSome / 1000.0, stalls.IoFull / 1000.0)
             : null,
         usage.Forecast is { } forecast
-            ? new(Rounded(forecast.PeakCpus), Rounded(forecast.RoomCpus), Rounded(forecast.PeakMemoryMib), Rounded(forecast.RoomMemoryMib), forecast.KnownVms)
+            ? new(
+                Rounded(forecast.PeakCpus), Rounded(forecast.RoomCpus), Rounded(forecast.PeakMemoryMib), Rounded(forecast.RoomMemoryMib), forecast.KnownVms,
+                OrNull(forecast.HostClass), forecast.CpuPredictor, forecast.MemoryPredictor, forecast.Reserve)
             : null);
 
     private static double Rounded(double value) => Math.Round(value, 3);

@@ -27,7 +27,7 @@ internal sealed partial class HostActor
         if (_ledger.Preempt(demand, reserve.VmId, _record!.Inventory, _caps, Forecast()) is not { } giving)
             return null;
         // By the forecast those that give way may free less than their limits.
-        if (_predictors is not null && ForecastWithout(giving) is var peak && (peak.FreeCpus < demand.Cpus || peak.FreeMemoryMib < demand.MemoryMib))
+        if (ForecastWithout(giving) is { } peak && (peak.FreeCpus < demand.Cpus || peak.FreeMemoryMib < demand.MemoryMib))
             return null;
         return [.. giving.Select(held => new HostPreempted
         {

@@ -8,28 +8,34 @@ namespace Fleet.Scheduler.Hosts;
 internal sealed partial class HostActor
 {
     private readonly UsageBook _usage = new();
-    private readonly HostPredictors? _predictors;
+    private HostPredictors? _predictors;
 
-    private sealed record HostPredictors(PredictionTerms Terms, IPeakPredictor Cpu, IPeakPredictor Memory)
+    // Its labels and its size may be others than they were.
+    private HostPredictors? Predictors
     {
-        /// <summary>Of terms that were checked when the cell started.</summary>
-        public static HostPredictors? Of(PredictionTerms? terms) => terms is null
-            ? null
-            : new(terms, PredictorSettings.Parse(terms.Cpu, Fold.P90)!, PredictorSettings.Parse(terms.Memory, Fold.Max)!);
+        get
+        {
+            if (_options.Prediction is not { } terms)
+                return null;
+            var own = terms.For(_record?.Inventory);
+            if (!ReferenceEquals(own, _predictors?.Terms))
+                _predictors = HostPredictors.Of(own);
+            return _predictors;
+        }
     }
 
     // Series that nothing is predicted by would only take memory.
-    private void OnUsage(UsageSample sample) => _usage.Take(sample, _predictors is null ? [] : _ledger.Reservations, Monotonic);
+    private void OnUsage(UsageSample sample) => _usage.Take(sample, _options.Prediction is null ? [] : _ledger.Reservations, Monotonic);
 
     /// <summary>Null: the ratios alone say what may be promised.</summary>
-    private PeakForecast? Forecast() => _predictors is null ? null : Forecast(_ledger.Reservations);
+    private PeakForecast? Forecast() => Predictors is { } predictors ? Forecast(predictors, _ledger.Reservations) : null;
 
-    /// <summary>As if those had left already. Only where there are predictors.</summary>
-    private PeakForecast ForecastWithout(IReadOnlyCollection<Reservation> gone) => Forecast([.. _ledger.Reservations.Except(gone)]);
+    /// <summary>As if those had left already.</summary>
+    private PeakForecast? ForecastWithout(IReadOnlyCollection<Reservation> gone) => Predictors is { } predictors ? Forecast(predictors, [.. _ledger.Reservations.Except(gone)]) : null;
 
-    private PeakForecast Forecast(IReadOnlyCollection<Reservation> held) => new(
-        _usage.Predict(held, _predictors!.Cpu, _predictors.Memory, Monotonic),
-        new PeakUse(_predictors.Terms.Cpus(_record?.Inventory), _predictors.Terms.MemoryMib(_record?.Inventory)));
+    private PeakForecast Forecast(HostPredictors by, IReadOnlyCollection<Reservation> held) => new(
+        _usage.Predict(held, by.Cpu, by.Memory, Monotonic),
+        new PeakUse(by.Terms.Cpus(_record?.Inventory), by.Terms.MemoryMib(_record?.Inventory)));
 
     private HostUsage DescribedUsage() => new()
     {
@@ -45,6 +51,10 @@ internal sealed partial class HostActor
             RoomCpus = forecast.Room.Cpus,
             RoomMemoryMib = forecast.Room.MemoryMib,
             KnownVms = (uint)_usage.WarmVms(Monotonic),
+            HostClass = _predictors!.Terms.Class,
+            CpuPredictor = _predictors.Terms.Cpu,
+            MemoryPredictor = _predictors.Terms.Memory,
+            Reserve = _predictors.Terms.Reserve,
         },
     };
 }

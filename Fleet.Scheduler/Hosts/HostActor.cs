@@ -52,7 +52,6 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
         _caps = options.Caps;
         _lease = new HostLease(options.Lease, options.Clock, pulse);
         _launches = new LaunchHealth(options.Quarantine);
-        _predictors = HostPredictors.Of(options.Prediction);
     }
 
     public override string PersistenceId => PersistenceIds.Host(_id);

@@ -1,6 +1,7 @@
 using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Prediction;
+using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Simulation;
 
@@ -29,8 +30,6 @@ public sealed class FleetSimulation
     private readonly List<Machine> _machines = [];
     private readonly Dictionary<int, (Machine Machine, Guest Guest)> _places = [];
     private readonly List<SimulationPoint> _points = [];
-    private readonly IPeakPredictor? _cpu;
-    private readonly IPeakPredictor? _memory;
     private readonly bool _knowsMemory;
     private readonly Resources _size;
     private readonly double _end;
@@ -49,18 +48,17 @@ public sealed class FleetSimulation
     {
         _plan = plan;
         _policy = PlacementPolicies.Make(plan.Policy, plan.Seed) ?? throw new ArgumentException($"There is no policy '{plan.Policy}'.", nameof(plan));
-        if (plan.Prediction is { } terms)
-        {
-            _cpu = PredictorSettings.Parse(terms.Cpu, Fold.P90);
-            _memory = PredictorSettings.Parse(terms.Memory, Fold.Max);
-            if (_cpu is null || _memory is null || plan.Usage.Count == 0)
-                throw new ArgumentException("Predictions need predictors and curves of use.", nameof(plan));
-        }
+        if (plan.Prediction is { } terms && (terms.FirstProblem() is not null || plan.Usage.Count == 0))
+            throw new ArgumentException("Predictions need predictors and curves of use.", nameof(plan));
         foreach (var (size, count) in plan.Hosts)
         {
+            // By its size: what labels it would have nobody knows.
+            var predictors = plan.Prediction is { } prediction
+                ? HostPredictors.Of(prediction.For(new Inventory { Cpus = (uint)Math.Min(size.Cpus, uint.MaxValue), MemoryMib = (ulong)size.MemoryMib }))
+                : null;
             for (var i = 0; i < count; i++)
             {
-                _machines.Add(new Machine(_machines.Count, size));
+                _machines.Add(new Machine(_machines.Count, size, predictors));
                 _policy.Open(Cap(size));
                 _size += size;
             }
@@ -152,10 +150,10 @@ public sealed class FleetSimulation
             _placedBeforeRefusal ??= _arrived - 1;
             return;
         }
-        if (_cpu is not null && _places.Count == MostSeries)
+        if (_plan.Prediction is not null && _places.Count == MostSeries)
             throw new TraceException(TraceException.TooLarge, $"More than {MostSeries} microVMs run at once; with predictions that is too many.");
         var machine = _machines[host];
-        var guest = new Guest(needs, curve, _cpu is null ? null : new UsageSeries(), _cpu is null || !_knowsMemory ? null : new UsageSeries(), machine.Guests.Count);
+        var guest = new Guest(needs, curve, machine.Predictors is null ? null : new UsageSeries(), machine.Predictors is null || !_knowsMemory ? null : new UsageSeries(), machine.Guests.Count);
         machine.Guests.Add(guest);
         machine.Promised += needs;
         _promised += needs;
@@ -207,7 +205,7 @@ public sealed class FleetSimulation
             _cpuShort += cpu > machine.Size.Cpus ? 1 : 0;
             _memoryShort += memory > machine.Size.MemoryMib ? 1 : 0;
             _used = (_used.Cpu + cpu, _used.Memory + memory);
-            if (_cpu is null)
+            if (_plan.Prediction is null)
                 continue;
             var shares = (Cpu: cpu / Math.Max(1, machine.Promised.Cpus), Memory: memory / Math.Max(1, machine.Promised.MemoryMib));
             machine.Cpu.Put(_slot, shares.Cpu, shares.Cpu);
@@ -222,19 +220,21 @@ public sealed class FleetSimulation
     // As a host's actor: what both the ratios and the predicted peak leave.
     private void Admit(Machine machine)
     {
-        if (_plan.Prediction is not { } terms)
+        if (machine.Predictors is not { } by)
             return;
         var now = TimeSpan.FromSeconds((_slot + 1) * SlotSeconds);
         var cpu = new ResourceUse([.. machine.Guests.Select(guest => new Consumer(guest.Needs.Cpus, guest.Cpu))], machine.Cpu, now);
         var memory = new ResourceUse([.. machine.Guests.Select(guest => new Consumer(guest.Needs.MemoryMib, guest.Memory))], machine.Memory, now);
         var forecast = new PeakForecast(
-            new PeakUse(_cpu!.Predict(cpu), _memory!.Predict(memory)), new PeakUse(machine.Size.Cpus * (1 - terms.Reserve), machine.Size.MemoryMib * (1 - terms.Reserve)));
+            new PeakUse(by.Cpu.Predict(cpu), by.Memory.Predict(memory)), new PeakUse(machine.Size.Cpus * (1 - by.Terms.Reserve), machine.Size.MemoryMib * (1 - by.Terms.Reserve)));
         var left = Cap(machine.Size) - machine.Promised;
         _policy.SetFree(machine.Number, new(Math.Min(left.Cpus, (long)forecast.FreeCpus), Math.Min(left.MemoryMib, (long)forecast.FreeMemoryMib)));
     }
 
-    private sealed class Machine(int number, Resources size)
+    private sealed class Machine(int number, Resources size, HostPredictors? predictors)
     {
+        public HostPredictors? Predictors => predictors;
+
         public int Number => number;
 
         public Resources Size => size;

@@ -49,6 +49,7 @@ internal sealed class HostPalette : Palette
             ("disk_mib", inventory.HasDiskMib ? inventory.DiskMib : null), ("reserved_disk_mib", host.ReservedOther?.DiskMib ?? 0), ("volumes_mib", host.Usage?.VolumesMib),
             ("network_mbit", inventory.HasNetworkMbit ? inventory.NetworkMbit : null), ("reserved_network_mbit", host.ReservedOther?.NetworkMbit ?? 0),
             ("iops", inventory.HasIops ? inventory.Iops : null), ("reserved_iops", host.ReservedOther?.Iops ?? 0), ("cpu_templates", string.Join(", ", inventory.CpuTemplates)),
+            ("predicted_by", host.Usage?.Forecast is { } by ? $"{(by.HostClass.Length > 0 ? $"class {by.HostClass}: " : "")}{by.CpuPredictor} for CPU, {by.MemoryPredictor} for memory, {by.Reserve} left free" : null),
             ("vms", host.Vms), ("drivers", string.Join(", ", inventory.Drivers.Where(driver => driver.Usable).Select(driver => driver.Name))), ("auto_driver", inventory.AutoDriver));
     }
 

@@ -37,6 +37,7 @@ internal sealed class SystemPalette : Palette
             ("lease_s", options.Lease.Lifetime.TotalSeconds), ("lease_margin_s", options.Lease.Margin.TotalSeconds), ("vmm_ends_after_s", options.Lease.EndsAfter.TotalSeconds),
             ("cpu_ratio", options.CpuRatio), ("memory_ratio", options.MemoryRatio), ("disk_ratio", options.DiskRatio), ("network_ratio", options.NetworkRatio), ("iops_ratio", options.IopsRatio),
             ("cpu_predictor", options.Prediction?.Cpu ?? "off"), ("memory_predictor", options.Prediction?.Memory ?? "off"), ("reserve", options.Prediction?.Reserve ?? 0),
+            ("predicted_classes", string.Join("; ", options.Prediction?.Classes.Select(one => one.Text) ?? [])),
             ("ask_timeout_s", options.AskTimeout.TotalSeconds), ("placement_retry_s", options.PlacementRetry.TotalSeconds),
             ("reservation_audit_s", options.ReservationAudit.TotalSeconds), ("host_announce_s", options.HostAnnounce.TotalSeconds),
             ("rest_after_s", options.RestAfter.TotalSeconds), ("waiters_per_vm", options.WaitersPerVm), ("sessions_per_node", options.SessionsPerNode));

@@ -92,6 +92,38 @@ public sealed class OversubscriptionTests : IAsyncLifetime
     private static (double Peak, double Room, uint Known) Forecast(HostRecord host) =>
         (host.Usage.Forecast.PeakCpus, host.Usage.Forecast.RoomCpus, host.Usage.Forecast.KnownVms);
 
+    /// <summary>The same use on hosts of two classes, and on one that comes back as a host of another.</summary>
+    [Fact]
+    public async Task Should_predict_each_host_by_the_terms_of_its_class()
+    {
+        CellOptions Classed(CellOptions options)
+        {
+            var terms = new PredictionTerms { Reserve = 0 };
+            PredictedClass Of(string text) => PredictedClass.Parse(text, terms, out _)!;
+            return Settings(options) with { Prediction = terms with { Classes = [Of("batch label.pool=batch cpu=factor:0.5 memory=limit reserve=0.25"), Of("large cpus>=8 cpu=limit")] } };
+        }
+
+        await using var cell = await TestCell.StartAsync(Classed);
+        await using var agent = new FakeAgent("rack1-7") { Inventory = FakeAgent.Simulated(cpus: 8, memoryMib: 4000) };
+        agent.Inventory.Labels["pool"] = "batch";
+        await agent.ConnectAsync(cell.System.HostLink);
+        for (var i = 0; i < 3; i++)
+            await cell.WaitAsync(await cell.CreateAsync(TestCell.Spec($"vm-{i}", cpus: 3, memoryMib: 100)), VmState.Running);
+        var forecast = (await cell.HostAsync("rack1-7")).Usage.Forecast;
+        Assert.Equal(("batch", "factor:0.5", "limit", 0.25), (forecast.HostClass, forecast.CpuPredictor, forecast.MemoryPredictor, forecast.Reserve));
+        Assert.Equal((4.5, 6.0, 300.0, 3000.0), (forecast.PeakCpus, forecast.RoomCpus, forecast.PeakMemoryMib, forecast.RoomMemoryMib));
+        // Half of nine are taken, and two do not come to 6 with that. By their limits it would be none at all.
+        var refused = await cell.WaitAsync(await cell.CreateAsync(TestCell.Spec("vm-3", cpus: 2, memoryMib: 100)), VmState.Unplaced);
+        Assert.Contains("(wanted 2, most free 1)", refused.Reason.Message, StringComparison.Ordinal);
+
+        await agent.CutAsync();
+        agent.Inventory = FakeAgent.Simulated(cpus: 8, memoryMib: 4000);
+        await agent.ConnectAsync(cell.System.HostLink);
+        await Eventually.TrueAsync(async () => (await cell.HostAsync("rack1-7")).Usage.Forecast.HostClass == "large");
+        forecast = (await cell.HostAsync("rack1-7")).Usage.Forecast;
+        Assert.Equal(("limit", PredictorSettings.DefaultMemory, 9.0, 8.0), (forecast.CpuPredictor, forecast.MemoryPredictor, forecast.PeakCpus, forecast.RoomCpus));
+    }
+
     [Fact]
     public async Task Should_not_predict_where_nobody_asked_for_it()
     {

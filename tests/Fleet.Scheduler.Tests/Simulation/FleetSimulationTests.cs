@@ -59,6 +59,8 @@ public sealed class FleetSimulationTests
         // A tenth is left free.
         Assert.Equal(9, Placed(plan with { Prediction = new() { Cpu = "limit", Memory = "limit" } }));
         Assert.Equal(40, Placed(plan with { Prediction = null }));
+        Assert.Equal(5, Placed(plan with { Prediction = new() { Classes = [PredictedClass.Parse("small cpus<=10 cpu=limit memory=limit reserve=0.5", new(), out _)!] } }));
+        Assert.InRange(Placed(plan with { Prediction = new() { Classes = [PredictedClass.Parse("large cpus>=11 cpu=limit reserve=0.5", new(), out _)!] } }), 25, 40);
         Assert.InRange(Placed(plan), 25, 40);
         Assert.Equal(0.0, Run(plan).CpuShort);
     }
