@@ -9,7 +9,7 @@ namespace Fleet.Scheduler.Placement;
 internal sealed class FillGrid
 {
     /// <summary>Of CPU, and of memory: as many as a word has bits.</summary>
-    private const int Levels = 64;
+    public const int Levels = 64;
 
     // Up to 8 each amount is a level, above that there are four to a power of two: what microVMs ask for is mostly the least of a level, so that
     // all hosts of a cell have room for it, or none.
@@ -84,7 +84,8 @@ internal sealed class FillGrid
 
     public List<PlacedHost> Cell(int row, int column) => _cells[row]![column]!;
 
-    private static int LevelOf(long amount, int shift)
+    /// <summary>Which level an amount is of, in steps of two to the power of <paramref name="shift"/>.</summary>
+    public static int LevelOf(long amount, int shift)
     {
         var units = (ulong)Math.Max(0, amount) >> shift;
         if (units < Exact)

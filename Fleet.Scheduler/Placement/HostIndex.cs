@@ -47,8 +47,7 @@ public sealed class HostIndex
     // The same of those for whom nobody could give way.
     private readonly HashSet<Demand> _unyielding = [];
 
-    // By class, the hosts that carry some of it that could give way: where none of a lower class does, no host is looked at.
-    private readonly int[] _givers = new int[PriorityClass.All.Count];
+    private readonly YieldIndex _yields = new();
 
     private sealed record Entry(HostView View, TimeSpan HeardAt);
 
@@ -84,8 +83,7 @@ public sealed class HostIndex
             _engine.SetImages(host, images.Names);
         _trials.Seen(view.HostId, view.Version);
         var regrouped = Regroup(host, known, view);
-        Give(known, -1);
-        Give(view, 1);
+        _yields.Put(host, Yields(view));
         if (!view.Connected)
             return regrouped;
         return known is not { Connected: true }
@@ -97,13 +95,20 @@ public sealed class HostIndex
             || regrouped;
     }
 
-    private void Give(HostView? view, int by)
+    // By rank what there would be if all of that class and of lower ones gave way; null: it carries none of the class that could.
+    private static Resources?[] Yields(HostView view)
     {
-        foreach (var room in view?.Preemptible ?? [])
+        if (view.Preemptible.Count == 0 || Closed(view) is not null)
+            return [];
+        var rooms = new Resources?[PriorityClass.All.Count];
+        var free = Free(view);
+        foreach (var room in view.Preemptible)
         {
-            if (room.Rank < _givers.Length)
-                _givers[room.Rank] += by;
+            free += Resources.Of(room.Cpus, room.MemoryMib, room.Other);
+            if (room.Rank < rooms.Length)
+                rooms[room.Rank] = free;
         }
+        return rooms;
     }
 
     // Members that come or go may open a place elsewhere.
@@ -141,9 +146,9 @@ public sealed class HostIndex
 
     private void Drop(string hostId)
     {
-        if (!_hosts.Remove(hostId, out var entry))
+        if (!_hosts.Remove(hostId))
             return;
-        Give(entry.View, -1);
+        _yields.Remove(_engine.Find(hostId)!);
         _trials.Gone(hostId);
         _engine.Remove(hostId);
     }
@@ -213,48 +218,35 @@ public sealed class HostIndex
 
     /// <summary>
     /// The hosts that would have room if those of lower classes gave way: where only the lowest have to first, and of those where least is missing. It is asked only when
-    /// none has room, and looks at hosts until it has found <paramref name="most"/> where the lowest class that there is suffices; that there is none takes a look at all.
+    /// none has room. Of each class it looks at hosts where that could be enough, until it has found <paramref name="most"/>; at those of the next one only if these are too few.
     /// </summary>
     private IEnumerable<string> Preempting(Demand demand, IReadOnlySet<string> excluded, int most)
     {
         var found = new List<(int Rank, double Missing, string Host)>();
         var remembered = excluded.Count == 0 && demand.Rules is null;
-        var lowest = _givers.AsSpan(0, demand.Rank).IndexOfAnyExcept(0);
-        if (lowest < 0 || (remembered && _unyielding.Contains(demand)))
+        if (remembered && _unyielding.Contains(demand))
             return [];
-        foreach (var (hostId, entry) in _hosts)
+        for (var rank = 0; rank < demand.Rank && (found.Count < PlacementEngine.Candidates || most == int.MaxValue); rank++)
         {
-            if (excluded.Contains(hostId) || Highest(demand, entry.View) is not { } rank)
-                continue;
-            var host = _engine.Find(hostId)!;
-            if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.Disk or RejectionReason.Network or RejectionReason.Iops })
+            var left = most;
+            foreach (var host in _yields.Reaching(rank, demand.Needs))
             {
-                var missing = double.MinValue;
-                for (var kind = 0; kind < Resources.Kinds; kind++)
-                    missing = Math.Max(missing, (demand.Needs[kind] - host.Free[kind]) / (double)Math.Max(1, host.Capacity[kind]));
-                found.Add((rank, missing, hostId));
-                if (rank == lowest && --most == 0)
-                    break;
+                if (excluded.Contains(host.Id))
+                    continue;
+                if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.Disk or RejectionReason.Network or RejectionReason.Iops })
+                {
+                    var missing = double.MinValue;
+                    for (var kind = 0; kind < Resources.Kinds; kind++)
+                        missing = Math.Max(missing, (demand.Needs[kind] - host.Free[kind]) / (double)Math.Max(1, host.Capacity[kind]));
+                    found.Add((rank, missing, host.Id));
+                    if (--left == 0)
+                        break;
+                }
             }
         }
         if (remembered && found.Count == 0 && _unyielding.Count < MostRefused)
             _unyielding.Add(demand);
         return found.OrderBy(one => one.Rank).ThenBy(one => one.Missing).ThenBy(one => one.Host, StringComparer.Ordinal).Select(one => one.Host);
-    }
-
-    // The highest class of which some must give way; null: all that are lower are not enough.
-    private static int? Highest(Demand demand, HostView view)
-    {
-        var free = Free(view);
-        foreach (var room in view.Preemptible)
-        {
-            if (room.Rank >= demand.Rank)
-                break;
-            free += Resources.Of(room.Cpus, room.MemoryMib, room.Other);
-            if (demand.Needs.FitsIn(free))
-                return (int)room.Rank;
-        }
-        return null;
     }
 
     /// <summary>What became of a microVM that was found a place.</summary>

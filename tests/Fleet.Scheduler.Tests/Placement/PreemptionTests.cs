@@ -110,6 +110,55 @@ public sealed class PreemptionTests
         Assert.Empty(Asked());
     }
 
+    /// <summary>Against a look at every host, over hosts that come, change, close and go: nobody who could give way is missed, and nobody of a higher class than need be is asked.</summary>
+    [Fact]
+    public void Should_find_what_a_look_at_every_host_finds() =>
+        Gen.Select(Gen.Int[0, 19], Gen.Int[0, 7], Gen.UInt[0, 8], Gen.Select(Gen.UInt[0, 5], Gen.ULong[0, 9000]).Array[3], Gen.Select(Gen.UInt[1, 12], Gen.ULong[1, 20_000], Gen.Int[1, 2])).Array[0, 120].Sample(
+            steps =>
+            {
+                var index = new HostIndex();
+                var hosts = new SortedDictionary<string, HostView>(StringComparer.Ordinal);
+                var version = 0UL;
+                foreach (var (number, what, free, rooms, (cpus, memoryMib, rank)) in steps)
+                {
+                    var id = $"host-{number:d2}";
+                    var view = new HostView
+                    {
+                        HostId = id, Version = ++version, CpuRatio = 1, MemoryRatio = 1, Connected = what != 0, Cordoned = what == 1, Removed = what == 2,
+                        ReservedCpus = 8 - free, ReservedMemoryMib = 8192 - (512 * free),
+                        Inventory = new Inventory { Cpus = 8, MemoryMib = 8192, AutoDriver = "kvm", Drivers = { new DriverStatus { Name = "kvm", Usable = true, StockKernels = true } } },
+                        Preemptible = { rooms.Select((room, at) => new ClassRoom { Rank = (uint)at, Vms = 1, Cpus = room.Item1, MemoryMib = room.Item2 }).Where(room => room.Cpus > 0) },
+                    };
+                    index.Update(view, TimeSpan.Zero);
+                    if (view.Removed)
+                        hosts.Remove(id);
+                    else
+                        hosts[id] = view;
+
+                    var demand = new Demand(cpus, memoryMib, "kvm", false, "") { Rank = rank };
+                    var able = hosts.Values.Where(one => one is { Connected: true, Cordoned: false }).Select(one => (Rank: Least(one, demand), Missing: Missing(one, demand), one.HostId)).Where(one => one.Rank is not null)
+                        .OrderBy(one => one.Rank).ThenBy(one => one.Missing).ThenBy(one => one.HostId, StringComparer.Ordinal).Select(one => one.HostId).ToList();
+                    Assert.Equal(able.Take(PlacementEngine.Candidates), index.Find(demand, new HashSet<string>(), "vm", "", TimeSpan.Zero, preempt: true).Hosts);
+                    Assert.Equal(able.Skip(1).Take(PlacementEngine.Candidates), index.Find(demand, able.Take(1).ToHashSet(), "vm", "", TimeSpan.Zero, preempt: true).Hosts);
+                }
+
+                static int? Least(HostView view, Demand demand)
+                {
+                    for (var rank = 0; rank < demand.Rank; rank++)
+                    {
+                        var lower = view.Preemptible.Where(room => room.Rank <= rank).ToList();
+                        if (lower.Any(room => room.Rank == rank) && view.Inventory.Cpus - view.ReservedCpus + (ulong)lower.Sum(room => (long)room.Cpus) >= demand.Cpus
+                            && view.Inventory.MemoryMib - view.ReservedMemoryMib + (ulong)lower.Sum(room => (long)room.MemoryMib) >= demand.MemoryMib)
+                            return rank;
+                    }
+                    return null;
+                }
+
+                static double Missing(HostView view, Demand demand) => Math.Max(
+                    (demand.Cpus - ((double)view.Inventory.Cpus - view.ReservedCpus)) / 8, (demand.MemoryMib - ((double)view.Inventory.MemoryMib - view.ReservedMemoryMib)) / 8192);
+            },
+            iter: 300);
+
     private static bool Enough(IReadOnlyCollection<Preemptible> set, long shortCpus, long shortMemory) =>
         set.Sum(vm => vm.Gives.Cpus) >= shortCpus && set.Sum(vm => vm.Gives.MemoryMib) >= shortMemory;
 }
