@@ -29,7 +29,7 @@ internal sealed class OversubscriptionOptions
                 result.AddError("--cpu-predictor and --memory-predictor go with --predict.");
             if (!result.Given(_predict) && result.GetResult(_reserve) is not null)
                 result.AddError("--reserve goes with --predict.");
-            if (!result.GetValue(_predict) && result.GetValue(_classes) is { Length: > 0 })
+            if (!result.Given(_predict) && result.GetResult(_classes) is not null)
                 result.AddError("--predict-class goes with --predict.");
         });
     }
@@ -83,7 +83,6 @@ internal sealed class OversubscriptionOptions
     public static Option<string[]> Classes() => new("--predict-class")
     {
         Description = $"Hosts with predictors of their own; repeated, the first that a host is in counts: {PredictedClass.Grammar}",
-        DefaultValueFactory = _ => [],
         Validators =
         {
             result =>
