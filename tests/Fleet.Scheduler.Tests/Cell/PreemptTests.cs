@@ -113,6 +113,42 @@ public sealed class PreemptTests : IAsyncLifetime
         Assert.Equal(VmState.Running, (await _cell.GetAsync(low)).State);
     }
 
+    /// <summary>Wave after wave of higher ones over two full hosts: none of the lower ones gives way more often than the bound, and all run again when it is over.</summary>
+    [Fact]
+    public async Task Should_bound_how_often_each_gives_way_in_a_storm()
+    {
+        await using var one = await JoinAsync("one");
+        await using var other = await JoinAsync("other");
+        var lows = await StartAsync(8, "low");
+        // A node that is new has nobody give way until it has heard of every host.
+        var first = await _cell.CreateAsync(Spec("high"));
+        await _cell.WaitAsync(first, VmState.Running);
+        await _cell.Cell.DeleteVmAsync(first, CancellationToken.None);
+        await _cell.WaitAsync(first, VmState.Deleted);
+        foreach (var low in lows)
+            await _cell.WaitAsync(low, VmState.Running);
+        var placed = 0;
+        for (var wave = 0; wave < 10; wave++)
+        {
+            var size = wave % 2 == 0 ? 4096U : 2048U;
+            var highs = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => _cell.CreateAsync(Spec("high", size))));
+            foreach (var high in highs)
+                await Eventually.TrueAsync(async () => (await _cell.GetAsync(high)).State is VmState.Running or VmState.Unplaced);
+            foreach (var high in highs)
+            {
+                placed += (await _cell.GetAsync(high)).State == VmState.Running ? 1 : 0;
+                await _cell.Cell.DeleteVmAsync(high, CancellationToken.None);
+                await _cell.WaitAsync(high, VmState.Deleted);
+            }
+            foreach (var low in lows)
+                Assert.InRange((await _cell.WaitAsync(low, VmState.Running)).Preemptions, 0U, PreemptionRules.Most);
+        }
+        var stopped = one.Received.Concat(other.Received).Where(message => message.Stop is not null).Select(message => (message.Stop.VmId, message.Stop.Epoch)).Where(stop => lows.Contains(stop.VmId)).Distinct().ToList();
+        Assert.InRange(stopped.Count, 1, lows.Length * (int)PreemptionRules.Most);
+        Assert.All(stopped.CountBy(stop => stop.VmId), times => Assert.InRange(times.Value, 1, (int)PreemptionRules.Most));
+        Assert.InRange(placed, 2, stopped.Count);
+    }
+
     private static VmSpec Spec(string priority, uint memoryMib = 2048)
     {
         var spec = TestCell.Spec(memoryMib: memoryMib);
