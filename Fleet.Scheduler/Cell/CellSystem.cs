@@ -102,6 +102,8 @@ public sealed class CellSystem : IAsyncDisposable
             : null;
         try
         {
+            if (register is not null)
+                await register.AnnounceAsync(cancellation).ConfigureAwait(false);
             return await StartAsync(actors, guard, journal, register, options, cancellation).ConfigureAwait(false);
         }
         catch

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Net.Sockets;
+using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Npgsql;
 
@@ -34,6 +35,14 @@ internal sealed class CellRegister : IAsyncDisposable
     /// <summary>Any number that nobody else uses.</summary>
     private const long RegisterLock = 0x466c656574_03;
 
+    private const string Announce =
+        """
+        insert into cell_nodes (address, incarnation, member, seen_at) values (@address, @incarnation, false, now())
+        on conflict (address) do update set incarnation = excluded.incarnation, member = false, seen_at = now()
+        where cell_nodes.incarnation <> excluded.incarnation
+        """;
+
+    private readonly PostgresDatabase _database;
     private readonly NpgsqlDataSource _source;
     private readonly string _address;
     private readonly Guid _incarnation = Guid.NewGuid();
@@ -50,10 +59,28 @@ internal sealed class CellRegister : IAsyncDisposable
     /// <param name="log">Where trouble is told.</param>
     public CellRegister(PostgresDatabase database, string address, TimeProvider clock, Serilog.ILogger log)
     {
+        _database = database;
         _source = database.ToSource();
         _address = address;
         _clock = clock;
         _log = log;
+    }
+
+    /// <summary>
+    /// Notes that this node has been started, once its address is certainly its own: nobody waits any more for the one that had it. Where all nodes of a cell are started at once none of
+    /// them spends its time with those that were there before.
+    /// </summary>
+    /// <exception cref="CellStartException">The database can't be used.</exception>
+    public async Task AnnounceAsync(CancellationToken cancellation)
+    {
+        try
+        {
+            await ExecuteAsync(Announce, cancellation, ("@address", _address), ("@incarnation", _incarnation)).ConfigureAwait(false);
+        }
+        catch (Exception fault) when (fault is NpgsqlException or TimeoutException or SocketException)
+        {
+            throw PostgresJournal.Unusable(_database, fault);
+        }
     }
 
     /// <summary>
@@ -175,14 +202,7 @@ internal sealed class CellRegister : IAsyncDisposable
         await using var transaction = await connection.BeginTransactionAsync(cancellation).ConfigureAwait(false);
         // Of nodes that start together one forms the cell, and the others find it.
         await RunAsync(connection, $"select pg_advisory_xact_lock({RegisterLock})", cancellation).ConfigureAwait(false);
-        await RunAsync(
-            connection,
-            """
-            insert into cell_nodes (address, incarnation, member, seen_at) values (@address, @incarnation, false, now())
-            on conflict (address) do update set incarnation = excluded.incarnation, member = false, seen_at = now()
-            where cell_nodes.incarnation <> excluded.incarnation
-            """,
-            cancellation, ("@address", _address), ("@incarnation", _incarnation)).ConfigureAwait(false);
+        await RunAsync(connection, Announce, cancellation, ("@address", _address), ("@incarnation", _incarnation)).ConfigureAwait(false);
         // In one piece with forming: a beat that is being written keeps its row, and one that comes later finds none.
         await RunAsync(connection, "delete from cell_nodes where seen_at <= now() - @alive", cancellation, ("@alive", AliveFor)).ConfigureAwait(false);
         var members = new List<(string, Guid)>();

@@ -30,6 +30,22 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
         Assert.Empty(await other.EnterAsync(probe: false, default));
     }
 
+    /// <summary>All were killed and are started again: whoever is first waits for none of those that were there before.</summary>
+    [Fact]
+    public async Task Should_wait_for_no_node_whose_address_another_has_taken()
+    {
+        var database = await MigratedAsync();
+        var address = $"127.0.0.1:{FreePort.Next()}";
+        await ExecuteAsync(database, $"insert into cell_nodes (address, incarnation, member, seen_at) values ('{address}', '{Guid.NewGuid()}', true, now())");
+        await using var first = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Equal([address], await first.EnterAsync(probe: false, default));
+
+        await using var second = new CellRegister(database, address, TimeProvider.System, Serilog.Core.Logger.None);
+        await second.AnnounceAsync(default);
+        Assert.Empty(await first.EnterAsync(probe: false, default));
+        Assert.Equal(["127.0.0.1:1002"], await second.EnterAsync(probe: false, default));
+    }
+
     [Fact]
     public async Task Should_form_no_second_cell_beside_a_node_that_beats_and_whose_address_refuses_connections()
     {
