@@ -44,6 +44,16 @@ public sealed class ImageTests
             (exit, output, error) = await fleet.CliAsync("image", "pull", reference);
             Assert.True(exit == 0, error);
             Assert.Contains("sha256:", output, StringComparison.Ordinal);
+
+            (exit, output, error) = await fleet.CliWithInputAsync("open sesame\n", "image", "login", "registry.example:5000", "--user", "builder");
+            Assert.Equal((0, "", ""), (exit, output, error));
+            var credentials = Path.Combine(fleet.Data, "host", "images", "registries.json");
+            Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(credentials));
+            Assert.Equal(Convert.ToBase64String("builder:open sesame"u8), (string?)JsonNode.Parse(await File.ReadAllTextAsync(credentials))!["auths"]!["registry.example:5000"]!["auth"]);
+            Assert.Equal(2, (await fleet.CliWithInputAsync("", "image", "login", "registry.example", "--user", "builder")).Exit);
+            Assert.Equal(2, (await fleet.CliWithInputAsync("x\n", "image", "login", "https://registry.example", "--user", "builder")).Exit);
+            Assert.Equal(0, (await fleet.CliAsync("image", "logout", "registry.example:5000")).Exit);
+            Assert.Equal(3, (await fleet.CliAsync("image", "logout", "registry.example:5000")).Exit);
             await fleet.DeleteAsync(vm);
         }
         finally
