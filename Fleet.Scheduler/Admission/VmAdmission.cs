@@ -84,7 +84,7 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
     {
         try
         {
-            var review = await cell.CallAsync(c => cell.Cell.ReviewPlacementAsync(spec, c), CellGate.Patience, cancellation);
+            var review = await cell.CallAsync(c => cell.Cell.ReviewPlacementAsync(spec, c, briefly: true), CellGate.Patience, cancellation);
             if (review.Reason is not { } reason)
                 return;
             throw review.IsEarly

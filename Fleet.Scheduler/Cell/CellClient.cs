@@ -113,23 +113,30 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         }
     }
 
-    public async Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation)
+    public async Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation, bool briefly = false)
     {
+        var counts = briefly ? 0 : 1;
         try
         {
-            if (Interlocked.Increment(ref _reviews) > MostReviews)
+            if (Interlocked.Add(ref _reviews, counts) > MostReviews && !briefly)
                 throw new CellException("unavailable", "Many ask at once where microVMs would go; try again.");
             var named = spec.Placement is { } wishes ? wishes.Affinity.Select(rule => rule.Vm).Where(vm => vm.Length > 0).Distinct().ToList() : [];
             var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (var vmId in named)
                 neighbours[vmId] = VmFold.CarriedBy((await GetVmAsync(vmId, cancellation).ConfigureAwait(false)).Vm);
-            if (spec.Volumes.Count > 0 && spec.Host.Length == 0)
+            if (spec.Volumes.Count > 0)
             {
-                var names = spec.Volumes.Select(volume => volume.Name).ToHashSet(StringComparer.Ordinal);
-                if ((await ListVolumesAsync(spec.Tenant, cancellation).ConfigureAwait(false)).FirstOrDefault(volume => names.Contains(volume.Name)) is { } there)
-                    spec = new VmSpec(spec) { Host = there.Host };
+                var there = (await ListVolumesAsync(spec.Tenant, cancellation).ConfigureAwait(false)).ToDictionary(volume => volume.Name, StringComparer.Ordinal);
+                spec = spec.Clone();
+                // What is somewhere already needs no room there, and no other host will do.
+                foreach (var volume in spec.Volumes.Where(volume => there.ContainsKey(volume.Name)).ToList())
+                {
+                    spec.Volumes.Remove(volume);
+                    if (spec.Host.Length == 0)
+                        spec.Host = there[volume.Name].Host;
+                }
             }
-            return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
+            return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours, briefly), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
         }
         catch (AskTimeoutException late)
         {
@@ -137,7 +144,7 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
         }
         finally
         {
-            Interlocked.Decrement(ref _reviews);
+            Interlocked.Add(ref _reviews, -counts);
         }
     }
 

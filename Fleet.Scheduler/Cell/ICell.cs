@@ -54,9 +54,9 @@ public interface ICell
 
     /// <summary>
     /// What this node's placement would do with the spec now: nothing is created or reserved. Throws <see cref="CellException"/> (<c>unavailable</c> when
-    /// many ask at once).
+    /// many ask at once). Briefly it says only whether there is room, and if not why not, however many ask.
     /// </summary>
-    Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation);
+    Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation, bool briefly = false);
 
     Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation);
 

@@ -361,11 +361,14 @@ public sealed class HostIndex
     /// <summary>What would become of a microVM with that spec, and what would have to be different if it fits nowhere.</summary>
     /// <param name="spec">What is wanted.</param>
     /// <param name="neighbours">The hosts of the microVMs that its rules name.</param>
-    public PlacementReview Review(VmSpec spec, IReadOnlyDictionary<string, string> neighbours)
+    /// <param name="briefly">Whether it fits, and if not why not, alone: costs as little as a search.</param>
+    public PlacementReview Review(VmSpec spec, IReadOnlyDictionary<string, string> neighbours, bool briefly = false)
     {
         ArgumentNullException.ThrowIfNull(spec);
         Demand Of(VmSpec wanted) => Neighbours.With(Demand.Of(wanted), neighbours);
         var demand = Kept(Of(spec), NoHosts);
+        if (briefly)
+            return Brief(demand);
         var best = _engine.Choose(demand, NoHosts);
         var candidates = new List<ReviewedHost>(best.Length);
         foreach (var candidate in best)
@@ -392,6 +395,19 @@ public sealed class HostIndex
         return candidates.Count > 0
             ? new(candidates, fitting, rejections, null, [])
             : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, Of).Changes(spec));
+    }
+
+    private PlacementReview Brief(Demand demand)
+    {
+        var advice = Find(demand, NoHosts);
+        if (advice.Hosts.Count > 0)
+            return new([], advice.Hosts.Count, [], null, []);
+        if (Preempting(demand, NoHosts, 1).Any())
+            return new([], 1, [], null, []) { Preempts = true };
+        var tally = new RejectionTally();
+        foreach (var rejection in advice.Rejections)
+            tally.Add(rejection);
+        return new([], 0, advice.Rejections, tally.Explain(demand), []);
     }
 
     private static readonly HashSet<string> NoHosts = [];

@@ -51,7 +51,7 @@ internal sealed record JudgeHosts(Demand? Demand) : INoSerializationVerification
 internal sealed record HostsJudged(IReadOnlyList<HostVerdict> Hosts) : INoSerializationVerificationNeeded;
 
 /// <summary>Asks the node's own <see cref="PlacementActor"/> for a <see cref="PlacementReview"/>.</summary>
-internal sealed record ReviewPlacement(VmSpec Spec, IReadOnlyDictionary<string, string> Neighbours) : INoSerializationVerificationNeeded;
+internal sealed record ReviewPlacement(VmSpec Spec, IReadOnlyDictionary<string, string> Neighbours, bool Briefly) : INoSerializationVerificationNeeded;
 
 /// <summary>The answer to <see cref="ReviewPlacement"/>.</summary>
 internal sealed record PlacementReviewed(PlacementReview Review) : INoSerializationVerificationNeeded;
@@ -137,7 +137,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 Sender.Tell(new HostsJudged(_index.Judge(judge.Demand, Now)));
                 break;
             case ReviewPlacement review:
-                Sender.Tell(new PlacementReviewed(_index.Review(review.Spec, review.Neighbours) with { IsEarly = IsEarly }));
+                Sender.Tell(new PlacementReviewed(_index.Review(review.Spec, review.Neighbours, review.Briefly) with { IsEarly = IsEarly }));
                 break;
             case HostView view:
                 if (_index.Update(view, Now) && !Timers.IsTimerActive(Wake.Instance))

@@ -202,7 +202,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         }
     }
 
-    public Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation)
+    public Task<PlacementReview> ReviewPlacementAsync(VmSpec spec, CancellationToken cancellation, bool briefly = false)
     {
         var index = new HostIndex();
         lock (_lock)
@@ -214,7 +214,7 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
                     TimeSpan.Zero);
             }
         }
-        return Task.FromResult(index.Review(spec, new Dictionary<string, string>()));
+        return Task.FromResult(index.Review(spec, new Dictionary<string, string>(), briefly));
     }
 
     public Task<HostAnswer> GetHostAsync(string hostId, CancellationToken cancellation) => AnswerAsync(() =>

@@ -52,6 +52,11 @@ public sealed class ResourceTests : IAsyncLifetime
 
         var second = await _cell.CreateAsync(WithVolume("second", "more", 400));
         Assert.Contains("short of disk (wanted 400 MiB, most free 300 MiB)", (await _cell.WaitAsync(second, VmState.Unplaced)).Reason.Message, StringComparison.Ordinal);
+        foreach (var briefly in new[] { true, false })
+        {
+            Assert.Equal("no_capacity", (await _cell.Cell.ReviewPlacementAsync(WithVolume("it", "more", 400), CancellationToken.None, briefly)).Reason?.Code);
+            Assert.Null((await _cell.Cell.ReviewPlacementAsync(WithVolume("it", "data", 5000), CancellationToken.None, briefly)).Reason);
+        }
         // The one that is there needs no room once more, whatever size is asked for.
         var again = await _cell.CreateAsync(WithVolume("again", "data", 5000));
         await _cell.WaitAsync(again, VmState.Running);

@@ -60,6 +60,8 @@ public sealed class HostIndexTests
         Assert.Null(Review().Reason);
         spec.Iops = 1;
         Assert.Equal(("iops", 0UL), Review().Changes.Select(change => (change.Field, change.Value!.Value)).First());
+        Assert.Equal(Review().Reason, index.Review(spec, new Dictionary<string, string>(), briefly: true).Reason);
+        Assert.Null(index.Review(new VmSpec { Cpus = 1, MemoryMib = 128, Driver = "auto" }, new Dictionary<string, string>(), briefly: true).Reason);
         spec.Architecture = "aarch64";
         Assert.Equal([RejectionReason.Architecture], Review().Rejections.Select(rejection => rejection.Reason));
         // More of any is a reason to ask again; less is not.
