@@ -40,4 +40,28 @@ public sealed class ChaosRunTests(ITestOutputHelper output)
         Assert.InRange(report.FaultCount, faults.Count(fault => fault.Kind != FaultKind.KillVmm), faults.Count);
         Assert.DoesNotContain(Directory.EnumerateFileSystemEntries("/run/netns"), left => left.Contains($"-{Environment.ProcessId}-", StringComparison.Ordinal));
     }
+
+    [SkippableFact]
+    [Trait("Kind", "Slow")]
+    public async Task Should_keep_every_promise_when_disks_of_hosts_fill_VMMs_stand_and_the_operator_moves_microVMs_away()
+    {
+        Skip.If(ChaosFleet.Missing is not null, ChaosFleet.Missing);
+        static Fault Of(double at, FaultKind kind, int host, double lasts) => new(TimeSpan.FromSeconds(at), kind, Role.Host, host, TimeSpan.FromSeconds(lasts), 1);
+        var options = new ChaosOptions
+        {
+            Seed = 7,
+            Length = TimeSpan.FromSeconds(40),
+            Population = 18,
+            // One VMM that stands for less than its lease lasts and one for more; a drain whose deadline is as long as it lasts.
+            Faults =
+            [
+                Of(8, FaultKind.DiskFull, 0, 8), Of(9, FaultKind.HangVmm, 1, 2), Of(10, FaultKind.Drain, 2, 10), Of(14, FaultKind.HangVmm, 1, 11), Of(22, FaultKind.Cordon, 0, 5),
+                Of(24, FaultKind.DiskFull, 3, 4), Of(30, FaultKind.Drain, 1, 3),
+            ],
+            Fleet = new FleetOptions { Hosts = 4, MemoryMibPerHost = 256, Lease = TimeSpan.FromSeconds(6) },
+        };
+        var report = await ChaosRun.RunAsync(options, output.WriteLine);
+        Assert.Empty(report.Verdict.Violations);
+        Assert.Superset(new HashSet<FaultKind> { FaultKind.DiskFull, FaultKind.Drain, FaultKind.HangVmm }, report.Faults.Keys.ToHashSet());
+    }
 }

@@ -23,8 +23,8 @@ internal sealed record ChaosOptions
 
     public TimeSpan Pace { get; init; } = TimeSpan.FromSeconds(6);
 
-    /// <summary>Only faults of these kinds; empty: all.</summary>
-    public IReadOnlyList<FaultKind> Kinds { get; init; } = [];
+    /// <summary>These and no others; null: as the seed says.</summary>
+    public IReadOnlyList<Fault>? Faults { get; init; }
 }
 
 /// <summary>What a run came to.</summary>
@@ -124,18 +124,15 @@ internal static class ChaosRun
     }
 
     /// <summary>What will be broken, and when.</summary>
-    public static IReadOnlyList<Fault> FaultsOf(ChaosOptions options) =>
-    [
-        .. Schedule.Of(options.Seed, new ScheduleOptions
-        {
-            Schedulers = options.Fleet.Schedulers,
-            Hosts = options.Fleet.Hosts,
-            Database = options.Fleet.HasDatabase,
-            Length = options.Length,
-            Lease = options.Fleet.Lease,
-            Pace = options.Pace,
-        }).Where(fault => options.Kinds.Count == 0 || options.Kinds.Contains(fault.Kind)),
-    ];
+    public static IReadOnlyList<Fault> FaultsOf(ChaosOptions options) => options.Faults ?? Schedule.Of(options.Seed, new ScheduleOptions
+    {
+        Schedulers = options.Fleet.Schedulers,
+        Hosts = options.Fleet.Hosts,
+        Database = options.Fleet.HasDatabase,
+        Length = options.Length,
+        Lease = options.Fleet.Lease,
+        Pace = options.Pace,
+    });
 
     /// <summary>Starts again what ended by itself, as a supervisor would.</summary>
     private static async Task WatchAsync(ChaosFleet fleet, Injector injector, List<Crash> crashes, Action<string> tell, CancellationToken cancellation)

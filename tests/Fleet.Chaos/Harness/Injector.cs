@@ -22,6 +22,9 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     private readonly HashSet<(string Vm, ulong Epoch)> _broken = [];
     private readonly Dictionary<FaultKind, int> _done = [];
 
+    /// <summary>Nothing was struck: there was no VMM, or no node took the operator's word.</summary>
+    private readonly HashSet<Fault> _inVain = [];
+
     public IReadOnlyList<Silence> Silences => _silences;
 
     public IReadOnlyList<Strike> Strikes => _strikes;
@@ -73,9 +76,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         });
         lock (_gate)
         {
-            // Where no VMM was none was struck.
-            if (fault.Kind is not (FaultKind.KillVmm or FaultKind.HangVmm)
-                || _strikes.Any(strike => strike.Kind is StrikeKind.KillVmm or StrikeKind.HangVmm && strike.Host == ChaosFleet.HostId(fault.Index) && strike.FromMs >= from))
+            if (!_inVain.Contains(fault))
                 _done[fault.Kind] = _done.GetValueOrDefault(fault.Kind) + 1;
         }
 
@@ -210,7 +211,11 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     private Task KillVmmAsync(Fault fault)
     {
         var vmms = fleet.Vmms(fault.Index);
-        if (vmms.Count > 0)
+        if (vmms.Count == 0)
+        {
+            WasInVain(fault);
+        }
+        else
         {
             var (vm, epoch, pid) = vmms[(int)(fault.Salt % vmms.Count)];
             Break(vm, epoch);
@@ -227,7 +232,11 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         var vmms = fleet.Vmms(fault.Index);
         if (vmms.Count == 0)
+        {
+            WasInVain(fault);
             return;
+        }
+
         var (vm, epoch, pid) = vmms[(int)(fault.Salt % vmms.Count)];
         Kernel.Signal(pid, Kernel.Stop);
         var from = Kernel.BootMs;
@@ -245,21 +254,23 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     /// <summary>An operator's word about a host, which is repeated until a node takes it; <c>uncordon</c> takes it back.</summary>
     private async Task OrderAsync(Fault fault, string order, JsonObject? body)
     {
-        await AskAsync(order, body, fault.Lasts);
+        if (!await AskAsync(order, body, fault.Lasts))
+            WasInVain(fault);
         await Task.Delay(fault.Lasts);
         await AskAsync("uncordon", null, LongestOutage);
 
-        async Task AskAsync(string verb, JsonObject? what, TimeSpan patience)
+        async Task<bool> AskAsync(string verb, JsonObject? what, TimeSpan patience)
         {
             var until = Kernel.BootMs + (long)patience.TotalMilliseconds;
             for (var node = (int)(fault.Salt % (uint)fleet.Api.Nodes); Kernel.BootMs < until; node = (node + 1) % fleet.Api.Nodes)
             {
                 if ((await fleet.Api.SendAsync(node, HttpMethod.Post, $"/v1/hosts/{ChaosFleet.HostId(fault.Index)}/{verb}", what?.DeepClone())).Status is >= 200 and < 300)
-                    return;
+                    return true;
                 await Task.Delay(300);
             }
 
             tell($"no node took the word to {verb} {ChaosFleet.HostId(fault.Index)}");
+            return false;
         }
     }
 
@@ -354,6 +365,12 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         lock (_gate)
             _strikes.Add(new(kind, ChaosFleet.HostId(host), from, to ?? from));
+    }
+
+    private void WasInVain(Fault fault)
+    {
+        lock (_gate)
+            _inVain.Add(fault);
     }
 
     private void Break(string vm, ulong epoch)
