@@ -73,7 +73,6 @@ public sealed class HostAgent : IAsyncDisposable
             await networks.TakeUpAsync(found).ConfigureAwait(false);
             var volumes = new VolumeStore(Path.Combine(options.StateDirectory, "volumes"), state.FolderOf, options.Clock, options.Log);
             volumes.RemoveLeftovers();
-            inventory.DiskMib = (ulong)(options.DiskMib ?? volumes.RoomMib());
             var context = new MicroVmContext(
                 state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)
             {
@@ -149,6 +148,8 @@ public sealed class HostAgent : IAsyncDisposable
             };
             hello.Inventory.Images.AddRange(images.ToldNames());
             hello.Inventory.Volumes.AddRange(volumes.Told());
+            // What others have of the disk changes; one that was full for a while is not for ever.
+            hello.Inventory.DiskMib = (ulong)(options.DiskMib ?? volumes.RoomMib());
             hello.Vms.AddRange(reports);
             return hello;
         }
