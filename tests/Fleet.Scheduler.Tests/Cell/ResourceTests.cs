@@ -103,6 +103,7 @@ public sealed class ResourceTests : IAsyncLifetime
         Assert.Equal(VmState.Failed, (await _cell.GetAsync(id)).State);
         await _cell.Cell.StartVmAsync(id, CancellationToken.None);
         Assert.Equal(1UL, (await _cell.WaitAsync(id, VmState.Running)).Epoch);
+        Assert.Equal(400UL, (await _cell.HostAsync("only")).ReservedOther.DiskMib);
     }
 
     [Fact]

@@ -237,6 +237,7 @@ public sealed class PlacementEngineTests
         Assert.Equal(["old"], Choose(engine, demand));
         Assert.Equal(["new", "old"], Choose(engine, Wanting() with { Needs = new(1, 1, 50, 1000, 1000) }));
         Assert.Equal(new(RejectionReason.Disk, 500, 100), engine.Refuse(demand, engine.Find("new")!));
+        Assert.Equal((new Resources(0, 0), new Resources(4, 4096, 900)), (engine.Find("old")!.Used, engine.Find("new")!.Used));
         Assert.All(engine.Parts(demand, engine.Find("old")!), part => Assert.InRange(part.Value, -100, 100));
     }
 
