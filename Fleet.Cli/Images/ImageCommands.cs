@@ -60,9 +60,11 @@ internal static class ImageCommands
         var user = new Option<string>("--user", "-u") { Description = "Who the host is to the registry", Required = true };
         return GuardedInFolder(new Command("login", "Have this host pull as a user of a registry; the password comes on standard input") { registry, user }, (folder, parsed, _) =>
         {
+            var at = parsed.GetRequiredValue(registry);
             var password = Password(parsed) ?? throw new LaunchFailedException("invalid_field", "The password comes on standard input, and there was none.");
-            if (new RegistryCredentials(folder).Set(parsed.GetRequiredValue(registry), parsed.GetRequiredValue(user), password) is { } problem)
+            if (new RegistryCredentials(folder).Set(at, parsed.GetRequiredValue(user), password) is { } problem)
                 throw new LaunchFailedException("invalid_field", problem);
+            parsed.InvocationConfiguration.Output.WriteLine($"Whoever may run microVMs on this host, tenants too, can use what this user may read at {at}.");
             return Task.FromResult(ExitCodes.Ok);
         });
     }

@@ -161,11 +161,21 @@ internal sealed class SchedulerLink : IAsyncDisposable
     {
         using var stream = CancellationTokenSource.CreateLinkedTokenSource(_stopping.Token);
         using var call = new HostLink.HostLinkClient(_nodes[_node].Channel).Connect(cancellationToken: stream.Token);
-        var helloAt = Posix.BootTime;
+        TimeSpan helloAt;
         using (var limit = new CancellationTokenSource(WelcomeLimit, _clock))
         await using (limit.Token.Register(stream.Cancel))
         {
-            await call.RequestStream.WriteAsync(new HostMessage { Hello = await _owner.GreetAsync(stream.Token).ConfigureAwait(false) }, stream.Token).ConfigureAwait(false);
+            // What does not hear says nothing: Hello is answered by a lease that counts whether it arrives or not.
+            await call.ResponseHeadersAsync.WaitAsync(stream.Token).ConfigureAwait(false);
+            helloAt = Posix.BootTime;
+            try
+            {
+                await call.RequestStream.WriteAsync(new HostMessage { Hello = await _owner.GreetAsync(stream.Token).ConfigureAwait(false) }, stream.Token).ConfigureAwait(false);
+            }
+            catch (Exception over) when (over is InvalidOperationException or RpcException { StatusCode: not StatusCode.Cancelled })
+            {
+                // Refused already: it is in the stream why.
+            }
             if (!await call.ResponseStream.MoveNext(stream.Token).ConfigureAwait(false))
                 return "the control plane closed the stream without a word";
         }

@@ -88,6 +88,10 @@ internal sealed class ClaimStore : IAsyncDisposable
     /// <exception cref="ClaimsBusyException">Too much waits already.</exception>
     public Task<Claim> ClaimAsync(ClaimRequest request) => SubmitAsync(new Claiming(request, Decide, StopDriving));
 
+    /// <summary>Whether a request with this key has claimed something already.</summary>
+    /// <exception cref="ClaimsBusyException">Too much waits already.</exception>
+    public Task<bool> KnowsAsync(string key) => SubmitAsync(transaction => FindKey(key, transaction) is not null);
+
     /// <summary>The caller does not wait for this claim any longer: whatever becomes of it, nobody drives it.</summary>
     public void Abandon(Task<Claim> claiming) => _ = claiming.ContinueWith(
         done => StopDriving(done.Result), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion | TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);

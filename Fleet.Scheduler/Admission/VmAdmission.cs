@@ -36,6 +36,9 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
             var spec = wanted(VmId.NameFor(vmId));
             if (VmSpecRules.FirstProblem(spec) is { } problem)
                 throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
+            // Before anything is claimed: a repeat of the same key that comes meanwhile may create it. What that key created before is answered, room or not.
+            if (round == 0 && spec.RefuseWaiting && (key is null || !await AskAsync(() => claims.KnowsAsync(key))))
+                await RequireRoomAsync(spec, cancellation);
             var notAfter = clock.GetUtcNow() + CreateWithin;
             switch (await ClaimAsync(new(vmId, VmNames.Claimed(spec.Name, spec.Tenant), key, bodyHash)))
             {
@@ -60,8 +63,6 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
     {
         try
         {
-            if (isNew && spec.RefuseWaiting)
-                await RequireRoomAsync(vmId, spec, cancellation);
             var answer = await cell.CallAsync(c => cell.Cell.CreateVmAsync(vmId, spec, c, notAfter), CellGate.Patience, cancellation);
             // A repeat may come when the microVM is deleted already; its answer is still the first one.
             if (answer.Problem is { } problem && answer.Vm is not { State: VmState.Deleted })
@@ -80,23 +81,14 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
     }
 
     /// <summary>As far as this node knows: should room that there is be gone by the time its actor looks for some, the microVM fails by itself.</summary>
-    private async Task RequireRoomAsync(string vmId, VmSpec spec, CancellationToken cancellation)
+    private async Task RequireRoomAsync(VmSpec spec, CancellationToken cancellation)
     {
-        try
-        {
-            var review = await cell.CallAsync(c => cell.Cell.ReviewPlacementAsync(spec, c, briefly: true), CellGate.Patience, cancellation);
-            if (review.Reason is not { } reason)
-                return;
-            throw review.IsEarly
-                ? RequestRefused.Unavailable("This node has started a moment ago and may not know every host yet. Try again in half a minute.")
-                : new RequestRefused(ErrorCodes.NoCapacity, reason.Message);
-        }
-        catch
-        {
-            // Nothing was created: neither name nor key is used up.
-            await claims.WithdrawAsync(vmId);
-            throw;
-        }
+        var review = await cell.CallAsync(c => cell.Cell.ReviewPlacementAsync(spec, c, briefly: true), CellGate.Patience, cancellation);
+        if (review.Reason is not { } reason)
+            return;
+        throw review.IsEarly
+            ? RequestRefused.Unavailable("This node has started a moment ago and may not know every host yet. Try again in half a minute.")
+            : new RequestRefused(ErrorCodes.NoCapacity, reason.Message);
     }
 
     /// <summary>Frees the name when its holder is gone or never came to be.</summary>
@@ -116,13 +108,15 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         return held.Age >= claims.AbandonedAfter && await claims.WithdrawAbandonedAsync(held.VmId, held.Since);
     }
 
-    private async Task<Claim> ClaimAsync(ClaimRequest request)
+    private Task<Claim> ClaimAsync(ClaimRequest request) => AskAsync(() => claims.ClaimAsync(request), claims.Abandon);
+
+    private async Task<T> AskAsync<T>(Func<Task<T>> ask, Action<Task<T>>? abandon = null)
     {
-        Task<Claim>? claiming = null;
+        Task<T>? asking = null;
         try
         {
-            claiming = claims.ClaimAsync(request);
-            return await claiming.WaitAsync(CellGate.Patience, clock);
+            asking = ask();
+            return await asking.WaitAsync(CellGate.Patience, clock);
         }
         catch (ClaimsBusyException busy)
         {
@@ -130,8 +124,8 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
         }
         catch (Exception fault) when (RequestRefused.IsDatabaseAway(fault))
         {
-            if (claiming is not null)
-                claims.Abandon(claiming);
+            if (asking is not null)
+                abandon?.Invoke(asking);
             throw RequestRefused.DatabaseAway(fault);
         }
     }

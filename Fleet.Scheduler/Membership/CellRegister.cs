@@ -16,6 +16,7 @@ namespace Fleet.Scheduler.Membership;
 /// one, by its own: what it would do after that (grant leases above all) could contradict a cell that was formed since. Where another node reaches the database
 /// all the while it ends itself much sooner: what it has in charge can go on there. A node whose port
 /// refuses connections and that has not beaten for a while is dead: its machine answers, its process does not.
+/// Whoever has bound an address has it: a node that is told another's ends that one.
 /// </remarks>
 internal sealed class CellRegister : IAsyncDisposable
 {
@@ -38,8 +39,8 @@ internal sealed class CellRegister : IAsyncDisposable
     private const string Announce =
         """
         insert into cell_nodes (address, incarnation, member, seen_at) values (@address, @incarnation, false, now())
-        on conflict (address) do update set incarnation = excluded.incarnation, member = false, seen_at = now()
-        where cell_nodes.incarnation <> excluded.incarnation
+        on conflict (address) do update
+        set incarnation = excluded.incarnation, member = cell_nodes.member and cell_nodes.incarnation = excluded.incarnation, seen_at = now()
         """;
 
     private readonly PostgresDatabase _database;
@@ -122,7 +123,8 @@ internal sealed class CellRegister : IAsyncDisposable
     /// <param name="cancellation">Ends the first word.</param>
     public async Task StayAsync(Func<CancellationToken, Task<string?>> whoReaches, Action<string> lost, CancellationToken cancellation)
     {
-        await ExecuteAsync("update cell_nodes set member = true, seen_at = now() where incarnation = @incarnation", cancellation, ("@incarnation", _incarnation)).ConfigureAwait(false);
+        if (await ExecuteAsync("update cell_nodes set member = true, seen_at = now() where incarnation = @incarnation", cancellation, ("@incarnation", _incarnation)).ConfigureAwait(false) == 0)
+            throw new CellStartException($"Another node with the address {_address} was started: give each its own --cluster.");
         Volatile.Write(ref _last, _clock.GetTimestamp());
         _beating = Task.Run(() => BeatAsync(whoReaches, lost), CancellationToken.None);
     }

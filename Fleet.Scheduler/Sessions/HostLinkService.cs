@@ -47,6 +47,8 @@ public sealed class HostLinkService : HostLink.HostLinkBase
             await responseStream.WriteAsync(new SchedulerMessage { Refusal = new Refusal { Code = peer.Code, Message = peer.Message } }).ConfigureAwait(false);
             return;
         }
+        // The agent says Hello when it has heard this: one that hears nothing any more would be granted a lease that it never gets.
+        await context.WriteResponseHeadersAsync([]).ConfigureAwait(false);
         var toAgent = Channel.CreateBounded<SchedulerMessage>(
             // Written out by whoever has something to send: another thread would have to be woken for it.
             new BoundedChannelOptions(OutboundSize) { SingleReader = true, AllowSynchronousContinuations = true });

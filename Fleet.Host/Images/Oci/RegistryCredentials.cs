@@ -31,9 +31,9 @@ public sealed class RegistryCredentials
         if (entry is null) return null;
         try
         {
-            var auth = (string?)entry["auth"] ?? "";
-            // Whatever it is: it must not break out of the line that it goes into.
-            return Encoding.UTF8.GetString(Convert.FromBase64String(auth)).Contains(':', StringComparison.Ordinal) ? auth.Trim() : throw Unreadable(null);
+            // Whatever it is, white space too: it must not break out of the line that it goes into.
+            var auth = Convert.FromBase64String((string?)entry["auth"] ?? "");
+            return auth.Contains((byte)':') ? Convert.ToBase64String(auth) : throw Unreadable(null);
         }
         catch (Exception wrong) when (wrong is FormatException or InvalidOperationException)
         {

@@ -46,7 +46,7 @@ public sealed class ImageTests
             Assert.Contains("sha256:", output, StringComparison.Ordinal);
 
             (exit, output, error) = await fleet.CliWithInputAsync("open sesame\n", "image", "login", "registry.example:5000", "--user", "builder");
-            Assert.Equal((0, "", ""), (exit, output, error));
+            Assert.Equal((0, "Whoever may run microVMs on this host, tenants too, can use what this user may read at registry.example:5000.\n", ""), (exit, output, error));
             var credentials = Path.Combine(fleet.Data, "host", "images", "registries.json");
             Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(credentials));
             Assert.Equal(Convert.ToBase64String("builder:open sesame"u8), (string?)JsonNode.Parse(await File.ReadAllTextAsync(credentials))!["auths"]!["registry.example:5000"]!["auth"]);

@@ -123,6 +123,7 @@ internal sealed class FakeScheduler : IAsyncDisposable
     {
         public override async Task Connect(IAsyncStreamReader<HostMessage> requestStream, IServerStreamWriter<SchedulerMessage> responseStream, ServerCallContext context)
         {
+            await context.WriteResponseHeadersAsync([]);
             if (!await requestStream.MoveNext(context.CancellationToken))
                 return;
             var hello = requestStream.Current.Hello;

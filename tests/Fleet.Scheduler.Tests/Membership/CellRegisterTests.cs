@@ -46,6 +46,22 @@ public sealed class CellRegisterTests(SharedPostgres postgres)
         Assert.Equal(["127.0.0.1:1002"], await second.EnterAsync(probe: false, default));
     }
 
+    /// <summary>It waited for a dead one for as long as a row counts: its own does not end with that.</summary>
+    [Fact]
+    public async Task Should_be_seen_to_form_the_cell_however_long_it_waited()
+    {
+        var database = await MigratedAsync();
+        await using var first = new CellRegister(database, "127.0.0.1:1001", TimeProvider.System, Serilog.Core.Logger.None);
+        await first.AnnounceAsync(default);
+        await ExecuteAsync(database, $"update cell_nodes set seen_at = now() - interval '{CellRegister.AliveFor.TotalSeconds + 1} seconds'");
+        Assert.Empty(await first.EnterAsync(probe: false, default));
+
+        await using var second = new CellRegister(database, "127.0.0.1:1002", TimeProvider.System, Serilog.Core.Logger.None);
+        Assert.Equal(["127.0.0.1:1001"], await second.EnterAsync(probe: false, default));
+        await first.StayAsync(Nobody, _ => { }, default);
+        Assert.Equal(["127.0.0.1:1001"], await second.EnterAsync(probe: false, default));
+    }
+
     [Fact]
     public async Task Should_form_no_second_cell_beside_a_node_that_beats_and_whose_address_refuses_connections()
     {
