@@ -96,6 +96,7 @@ public sealed class CellSystem : IAsyncDisposable
         if (options.Authority is { } authority)
             setup = setup.And(Tls(authority, options));
         var actors = ActorSystem.Create(SystemName, setup);
+        AskNames.CountFromAnywhere(actors);
         var guard = HandshakeGuard.Over(actors, options.Log);
         var register = options.Database is { } database
             ? new CellRegister(database, NodeAddress.Write(options.RemotingHost, options.RemotingPort), options.Clock, options.Log)

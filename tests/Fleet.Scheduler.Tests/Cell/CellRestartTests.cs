@@ -1,3 +1,4 @@
+using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Fleet.Shared.Contracts;
@@ -198,4 +199,16 @@ public sealed class CellRestartTests
         Assert.Contains("journal.db", fault.Message, StringComparison.Ordinal);
         Directory.Delete(folder, recursive: true);
     }
+
+    [Fact]
+    public async Task Should_ask_under_names_that_the_start_before_did_not_use()
+    {
+        await using var cell = await TestCell.StartAsync();
+        var before = NextNames(cell);
+        await cell.CrashAndRestartAsync();
+        Assert.Empty(before.Intersect(NextNames(cell)));
+    }
+
+    private static List<string> NextNames(TestCell cell) =>
+        [.. Enumerable.Range(0, 10_000).Select(_ => ((ExtendedActorSystem)cell.System.ActorSystem).Provider.TempPath().Name)];
 }
