@@ -338,7 +338,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 Sequence = report.Sequence,
                 Stale = stale,
             });
-            if (!stale && report.State is HostVmState.Running or HostVmState.Ended && HasVolumes)
+            // One that failed may have run while no agent was there to tell.
+            if (!stale && HasVolumes && report is { State: HostVmState.Running or HostVmState.Ended } or { State: HostVmState.Failed, NeverRan: false })
                 TellUsed(message.HostId);
             // What its launch left there goes: the next one is elsewhere.
             if (decision.Events.Any(stored => stored is VmLaunchFailed or VmLost { Reason.Code: VmLife.SnapshotLostCode }))
