@@ -213,7 +213,8 @@ public sealed class CapacityLedger
                 MemoryMib = Math.Max(missing.MemoryMib, (long)demand.MemoryMib - (long)peak.FreeMemoryMib),
             };
         }
-        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId).ToList();
+        // What is left of an earlier placement goes anyway.
+        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToList();
         return Preemption.Choose([.. there.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs))], demand.Rank, missing)
             is { } chosen ? [.. chosen.Select(one => there.First(held => held.VmId == one.VmId))] : null;
     }

@@ -157,6 +157,18 @@ public sealed class CapacityLedgerTests
         Assert.Equal(16UL, ledger.ReservedCpus);
     }
 
+    /// <summary>The late yes to an earlier search may stand beside the newer one until somebody is asked about it.</summary>
+    [Fact]
+    public void Should_have_a_microvm_give_way_once_that_holds_room_twice()
+    {
+        var ledger = new CapacityLedger();
+        foreach (var epoch in new ulong[] { 1, 2 })
+            ledger.Apply(new HostReserved { VmId = "a", Epoch = epoch, Cpus = 8, MemoryMib = 128, Priority = "low" });
+        Assert.Null(ledger.Preempt(Wanting(16, 128) with { Rank = PriorityClass.Rank("high") }, "b", Host, Caps, null));
+        var giving = ledger.Preempt(Wanting(8, 128) with { Rank = PriorityClass.Rank("high") }, "b", Host, Caps, null)!;
+        Assert.Equal(("a", 2UL), Assert.Single(giving.Select(held => (held.VmId, held.Epoch))));
+    }
+
     /// <summary>What is decided together must come to the same as one after the other.</summary>
     [Fact]
     public void Should_say_the_same_of_what_is_about_to_be_promised_as_of_what_is()
