@@ -194,8 +194,11 @@ internal sealed partial class HostActor
         }
         switch (command.CommandCase)
         {
-            case CommandHost.CommandOneofCase.Launch:
+            case CommandHost.CommandOneofCase.Launch when !held.Vacated:
                 Launch(command);
+                break;
+            // Its room may be another's by now: how it ended here is on its way to whoever still wants it launched.
+            case CommandHost.CommandOneofCase.Launch when !_presence.IsAbsent(command.VmId, command.Epoch):
                 break;
             case CommandHost.CommandOneofCase.Stop when !_presence.IsAbsent(command.VmId, command.Epoch):
                 Send(new SchedulerMessage { Stop = command.Stop });

@@ -345,6 +345,25 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
         await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).Vms == 0);
     }
 
+    /// <summary>A microVM that has not heard yet how its launch ended orders it once more, when its room may be another's already.</summary>
+    [Fact]
+    public async Task Should_not_launch_what_has_ended_on_the_host_once_more()
+    {
+        await using var agent = await shared.JoinAsync();
+        agent.LaunchFault = new Reason { Code = "kernel_missing", Message = "no" };
+        var id = await Cell.CreateAsync(SharedCell.On(agent));
+        await Cell.WaitAsync(id, VmState.Failed);
+        var answer = await Akka.Actor.Futures.Ask<HostCommandAnswer>(
+            Akka.Cluster.Sharding.ClusterSharding.Get(Cell.System.ActorSystem).ShardRegion(ShardRegions.Hosts),
+            new CommandHost { HostId = agent.HostId, VmId = id, Epoch = 1, Launch = new LaunchVm { VmId = id, Epoch = 1, Spec = SharedCell.On(agent) } },
+            Eventually.Bound);
+        Assert.Equal(HostCommandOutcome.Accepted, answer.Outcome);
+        // Comes behind it on the stream.
+        await Cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await Eventually.TrueAsync(() => agent.VmCount == 0);
+        Assert.Single(agent.Received, message => message.Launch is not null);
+    }
+
     [Fact]
     public async Task Should_refuse_room_on_a_host_without_the_labels_or_zone_whatever_placement_thought()
     {
