@@ -21,7 +21,7 @@ public sealed record NodeImage(string KernelPath, string InitrdPath)
     private static readonly (string Module, string Options)[] Modules =
     [
         ("virtio_pci", ""), ("9pnet_virtio", ""), ("9p", ""), ("overlay", ""), ("virtio_net", ""), ("virtio_rng", ""), ("tun", ""),
-        ("veth", ""), ("bridge", ""), ("crc32c_generic", ""), ("nf_tables", ""), ("nft_chain_nat", ""), ("nft_ct", ""), ("nft_nat", ""), ("nft_masq", ""), ("nft_fib_inet", ""), ("nft_limit", ""), ("nft_meta_bridge", ""),
+        ("veth", ""), ("bridge", ""), ("crc32c_generic", ""), ("nf_tables", ""), ("nft_chain_nat", ""), ("nft_ct", ""), ("nft_nat", ""), ("nft_masq", ""), ("nft_fib_inet", ""), ("nft_limit", ""), ("nft_connlimit", ""), ("nft_meta_bridge", ""),
         ("kvm", "halt_poll_ns=0"), ("kvm_amd", "nested=0 npt=1"),
     ];
 

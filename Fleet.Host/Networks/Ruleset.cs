@@ -20,8 +20,14 @@ internal static class Ruleset
     public const string Nothing =
         $"table inet {Table}\ndelete table inet {Table}\ntable bridge {Table}\ndelete table bridge {Table}\n";
 
+    /// <summary>
+    /// Connections that one guest's address may begin and have open at once, whoever they go to: the kernel's table of them (<c>nf_conntrack_max</c>, by default 65,536 or
+    /// 262,144) is one for the whole machine, and whoever fills it cuts off everybody. Those of before a rewrite are not counted.
+    /// </summary>
+    public const int MostConnections = 8192;
+
     /// <summary>Input for <c>nft -f</c>.</summary>
-    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links)
+    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links, int mostConnections = MostConnections)
     {
         if (all.Count == 0)
             return Nothing;
@@ -42,6 +48,15 @@ internal static class Ruleset
             Map(text, protocol + "6", "ipv6_addr", ordered, protocol, static one => one.Address6);
         }
 
+        text.Append(CultureInfo.InvariantCulture, $$"""
+              set open4 { type ipv4_addr; size 65535; flags dynamic; }
+              set open6 { type ipv6_addr; size 65535; flags dynamic; }
+              chain begun {
+                add @open4 { ip saddr ct count over {{mostConnections}} } drop
+                add @open6 { ip6 saddr ct count over {{mostConnections}} } drop
+              }
+
+            """);
         text.Append(Chains).Append("}\n");
         return text.ToString();
     }
@@ -104,6 +119,7 @@ internal static class Ruleset
             iifname != @bridges oifname != @bridges accept
             ct state established,related accept
             ct state invalid drop
+            iifname @bridges jump begun
             iifname . oifname @within accept
             ct status dnat accept
             oifname @bridges drop
@@ -113,6 +129,7 @@ internal static class Ruleset
             type filter hook input priority filter; policy accept;
             iifname != @bridges accept
             ct state established,related accept
+            jump begun
             iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
             iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
             icmp type echo-request limit rate 100/second accept

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net;
 using System.Text.RegularExpressions;
 using Fleet.Host.Networks;
@@ -15,6 +16,7 @@ public sealed class RulesetTests : IDisposable
     private readonly NetworkTable _table = new(new NetworkOptions().Pool, Site);
     private readonly LinkPlan _links = new("/var/lib/fleet-test");
     private string _host = "";
+    private int _mostConnections = Ruleset.MostConnections;
 
     public void Dispose() => _lab.Dispose();
 
@@ -115,6 +117,34 @@ public sealed class RulesetTests : IDisposable
     }
 
     [SkippableFact]
+    public void Should_let_no_guest_fill_the_table_of_connections()
+    {
+        Skip.IfNot(NetworkLab.IsPossible, "needs root, /dev/net/tun and nft");
+        _host = _lab.Add("host");
+        _mostConnections = 20;
+        var flood = Join("flood", "acme");
+        var friend = Join("friend", "acme");
+        var outside = Join("outside", "umbrella", new PublishedPort { Host = 8080, Guest = 80, Protocol = "tcp" });
+        _lab.In(_host, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward");
+        NetworkLab.Run("ip", "-n", _host, "addr", "add", "192.0.2.1/32", "dev", "lo");
+        NetworkLab.Run("ip", "-n", _host, "link", "set", "lo", "up");
+        Listen(outside.Space, 80, "world");
+        Wait(() => Says("world", outside.Space, "127.0.0.1", 80));
+        Assert.True(Says("world", flood.Space, "192.0.2.1", 8080));
+        Assert.True(Pings(flood.Space, flood.Place.Gateway4));
+
+        // Through the host and to the host itself, which answers none: each stays in the table for half a minute.
+        foreach (var to in new[] { "10.144.200.", flood.Place.Gateway4 + " " })
+            _lab.In(flood.Space, "bash", "-c", $"for i in $(seq 200); do to={to}; [ \"$to\" = 10.144.200. ] && to=$to$i; echo > /dev/udp/$to/53; done");
+        Assert.False(Says("world", flood.Space, "192.0.2.1", 8080));
+        Assert.InRange(int.Parse(_lab.In(_host, "cat", "/proc/sys/net/netfilter/nf_conntrack_count"), CultureInfo.InvariantCulture), 20, 60);
+
+        // Of nobody else anything is taken.
+        Assert.True(Says("world", friend.Space, "192.0.2.1", 8080));
+        Assert.True(Pings(friend.Space, friend.Place.Gateway4));
+    }
+
+    [SkippableFact]
     public void Should_make_whole_what_was_cut_off_anywhere()
     {
         Skip.IfNot(NetworkLab.IsPossible, "needs root, /dev/net/tun and nft");
@@ -174,13 +204,14 @@ public sealed class RulesetTests : IDisposable
         var lines = _links.Make([.. _table.All], present, ipv6: true, whole: false)
             .Select(line => Regex.Replace(line, "^tuntap add dev (\\S+) .*$", $"link add $1 type veth peer name eth0 netns {space}"));
         NetworkLab.Feed(_host, string.Join('\n', lines), "ip", "-batch", "-");
-        NetworkLab.Feed(_host, Ruleset.Write([.. _table.All], _links), "nft", "-f", "-");
+        NetworkLab.Feed(_host, Ruleset.Write([.. _table.All], _links, _mostConnections), "nft", "-f", "-");
         NetworkLab.Feed(_host, string.Join('\n', _links.Unmake([.. _table.All], present)), "ip", "-batch", "-");
     }
 
     private HashSet<string> Present() => [.. _lab.In(_host, "ip", "-o", "link").Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => line.Split(": ")[1].Split('@')[0])];
 
-    private string Listing() => _lab.In(_host, "nft", "list", "ruleset");
+    // Without who has connections now.
+    private string Listing() => Regex.Replace(_lab.In(_host, "nft", "list", "ruleset"), @"(set open[46] \{[^}]*?)\s*elements = \{[^}]*\}", "$1");
 
     private void Listen(string space, int port, string word) =>
         _lab.Start(space, "sh", "-c", $"while :; do echo {word} | busybox nc -l -p {port} >/dev/null 2>&1; done");
