@@ -14,8 +14,6 @@ namespace Fleet.Cli.Tests.EndToEnd;
 [Trait("Kind", "Slow")]
 public sealed class ReadmeSessionTests : IDisposable
 {
-    private const string Registry = "127.0.0.1:5000";
-
     /// <summary>An agent and seven boots of Linux; in a node all of that under emulation.</summary>
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(30);
 
@@ -90,7 +88,7 @@ public sealed class ReadmeSessionTests : IDisposable
             Assert.Equal(0, push.ExitCode);
         }
 
-        await File.WriteAllTextAsync(Path.Combine(_folder, "registry.yml"), $"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: /mnt/registry/data}}}}\nhttp: {{addr: '{Registry}'}}\n");
+        File.Copy(Path.Combine(Checkout.Root, "tests", "registry.yml"), Path.Combine(_folder, "registry.yml"));
         await File.WriteAllTextAsync(Path.Combine(_folder, "steps"), _session.ToScript());
     }
 }

@@ -19,7 +19,7 @@ hostname box
 cd /mnt
 printf '#!/bin/sh\nexec /mnt/dotnet/dotnet /mnt/build/cli/fleet.dll "$@"\n' >fleet
 chmod +x fleet
-docker-registry serve /mnt/registry.yml >/mnt/registry.log 2>&1 &
+REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/mnt/registry/data docker-registry serve /mnt/registry.yml >/mnt/registry.log 2>&1 &
 # What is there before is there when it answers.
 for try in $(seq 300); do (: </dev/tcp/127.0.0.1/5000) 2>/dev/null && break; sleep 0.1; done
 # A terminal of few words; what has ended must not take the session along.
