@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using Fleet.Vmm.Devices;
 using Fleet.Vmm.Kvm;
 using Fleet.Vmm.Linux;
@@ -57,6 +58,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
     private bool _interrupted;
     private bool _ended;
     private bool _exitOpen;
+    private long _began;
 
     private ulong _exits;
     private ulong _ioIn;
@@ -143,6 +145,7 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
         {
             confinement?.EnterVcpu();
             kvm.SetSignalMask(ThreadKick.BlockHere());
+            _began = Stopwatch.GetTimestamp();
             Volatile.Write(ref _threadId, ThreadKick.CurrentThread());
             moved.Signal();
             while (Obey())
@@ -387,15 +390,23 @@ internal sealed unsafe class Vcpu(int index, KvmVcpu kvm, PortBus ports, MemoryB
         {
             var registers = kvm.Registers;
             var system = kvm.SystemRegisters;
-            where = $"rip 0x{registers.Rip:x}, rsp 0x{registers.Rsp:x}, rflags 0x{registers.Rflags:x}, cr0 0x{system.Cr0:x}, cr2 0x{system.Cr2:x}, cr3 0x{system.Cr3:x}";
+            where = IsReset(registers, system)
+                ? "where is not known, since KVM on AMD resets the vCPU before it tells"
+                : $"rip 0x{registers.Rip:x}, rsp 0x{registers.Rsp:x}, rflags 0x{registers.Rflags:x}, cr0 0x{system.Cr0:x}, cr2 0x{system.Cr2:x}, cr3 0x{system.Cr3:x}";
         }
         catch (SystemCallException failure)
         {
             where = $"registers unknown, {failure.Message}";
         }
 
-        return new MachineEnd(MachineEndKind.GuestCrashed, $"The guest crashed on vCPU {index}: {why}; {where}.");
+        // Whether it ever ran is the first question: a kernel that was loaded wrong crashes within milliseconds.
+        var after = Stopwatch.GetElapsedTime(_began);
+        return new MachineEnd(MachineEndKind.GuestCrashed, string.Create(CultureInfo.InvariantCulture, $"The guest crashed on vCPU {index}, {after.TotalSeconds:0.000} s after its start: {why}; {where}."));
     }
+
+    /// <summary>Whether a vCPU stands where a processor begins after power-on, which no guest of ours starts at or comes to by itself.</summary>
+    internal static bool IsReset(in KvmRegs registers, in KvmSregs system) =>
+        registers.Rip == 0xfff0 && system.Cs.Base == 0xffff0000 && (system.Cr0 & 1) == 0;
 
     private static string Suberror(uint code) => code switch
     {
