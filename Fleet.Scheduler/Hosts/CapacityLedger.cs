@@ -146,6 +146,10 @@ public sealed class CapacityLedger
     // Volumes that the agent has, by key; and those of microVMs that are here, with how many name each. One that is in both is there once.
     private readonly Dictionary<string, long> _there = new(StringComparer.Ordinal);
     private readonly Dictionary<string, (long SizeMib, int Count)> _wanted = new(StringComparer.Ordinal);
+    private long _thereMib;
+
+    // Of what is wanted and not there.
+    private long _comingMib;
     private Resources _reserved;
 
     /// <summary>What those that hold room hold, without volumes.</summary>
@@ -156,7 +160,7 @@ public sealed class CapacityLedger
     public ulong ReservedMemoryMib => (ulong)_reserved.MemoryMib;
 
     /// <summary>MiB of volumes that are on the host, or about to be made there.</summary>
-    public long VolumesMib => _there.Values.Sum() + _wanted.Where(volume => !_there.ContainsKey(volume.Key)).Sum(volume => volume.Value.SizeMib);
+    public long VolumesMib => _thereMib + _comingMib;
 
     /// <summary>What of the caps is left, at least 0; of what the host is not limited in <see cref="Resources.Unlimited"/>.</summary>
     public Resources Free(Inventory? inventory, CapacityCaps caps)
@@ -177,6 +181,8 @@ public sealed class CapacityLedger
         _there.Clear();
         foreach (var volume in volumes)
             _there[VolumeRules.Key(volume.Tenant, volume.Name)] = (long)volume.SizeMib;
+        _thereMib = _there.Values.Sum();
+        _comingMib = _wanted.Where(volume => !_there.ContainsKey(volume.Key)).Sum(volume => volume.Value.SizeMib);
     }
 
     /// <summary>The demand with the volumes alone that are neither here nor on their way.</summary>
@@ -348,7 +354,7 @@ public sealed class CapacityLedger
         foreach (var group in reservation.Groups)
             _groups[group] = _groups.GetValueOrDefault(group) + 1;
         foreach (var volume in reservation.Volumes)
-            _wanted[volume.Key] = (volume.SizeMib, _wanted.GetValueOrDefault(volume.Key).Count + 1);
+            Want(volume.Key, volume.SizeMib, 1);
         if (reservation.Holds)
             Count(reservation, 1);
     }
@@ -391,12 +397,23 @@ public sealed class CapacityLedger
                 _groups.Remove(group);
         }
         foreach (var volume in held.Volumes)
+            Want(volume.Key, _wanted[volume.Key].SizeMib, -1);
+    }
+
+    // One more microVM names the volume, of that size by its word, or one fewer.
+    private void Want(string volume, long sizeMib, int by)
+    {
+        var known = _wanted.GetValueOrDefault(volume);
+        var wanted = (SizeMib: sizeMib, Count: known.Count + by);
+        if (wanted.Count > 0)
+            _wanted[volume] = wanted;
+        else
         {
-            if (_wanted[volume.Key] is var known && known.Count > 1)
-                _wanted[volume.Key] = known with { Count = known.Count - 1 };
-            else
-                _wanted.Remove(volume.Key);
+            _wanted.Remove(volume);
+            wanted = default;
         }
+        if (!_there.ContainsKey(volume))
+            _comingMib += wanted.SizeMib - known.SizeMib;
     }
 
     private void Count(Reservation held, int by)

@@ -68,8 +68,8 @@ internal sealed class CellRegister : IAsyncDisposable
     }
 
     /// <summary>
-    /// Notes that this node has been started, once its address is certainly its own: nobody waits any more for the one that had it. Where all nodes of a cell are started at once none of
-    /// them spends its time with those that were there before.
+    /// Notes that this node has been started, once it has bound its address: nobody waits any more for the one that had it. That the address is this node's alone is not known by that, only
+    /// that no other process here has it. Where all nodes of a cell are started at once none of them spends its time with those that were there before.
     /// </summary>
     /// <exception cref="CellStartException">The database can't be used.</exception>
     public async Task AnnounceAsync(CancellationToken cancellation)

@@ -78,30 +78,30 @@ public sealed class HostIndex
         }
         _hosts[view.HostId] = new Entry(view, now);
         ForgetRefusals();
-        var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), Free(view), Closed(view));
+        var (before, free) = (_engine.Find(view.HostId)?.Free ?? default, Free(view));
+        var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), free, Closed(view));
         if (images is not null)
             _engine.SetImages(host, images.Names);
         _trials.Seen(view.HostId, view.Version);
         var regrouped = Regroup(host, known, view);
-        _yields.Put(host, Yields(view));
+        _yields.Put(host, Yields(view, free));
         if (!view.Connected)
             return regrouped;
         return known is not { Connected: true }
             || (known.Cordoned && !view.Cordoned)
             || (known.Quarantined && !view.Quarantined)
             || (known.Pressed && !view.Pressed)
-            || !Free(view).FitsIn(Free(known))
+            || !free.FitsIn(before)
             || !Equals(view.Inventory, known.Inventory)
             || regrouped;
     }
 
     // By rank what there would be if all of that class and of lower ones gave way; null: it carries none of the class that could.
-    private static Resources?[] Yields(HostView view)
+    private static Resources?[] Yields(HostView view, Resources free)
     {
         if (view.Preemptible.Count == 0 || Closed(view) is not null)
             return [];
         var rooms = new Resources?[PriorityClass.All.Count];
-        var free = Free(view);
         foreach (var room in view.Preemptible)
         {
             free += Resources.Of(room.Cpus, room.MemoryMib, room.Other);
@@ -233,7 +233,7 @@ public sealed class HostIndex
             {
                 if (excluded.Contains(host.Id))
                     continue;
-                if (_engine.Refuse(demand, host) is null or { Reason: RejectionReason.Cpus or RejectionReason.Memory or RejectionReason.Disk or RejectionReason.Network or RejectionReason.Iops })
+                if (_engine.Refuse(demand, host) is not { } refusal || Resources.IsReason(refusal.Reason))
                 {
                     var missing = double.MinValue;
                     for (var kind = 0; kind < Resources.Kinds; kind++)

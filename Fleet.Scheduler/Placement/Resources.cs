@@ -49,4 +49,15 @@ public readonly record struct Resources(long Cpus, long MemoryMib, long DiskMib 
         3 => RejectionReason.Network,
         _ => RejectionReason.Iops,
     };
+
+    /// <summary>Whether a host that refuses by that lacks room, which others could make.</summary>
+    internal static bool IsReason(string reason)
+    {
+        for (var kind = 0; kind < Kinds; kind++)
+        {
+            if (reason == ReasonOf(kind))
+                return true;
+        }
+        return false;
+    }
 }

@@ -107,7 +107,8 @@ public sealed class FiveResourceLedgerTests
                     var taken = held + new Resources(0, 0, ledger.VolumesMib);
                     Assert.True(taken.FitsIn(Cap), $"{taken} of {Cap}");
                     Assert.Equal(Cap - taken, ledger.Free(Host, Caps));
-                    Assert.InRange(ledger.VolumesMib, 0, 100 * Math.Max(there.Count, 1));
+                    var volumes = ledger.Reservations.Where(one => !one.Vacated).SelectMany(one => one.Volumes).Select(one => one.Key).Union(there.Keys.Select(name => $"/{name}"));
+                    Assert.Equal(100 * volumes.Count(), ledger.VolumesMib);
                     Assert.Equal(
                         ledger.Reservations.Where(one => one.Holds).GroupBy(one => one.Rank).OrderBy(kind => kind.Key).Select(kind => kind.Aggregate(default(Resources), (sum, one) => sum + one.Needs)),
                         ledger.Preemptible.Select(room => Resources.Of(room.Cpus, room.MemoryMib, room.Other)));
@@ -134,6 +135,50 @@ public sealed class FiveResourceLedgerTests
             Assert.Null(ledger.Check(Demand.Of(Spec(needs)), new Inventory { Cpus = 4, MemoryMib = 4096 }, Caps));
         }
         Assert.Null(ledger.Check(Demand.Of(Spec(new(1, 128, 100, 10, 5))), Host, Caps));
+    }
+
+    /// <summary>The same volume is named by several, of another size each, while the agent tells of volumes that are made, grow and are removed.</summary>
+    [Fact]
+    public void Should_count_volumes_as_adding_them_all_up_does()
+    {
+        var vms = Gen.Select(Gen.Int[0, 5], Gen.Int[0, 3], Gen.Int[0, 3], Gen.Long[0, 300], Gen.Long[0, 300]);
+        vms.Array[0, 100].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                Dictionary<string, long> there = new(StringComparer.Ordinal), told = new(StringComparer.Ordinal);
+                // By the last who came for it.
+                var sizes = new Dictionary<string, long>(StringComparer.Ordinal);
+                foreach (var (vm, what, volume, size, other) in steps)
+                {
+                    var (id, name, second) = ($"vm-{vm}", $"v{volume}", $"v{volume + 1}");
+                    var known = ledger.Find(id, 1);
+                    if (known is null && what < 2)
+                    {
+                        ledger.Apply(Reserved(id, Demand.Of(Spec(new(1, 32), "", (name, (ulong)size), (second, (ulong)other)))));
+                        (sizes[$"/{name}"], sizes[$"/{second}"]) = (size, other);
+                    }
+                    else if (known is not null && what == 0)
+                        ledger.Apply(new HostReleased { VmId = id, Epoch = 1, WasReserved = !known.Vacated });
+                    else if (known is { Vacated: false } && what == 1)
+                        ledger.Apply(new HostVacated { VmId = id, Epoch = 1 });
+                    else if (what == 2 && size == 0)
+                        ledger.Apply(new HostLost());
+                    else if (what == 2)
+                        there[name] = size;
+                    else
+                        there.Remove(name);
+                    // At once, or later with what comes after.
+                    if (other % 3 > 0)
+                    {
+                        told = new(there, StringComparer.Ordinal);
+                        ledger.Have(told.Select(one => new HeldVolume { Name = one.Key, SizeMib = (ulong)one.Value }));
+                    }
+                    var wanted = ledger.Reservations.Where(one => !one.Vacated).SelectMany(one => one.Volumes).Select(one => one.Key).Distinct();
+                    Assert.Equal(told.Values.Sum() + wanted.Where(key => !told.ContainsKey(key[1..])).Sum(key => sizes[key]), ledger.VolumesMib);
+                }
+            },
+            iter: 2000);
     }
 
     [Fact]
