@@ -98,10 +98,10 @@ internal sealed class PlacementSearch
         IsEarly = advice.IsEarly;
     }
 
-    /// <summary>The next host to ask; null when there is none in the present advice.</summary>
+    /// <summary>The next host to ask; null when there is none in the present advice, or enough have refused.</summary>
     public string? Next()
     {
-        if (!_candidates.TryDequeue(out var host))
+        if (_asked.Count - _avoided.Count >= MostRefusals || !_candidates.TryDequeue(out var host))
             return null;
         _asked.Add(host);
         Asking = host;

@@ -66,6 +66,34 @@ public sealed class RaceTests
         },
         iter: 60);
 
+    /// <summary>Each node knows the hosts as they were at another moment, all of them since changed, and hears nothing more: that costs questions, a bounded number, and nothing else.</summary>
+    [Fact]
+    public void Should_cost_questions_alone_that_no_two_nodes_know_the_same_and_none_what_is() => Gen.Int[0, int.MaxValue].Sample(
+        seed =>
+        {
+            var random = new Random(seed);
+            var cell = new Cell(random, hosts: 24, cpusOfEach: 4);
+            cell.Fill(leaving: 24);
+            cell.Disagree();
+            var searches = Enumerable.Range(0, 60).Select(i => cell.Begin($"vm-{i}", node: i % 10)).ToList();
+            cell.Run(searches, between: static () => { }, deaf: true);
+            cell.Check();
+            Assert.All(searches, search => Assert.InRange(search.Search.Asked.Count, 0, PlacementSearch.MostRefusals));
+            Assert.True(searches.Sum(search => search.Search.Asked.Count) > searches.Count(search => search.Host.Length > 0), "Nobody was ever refused.");
+            Assert.All(searches.Where(search => search.Host.Length == 0), search => Assert.Equal("no_capacity", search.Search.Explain().Code));
+            // Those that found none try again, and the cell is full to the last slot as soon as the nodes know how it is.
+            foreach (var waiting in searches.Where(search => search.Host.Length == 0))
+            {
+                cell.ShowAll();
+                var (room, again) = (cell.Free > 0, cell.Begin(waiting.Id, waiting.Node));
+                cell.Run([again], between: static () => { });
+                Assert.Equal(room, again.Host.Length > 0);
+            }
+            Assert.Equal(0, cell.Free);
+            cell.Check();
+        },
+        iter: 60);
+
     private sealed class Placer(string id, int node, PlacementSearch search)
     {
         public string Id => id;
@@ -140,8 +168,7 @@ public sealed class RaceTests
                 var other = _hosts.Where(host => host.Value != open).ElementAt(_random.Next(_hosts.Count - 1)).Value;
                 Reserve(open, "late");
                 var gone = other.Ledger.Reservations.First();
-                other.Ledger.Apply(new HostReleased { VmId = gone.VmId, Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 1 });
-                other.Version++;
+                Release(other, gone);
                 Tell(_hosts.First(host => host.Value == open).Key);
                 Tell(_hosts.First(host => host.Value == other).Key);
                 return;
@@ -150,10 +177,30 @@ public sealed class RaceTests
                 Reserve(_hosts.Values.First(host => host.Ledger.ReservedCpus < host.Cpus), $"old-{_last++}");
         }
 
+        /// <summary>Shows each node all hosts, and changes them after each: no two know the same, and none knows what is.</summary>
+        public void Disagree()
+        {
+            foreach (var node in _nodes)
+            {
+                foreach (var (id, host) in _hosts)
+                    node.Update(View(id, host), Now);
+                for (var i = 0; i < 20; i++)
+                {
+                    var there = _hosts.ElementAt(_random.Next(_hosts.Count)).Value;
+                    if (there.Ledger.Reservations.ElementAtOrDefault(_random.Next((int)there.Cpus)) is not { } gone)
+                        continue;
+                    Release(there, gone);
+                    // As much is free afterwards, mostly elsewhere.
+                    var open = _hosts.Values.Where(host => host.Ledger.ReservedCpus < host.Cpus).ToList();
+                    Reserve(open[_random.Next(open.Count)], $"old-{_last++}");
+                }
+            }
+        }
+
         public Placer Begin(string id, int node) => new(id, node, new PlacementSearch(Demand.Of(Spec), 1, []));
 
-        /// <summary>All of them until each has a host or none, a step of one at a time; what hosts tell comes to each node when chance has it.</summary>
-        public void Run(IReadOnlyList<Placer> placers, Action between)
+        /// <summary>All of them until each has a host or none, a step of one at a time; what hosts tell comes to each node when chance has it, or where they are deaf not at all.</summary>
+        public void Run(IReadOnlyList<Placer> placers, Action between, bool deaf = false)
         {
             var open = placers.ToList();
             while (open.Count > 0)
@@ -162,7 +209,7 @@ public sealed class RaceTests
                 Step(placer);
                 if (placer.IsOver)
                     open.Remove(placer);
-                if (_told.Count > 0 && _random.Next(3) == 0)
+                if (!deaf && _told.Count > 0 && _random.Next(3) == 0)
                     _nodes[_random.Next(_nodes.Length)].Update(_told[_random.Next(_told.Count)], Now);
                 if (_random.Next(8) == 0)
                     between();
@@ -243,6 +290,12 @@ public sealed class RaceTests
             Reserve(host, placer.Id);
             Tell(id);
             (placer.Host, placer.IsOver) = (id, true);
+        }
+
+        private static void Release(Host host, Reservation gone)
+        {
+            host.Ledger.Apply(new HostReleased { VmId = gone.VmId, Epoch = 1, WasReserved = true, Cpus = 1, MemoryMib = 1 });
+            host.Version++;
         }
 
         private static void Reserve(Host host, string vmId)
