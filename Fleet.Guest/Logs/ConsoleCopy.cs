@@ -14,8 +14,8 @@ internal sealed class ConsoleCopy(int console, TimeSpan patience)
     private const int Capacity = 1 << 20;
     private const int WriteBytes = 4096;
 
-    /// <summary>Milliseconds.</summary>
-    private const int MostPause = 1000;
+    /// <summary>While more is missed all the time: so many bytes at once, and between them a pause of so many times what they took, in milliseconds at most.</summary>
+    private const int BehindBytes = 256, PauseTimes = 19, MostPause = 2000;
 
     private readonly object _gate = new();
     private readonly byte[] _ring = new byte[Capacity];
@@ -90,18 +90,24 @@ internal sealed class ConsoleCopy(int console, TimeSpan patience)
 
     private void Write()
     {
+        var left = 0L;
         while (true)
         {
             int start, count;
+            bool isBehind;
             lock (_gate)
             {
                 while (_count == 0) Monitor.Wait(_gate);
-                (start, count) = (_start, Math.Min(_count, Math.Min(WriteBytes, Capacity - _start)));
+                isBehind = _left > left && !_finishing;
+                left = _left;
+                (start, count) = (_start, Math.Min(_count, Math.Min(isBehind ? BehindBytes : WriteBytes, Capacity - _start)));
                 _underWay = count;
             }
             var began = Environment.TickCount64;
             // These bytes stay as they are until they are given free below.
             Files.WriteAll(console, _ring.AsSpan(start, count));
+            // The port takes a page of bytes at once; what they cost shows when they have gone out.
+            if (isBehind) _ = Libc.tcdrain(console);
             var took = (int)(Environment.TickCount64 - began);
             lock (_gate)
             {
@@ -110,8 +116,8 @@ internal sealed class ConsoleCopy(int console, TimeSpan patience)
                 _underWay = 0;
                 _progressAt = Environment.TickCount64;
                 Monitor.PulseAll(_gate);
-                // What is not shown whole is not worth the machine's CPU, of which each byte costs some: a tenth of it at the most.
-                if (_left > 0 && !_finishing && took > 0) Monitor.Wait(_gate, Math.Min(9 * took, MostPause));
+                // What is not shown whole is not worth the machine's CPU, of which each byte costs some: a twentieth of it at the most.
+                if (isBehind && !_finishing && took > 0) Monitor.Wait(_gate, Math.Min(PauseTimes * took, MostPause));
             }
         }
     }

@@ -10,6 +10,9 @@ public sealed class ConsoleCopyTests : IDisposable
 {
     private static readonly byte[] Written = Encoding.ASCII.GetBytes(string.Concat(Enumerable.Range(0, 100_000).Select(number => $"{number:d9}\n")));
 
+    /// <summary>O_DIRECT of a pipe.</summary>
+    private const int PacketMode = 0x4000;
+
     private readonly int _read, _write;
 
     public unsafe ConsoleCopyTests()
@@ -47,6 +50,24 @@ public sealed class ConsoleCopyTests : IDisposable
         console.Finish(mayMiss: false);
         Libc.close(_write);
         Assert.Equal(Encoding.ASCII.GetString(Written), await reading);
+    }
+
+    [Fact]
+    public unsafe void Should_take_little_at_once_as_long_as_more_is_missed()
+    {
+        var ends = stackalloc int[2];
+        // SAFETY: the kernel writes two ints, on this frame. What is written at once is read at once.
+        Assert.Equal(0, Libc.pipe2(ends, Libc.O_CLOEXEC | PacketMode));
+        var console = new ConsoleCopy(ends[1], TimeSpan.Zero);
+        console.Put(Written, mayMiss: true);
+        console.Put(Written, mayMiss: true);
+        console.Start();
+
+        var buffer = stackalloc byte[8192];
+        // SAFETY: the buffer is on this frame, and its length is given.
+        Assert.Equal(256, Libc.read(ends[0], buffer, 8192));
+        Assert.Equal(4096, Libc.read(ends[0], buffer, 8192));
+        Libc.close(ends[0]);
     }
 
     private unsafe string ReadUntil(string? last)
