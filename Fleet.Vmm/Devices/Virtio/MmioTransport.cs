@@ -47,6 +47,8 @@ internal sealed class MmioTransport : IMemoryDevice
     private uint _selectedQueue;
     private uint _configurationGeneration;
     private uint _interruptStatus;
+    private bool _processes;
+    private bool _owesInterrupt;
 
     /// <param name="device">What is behind it.</param>
     /// <param name="memory">The guest's.</param>
@@ -66,7 +68,7 @@ internal sealed class MmioTransport : IMemoryDevice
         }
 
         device.Queues = _queues;
-        device.Interrupt = () => Raise(QueueInterrupt);
+        device.Interrupt = Interrupt;
     }
 
     // The driver is ready, and nothing broke since.
@@ -82,6 +84,7 @@ internal sealed class MmioTransport : IMemoryDevice
                 return false;
             }
 
+            _processes = true;
             try
             {
                 if (_device.Process(queue) is { } wait)
@@ -95,6 +98,15 @@ internal sealed class MmioTransport : IMemoryDevice
             {
                 Break(broken.Message);
                 return false;
+            }
+            finally
+            {
+                _processes = false;
+                if (_owesInterrupt)
+                {
+                    _owesInterrupt = false;
+                    Raise(QueueInterrupt);
+                }
             }
         }
     }
@@ -454,6 +466,19 @@ internal sealed class MmioTransport : IMemoryDevice
         _status |= NeedsReset;
         Raise(ConfigurationInterrupt);
         _complain($"virtio device {_device.Id} needs a reset: {why}");
+    }
+
+    // One for all that a turn of the device did, on whatever queues: each takes the vCPU out of the guest.
+    private void Interrupt()
+    {
+        if (_processes)
+        {
+            _owesInterrupt = true;
+        }
+        else
+        {
+            Raise(QueueInterrupt);
+        }
     }
 
     private void Raise(uint kind)

@@ -176,13 +176,13 @@ internal sealed unsafe class VsockConnection : IDisposable
         while (_heldLength > 0)
         {
             // SAFETY: so many bytes were put there by Hold.
-            var sent = Sockets.Send(Descriptor, new ReadOnlySpan<byte>(_held + _heldStart, Math.Min(_heldLength, (int)VsockFlow.BufferSize - _heldStart)));
+            var sent = Sockets.Send(Descriptor, new ReadOnlySpan<byte>(_held + _heldStart, Math.Min(_heldLength, Room - _heldStart)));
             if (sent < 0)
             {
                 return Marshal.GetLastPInvokeError() is SystemCallException.TryAgain or SystemCallException.Interrupted;
             }
 
-            _heldStart = (_heldStart + sent) % (int)VsockFlow.BufferSize;
+            _heldStart = (_heldStart + sent) % Room;
             _heldLength -= sent;
             Flow!.Forward((uint)sent);
         }
@@ -215,6 +215,8 @@ internal sealed unsafe class VsockConnection : IDisposable
         }
     }
 
+    private int Room => (int)Flow!.BufferSize;
+
     private LoopEvents Wanted =>
         (Flow is null || (!MayRead && Flow.Credit > 0) ? LoopEvents.Readable : LoopEvents.None) | (HoldsBytes ? LoopEvents.Writable : LoopEvents.None);
 
@@ -236,13 +238,13 @@ internal sealed unsafe class VsockConnection : IDisposable
 
         if (_held == null)
         {
-            _held = (byte*)NativeMemory.Alloc(VsockFlow.BufferSize);
+            _held = (byte*)NativeMemory.Alloc((nuint)Room);
             _heldStart = 0;
         }
 
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(length, (int)VsockFlow.BufferSize - _heldLength);
-        var at = (_heldStart + _heldLength) % (int)VsockFlow.BufferSize;
-        var first = Math.Min(length, (int)VsockFlow.BufferSize - at);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(length, Room - _heldLength);
+        var at = (_heldStart + _heldLength) % Room;
+        var first = Math.Min(length, Room - at);
 
         // SAFETY: both parts lie within the buffer, the free room was checked right above; the source is the caller's piece.
         Buffer.MemoryCopy(bytes, _held + at, first, first);

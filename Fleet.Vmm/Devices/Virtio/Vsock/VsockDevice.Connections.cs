@@ -22,8 +22,11 @@ internal sealed partial class VsockDevice
             return;
         }
 
-        Add(new VsockConnection(fd) { Flow = VsockFlow.FromGuest(request), HostPort = request.TargetPort, GuestPort = request.SourcePort });
+        Add(new VsockConnection(fd) { Flow = VsockFlow.FromGuest(request, FreeBuffer), HostPort = request.TargetPort, GuestPort = request.SourcePort });
     }
+
+    // Those that have a large one are never more than there were connections when the last of them came.
+    private uint FreeBuffer => _connections.Count < MostLargeBuffers ? LargeBuffer : VsockFlow.SmallBuffer;
 
     private void Add(VsockConnection connection)
     {
@@ -125,7 +128,7 @@ internal sealed partial class VsockDevice
                 return;
             case true when FindHostPort(port) is { } hostPort:
                 _newcomers.Remove(newcomer);
-                newcomer.Flow = VsockFlow.FromHost();
+                newcomer.Flow = VsockFlow.FromHost(FreeBuffer);
                 newcomer.HostPort = hostPort;
                 newcomer.GuestPort = port;
                 newcomer.Deadline = Now + _patience.Ticks;

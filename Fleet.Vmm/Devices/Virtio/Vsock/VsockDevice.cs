@@ -33,6 +33,10 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
     private const int LargestPacket = 64 * 1024;
     private const int Backlog = 128;
 
+    /// <summary>Of the first connections, so that a guest that sends on and on need not wait for the host's word behind each packet: 3 MiB more of the process at the most.</summary>
+    public const uint LargeBuffer = 256 * 1024;
+    private const int MostLargeBuffers = 16;
+
     private const int ReceivedBytes = 0;
     private const int ReceivedPackets = 1;
     private const int SentBytes = 2;
@@ -337,7 +341,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
         length = 0;
         if (_orphans.TryDequeue(out var orphan))
         {
-            Write(buffers, orphan.HostPort, orphan.GuestPort, VsockOperation.Reset, 0, 0, 0);
+            Write(buffers, orphan.HostPort, orphan.GuestPort, VsockOperation.Reset, 0, 0, VsockFlow.SmallBuffer, 0);
             return true;
         }
 
@@ -347,7 +351,7 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
         if (flow.HasDue)
         {
             var (operation, flags) = flow.TakeDue();
-            Write(buffers, connection.HostPort, connection.GuestPort, operation, flags, 0, flow.TellForwarded());
+            Write(buffers, connection.HostPort, connection.GuestPort, operation, flags, 0, flow.BufferSize, flow.TellForwarded());
             if (flow.HasEnded)
             {
                 End(connection);
@@ -377,16 +381,16 @@ internal sealed partial class VsockDevice : VirtioDevice, IDisposable
         }
 
         flow.Send((uint)got);
-        Write(buffers, connection.HostPort, connection.GuestPort, VsockOperation.Data, 0, (uint)got, flow.TellForwarded());
+        Write(buffers, connection.HostPort, connection.GuestPort, VsockOperation.Data, 0, (uint)got, flow.BufferSize, flow.TellForwarded());
         length = got;
         Schedule(connection);
         return true;
     }
 
-    private void Write(ReadOnlySpan<GuestBuffer> buffers, uint hostPort, uint guestPort, VsockOperation operation, uint flags, uint length, uint forwarded)
+    private void Write(ReadOnlySpan<GuestBuffer> buffers, uint hostPort, uint guestPort, VsockOperation operation, uint flags, uint length, uint bufferSize, uint forwarded)
     {
         Span<byte> bytes = stackalloc byte[VsockHeader.Size];
-        new VsockHeader(HostCid, _settings.GuestCid, hostPort, guestPort, length, VsockHeader.Stream, operation, flags, VsockFlow.BufferSize, forwarded).Write(bytes);
+        new VsockHeader(HostCid, _settings.GuestCid, hostPort, guestPort, length, VsockHeader.Stream, operation, flags, bufferSize, forwarded).Write(bytes);
         foreach (var buffer in buffers)
         {
             var part = Math.Min(bytes.Length, buffer.Length);

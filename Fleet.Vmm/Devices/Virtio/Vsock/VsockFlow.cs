@@ -28,8 +28,8 @@ internal enum VsockVerdict
 /// </summary>
 internal sealed class VsockFlow
 {
-    /// <summary>Bytes of the guest that are kept at most while the host does not read.</summary>
-    public const uint BufferSize = 64 * 1024;
+    /// <summary>The least of <see cref="BufferSize"/>.</summary>
+    public const uint SmallBuffer = 64 * 1024;
 
     private State _state;
     private Due _due;
@@ -40,10 +40,11 @@ internal sealed class VsockFlow
     private uint _forwarded;
     private uint _told;
 
-    private VsockFlow(State state, Due due)
+    private VsockFlow(State state, Due due, uint bufferSize)
     {
         _state = state;
         _due = due;
+        BufferSize = bufferSize;
     }
 
     private enum State
@@ -65,6 +66,9 @@ internal sealed class VsockFlow
         Shutdown = 8,
         Credit = 16,
     }
+
+    /// <summary>Bytes of the guest that are kept at most while the host does not read.</summary>
+    public uint BufferSize { get; }
 
     /// <summary>What the guest has said that it does no more.</summary>
     public VsockShutdown GuestShut { get; private set; }
@@ -95,12 +99,12 @@ internal sealed class VsockFlow
     public uint Held => _received - _forwarded;
 
     /// <summary>A host's client wants to talk to the guest.</summary>
-    public static VsockFlow FromHost() => new(State.Asking, Due.Request);
+    public static VsockFlow FromHost(uint bufferSize = SmallBuffer) => new(State.Asking, Due.Request, bufferSize);
 
     /// <summary>The guest's request was taken by a host's program.</summary>
-    public static VsockFlow FromGuest(in VsockHeader request)
+    public static VsockFlow FromGuest(in VsockHeader request, uint bufferSize = SmallBuffer)
     {
-        var flow = new VsockFlow(State.Accepting, Due.Response);
+        var flow = new VsockFlow(State.Accepting, Due.Response, bufferSize);
         flow.NoteCredit(request);
         return flow;
     }

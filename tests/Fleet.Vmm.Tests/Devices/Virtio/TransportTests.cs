@@ -231,6 +231,20 @@ public sealed class TransportTests : IDisposable
     }
 
     [Fact]
+    public void Should_interrupt_once_for_all_that_a_turn_did()
+    {
+        var device = new EndlessDevice();
+        using var driver = new VirtioDriver(_ => device);
+        device.More = () => device.Interrupt();
+        driver.Begin();
+        driver.Descriptor(0, VirtioDriver.Data, 8, Writes);
+        driver.Notify(0);
+        Assert.Equal((1, 1), (device.Served, driver.Interrupts));
+        device.Interrupt();
+        Assert.Equal(2, driver.Interrupts);
+    }
+
+    [Fact]
     public void Should_not_allocate_for_a_request()
     {
         _driver.Begin(VirtioDevice.Version1 | VirtioDevice.EventIndex);

@@ -152,8 +152,21 @@ public sealed class VsockDeviceTests : IDisposable
                 sent += 4000;
                 return Received(VsockOperation.Reset);
             }, () => { }));
-        Assert.InRange(sent, (int)VsockFlow.BufferSize, 2_000_000);
+        Assert.InRange(sent, (int)VsockDevice.LargeBuffer, 2_000_000);
         host!.Dispose();
+    }
+
+    [Fact]
+    public void Should_promise_much_room_to_the_first_connections_alone()
+    {
+        using var listener = Listen(77);
+        for (uint i = 0; i < 18; i++)
+        {
+            Send(VsockOperation.Request, 1000 + i, 77);
+            Collect();
+        }
+
+        Assert.Equal([.. Enumerable.Repeat(VsockDevice.LargeBuffer, 16), VsockFlow.SmallBuffer, VsockFlow.SmallBuffer], _packets.Select(packet => packet.Header.BufferSize));
     }
 
     [Fact]

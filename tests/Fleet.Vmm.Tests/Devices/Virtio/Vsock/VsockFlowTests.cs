@@ -56,7 +56,7 @@ public class VsockFlowTests
     {
         var flow = VsockFlow.FromGuest(Packet(VsockOperation.Request));
         _ = flow.TakeDue();
-        Assert.Equal(VsockVerdict.Data, flow.Take(Packet(VsockOperation.Data, length: VsockFlow.BufferSize)));
+        Assert.Equal(VsockVerdict.Data, flow.Take(Packet(VsockOperation.Data, length: VsockFlow.SmallBuffer)));
         Assert.Equal(VsockVerdict.Refused, flow.Take(Packet(VsockOperation.Data, length: 1)));
         flow = VsockFlow.FromGuest(Packet(VsockOperation.Request));
         _ = flow.TakeDue();
@@ -90,7 +90,7 @@ public class VsockFlowTests
                         default: _ = flow.Take(Packet((VsockOperation)operation, buffer, forwarded, length, flags)); break;
                     }
 
-                    Assert.True(flow.Held <= VsockFlow.BufferSize);
+                    Assert.True(flow.Held <= VsockFlow.SmallBuffer);
                     if (flow.HasEnded)
                     {
                         Assert.Equal(0u, flow.Credit);
