@@ -45,6 +45,7 @@ internal sealed unsafe class HostChannel
     private readonly byte[] _outgoing = new byte[Frame.MaxPayload];
     private int _wakeRead = -1;
     private int _wakeWrite = -1;
+    private int _isWoken;
     private int _listener = -1;
     private uint _lastStream;
     private LogStream? _logStream;
@@ -441,8 +442,10 @@ internal sealed unsafe class HostChannel
 
     private void Wake()
     {
+        // Once is enough, until the channel has begun to look at what there is.
+        if (_wakeWrite < 0 || Interlocked.Exchange(ref _isWoken, 1) != 0) return;
         byte one = 1;
-        // SAFETY: one byte, on this frame. A full pipe wakes as well.
+        // SAFETY: one byte, on this frame.
         Libc.write(_wakeWrite, &one, 1);
     }
 
@@ -450,8 +453,7 @@ internal sealed unsafe class HostChannel
     {
         var bytes = stackalloc byte[64];
         // SAFETY: the block is on this frame, and its length is given.
-        while (Libc.read(_wakeRead, bytes, 64) == 64)
-        {
-        }
+        Libc.read(_wakeRead, bytes, 64);
+        Interlocked.Exchange(ref _isWoken, 0);
     }
 }

@@ -10,12 +10,11 @@ namespace Fleet.Guest.Channel;
 /// </summary>
 internal sealed unsafe class OutQueue
 {
-    private const int Capacity = 512 * 1024;
-    private const int InputMark = 256 * 1024;
-    private const int OutputMark = 128 * 1024;
+    private const int Capacity = 1024 * 1024;
+    private const int InputMark = 512 * 1024;
+    private const int OutputMark = 256 * 1024;
 
     private readonly byte[] _ring = new byte[Capacity];
-    private readonly byte[] _frame = new byte[Frame.MaxBytes];
     private int _start;
     private int _count;
 
@@ -32,13 +31,11 @@ internal sealed unsafe class OutQueue
     /// <summary>Puts a frame behind the others. False when there is no room, which a host that keeps to its windows never sees.</summary>
     public bool Put(FrameType type, uint stream, ReadOnlySpan<byte> payload)
     {
-        var length = Frame.Write(_frame, type, stream, payload);
-        if (length > Capacity - _count) return false;
-        var end = (_start + _count) % Capacity;
-        var first = Math.Min(length, Capacity - end);
-        _frame.AsSpan(0, first).CopyTo(_ring.AsSpan(end));
-        _frame.AsSpan(first, length - first).CopyTo(_ring);
-        _count += length;
+        if (Frame.HeaderBytes + payload.Length > Capacity - _count) return false;
+        Span<byte> header = stackalloc byte[Frame.HeaderBytes];
+        Frame.WriteHeader(header, type, stream, payload.Length);
+        Add(header);
+        Add(payload);
         return true;
     }
 
@@ -60,5 +57,14 @@ internal sealed unsafe class OutQueue
             _count -= (int)written;
         }
         return true;
+    }
+
+    private void Add(ReadOnlySpan<byte> bytes)
+    {
+        var end = (_start + _count) % Capacity;
+        var first = Math.Min(bytes.Length, Capacity - end);
+        bytes[..first].CopyTo(_ring.AsSpan(end));
+        bytes[first..].CopyTo(_ring);
+        _count += bytes.Length;
     }
 }

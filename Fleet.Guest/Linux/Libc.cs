@@ -9,7 +9,7 @@ internal static unsafe partial class Libc
 
     public const int O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0x40, O_NOCTTY = 0x100, O_TRUNC = 0x200, O_NONBLOCK = 0x800, O_CLOEXEC = 0x80000;
 
-    public const int F_GETFL = 3, F_SETFL = 4;
+    public const int F_GETFL = 3, F_SETFL = 4, F_SETPIPE_SZ = 1031;
 
     public const short POLLIN = 1, POLLOUT = 4, POLLERR = 8, POLLHUP = 16, POLLNVAL = 32;
 

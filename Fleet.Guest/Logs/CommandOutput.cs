@@ -10,8 +10,8 @@ namespace Fleet.Guest.Logs;
 /// </summary>
 internal sealed unsafe class CommandOutput
 {
-    /// <summary>What a pipe holds.</summary>
-    private const int ReadBytes = 64 * 1024;
+    /// <summary>What a pipe holds. A command that writes on and on and this thread take turns, and each costs far more than the bytes do.</summary>
+    private const int ReadBytes = 256 * 1024;
 
     /// <summary>Where processors are emulated, what a console has not shown of 1 MiB would keep a guest's end waiting for minutes.</summary>
     private static readonly TimeSpan ConsolePatience = TimeSpan.FromSeconds(10);
@@ -51,6 +51,8 @@ internal sealed unsafe class CommandOutput
             // SAFETY: the kernel writes two ints each time, on this frame.
             if (Libc.pipe2(ends + i, Libc.O_CLOEXEC) != 0) return null;
             _ = Libc.fcntl(ends[i], Libc.F_SETFL, Libc.O_NONBLOCK);
+            // Smaller where there is not so much memory.
+            if (i < 4) _ = Libc.fcntl(ends[i], Libc.F_SETPIPE_SZ, ReadBytes);
             if (user is not null && i < 4) Libc.fchown(ends[i + 1], user.Uid, user.Gid);
         }
         return new CommandOutput(log, console, new ReadOnlySpan<int>(ends, 6));

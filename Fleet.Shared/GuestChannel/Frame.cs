@@ -83,13 +83,20 @@ public static class Frame
     /// <exception cref="ArgumentException">The payload is too long, or <paramref name="target"/> too short.</exception>
     public static int Write(Span<byte> target, FrameType type, uint stream, ReadOnlySpan<byte> payload)
     {
-        if (payload.Length > MaxPayload) throw new ArgumentException($"A frame takes {MaxPayload} bytes.", nameof(payload));
+        WriteHeader(target, type, stream, payload.Length);
         payload.CopyTo(target[HeaderBytes..]);
+        return HeaderBytes + payload.Length;
+    }
+
+    /// <summary>Writes what stands before a payload of so many bytes.</summary>
+    /// <exception cref="ArgumentException">The payload is too long, or <paramref name="target"/> too short.</exception>
+    public static void WriteHeader(Span<byte> target, FrameType type, uint stream, int payload)
+    {
+        if (payload > MaxPayload) throw new ArgumentException($"A frame takes {MaxPayload} bytes.", nameof(payload));
         target[0] = Marker;
         target[1] = (byte)type;
-        BinaryPrimitives.WriteUInt16LittleEndian(target[2..], (ushort)payload.Length);
+        BinaryPrimitives.WriteUInt16LittleEndian(target[2..], (ushort)payload);
         BinaryPrimitives.WriteUInt32LittleEndian(target[4..], stream);
-        return HeaderBytes + payload.Length;
     }
 
     /// <summary>A greeting as it goes over the channel.</summary>
