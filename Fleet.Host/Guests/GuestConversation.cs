@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Buffers.Binary;
 using System.Security.Cryptography;
 using System.Threading.Channels;
@@ -20,22 +21,25 @@ internal sealed class GuestConversation : IAsyncDisposable
     /// <inheritdoc cref="MostWaiting"/>
     public const int MostWaitingBytes = 2 << 20;
 
+    /// <summary>What a guest has sent is taken and answered for at once: as much as its log may have under way.</summary>
+    private const int ReadBytes = StreamLedger.OutputWindow;
+
     private readonly Stream _connection;
     private readonly Channel<(FrameType Type, uint Stream, ReadOnlyMemory<byte> Payload)> _out =
         Channel.CreateBounded<(FrameType, uint, ReadOnlyMemory<byte>)>(new BoundedChannelOptions(MostWaiting) { SingleReader = true });
 
     private readonly CancellationTokenSource _over = new();
     private readonly FrameReader _reader = new();
-    private readonly byte[] _read = new byte[64 * 1024];
-    private int _readAt;
-    private int _readLength;
+    private byte[]? _read;
+    private ReadOnlyMemory<byte> _left;
+    private ReadOnlyMemory<byte> _payload;
     private Task _running = Task.CompletedTask;
     private uint _lastStream;
     private int _waitingBytes;
 
     private GuestConversation(Stream connection) => _connection = connection;
 
-    /// <summary>Takes a frame of the guest; awaited before the next is read, and so holds the guest back. Must not throw.</summary>
+    /// <summary>Takes a frame of the guest, whose payload is valid until then; awaited before the next is read, and so holds the guest back. Must not throw.</summary>
     public delegate ValueTask TakeFrame(FrameType type, uint stream, ReadOnlyMemory<byte> payload);
 
     /// <summary>Completes when no more will come.</summary>
@@ -101,7 +105,7 @@ internal sealed class GuestConversation : IAsyncDisposable
         try
         {
             while (await NextAsync(_over.Token, taken).ConfigureAwait(false) == FrameFound.Frame && _reader.Type != FrameType.Greeting)
-                await take(_reader.Type, _reader.Stream, _reader.Payload.ToArray()).ConfigureAwait(false);
+                await take(_reader.Type, _reader.Stream, _payload).ConfigureAwait(false);
         }
         catch (Exception broken) when (broken is IOException or OperationCanceledException or ObjectDisposedException)
         {
@@ -141,17 +145,24 @@ internal sealed class GuestConversation : IAsyncDisposable
         {
             if (Cut() is var found && found != FrameFound.Nothing) return found;
             taken?.Invoke();
-            _readAt = 0;
-            _readLength = await _connection.ReadAsync(_read, cancellation).ConfigureAwait(false);
-            if (_readLength == 0) throw new IOException("The connection to the guest is closed.");
+            // Most guests have nothing to say most of the time: waited for without the memory.
+            if (_read is not null) ArrayPool<byte>.Shared.Return(_read);
+            _read = null;
+            await _connection.ReadAsync(Memory<byte>.Empty, cancellation).ConfigureAwait(false);
+            _read = ArrayPool<byte>.Shared.Rent(ReadBytes);
+            var length = await _connection.ReadAsync(_read, cancellation).ConfigureAwait(false);
+            if (length == 0) throw new IOException("The connection to the guest is closed.");
+            _left = _read.AsMemory(0, length);
         }
     }
 
     private FrameFound Cut()
     {
-        ReadOnlySpan<byte> left = _read.AsSpan(_readAt, _readLength - _readAt);
+        if (_reader.TryReadWhole(ref _left, out _payload)) return FrameFound.Frame;
+        var left = _left.Span;
         var found = _reader.Read(ref left);
-        _readAt = _readLength - left.Length;
+        _left = _left[^left.Length..];
+        if (found == FrameFound.Frame) _payload = _reader.Payload.ToArray();
         return found;
     }
 }

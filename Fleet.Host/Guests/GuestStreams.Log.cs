@@ -79,7 +79,11 @@ internal sealed partial class GuestStreams
             conversation.TrySend(FrameType.Open, feed.Number, feed.Open());
         }
         await Task.WhenAny(feed.Over.Task, conversation.Ended).ConfigureAwait(false);
-        lock (_gate) _feed = null;
+        lock (_gate)
+        {
+            _feed = null;
+            if (writer.Flush() is { } why) log.Error("What the microVM's command writes is lost: {Why}", why);
+        }
         if (!feed.Over.Task.IsCompleted) return null;
         conversation.TrySend(FrameType.Close, feed.Number, default);
         return await feed.Over.Task.ConfigureAwait(false);

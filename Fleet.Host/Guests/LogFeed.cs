@@ -65,15 +65,13 @@ internal sealed class LogFeed(
         switch (type)
         {
             case FrameType.Output or FrameType.Errors:
-                var why = writer.Write(type == FrameType.Output ? LogStreamKind.Output : LogStreamKind.Errors, payload);
-                if (why is not null && !_losing) lost(why);
-                _losing = why is not null;
+                if (writer.Add(type == FrameType.Output ? LogStreamKind.Output : LogStreamKind.Errors, payload) is { } why) Lose(why);
                 break;
             case FrameType.Figures:
                 // It has something new every 10 s, and when its health changes.
                 if (_figuresAt is { } at && clock.GetElapsedTime(at) < FiguresApart) break;
                 _figuresAt = clock.GetTimestamp();
-                figures(frame);
+                figures(frame.ToArray());
                 break;
             case FrameType.Refused:
                 Over.TrySetResult(Encoding.UTF8.GetString(payload));
@@ -82,21 +80,25 @@ internal sealed class LogFeed(
                 Over.TrySetResult("The guest ended it.");
                 return;
         }
-        if (StreamLedger.Cost(type, payload.Length) is > 0 and var cost) GiveBack(cost);
+        _toGiveBack += StreamLedger.Cost(type, payload.Length);
     }
 
-    /// <summary>All that had come is taken: the guest gets room for it at once, since what it is told wakes it each time.</summary>
+    /// <summary>All that had come is taken: it is written down, and the guest gets room for it at once, since what it is told wakes it each time.</summary>
     public void GiveRoom()
     {
         if (_toGiveBack == 0) return;
-        Credit(_toGiveBack);
+        if (writer.Flush() is { } why) Lose(why);
+        else _losing = false;
+        var cost = _toGiveBack;
         _toGiveBack = 0;
+        if (pace(cost) is { Ticks: > 0 } wait) _ = WaitAsync(wait, cost);
+        else Credit(cost);
     }
 
-    private void GiveBack(int cost)
+    private void Lose(string why)
     {
-        if (pace(cost) is { Ticks: > 0 } wait) _ = WaitAsync(wait, cost);
-        else _toGiveBack += cost;
+        if (!_losing) lost(why);
+        _losing = true;
     }
 
     private async Task WaitAsync(TimeSpan wait, int cost)

@@ -1,20 +1,24 @@
+using System.Buffers;
 using Microsoft.Win32.SafeHandles;
 
 namespace Fleet.Host.Logs;
 
 /// <summary>
-/// Writes down what a microVM's command writes, as it comes, with the host's time. What can't be written (a disk that is full) is missing and seen to be so:
+/// Writes down what a microVM's command writes, as it comes, with the host's time: records that come together at once. What can't be written (a disk that is full) is missing and seen to be so:
 /// positions go on. A restarted agent goes on behind the last whole record. Not safe for several threads.
 /// </summary>
 internal sealed class LogWriter : IDisposable
 {
+    private const int MostAtOnce = 16 * (LogRecordHeader.Bytes + LogSegments.MaxPayload);
+
     private readonly string _directory;
     private readonly TimeProvider _clock;
-    private readonly byte[] _record = new byte[LogRecordHeader.Bytes + LogSegments.MaxPayload];
+    private byte[]? _records;
     private SafeFileHandle? _file;
     private long _number;
     private long _length;
     private long _last;
+    private int _waiting;
 
     private LogWriter(string directory, TimeProvider clock) => (_directory, _clock) = (directory, clock);
 
@@ -50,22 +54,35 @@ internal sealed class LogWriter : IDisposable
         return true;
     }
 
-    /// <summary>Writes one record.</summary>
+    /// <summary>Puts one record behind the others; <see cref="Flush"/> writes it down, or this where there is no room for more.</summary>
     /// <param name="kind">Which output wrote it.</param>
     /// <param name="bytes">1 to <see cref="LogSegments.MaxPayload"/>.</param>
-    /// <returns>Null, or why it is lost.</returns>
-    public string? Write(LogStreamKind kind, ReadOnlySpan<byte> bytes)
+    /// <returns>Null, or why those before it are lost.</returns>
+    public string? Add(LogStreamKind kind, ReadOnlySpan<byte> bytes)
     {
+        var count = LogRecordHeader.Bytes + bytes.Length;
+        var lost = count > MostAtOnce - _waiting || _length + _waiting >= LogSegments.SegmentBytes ? Flush() : null;
+        // Most commands write nothing most of the time.
+        _records ??= ArrayPool<byte>.Shared.Rent(MostAtOnce);
         // Never back, whatever becomes of the host's clock: whoever goes by times goes by the order too.
         _last = Math.Max(_last, (_clock.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks / TimeSpan.TicksPerMicrosecond);
-        new LogRecordHeader(bytes.Length, kind, _last, Position).Write(_record);
-        bytes.CopyTo(_record.AsSpan(LogRecordHeader.Bytes));
+        new LogRecordHeader(bytes.Length, kind, _last, Position).Write(_records.AsSpan(_waiting));
+        bytes.CopyTo(_records.AsSpan(_waiting + LogRecordHeader.Bytes));
+        _waiting += count;
         Position += (ulong)bytes.Length;
+        return lost;
+    }
+
+    /// <summary>Writes down what was put in. Null, or why it is lost.</summary>
+    public string? Flush()
+    {
+        if (_records is not { } records) return null;
+        var count = _waiting;
+        (_records, _waiting) = (null, 0);
         try
         {
             if (_file is null || _length >= LogSegments.SegmentBytes) Rotate();
-            var count = LogRecordHeader.Bytes + bytes.Length;
-            RandomAccess.Write(_file!, _record.AsSpan(0, count), _length);
+            RandomAccess.Write(_file!, records.AsSpan(0, count), _length);
             _length += count;
             return null;
         }
@@ -74,9 +91,17 @@ internal sealed class LogWriter : IDisposable
             CutOff();
             return failed.Message;
         }
+        finally
+        {
+            ArrayPool<byte>.Shared.Return(records);
+        }
     }
 
-    public void Dispose() => _file?.Dispose();
+    public void Dispose()
+    {
+        Flush();
+        _file?.Dispose();
+    }
 
     private void Rotate()
     {

@@ -46,7 +46,7 @@ public sealed class FrameReader
                 Take(ref bytes, Frame.HeaderBytes);
                 if (_length < Frame.HeaderBytes) return FrameFound.Nothing;
             }
-            if (!HeaderIsValid())
+            if (!IsHeader(_held))
             {
                 if (_inStep)
                 {
@@ -77,15 +77,31 @@ public sealed class FrameReader
         }
     }
 
+    /// <summary>Takes a frame that lies whole in what came, without a copy of it; false: look for it by <see cref="Read"/>.</summary>
+    /// <param name="bytes">What came; left without what was taken.</param>
+    /// <param name="payload">A part of <paramref name="bytes"/>.</param>
+    public bool TryReadWhole(ref ReadOnlyMemory<byte> bytes, out ReadOnlyMemory<byte> payload)
+    {
+        payload = default;
+        var header = bytes.Span;
+        if (!_inStep || _length > 0 || header.Length < Frame.HeaderBytes || header[1] == (byte)FrameType.Greeting || !IsHeader(header)) return false;
+        var length = BinaryPrimitives.ReadUInt16LittleEndian(header[2..]);
+        if (header.Length < Frame.HeaderBytes + length) return false;
+        (Type, Stream) = ((FrameType)header[1], BinaryPrimitives.ReadUInt32LittleEndian(header[4..]));
+        payload = bytes.Slice(Frame.HeaderBytes, length);
+        bytes = bytes[(Frame.HeaderBytes + length)..];
+        return true;
+    }
+
     /// <summary>Forgets what it holds: the carrier was opened anew.</summary>
     public void Reset() => (_length, _inStep) = (0, false);
 
-    private bool HeaderIsValid()
+    private bool IsHeader(ReadOnlySpan<byte> bytes)
     {
-        if (_held[0] != Frame.Marker || _held[1] is 0 or > (byte)FrameType.Stop) return false;
-        var payload = BinaryPrimitives.ReadUInt16LittleEndian(_held.AsSpan(2));
-        var stream = BinaryPrimitives.ReadUInt32LittleEndian(_held.AsSpan(4));
-        if (_held[1] == (byte)FrameType.Greeting) return payload == Frame.GreetingBytes && stream == 0;
+        if (bytes[0] != Frame.Marker || bytes[1] is 0 or > (byte)FrameType.Stop) return false;
+        var payload = BinaryPrimitives.ReadUInt16LittleEndian(bytes[2..]);
+        var stream = BinaryPrimitives.ReadUInt32LittleEndian(bytes[4..]);
+        if (bytes[1] == (byte)FrameType.Greeting) return payload == Frame.GreetingBytes && stream == 0;
         return _inStep && payload <= Frame.MaxPayload && stream != 0;
     }
 

@@ -144,7 +144,7 @@ public sealed class LinuxBootTests
         using var limit = new CancellationTokenSource(Boot);
         var connection = await vmm.ConnectGuestAsync(limit.Token);
         Assert.NotNull(connection);
-        var conversation = await GuestConversation.BeginAsync(connection, (type, _, payload) => { frames.Writer.TryWrite((type, payload)); return default; }, limit.Token);
+        var conversation = await GuestConversation.BeginAsync(connection, (type, _, payload) => { frames.Writer.TryWrite((type, payload.ToArray())); return default; }, limit.Token);
         conversation.TrySend(FrameType.Open, conversation.NextStream(), System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(new { argv }));
         return new Exec(conversation, frames.Reader);
     }

@@ -108,7 +108,8 @@ public sealed class LogFilesTests : IDisposable
         // The next file can't be made: there is a folder of that name.
         while (new FileInfo(LogSegments.PathOf(_folder, 1)).Length < LogSegments.SegmentBytes) Write(writer, LogStreamKind.Output, new string('x', 16000) + "\n");
         Directory.CreateDirectory(LogSegments.PathOf(_folder, 2));
-        Assert.NotNull(writer.Write(LogStreamKind.Output, "lost\n"u8));
+        Assert.Null(writer.Add(LogStreamKind.Output, "lost\n"u8));
+        Assert.NotNull(writer.Flush());
         Directory.Delete(LogSegments.PathOf(_folder, 2));
         Write(writer, LogStreamKind.Output, "found\n");
         var lines = await ReadAsync(new LogWish { Tail = 2 });
@@ -121,7 +122,8 @@ public sealed class LogFilesTests : IDisposable
     {
         using var writer = LogWriter.Open(_folder, _clock);
         var text = "a" + string.Concat(Enumerable.Repeat("ü", 20_000));
-        foreach (var piece in Encoding.UTF8.GetBytes(text + "\n").Chunk(LogSegments.MaxPayload)) Assert.Null(writer.Write(LogStreamKind.Output, piece));
+        foreach (var piece in Encoding.UTF8.GetBytes(text + "\n").Chunk(LogSegments.MaxPayload)) Assert.Null(writer.Add(LogStreamKind.Output, piece));
+        Assert.Null(writer.Flush());
         var lines = await ReadAsync(new LogWish());
         Assert.Equal(text, string.Concat(lines.Select(line => line.GetProperty("line").GetString())));
         Assert.Equal([true, true, false], lines.Select(line => line.TryGetProperty("partial", out _)));
@@ -162,7 +164,7 @@ public sealed class LogFilesTests : IDisposable
         Assert.Equal(1, pace.NewVm()(LogPace.PerVm).TotalSeconds, 3);
     }
 
-    private static void Write(LogWriter writer, LogStreamKind kind, string text) => Assert.Null(writer.Write(kind, Encoding.UTF8.GetBytes(text)));
+    private static void Write(LogWriter writer, LogStreamKind kind, string text) => Assert.Null(writer.Add(kind, Encoding.UTF8.GetBytes(text)) ?? writer.Flush());
 
     private async Task<List<string>> TextsAsync(LogWish wish) => [.. (await ReadAsync(wish)).Select(line => line.GetProperty("line").GetString()!)];
 
