@@ -42,6 +42,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
     private readonly Dictionary<IActorRef, string> _byActor = [];
     private readonly ReportOutbox _outbox = new(Resend, MostReports);
     private readonly RemovedEpochs _removed = new(MostRemovedKnown);
+    private readonly RefusedLaunches _refused = new(MostRemovedKnown);
     private readonly ConsoleReaders _readers = new();
     private readonly LimiterTable _figures = new();
     private readonly Dictionary<string, uint> _inputTaken = new(StringComparer.Ordinal);
@@ -282,6 +283,13 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
             return;
         }
 
+        if (_refused.Find(launch.VmId, launch.Epoch) is { } refused)
+        {
+            // What stood in its way may be gone by now, and its room another's: a word that was given stands.
+            Send(refused);
+            return;
+        }
+
         var problem = launch.Spec is null ? "It is missing." : VmSpecRules.FirstProblem(launch.Spec)?.Message;
         if (problem is not null)
         {
@@ -374,6 +382,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         var report = _context.NewReport(launch.VmId, launch.Epoch, HostVmState.Failed);
         report.Reason = new Reason { Code = code, Message = ReasonText.Shorten(why) };
         report.NeverRan = true;
+        _refused.Add(report);
         Send(report);
     }
 
