@@ -342,7 +342,7 @@ internal sealed partial class HostActor
             _launches.Over(held.VmId, held.Epoch);
             PublishView();
             then();
-            if (_launchesBehindRemains.Remove(held.VmId, out var waiting) && _ledger.Find(waiting.VmId, waiting.Epoch) is not null)
+            if (_launchesBehindRemains.Remove(held.VmId, out var waiting) && _ledger.Find(waiting.VmId, waiting.Epoch) is { Vacated: false })
                 Launch(waiting);
             LaunchInItsPlace(held);
             RemoveWhenHandedBack();

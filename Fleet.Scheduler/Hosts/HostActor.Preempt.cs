@@ -70,7 +70,7 @@ internal sealed partial class HostActor
         foreach (var (vmId, waiting) in _launchesBehindRemains.ToList())
         {
             _launchesBehindRemains.Remove(vmId);
-            if (_ledger.Find(waiting.VmId, waiting.Epoch) is not null)
+            if (_ledger.Find(waiting.VmId, waiting.Epoch) is { Vacated: false })
                 Launch(waiting);
         }
     }

@@ -107,9 +107,9 @@ internal sealed class JournalQueue
         {
             await _journal.WriteAsync(connection, [.. _writes.SelectMany(write => write.Rows)], _writer).ConfigureAwait(false);
         }
-        catch (DbException fault) when (_writes.Count > 1 && _journal.IsTaken(fault))
+        catch (DbException fault) when (_journal.IsTaken(fault))
         {
-            // An actor that lives on another node too: it fails alone.
+            // An actor that lives on another node too: it fails alone, and what others asked is answered.
             foreach (var write in _writes)
                 await StoreAloneAsync(connection, write).ConfigureAwait(false);
             return;

@@ -1,4 +1,3 @@
-using Akka.Actor;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Journal;
 using Fleet.Shared.Contracts;
@@ -210,5 +209,5 @@ public sealed class CellRestartTests
     }
 
     private static List<string> NextNames(TestCell cell) =>
-        [.. Enumerable.Range(0, 10_000).Select(_ => ((ExtendedActorSystem)cell.System.ActorSystem).Provider.TempPath().Name)];
+        [.. Enumerable.Range(0, 10_000).Select(_ => ((Akka.Actor.ExtendedActorSystem)cell.System.ActorSystem).Provider.TempPath().Name)];
 }
