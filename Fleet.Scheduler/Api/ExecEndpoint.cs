@@ -250,8 +250,18 @@ internal sealed class ExecEndpoint(ApiContext api)
         }
     }
 
-    private static Task RefuseAsync(WebSocket socket, RequestRefused refused, CancellationToken cancellation) =>
-        SendAsync(socket, FrameType.Refused, Encoding.UTF8.GetBytes($"{refused.Code} {ReasonText.Shorten(refused.Message)}"), cancellation);
+    private static async Task RefuseAsync(WebSocket socket, RequestRefused refused, CancellationToken cancellation)
+    {
+        try
+        {
+            await SendAsync(socket, FrameType.Refused, Encoding.UTF8.GetBytes($"{refused.Code} {ReasonText.Shorten(refused.Message)}"), cancellation);
+        }
+        catch (Exception gone) when (gone is WebSocketException or OperationCanceledException)
+        {
+            // Who would have read it has left.
+            socket.Abort();
+        }
+    }
 
     private static async Task SendAsync(WebSocket socket, FrameType type, ReadOnlyMemory<byte> payload, CancellationToken cancellation)
     {

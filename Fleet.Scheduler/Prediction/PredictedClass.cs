@@ -72,7 +72,7 @@ public sealed partial record PredictedClass(string Name, IReadOnlyList<HostCondi
         return problem.Length > 0 ? null : new(words[0], where, terms, text);
     }
 
-    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,31}$")]
+    [GeneratedRegex("^[a-z0-9][a-z0-9-]{0,31}\\z")]
     private static partial Regex NameForm();
 }
 

@@ -132,12 +132,12 @@ public static class VmLimits
     /// <summary>Ports of its host that one microVM may have.</summary>
     public const int MaxPorts = 32;
 
-    /// <summary>Longest grace that a stop may ask for.</summary>
     /// <summary>Of a host's drain: a week.</summary>
     public const int MaxDrainSeconds = 7 * 24 * 3600;
 
     public const int DefaultDrainSeconds = 3600;
 
+    /// <summary>Longest grace that a stop may ask for.</summary>
     public const int MaxGraceSeconds = 300;
 
     /// <summary>Grace of a stop that names none.</summary>

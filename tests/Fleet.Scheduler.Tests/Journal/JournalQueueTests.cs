@@ -89,6 +89,23 @@ public sealed class JournalQueueTests(SharedPostgres postgres) : IDisposable
         Assert.Equal(1, await queue.ReadHighestAsync("vm/twice"));
     }
 
+    [Fact]
+    public async Task Should_answer_who_asked_beside_the_one_write_that_is_refused()
+    {
+        using var journal = await OpenAsync("sqlite");
+        var queue = new JournalQueue(journal);
+        await queue.WriteAsync([Row("vm/twice", 1)]);
+        Task write;
+        Task<long> question;
+        await using (await journal.ConnectAsync(CancellationToken.None))
+        {
+            write = queue.WriteAsync([Row("vm/twice", 1)]);
+            question = queue.ReadHighestAsync("vm/twice");
+        }
+        Assert.True(journal.IsTaken(await Assert.ThrowsAnyAsync<DbException>(() => write)));
+        Assert.Equal(1, await question);
+    }
+
     [Theory]
     [InlineData("sqlite")]
     [InlineData("postgres")]
