@@ -29,8 +29,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once.</summary>
     private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
 
-    /// <summary>What never was or is deleted leaves no actor; not at once, since who asked once often asks again.</summary>
-    private static readonly TimeSpan LeavePause = TimeSpan.FromSeconds(1);
+    /// <summary>What never was or is deleted leaves no actor; not at once, since a host that it asked for room may yet say yes, and is to give that back without an audit.</summary>
+    private static readonly TimeSpan LeavePause = SearchPatience;
 
     private static readonly TimeSpan WaitGranularity = TimeSpan.FromMilliseconds(100);
 
