@@ -100,7 +100,8 @@ internal sealed class OutputLog(TimeSpan patience, TimeSpan firstPatience, Actio
         lock (_gate)
         {
             (output, position, bytes) = (default, 0, default);
-            if (_underWay == _pieces.Count || _pieces[_underWay] is not { } piece || piece.Length - piece.Taken > room) return false;
+            // One is never under way, so that there is one that can go.
+            if (_underWay == Math.Min(_pieces.Count, MostPieces - 1) || _pieces[_underWay] is not { } piece || piece.Length - piece.Taken > room) return false;
             _underWay++;
             (output, position, bytes) = (piece.Output, piece.Position + piece.Taken, piece.Bytes.AsMemory(piece.Taken, piece.Length - piece.Taken));
             return true;
@@ -143,7 +144,7 @@ internal sealed class OutputLog(TimeSpan patience, TimeSpan firstPatience, Actio
             }
             else
             {
-                // Only so much is under way as the window of its stream takes, which is far less than all.
+                // The oldest that is not under way.
                 Free(_underWay);
                 _hasLost = true;
             }

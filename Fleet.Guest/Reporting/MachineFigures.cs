@@ -12,7 +12,7 @@ internal static class MachineFigures
 
     /// <summary>As they are now; what can't be read is 0.</summary>
     public static FiguresPayload Read(HealthState health, ushort failures) => Parse(
-        Files.Read("/proc/meminfo", LargestFile, out _) ?? [], Files.Read("/proc/loadavg", LargestFile, out _) ?? []) with { Health = health, HealthFailures = failures };
+        Files.Read("/proc/meminfo", LargestFile, out _) ?? [], Files.Read("/proc/loadavg", LargestFile, out _) ?? []) with { Health = health, HealthFailures = failures, LogWindows = StreamLedger.LogWindows };
 
     /// <summary>Of the two files' bytes.</summary>
     internal static FiguresPayload Parse(ReadOnlySpan<byte> memory, ReadOnlySpan<byte> load)

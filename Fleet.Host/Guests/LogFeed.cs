@@ -24,6 +24,7 @@ internal sealed class LogFeed(
 
     private bool _losing;
     private int _toGiveBack;
+    private int _windows = 1;
     private long? _figuresAt;
 
     /// <summary>In the conversation.</summary>
@@ -68,6 +69,7 @@ internal sealed class LogFeed(
                 if (writer.Add(type == FrameType.Output ? LogStreamKind.Output : LogStreamKind.Errors, payload) is { } why) Lose(why);
                 break;
             case FrameType.Figures:
+                Widen(FiguresPayload.LogWindowsOf(payload));
                 // It has something new every 10 s, and when its health changes.
                 if (_figuresAt is { } at && clock.GetElapsedTime(at) < FiguresApart) break;
                 _figuresAt = clock.GetTimestamp();
@@ -93,6 +95,15 @@ internal sealed class LogFeed(
         _toGiveBack = 0;
         if (pace(cost) is { Ticks: > 0 } wait) _ = WaitAsync(wait, cost);
         else Credit(cost);
+    }
+
+    // A fleet-init from before that would take more room than it began with for a mistake.
+    private void Widen(byte windows)
+    {
+        var more = Math.Min(windows, StreamLedger.LogWindows) - _windows;
+        if (more <= 0) return;
+        _windows += more;
+        Credit(more * StreamLedger.OutputWindow);
     }
 
     private void Lose(string why)

@@ -27,10 +27,13 @@ public enum HealthState : byte
 /// <param name="Tasks">Processes and threads.</param>
 /// <param name="Health">How its health check goes.</param>
 /// <param name="HealthFailures">Checks that failed in a row.</param>
+/// <param name="LogWindows">So many windows the stream of the command's output may have at once; 0: one, as before there was this.</param>
 public readonly record struct FiguresPayload(
-    ulong MemoryKib, ulong AvailableKib, uint Load1, uint Load5, uint Load15, uint Tasks, HealthState Health, ushort HealthFailures)
+    ulong MemoryKib, ulong AvailableKib, uint Load1, uint Load5, uint Load15, uint Tasks, HealthState Health, ushort HealthFailures, byte LogWindows = 0)
 {
     public const int Bytes = 36;
+
+    private const int LogWindowsAt = 33;
 
     /// <summary>A load above it is absurd: the kernel takes no more tasks than this.</summary>
     private const uint MostTasks = 4 << 20;
@@ -44,9 +47,12 @@ public readonly record struct FiguresPayload(
         BinaryPrimitives.WriteUInt32LittleEndian(target[24..], Load15);
         BinaryPrimitives.WriteUInt32LittleEndian(target[28..], Tasks);
         target[32] = (byte)Health;
-        target[33] = 0;
+        target[LogWindowsAt] = LogWindows;
         BinaryPrimitives.WriteUInt16LittleEndian(target[34..], HealthFailures);
     }
+
+    /// <summary>That alone, of any payload of so many <see cref="Bytes"/>.</summary>
+    public static byte LogWindowsOf(ReadOnlySpan<byte> payload) => payload[LogWindowsAt];
 
     /// <summary>What a guest of that size can say; null: it can't.</summary>
     /// <param name="payload">As it came.</param>
@@ -57,7 +63,7 @@ public readonly record struct FiguresPayload(
         var figures = new FiguresPayload(
             BinaryPrimitives.ReadUInt64LittleEndian(payload), BinaryPrimitives.ReadUInt64LittleEndian(payload[8..]), BinaryPrimitives.ReadUInt32LittleEndian(payload[16..]),
             BinaryPrimitives.ReadUInt32LittleEndian(payload[20..]), BinaryPrimitives.ReadUInt32LittleEndian(payload[24..]), BinaryPrimitives.ReadUInt32LittleEndian(payload[28..]),
-            (HealthState)payload[32], BinaryPrimitives.ReadUInt16LittleEndian(payload[34..]));
+            (HealthState)payload[32], BinaryPrimitives.ReadUInt16LittleEndian(payload[34..]), LogWindowsOf(payload));
         return figures.MemoryKib <= (ulong)memoryMib * 1024 && figures.AvailableKib <= figures.MemoryKib && figures.Health <= HealthState.Failing && figures.Tasks <= MostTasks
             && Math.Max(figures.Load1, Math.Max(figures.Load5, figures.Load15)) / 100 <= MostTasks ? figures : null;
     }

@@ -26,6 +26,9 @@ public sealed class StreamLedger(bool ofLog = false)
     /// <summary>From the guest.</summary>
     public const int OutputWindow = 256 * 1024;
 
+    /// <summary>Windows that the log's stream may have at once: the guest goes on filling one while the host writes down another.</summary>
+    public const byte LogWindows = 3;
+
     private bool _opened;
     private bool _started;
     private bool _inputEnded;
@@ -68,7 +71,7 @@ public sealed class StreamLedger(bool ofLog = false)
                 _inputEnded = true;
                 break;
             case FrameType.Credit:
-                if (Credit(payload, OutputLeft, OutputWindow) is not { } left) return "The credit is none, or more than was sent.";
+                if (Credit(payload, OutputLeft, ofLog ? LogWindows * OutputWindow : OutputWindow) is not { } left) return "The credit is none, or more than was sent.";
                 OutputLeft = left;
                 return null;
             case FrameType.Stop when ofLog && payload.Length == 4:

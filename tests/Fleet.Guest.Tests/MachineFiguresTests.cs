@@ -20,7 +20,7 @@ public sealed class MachineFiguresTests
     [Fact]
     public void Should_come_through_and_be_believed_only_where_it_can_be()
     {
-        var figures = new FiguresPayload(256 << 10, 100 << 10, 150, 20, 10, 90, HealthState.Passing, 1);
+        var figures = new FiguresPayload(256 << 10, 100 << 10, 150, 20, 10, 90, HealthState.Passing, 1, 3);
         var payload = new byte[FiguresPayload.Bytes];
         figures.Write(payload);
         Assert.Equal(figures, FiguresPayload.Read(payload, 256));

@@ -70,6 +70,19 @@ public sealed class OutputLogTests
     }
 
     [Fact]
+    public void Should_never_have_all_under_way_so_that_there_is_one_that_can_go()
+    {
+        var log = New(TimeSpan.Zero);
+        log.Attach(0);
+        for (var i = 0; i < OutputLog.MostPieces; i++) log.Put(i % 2 == 0 ? FrameType.Output : FrameType.Errors, "x"u8);
+        var underWay = 0;
+        while (log.TryNext(Frame.MaxPayload, out _, out _, out _)) underWay++;
+        log.Put(FrameType.Output, "y"u8);
+        for (var i = 0; i < underWay; i++) log.Took();
+        Assert.Equal([(FrameType.Output, (long)OutputLog.MostPieces, "y")], Drain(log));
+    }
+
+    [Fact]
     public void Should_send_the_next_host_what_the_first_has_not_and_nothing_twice()
     {
         var log = New(Soon);

@@ -15,6 +15,33 @@ public sealed class LogFeedTests : IDisposable
 
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
+    /// <summary>What room a guest gets beyond what it begins with, by what it says that it takes.</summary>
+    [Theory]
+    [InlineData(0, 0)]
+    [InlineData(1, 0)]
+    [InlineData(2, 1)]
+    [InlineData(3, 2)]
+    [InlineData(255, 2)]
+    public void Should_give_a_guest_that_takes_it_more_room_once(byte says, int more)
+    {
+        using var writer = LogWriter.Open(_folder, _clock);
+        var credits = new List<int>();
+        var feed = new LogFeed(writer, _ => TimeSpan.Zero, _clock, (_, _, payload) => credits.Add(BitConverter.ToInt32(payload)), why => Assert.Fail(why), _ => { }) { Number = 1 };
+        feed.Open();
+        feed.Take(FrameType.Started, default);
+        var payload = new byte[FiguresPayload.Bytes];
+        (default(FiguresPayload) with { LogWindows = says }).Write(payload);
+        for (var i = 0; i < 2; i++)
+        {
+            feed.Take(FrameType.Figures, payload);
+            feed.GiveRoom();
+        }
+
+        var taken = StreamLedger.Cost(FrameType.Figures, payload.Length);
+        Assert.Equal(more > 0 ? [more * StreamLedger.OutputWindow, taken, taken] : [taken, taken], credits);
+        Assert.False(feed.Over.Task.IsCompleted);
+    }
+
     [Fact]
     public void Should_take_100_MB_that_come_at_once_at_its_own_pace_lose_nothing_and_keep_the_newest()
     {
