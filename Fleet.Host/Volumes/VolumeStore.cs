@@ -330,9 +330,13 @@ internal sealed class VolumeStore
     }
 
     /// <summary>Bytes that volumes may still take of the disk: their holes.</summary>
-    private long Promised() => Directory.Exists(_root)
-        ? Directory.EnumerateFiles(_root, Disk, SearchOption.AllDirectories).Sum(disk => Math.Max(0, new FileInfo(disk).Length - Posix.AllocatedBytes(disk)))
-        : 0;
+    private long Promised() => Folders().Sum(folder =>
+    {
+        var disk = Path.Combine(folder, Disk);
+        // One may be removed meanwhile: it has nothing of the disk then, and no length.
+        var allocated = Posix.AllocatedBytes(disk);
+        return new FileInfo(disk) is { Exists: true } file ? Math.Max(0, file.Length - allocated) : 0;
+    });
 
     private static Holder ReadGiven(string folder)
     {

@@ -209,12 +209,14 @@ internal static partial class Posix
         return Statx(CurrentDirectory, path, 0, StatxLinks, status) == 0 ? *(uint*)(status + 16) : throw Failure("statx " + path);
     }
 
-    /// <summary>Bytes of the disk that a file takes, its holes left out.</summary>
+    /// <summary>Bytes of the disk that a file takes, its holes left out; 0: there is no such file.</summary>
     public static unsafe long AllocatedBytes(string path)
     {
         // SAFETY: struct statx has 256 bytes on every architecture; stx_blocks stands at 48, in 512 bytes each.
         var status = stackalloc byte[256];
-        return Statx(CurrentDirectory, path, 0, StatxBlocks, status) == 0 ? *(long*)(status + 48) * 512 : throw Failure("statx " + path);
+        if (Statx(CurrentDirectory, path, 0, StatxBlocks, status) == 0)
+            return *(long*)(status + 48) * 512;
+        return Marshal.GetLastPInvokeError() is Enoent or Enotdir ? 0 : throw Failure("statx " + path);
     }
 
     /// <summary>Makes an empty file share another's bytes until one of both changes; false where the file system can't.</summary>

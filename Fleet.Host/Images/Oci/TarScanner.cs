@@ -55,7 +55,7 @@ internal sealed class EntryBudget(ImageLimits limits)
 /// <param name="budget">What all layers of the image share; null: this tar has one of its own.</param>
 internal sealed class TarScanner(Stream stream, ImageLimits limits, EntryBudget? budget = null)
 {
-    private const int Block = 512, MostHeader = 1 << 20, MostXattrs = 64 * 1024;
+    private const int Block = 512, MostHeader = 1 << 20, MostXattrs = 1024, MostXattrBytes = 64 * 1024;
     private const string XattrKey = "SCHILY.xattr.";
 
     private readonly EntryBudget _budget = budget ?? new EntryBudget(limits);
@@ -299,8 +299,9 @@ internal sealed class TarScanner(Stream stream, ImageLimits limits, EntryBudget?
         private void AddXattr(string name, byte[] value)
         {
             _xattrBytes += name.Length + value.Length;
-            if (name.Length > ImageLimits.Name || _xattrBytes > MostXattrs) throw ImageFault.Refused($"a file has more than {MostXattrs} bytes of extended attributes");
+            if (name.Length > ImageLimits.Name || _xattrBytes > MostXattrBytes) throw ImageFault.Refused($"a file has more than {MostXattrBytes} bytes of extended attributes");
             (_xattrs ??= []).RemoveAll(one => one.Key == name);
+            if (_xattrs.Count >= MostXattrs) throw ImageFault.Refused($"a file has more than {MostXattrs} extended attributes");
             _xattrs.Add(new(name, value));
         }
 

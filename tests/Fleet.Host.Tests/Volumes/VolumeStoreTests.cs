@@ -183,6 +183,27 @@ public sealed partial class VolumeStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task One_is_made_while_others_are_removed()
+    {
+        var store = Store();
+        (await store.GiveAsync(Launch(First, 1, generation: 1), default)).Dispose();
+        var others = Enumerable.Range(0, 400).Select(number => $"other-{number}").ToList();
+        foreach (var disk in others.Select(name => store.DiskOf("", name)))
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(disk)!);
+            await File.WriteAllBytesAsync(disk, [1]);
+        }
+        var removing = Task.Run(async () =>
+        {
+            foreach (var name in others)
+                Assert.Null(await store.CarryOutAsync(Order(name), default));
+        });
+        for (var copy = 0; !removing.IsCompleted; copy++)
+            Assert.Null(await store.CarryOutAsync(Order("data", $"copy-{copy}"), default));
+        await removing;
+    }
+
+    [Fact]
     public async Task Two_tenants_have_volumes_of_one_name()
     {
         using var one = await Store().GiveAsync(Launch(First, 1, generation: 1, tenant: "acme"), default);

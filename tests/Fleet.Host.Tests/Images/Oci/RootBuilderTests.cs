@@ -132,6 +132,7 @@ public sealed class RootBuilderTests : IDisposable
         ["a wrong checksum"] = () => { var tar = new TarMaker().File("a", "x").ToArray(); tar[0] ^= 1; return tar; },
         ["no tar"] = () => Encoding.ASCII.GetBytes(new string('x', 2048)),
         ["endless attributes"] = () => new TarMaker().File("a", [], 0, 0, ("user.a", new byte[65_000]), ("user.b", new byte[65_000])).ToArray(),
+        ["more attributes than any file has"] = () => new TarMaker().File("a", [], 0, 0, [.. Enumerable.Range(0, 1025).Select(n => ($"user.{n}", Array.Empty<byte>()))]).ToArray(),
         ["an owner that can't be"] = () => new TarMaker().Raw('x', "pax", "", "18 uid=4294967295\n"u8.ToArray(), 0, 0, 0, null).File("a", "x").ToArray(),
         ["too many entries"] = () => { var tar = new TarMaker(); for (var i = 0; i < 10_001; i++) tar.File($"f{i}", []); return tar.ToArray(); },
         ["attributes of many files"] = () => { var tar = new TarMaker(); for (var i = 0; i < 150; i++) tar.File($"f{i}", [], 0, 0, ("user.a", new byte[60_000])); return tar.ToArray(); },
