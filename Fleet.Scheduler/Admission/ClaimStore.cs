@@ -1,3 +1,4 @@
+using System.Data;
 using System.Data.Common;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
@@ -269,11 +270,21 @@ internal sealed class ClaimStore : IAsyncDisposable
         }
     }
 
+    private void Disconnect()
+    {
+        _commands.Clear();
+        _connection?.Dispose();
+        _connection = null;
+    }
+
     /// <summary>True when the batch is on disk and answered, or has failed as a whole; false when its items are to be tried one by one.</summary>
     private bool TryCommit(IReadOnlyList<Work> batch)
     {
         try
         {
+            // One that broke behind the last batch would say so in words that nobody takes for a database that is away.
+            if (_connection is { State: not ConnectionState.Open })
+                Disconnect();
             _connection ??= _database.Open();
             using var transaction = _database.Begin(_connection);
             _now = _database.Now(transaction, _clock);
@@ -284,9 +295,7 @@ internal sealed class ClaimStore : IAsyncDisposable
         catch (Exception fault)
         {
             // Whatever it was, the next batch begins with a new connection.
-            _commands.Clear();
-            _connection?.Dispose();
-            _connection = null;
+            Disconnect();
             foreach (var item in batch)
                 item.Undo();
             // One of many may be at fault, unless it is the way to the database: then each would wait for it again.
