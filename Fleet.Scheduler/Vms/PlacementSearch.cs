@@ -15,6 +15,9 @@ internal sealed class PlacementSearch
     /// <summary>Hosts that look free but say no: the index is far behind then, and a pause helps more than another question.</summary>
     public const int MostRefusals = 16;
 
+    private static readonly TimeSpan LeastPatience = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan MostPatience = TimeSpan.FromSeconds(5);
+
     private readonly IReadOnlyCollection<string> _avoided;
     private readonly HashSet<string> _asked;
     private readonly RejectionTally _refused = new();
@@ -22,6 +25,7 @@ internal sealed class PlacementSearch
     private IReadOnlyList<Rejection> _rejectedByIndex = [];
     private readonly List<VolumeRecord> _volumes = [];
     private bool _indexHasMore = true;
+    private int _silent;
 
     /// <param name="demand">What is wanted.</param>
     /// <param name="epoch">Under which epoch.</param>
@@ -108,7 +112,20 @@ internal sealed class PlacementSearch
         return host;
     }
 
-    /// <summary>The asked host said no, or nothing.</summary>
+    /// <summary>
+    /// How long the asked host's answer may take: twice as long after each that gave none. One whose actor is away holds up no fail-over (it has 5 s beyond
+    /// the lease), and while a store stands not every search takes room on every host.
+    /// </summary>
+    public TimeSpan Patience => LeastPatience * Math.Pow(2, _silent) is var patience && patience < MostPatience ? patience : MostPatience;
+
+    /// <summary>The asked host gave no answer in time.</summary>
+    public void Silent()
+    {
+        _silent++;
+        Refused(new Rejection { Reason = RejectionReason.Unreachable, Hosts = 1 });
+    }
+
+    /// <summary>The asked host said no.</summary>
     public void Refused(Rejection rejection)
     {
         if (!Preempting)

@@ -41,7 +41,7 @@ internal sealed partial class VmActor
                 Preempt = _search.Preempting,
                 Settled = PreemptionRules.IsSettled(_life.Record!),
             });
-            Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
+            Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), _search.Patience);
             return;
         }
         if (_search.MaySearchOn)
@@ -92,7 +92,7 @@ internal sealed partial class VmActor
             return;
         }
         // If it said yes after all, the late answer is answered with "give it back".
-        _search.Refused(new Rejection { Reason = RejectionReason.Unreachable, Hosts = 1 });
+        _search.Silent();
         AskNextHost();
     }
 

@@ -23,7 +23,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     private const string WakeTimer = "wake";
     private const string WaitTimer = "wait";
 
-    /// <summary>An answer from the node's placement or from a host is late after this; the search then goes on without it.</summary>
+    /// <summary>An answer to what a search asks is late after this; of hosts see <see cref="PlacementSearch.Patience"/>.</summary>
     private static readonly TimeSpan SearchPatience = TimeSpan.FromSeconds(5);
 
     /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once.</summary>

@@ -113,7 +113,7 @@ internal sealed record ClientRequest(Verb Verb, string Key, string? Vm, long Sen
 /// <param name="PersistenceId"><c>vm/…</c> or <c>host/…</c>.</param>
 /// <param name="SequenceNumber">Of that id, from 1.</param>
 /// <param name="Event">One of events.proto.</param>
-/// <param name="AtMs">When, by the wall clock of the node that stored it: may be off when that was moved.</param>
+/// <param name="AtMs">When, by the wall clock of the node that stored it; <see cref="JournalClock"/> puts right what one that was moved said.</param>
 internal sealed record StoredEvent(long Order, string PersistenceId, long SequenceNumber, IMessage Event, long AtMs);
 
 /// <summary>A microVM at the end, by the API.</summary>

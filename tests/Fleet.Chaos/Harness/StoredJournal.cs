@@ -28,6 +28,6 @@ internal static class StoredJournal
             events.Add(new(rows.GetInt64(0), rows.GetString(1), rows.GetInt64(2), stored, (at?.ToDateTimeOffset().ToUnixTimeMilliseconds() ?? 0) + bootMinusUnixMs));
         }
 
-        return events;
+        return JournalClock.Straighten(events);
     }
 }

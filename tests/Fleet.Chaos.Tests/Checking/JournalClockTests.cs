@@ -1,0 +1,24 @@
+using Fleet.Chaos.Checking;
+using Fleet.Scheduler.Cell;
+using Xunit;
+
+namespace Fleet.Chaos.Tests.Checking;
+
+public sealed class JournalClockTests
+{
+    [Fact]
+    public void What_a_node_with_a_moved_clock_stored_gets_the_time_of_its_neighbours()
+    {
+        // Every third event is of a node whose clock is 20 minutes behind, for a while; every fifth has no time.
+        var events = Enumerable.Range(0, 600).Select(at => Event(at, at is > 200 and < 400 && at % 3 == 0 ? True(at) - 1_200_000 : at % 5 == 0 ? -1_700_000_000_000 : True(at))).ToList();
+
+        var straight = JournalClock.Straighten(events);
+
+        Assert.All(straight, stored => Assert.InRange(stored.AtMs - True(stored.Order), -5_000, 5_000));
+        Assert.All(events.Where(stored => stored.AtMs == True(stored.Order)), stored => Assert.Contains(stored, straight));
+
+        static long True(long order) => 3_000_000 + (order * 60);
+    }
+
+    private static StoredEvent Event(long order, long atMs) => new(order, "vm/one", order + 1, new VmRunning(), atMs);
+}
