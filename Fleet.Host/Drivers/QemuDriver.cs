@@ -130,9 +130,9 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
         for (int i = 0; i < launch.VolumeDisks.Count; i++)
         {
             string serial = VmmLaunch.VolumeSerial(i);
-            // A comma in a value is written twice.
+            // A comma in a value is written twice. A write that the host's disk has no room for fails in the guest; else QEMU would stop the guest for it.
             string path = launch.VolumeDisks[i].Replace(",", ",,", StringComparison.Ordinal);
-            arguments.AddRange(["-drive", $"if=none,id={serial},format=raw,cache=writeback,file.filename={path}", "-device", $"virtio-blk-device,drive={serial},serial={serial}"]);
+            arguments.AddRange(["-drive", $"if=none,id={serial},format=raw,cache=writeback,file.filename={path}", "-device", $"virtio-blk-device,drive={serial},serial={serial},werror=report"]);
         }
         if (boot.InitrdPath.Length > 0) arguments.AddRange(["-initrd", boot.InitrdPath]);
         // The way to fleet-init, which a kernel of the user's own does not have.

@@ -37,6 +37,9 @@ internal sealed class VolumeStore
     /// <summary>The turn of whoever makes one: each counts on the room that the others leave. No volume's key is without a slash.</summary>
     private const string Room = "room";
 
+    /// <summary>The turn of whoever copies one: of several at once none would be faster.</summary>
+    private const string Copying = "copying";
+
     private static readonly TimeSpan FormatLimit = TimeSpan.FromMinutes(2);
 
     private readonly string _root;
@@ -95,12 +98,15 @@ internal sealed class VolumeStore
         .Take(VolumeRules.MostTold);
 
     /// <summary>MiB that volumes may have in all: what is free, with what they have of the disk already, less <see cref="KeptFree"/>.</summary>
-    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + Folders().Sum(folder => Posix.AllocatedBytes(Path.Combine(folder, Disk))) - KeptFree) / Mib;
+    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + Folders().Concat(Making()).Sum(folder => Posix.AllocatedBytes(Path.Combine(folder, Disk))) - KeptFree) / Mib;
 
     private IEnumerable<string> Folders() => !Directory.Exists(_root) ? [] : Directory.EnumerateDirectories(_root)
         .Where(tenant => tenant != _making && tenant != _removed)
         .SelectMany(Directory.EnumerateDirectories)
         .Where(folder => File.Exists(Path.Combine(folder, Disk)));
+
+    // Those that have their room, and are not whole yet.
+    private IEnumerable<string> Making() => !Directory.Exists(_making) ? [] : Directory.EnumerateDirectories(_making);
 
     // One that is being removed has none.
     private static ulong SizeMib(string disk)
@@ -238,6 +244,7 @@ internal sealed class VolumeStore
         if (!File.Exists(from))
             throw new LaunchFailedException("volume_not_made", $"The volume {order.Name} was never used, and so there is nothing to copy.");
         RequireFree(from, order.Name);
+        using var turn = await EnterAsync(Copying, cancellation).ConfigureAwait(false);
         await PutAsync(to, order.CopyTo, new FileInfo(from).Length, disk =>
         {
             using var source = File.OpenHandle(from, FileMode.Open, FileAccess.Read, FileShare.Read);
@@ -271,33 +278,40 @@ internal sealed class VolumeStore
         }
     }
 
-    /// <summary>Makes a volume beside the others, fills it, and puts it in its place when it is on the disk.</summary>
+    /// <summary>
+    /// Makes a volume beside the others, fills it, and puts it in its place when it is on the disk. Its room is its own before it is filled, which may take as long as a copy of
+    /// hundreds of GiB: nobody waits for that.
+    /// </summary>
     private async Task PutAsync(string folder, string name, long bytes, Func<string, Task> fill, CancellationToken cancellation)
     {
-        using var turn = await EnterAsync(Room, cancellation).ConfigureAwait(false);
         var making = Path.Combine(_making, Guid.NewGuid().ToString("n"));
         try
         {
             // What users keep is nobody else's business.
             const UnixFileMode own = UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute;
-            Directory.CreateDirectory(making, own);
-            var free = _freeBytes(_root) - Promised() - KeptFree;
-            if (bytes > free)
-            {
-                throw new LaunchFailedException("volume_no_room",
-                    $"The host's disk has no room for the volume {name}: it is to have {bytes / Mib} MiB, and {Math.Max(0, free) / Mib} MiB are not promised to others. Remove volumes or images.");
-            }
             var disk = Path.Combine(making, Disk);
-            using (var file = File.OpenHandle(disk, FileMode.CreateNew, FileAccess.ReadWrite))
+            using (await EnterAsync(Room, cancellation).ConfigureAwait(false))
+            {
+                Directory.CreateDirectory(making, own);
+                var free = _freeBytes(_root) - Promised() - KeptFree;
+                if (bytes > free)
+                {
+                    throw new LaunchFailedException("volume_no_room",
+                        $"The host's disk has no room for the volume {name}: it is to have {bytes / Mib} MiB, and {Math.Max(0, free) / Mib} MiB are not promised to others. Remove volumes or images.");
+                }
+                using var file = File.OpenHandle(disk, FileMode.CreateNew, FileAccess.ReadWrite);
                 RandomAccess.SetLength(file, bytes);
-            File.SetUnixFileMode(disk, OwnFile.Private);
+                File.SetUnixFileMode(disk, OwnFile.Private);
+            }
             await fill(disk).ConfigureAwait(false);
             using (var file = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite))
                 RandomAccess.FlushToDisk(file);
             FolderSync.Sync(making);
             var parent = Path.GetDirectoryName(folder)!;
             Directory.CreateDirectory(parent, own);
-            Directory.Move(making, folder);
+            // Whoever counts meanwhile sees it here or there.
+            using (await EnterAsync(Room, cancellation).ConfigureAwait(false))
+                Directory.Move(making, folder);
             FolderSync.Sync(parent);
             FolderSync.Sync(_root);
             Interlocked.Increment(ref _changes);
@@ -330,7 +344,7 @@ internal sealed class VolumeStore
     }
 
     /// <summary>Bytes that volumes may still take of the disk: their holes.</summary>
-    private long Promised() => Folders().Sum(folder =>
+    private long Promised() => Folders().Concat(Making()).Sum(folder =>
     {
         var disk = Path.Combine(folder, Disk);
         // One may be removed meanwhile: it has nothing of the disk then, and no length.

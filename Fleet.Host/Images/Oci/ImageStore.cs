@@ -51,7 +51,7 @@ public sealed record ImageStoreOptions
 /// <c>names</c> that lead to them. A root is one read-only file for all microVMs of it: each has a hard link of its own in its folder, so that
 /// the file lives as long as anything uses it, whatever is removed here, and whatever is killed when.
 /// </summary>
-/// <remarks>Everything is made under another name, brought to the disk and renamed. Of one host's agent, which holds the state directory.</remarks>
+/// <remarks>Everything is made under another name, brought to the disk and renamed. Of one host's agent, which holds the state directory, and of <c>fleet image</c> beside it.</remarks>
 #pragma warning disable CA1001 // Its semaphore has no handle to give back, and the lock is let go when nothing is being made.
 public sealed class ImageStore
 #pragma warning restore CA1001
@@ -65,7 +65,7 @@ public sealed class ImageStore
     /// <summary>A launch that was given a root links it within this; until then it is not removed for want of room.</summary>
     private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
 
-    private readonly string _layers, _roots, _names;
+    private readonly string _layers, _roots, _names, _fetching;
     private readonly RegistryCredentials _credentials;
     private readonly ImageStoreOptions _options;
     private readonly ILogger _log;
@@ -83,10 +83,10 @@ public sealed class ImageStore
     public ImageStore(string directory, ImageStoreOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
-        (_layers, _roots, _names) = (Path.Combine(directory, "layers"), Path.Combine(directory, "roots"), Path.Combine(directory, "names"));
+        (_layers, _roots, _names, _fetching) = (Path.Combine(directory, "layers"), Path.Combine(directory, "roots"), Path.Combine(directory, "names"), Path.Combine(directory, "fetching"));
         (_options, _credentials) = (options, new RegistryCredentials(directory));
         _log = options.Log.ForContext<ImageStore>();
-        foreach (var folder in (string[])[_layers, _roots, _names])
+        foreach (var folder in (string[])[_layers, _roots, _names, _fetching])
             Directory.CreateDirectory(folder);
     }
 
@@ -96,6 +96,12 @@ public sealed class ImageStore
         foreach (var folder in (string[])[_roots, _names])
         {
             foreach (var left in Directory.GetFiles(folder, Making + "*")) File.Delete(left);
+        }
+        foreach (var left in Directory.GetFiles(_fetching))
+        {
+            // Not of a process that goes on.
+            using var held = FileLock.TryAcquire(left, out _);
+            if (held is not null) File.Delete(left);
         }
     }
 
@@ -287,7 +293,7 @@ public sealed class ImageStore
         }
     }
 
-    // Others may wait for it when who asked first has left: what it reads from is its own.
+    // Of this process' pulls one fetches a layer for all. Others may wait for it when who asked first has left: what it reads from is its own.
     private async Task<string> FetchAsync(ImageReference reference, Descriptor layer, Action<long> arrived, CancellationToken cancellation)
     {
         var file = LayerFile(layer);
@@ -297,11 +303,27 @@ public sealed class ImageStore
             arrived(layer.Size);
             return file;
         }
+        // `fleet image pull` may want the same layer as the agent.
+        var turn = Path.Combine(_fetching, layer.Hex);
+        using var held = await FileLock.AcquireAsync(turn, _options.PullLimit, _log, cancellation).ConfigureAwait(false);
+        try
+        {
+            if (!File.Exists(file)) await DownloadAsync(reference, layer, file, arrived, cancellation).ConfigureAwait(false);
+        }
+        finally
+        {
+            File.Delete(turn);
+        }
+        arrived(layer.Size);
+        return file;
+    }
+
+    private async Task DownloadAsync(ImageReference reference, Descriptor layer, string file, Action<long> arrived, CancellationToken cancellation)
+    {
         using var origin = Origin(reference);
         await new BlobDownload(layer, file + Partial, _options.Retries, _options.Clock, arrived).RunAsync(origin, cancellation).ConfigureAwait(false);
         File.Move(file + Partial, file, overwrite: true);
         FolderSync.Sync(_layers);
-        return file;
     }
 
     /// <summary>Removes what nothing uses, the longest unused first, until so many bytes more fit: layers, which can be had again, then whole images.</summary>

@@ -6,20 +6,21 @@ using Fleet.Chaos.Network;
 
 namespace Fleet.Benchmarks.Chaos;
 
-/// <summary>A host dies with a hundred microVMs, three others are left: how long until all run again, at the default lease and at the shortest.</summary>
+/// <summary>A host dies with a hundred microVMs, three others are left: how long until all run again, at the default lease and at the shortest; of several schedulers at the default, which is their shortest.</summary>
 internal static class FailoverBenchmark
 {
     private const int MicroVms = 100;
 
     public static IReadOnlyList<Measurement> Run(BenchmarkOptions options) =>
         ChaosFleet.Missing is { } missing ? throw new BenchmarkException(missing)
-        : [.. MeasureAsync(TimeSpan.FromSeconds(20)).GetAwaiter().GetResult(), .. MeasureAsync(TimeSpan.FromSeconds(6)).GetAwaiter().GetResult()];
+        : (int)options.Number("schedulers", 1) is > 1 and var schedulers ? MeasureAsync(TimeSpan.FromSeconds(20), schedulers).GetAwaiter().GetResult()
+        : [.. MeasureAsync(TimeSpan.FromSeconds(20), 1).GetAwaiter().GetResult(), .. MeasureAsync(TimeSpan.FromSeconds(6), 1).GetAwaiter().GetResult()];
 
-    private static async Task<IReadOnlyList<Measurement>> MeasureAsync(TimeSpan lease)
+    private static async Task<IReadOnlyList<Measurement>> MeasureAsync(TimeSpan lease, int schedulers)
     {
         await using var fleet = await ChaosFleet.StartAsync(new FleetOptions
         {
-            Lease = lease, Hosts = 4, HostsAtStart = 1, CpusPerHost = 32, MemoryMibPerHost = 4096,
+            Schedulers = schedulers, Lease = lease, Hosts = 4, HostsAtStart = 1, CpusPerHost = 32, MemoryMibPerHost = 4096,
         });
         var load = new ClientLoad(fleet.Api, new LoadOptions(1, MicroVms, ChaosFleet.HasKvm ? fleet.IdleGuest : null), 1);
         await Task.WhenAll(Enumerable.Range(0, MicroVms).Select(_ => load.CreateAsync()));

@@ -20,5 +20,14 @@ public sealed class JournalClockTests
         static long True(long order) => 3_000_000 + (order * 60);
     }
 
+    [Fact]
+    public void At_either_end_where_little_is_stored_right_times_stay()
+    {
+        // A minute apart, as when all is at rest.
+        var events = Enumerable.Range(0, 90).Select(at => Event(at, 3_000_000 + (at * 60_000L))).ToList();
+
+        Assert.Equal(events, JournalClock.Straighten(events));
+    }
+
     private static StoredEvent Event(long order, long atMs) => new(order, "vm/one", order + 1, new VmRunning(), atMs);
 }

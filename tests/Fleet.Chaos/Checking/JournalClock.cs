@@ -18,8 +18,9 @@ internal static class JournalClock
         var straight = new List<StoredEvent>(events.Count);
         for (var i = 0; i < events.Count; i++)
         {
-            var from = Math.Max(0, i - Reach);
-            var near = events.Skip(from).Take(i + Reach + 1 - from).Select(stored => stored.AtMs).Where(at => at > 0).Order().ToList();
+            // As many before as behind: at either end the middle would be of another time.
+            var reach = Math.Min(Reach, Math.Min(i, events.Count - 1 - i));
+            var near = events.Skip(i - reach).Take((2 * reach) + 1).Select(stored => stored.AtMs).Where(at => at > 0).Order().ToList();
             var middle = near.Count == 0 ? events[i].AtMs : near[near.Count / 2];
             straight.Add(Math.Abs(events[i].AtMs - middle) > OffMs ? events[i] with { AtMs = middle } : events[i]);
         }

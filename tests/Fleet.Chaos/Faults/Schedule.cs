@@ -17,7 +17,7 @@ internal enum FaultKind
     /// <summary>Stopped and let go in turn, half of the time each: a slow machine.</summary>
     Slow,
 
-    /// <summary>kill -9 of the agent and of all its VMMs: the plug is pulled.</summary>
+    /// <summary>kill -9 of the agent and of all its VMMs, and nobody hears that their connections end: the plug is pulled.</summary>
     PowerOff,
 
     /// <summary>SIGSTOP of the agent and of all its VMMs: the machine hangs.</summary>

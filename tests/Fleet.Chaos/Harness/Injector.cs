@@ -194,6 +194,9 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     private async Task PowerOffAsync(Fault fault)
     {
         var process = fleet.Hosts[fault.Index];
+        // Nobody hears that its connections end: whoever pulls the plug says no good-bye.
+        var bent = CutOff(fleet.NodeOf(fault.Role, fault.Index));
+        Bend(bent);
         // First the agent: it must not tell anybody how its VMMs ended.
         process.Kill();
         foreach (var (vm, epoch, pid) in fleet.Vmms(fault.Index))
@@ -205,6 +208,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         Strike(StrikeKind.PowerOff, fault.Index, Kernel.BootMs);
 
         await Task.Delay(fault.Lasts);
+        Straighten(bent);
         process.Start();
     }
 
@@ -278,12 +282,24 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         var node = fleet.NodeOf(fault.Role, fault.Index);
         var bent = Bent(fault, node).ToList();
+        Bend(bent);
+        await Task.Delay(fault.Lasts);
+        Straighten(bent);
+    }
+
+    private void Bend(IReadOnlyList<(int From, int To, Way Way)> bent)
+    {
         foreach (var (from, to, way) in bent)
             fleet.SetWay(from, to, way);
-        await Task.Delay(fault.Lasts);
+    }
+
+    private void Straighten(IReadOnlyList<(int From, int To, Way Way)> bent)
+    {
         foreach (var (from, to, _) in bent)
             fleet.SetWay(from, to, default);
     }
+
+    private static (int From, int To, Way Way)[] CutOff(int node) => [(node, -1, new Way(Cut: true)), (-1, node, new Way(Cut: true))];
 
     private IEnumerable<(int From, int To, Way Way)> Bent(Fault fault, int node)
     {
@@ -291,7 +307,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         switch (fault.Kind)
         {
             case FaultKind.Cut:
-                return [(node, -1, cut), (-1, node, cut)];
+                return CutOff(node);
             case FaultKind.CutSending:
                 return [(node, -1, cut)];
             case FaultKind.CutHearing:

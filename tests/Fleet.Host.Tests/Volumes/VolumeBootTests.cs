@@ -25,6 +25,27 @@ public sealed class VolumeBootTests
         Assert.Equal((4, "kept\n"), await RunAsync(scratch, images, store, 2, "cat /data/deep/file; exit 4"));
     }
 
+    [SkippableFact]
+    public async Task Where_the_hosts_disk_is_full_writes_fail_and_the_guest_goes_on()
+    {
+        Skip.If(Environment.UserName != "root", "only root mounts a small disk");
+        using var images = Scratch.Images();
+        await using var scratch = new Scratch();
+        var root = Directory.CreateDirectory(Path.Combine(scratch.Folder, "volumes")).FullName;
+        await ExternalCommand.RunAsync("mount", ["-t", "tmpfs", "-o", "size=20m", "tmpfs", root], null, Boot, default);
+        try
+        {
+            // As if others had filled the disk since it was looked at.
+            var store = new VolumeStore(root, vmId => Path.Combine(scratch.Folder, vmId), TimeProvider.System, Logger.None, _ => long.MaxValue / 2);
+            Assert.Equal((3, "written\nnot written\n"), await RunAsync(scratch, images, store, 1,
+                "dd if=/dev/zero of=/data/deep/small bs=1M count=1 conv=fsync 2>/dev/null && echo written; dd if=/dev/zero of=/data/deep/large bs=1M count=24 conv=fsync 2>/dev/null || echo not written; exit 3"));
+        }
+        finally
+        {
+            await ExternalCommand.RunAsync("umount", [root], null, Boot, default);
+        }
+    }
+
     private static async Task<(int? Status, string Console)> RunAsync(Scratch scratch, IImageSource images, VolumeStore store, ulong generation, string script)
     {
         var spec = new VmSpec { Name = "hello", Cpus = 1, MemoryMib = 256, Command = { "sh", "-c", script }, Volumes = { new VolumeMount { Name = "data", Path = "/data/deep", SizeMib = 32 } } };

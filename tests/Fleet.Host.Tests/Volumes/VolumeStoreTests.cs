@@ -182,6 +182,47 @@ public sealed partial class VolumeStoreTests : IDisposable
         Assert.Equal("kept"u8.ToArray(), Bytes(copy, 50 * Mib, 4));
     }
 
+    [SkippableFact]
+    public async Task One_is_made_while_another_is_copied_and_the_copy_has_its_room()
+    {
+        var slow = new SlowCopy();
+        var store = new VolumeStore(Root, FolderOfVm, slow, Logger.None, _ => _free);
+        using (var given = await store.GiveAsync(Launch(First, 1, generation: 1), default))
+            Write(given.Disks[0], 50 * Mib, "kept");
+        var copying = Task.Run(() => store.CarryOutAsync(Order("data", "copy"), default));
+        await Until(() => slow.Begun.IsSet || copying.IsCompleted);
+        // A file system that shares bytes has nothing to wait for.
+        Skip.If(copying.IsCompleted, "copies take no time here");
+        try
+        {
+            (await store.GiveAsync(Launch(Second, 1, generation: 1, name: "other"), default).WaitAsync(TimeSpan.FromSeconds(20))).Dispose();
+            // All three are promised 64 MiB, the copy too, of which nothing is in its place yet.
+            _free = (3 * 64) * Mib + VolumeStore.KeptFree;
+            Assert.Equal("volume_no_room", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GiveAsync(Launch(Second, 1, generation: 1, name: "third"), default))).Code);
+        }
+        finally
+        {
+            slow.GoOn.Set();
+        }
+        Assert.Null(await copying);
+        Assert.Equal("kept"u8.ToArray(), Bytes(store.DiskOf("", "copy"), 50 * Mib, 4));
+    }
+
+    /// <summary>Stands still when the bytes of a copy are to be read.</summary>
+    private sealed class SlowCopy : TimeProvider
+    {
+        public ManualResetEventSlim Begun { get; } = new();
+
+        public ManualResetEventSlim GoOn { get; } = new();
+
+        public override long GetTimestamp()
+        {
+            Begun.Set();
+            GoOn.Wait();
+            return base.GetTimestamp();
+        }
+    }
+
     [Fact]
     public async Task One_is_made_while_others_are_removed()
     {

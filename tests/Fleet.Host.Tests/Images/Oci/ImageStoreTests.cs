@@ -33,6 +33,23 @@ public sealed class ImageStoreTests : IDisposable
     }
 
     [Fact]
+    public async Task What_the_agent_and_somebody_at_the_machine_want_at_once_is_fetched_once()
+    {
+        var image = TestImage.Big();
+        using var registry = new FakeRegistry(image);
+        // The lock that keeps processes apart keeps stores apart as well.
+        var (agent, beside) = (Store(), Store());
+        File.WriteAllText(_folder.At("images", "fetching", "of-a-killed-one"), "");
+
+        var both = await Task.WhenAll(Get(agent, registry.Reference), Get(beside, registry.Reference));
+
+        Assert.All(both, one => Assert.Equal(image.Digest, one.Digest));
+        Assert.All(image.Layers, layer => Assert.Equal(1, registry.Asked(layer)));
+        agent.RemoveLeftovers();
+        Assert.Empty(Files("fetching"));
+    }
+
+    [Fact]
     public async Task What_is_here_is_not_asked_for_again_also_by_the_next_agent()
     {
         using var registry = new FakeRegistry(TestImage.Small());
