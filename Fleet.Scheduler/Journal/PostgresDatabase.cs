@@ -41,7 +41,13 @@ public sealed class PostgresDatabase
             settings.ApplicationName ??= "fleet";
             settings.Timeout = 5;
             settings.CommandTimeout = 10;
-            settings.KeepAlive = 5;
+            // By the kernel, and what is cancelled is cut off: Npgsql's own keep-alive, and its word to the server that a command is cancelled, each hold a thread of the
+            // pool for as long as the database says nothing. Twenty connections of a node that does not reach it stood still for 10 s, and with them its heartbeats.
+            settings.KeepAlive = 0;
+            settings.TcpKeepAlive = true;
+            settings.TcpKeepAliveTime = 5;
+            settings.TcpKeepAliveInterval = 2;
+            settings.CancellationTimeout = -1;
             settings.MaxPoolSize = Math.Min(settings.MaxPoolSize, MostConnections);
             settings.Options = $"{settings.Options} -c idle_in_transaction_session_timeout={IdleInTransactionMs} -c statement_timeout={StatementMs} -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3".Trim();
             return new PostgresDatabase(settings);

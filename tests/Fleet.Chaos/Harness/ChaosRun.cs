@@ -63,6 +63,9 @@ internal static class ChaosRun
     /// <summary>The longest pause of anything that heals the fleet (orders and audits are repeated every 10 to 15 s), several times.</summary>
     private static readonly TimeSpan RestBound = TimeSpan.FromMinutes(3);
 
+    /// <summary>Lines of a process' log by which its end is known: after the word that says why, a node without its database says much more.</summary>
+    private const int LastWords = 2_000;
+
     /// <summary>How long nothing may change before it counts as rest: longer than the audit of reservations.</summary>
     private static readonly TimeSpan Calm = TimeSpan.FromSeconds(16);
 
@@ -143,7 +146,7 @@ internal static class ChaosRun
             {
                 var from = Kernel.BootMs;
                 tell($"{target.Name} ended by itself:\n{target.LogTail(5)}");
-                crashes.Add(new(target.Name, role == Role.Scheduler, from, target.LogTail(200)));
+                crashes.Add(new(target.Name, role == Role.Scheduler, from, target.LogTail(LastWords)));
                 await Task.Delay(1_000, CancellationToken.None);
                 await target.StartAsync();
                 _ = injector.NoteCrashAsync(role, index, from);
