@@ -14,7 +14,7 @@ public static class JournalCheck
     /// <summary>The file of the view, in the same folder.</summary>
     internal const string ViewFile = "view.db";
 
-    private const int SqliteCorrupt = 11, SqliteNotADatabase = 26;
+    private const int SqliteIoError = 10, SqliteCorrupt = 11, SqliteFull = 13, SqliteNotADatabase = 26;
 
     /// <summary>What is wrong with the journal in the folder.</summary>
     /// <param name="folder">The node's: <see cref="Node.SchedulerOptions.DataDirectory"/>.</param>
@@ -62,7 +62,9 @@ public static class JournalCheck
         }
         catch (Exception fault) when (fault is SqliteException or IOException or UnauthorizedAccessException)
         {
-            return (true, $"{file} can't be read ({fault.Message.TrimEnd('.')}): run as the user that runs Fleet, or {cure}");
+            // Of a disk without room SQLite says the same as of a broken one; whoever took the file away for that would lose what is on it.
+            var what = fault is SqliteException { SqliteErrorCode: SqliteIoError or SqliteFull } ? $"look at its disk, which may be full (df {file}); if it is broken" : "run as the user that runs Fleet, or";
+            return (true, $"{file} can't be read ({fault.Message.TrimEnd('.')}): {what} {cure}");
         }
 
         string Damaged(string said) => $"{file} is damaged ({said.ReplaceLineEndings(" ")}): {cure}";
