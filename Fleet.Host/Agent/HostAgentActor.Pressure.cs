@@ -39,20 +39,23 @@ internal sealed partial class HostAgentActor
     private void EaseAll()
     {
         var (memory, cpu) = (_reaction.Does(PressureRung.Reclaim), _reaction.Does(PressureRung.Squeeze));
-        var here = _vms.Values.Where(entry => entry.Report.State is HostVmState.Launching or HostVmState.Running).ToList();
-        if (here.Count == 0)
-            return;
-        var first = here.Min(entry => VmRank.Of(entry.Spec));
-        // Where all are of one class there is nobody to give to.
-        var squeezes = cpu && here.Exists(entry => VmRank.Of(entry.Spec) > first);
+        var here = _vms.Values.Where(entry => entry.HasVmm).ToList();
+        var squeezed = cpu ? SqueezePlan.LowestOf(here.Select(entry => entry.Spec.Priority)) : null;
         foreach (var entry in here)
         {
-            var ease = new MicroVmActor.Ease(memory, squeezes && VmRank.Of(entry.Spec) == first);
+            var ease = new MicroVmActor.Ease(memory, PriorityClass.Rank(entry.Spec.Priority) == squeezed);
             if (ease == entry.Ease)
                 continue;
             entry.Ease = ease;
             entry.Actor.Tell(ease);
         }
+    }
+
+    /// <summary>A microVM has come or left: another class may be the lowest now, or the only one.</summary>
+    private void EaseAnew()
+    {
+        if (!_reaction.IsCalm)
+            EaseAll();
     }
 
     private void TellPressure()

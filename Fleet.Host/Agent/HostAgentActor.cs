@@ -425,14 +425,19 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         if (!found && _context.Lease.Now is { } lease)
             entry.Actor.Tell(new MicroVmActor.Renew(lease));
         entry.Ease = MicroVmActor.Ease.Nothing;
-        if (!_reaction.IsCalm)
-            EaseAll();
+        EaseAnew();
     }
 
     private void Hear(VmReport report)
     {
         if (_vms.TryGetValue(report.VmId, out var entry) && entry.Epoch == report.Epoch)
+        {
+            var hadVmm = entry.HasVmm;
             entry.Report = report;
+            if (entry.HasVmm != hadVmm)
+                EaseAnew();
+        }
+
         Send(report);
     }
 
@@ -541,6 +546,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
 
         // It had not come so far as to write down its launch, and so has started nothing.
         _vms.Remove(id);
+        EaseAnew();
         _context.Networks.Release(id);
         Refuse(new LaunchVm { VmId = id, Epoch = entry.Epoch }, "The agent failed before it had written the launch down; its log tells more.");
         BeginNext(entry);
@@ -558,6 +564,8 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
         public MicroVmActor.Ease Ease { get; set; } = MicroVmActor.Ease.Nothing;
 
         public VmReport Report { get; set; } = Sized(record.Report);
+
+        public bool HasVmm => Report.State is HostVmState.Launching or HostVmState.Running;
 
         /// <summary>Complete when nothing writes to the console any more.</summary>
         public TaskCompletionSource Console { get; set; } = new();

@@ -46,7 +46,7 @@ internal sealed class EvictionPlan
         }
         if (now - _lastWent < Pause)
             return null;
-        // Of a class the newest placement first: it has the least to lose, and the rest is left in peace.
+        // The lowest class first, of a class the largest, and of those that are alike always the same one, whatever order they are held in.
         var next = here
             .Where(one => !_stays.ContainsKey((one.VmId, one.Epoch)))
             .OrderBy(one => new VmRank(one.Rank, one.MemoryMib)).ThenByDescending(one => one.VmId, StringComparer.Ordinal)

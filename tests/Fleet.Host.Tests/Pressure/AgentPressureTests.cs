@@ -96,19 +96,55 @@ public sealed class AgentPressureTests : AgentTest
         var driver = new ScriptedDriver();
         await using var agent = await StartAsync(driver, _clock, proc: machine.Folder);
         var stream = await Scheduler.NextAsync();
-        var large = Launch();
-        large.Launch.Spec.MemoryMib = 1024;
-        await stream.SendAsync(large);
-        await stream.ExpectReportAsync(Id, HostVmState.Running);
-        await stream.SendAsync(Launch(id: IdOf(2)));
-        await stream.ExpectReportAsync(IdOf(2), HostVmState.Running);
+        // Two of the lowest class, of different sizes, and the largest of a higher one.
+        await RunAsync(stream, 1, PriorityClass.Low, memoryMib: 1024);
+        await RunAsync(stream, 2, PriorityClass.Low, memoryMib: 64);
+        await RunAsync(stream, 3, PriorityClass.Normal, memoryMib: 2048);
 
         await NextAsync(stream, one => one.Cpu == PressureRung.Squeeze, () => machine.Runs(stolen: 40));
-        await UntilAsync("the squeeze", () => !driver.Vmms[0].Shares.IsEmpty);
-        Assert.Equal(new CpuShare(1, null, 0.25), driver.Vmms[0].Shares.Last());
+        await UntilAsync("the squeeze", () => driver.Vmms.Take(2).All(vmm => !vmm.Shares.IsEmpty));
+        Assert.All(driver.Vmms.Take(2), vmm => Assert.Equal([0.25], Weights(vmm)));
         await NextAsync(stream, one => one.Cpu == PressureRung.Calm, () => machine.Runs(stolen: 0));
-        await UntilAsync("the end of it", () => driver.Vmms[0].Shares.Last() == new CpuShare(1, null, 1));
-        Assert.DoesNotContain(driver.Vmms[1].Shares, share => share.Weight < 1);
+        await UntilAsync("the end of it", () => driver.Vmms.Take(2).All(vmm => vmm.Shares.Count == 2));
+        Assert.All(driver.Vmms.Take(2), vmm => Assert.Equal([0.25, 1], Weights(vmm)));
+        Assert.Empty(driver.Vmms[2].Shares);
+    }
+
+    [Fact]
+    public async Task Should_squeeze_nobody_of_one_class_and_look_anew_when_a_microVM_comes_or_leaves()
+    {
+        using var machine = new RecordedMachine();
+        var driver = new ScriptedDriver();
+        await using var agent = await StartAsync(driver, _clock, proc: machine.Folder);
+        var stream = await Scheduler.NextAsync();
+        await RunAsync(stream, 1, PriorityClass.Normal, memoryMib: 64);
+        await RunAsync(stream, 2, PriorityClass.Normal, memoryMib: 1024);
+        var (small, large) = (driver.Vmms[0], driver.Vmms[1]);
+        await NextAsync(stream, one => one.Cpu == PressureRung.Squeeze, () => machine.Runs(stolen: 40));
+
+        Assert.All([small, large], vmm => Assert.Empty(vmm.Shares));
+
+        // A higher class comes: now there is somebody to give to.
+        await RunAsync(stream, 3, PriorityClass.High, memoryMib: 64);
+        await UntilAsync("the squeeze of both", () => !small.Shares.IsEmpty && !large.Shares.IsEmpty);
+        Assert.All([small, large], vmm => Assert.Equal([0.25], Weights(vmm)));
+
+        // A lower one comes and gives in their place.
+        await RunAsync(stream, 4, PriorityClass.Low, memoryMib: 64);
+        await UntilAsync("the squeeze of the lower one", () => !driver.Vmms[3].Shares.IsEmpty && small.Shares.Count == 2 && large.Shares.Count == 2);
+        Assert.Equal([0.25], Weights(driver.Vmms[3]));
+        Assert.All([small, large], vmm => Assert.Equal([0.25, 1], Weights(vmm)));
+
+        // It leaves, as one does that is evicted: the next class gives again.
+        driver.Vmms[3].End();
+        await stream.ExpectReportAsync(IdOf(4), HostVmState.Ended);
+        await UntilAsync("the squeeze of both again", () => small.Shares.Count == 3 && large.Shares.Count == 3);
+        // And with the higher one goes the last reason for it.
+        driver.Vmms[2].End();
+        await stream.ExpectReportAsync(IdOf(3), HostVmState.Ended);
+        await UntilAsync("the end of it", () => small.Shares.Count == 4 && large.Shares.Count == 4);
+        Assert.All([small, large], vmm => Assert.Equal([0.25, 1, 0.25, 1], Weights(vmm)));
+        Assert.Empty(driver.Vmms[2].Shares);
     }
 
     [Fact]
@@ -190,6 +226,18 @@ public sealed class AgentPressureTests : AgentTest
             await stream.SendAsync(Remove());
             await stream.ExpectReportAsync(Id, HostVmState.Removed);
         }
+    }
+
+    private static double[] Weights(ScriptedVmm vmm) => [.. vmm.Shares.Select(share => share.Weight)];
+
+    /// <summary>Starts one with one vCPU.</summary>
+    private static async Task RunAsync(AgentStream stream, int number, string priority, uint memoryMib)
+    {
+        var launch = Launch(id: IdOf(number));
+        launch.Launch.Spec.Priority = priority;
+        launch.Launch.Spec.MemoryMib = memoryMib;
+        await stream.SendAsync(launch);
+        await stream.ExpectReportAsync(IdOf(number), HostVmState.Running);
     }
 
     /// <summary>Lets the clock go on until a word comes that is wanted; null: any.</summary>
