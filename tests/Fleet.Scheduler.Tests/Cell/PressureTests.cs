@@ -1,5 +1,6 @@
 using Fleet.Scheduler.Cell;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Cell;
@@ -70,7 +71,7 @@ public sealed class PressureTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Should_move_the_lowest_class_first_one_after_the_other_and_stop_when_it_is_enough()
+    public async Task Should_move_the_largest_of_a_class_first_one_after_the_other_and_stop_when_it_is_enough()
     {
         await using var agent = await JoinAsync("one");
         var small = await StartAsync("small", 128);
@@ -99,6 +100,28 @@ public sealed class PressureTests : IAsyncLifetime
         Tell(agent, PressureRung.Calm);
         await Eventually.TrueAsync(async () => (await _cell.HostAsync("one")).Pressure is null);
         Assert.True(await _cell.GetAsync(small) is { State: VmState.Running, Host: "one", Epoch: 1 });
+    }
+
+    /// <summary>By size alone it would be the other way round.</summary>
+    [Fact]
+    public async Task Should_move_the_lowest_class_first_however_small_its_microVMs_are()
+    {
+        await using var agent = await JoinAsync("one");
+        var high = await StartAsync("high", 4096, PriorityClass.High);
+        var normal = await StartAsync("normal", 2048);
+        var low = await StartAsync("low", 128, PriorityClass.Low);
+        await using var other = await JoinAsync("two");
+        Tell(agent, PressureRung.Evict);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(low) is { State: VmState.Running, Host: "two", Epoch: 2 });
+        Assert.Equal(("one", "one"), ((await _cell.GetAsync(normal)).Host, (await _cell.GetAsync(high)).Host));
+        await Eventually.TrueAsync(async () =>
+        {
+            var vm = await _cell.GetAsync(normal);
+            if (vm is { State: VmState.Running, Host: "one" })
+                _clock.Shift(TimeSpan.FromSeconds(5));
+            return vm is { State: VmState.Running, Host: "two" };
+        });
+        Assert.True(await _cell.GetAsync(high) is { State: VmState.Running, Host: "one", Epoch: 1 });
     }
 
     [Fact]
@@ -136,9 +159,11 @@ public sealed class PressureTests : IAsyncLifetime
         });
     }
 
-    private async Task<string> StartAsync(string name, uint memoryMib)
+    private async Task<string> StartAsync(string name, uint memoryMib, string priority = PriorityClass.Normal)
     {
-        var id = await _cell.CreateAsync(TestCell.Spec(name, memoryMib: memoryMib));
+        var spec = TestCell.Spec(name, memoryMib: memoryMib);
+        spec.Priority = priority;
+        var id = await _cell.CreateAsync(spec);
         await _cell.WaitAsync(id, VmState.Running);
         return id;
     }

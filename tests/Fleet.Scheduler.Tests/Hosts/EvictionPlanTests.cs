@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Hosts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Hosts;
@@ -7,7 +8,8 @@ public sealed class EvictionPlanTests
 {
     private readonly EvictionPlan _plan = new();
 
-    private static Reservation Held(int number, ulong memoryMib = 100, bool vacated = false) => new($"vm-{number}", 1, 1, memoryMib, vacated);
+    private static Reservation Held(int number, ulong memoryMib = 100, bool vacated = false, string priority = PriorityClass.Normal) =>
+        new($"vm-{number}", 1, 1, memoryMib, vacated) { Rank = PriorityClass.Rank(priority) };
 
     private string? Next(double seconds, params Reservation[] held) => _plan.Next(held, TimeSpan.FromSeconds(seconds))?.VmId;
 
@@ -24,6 +26,45 @@ public sealed class EvictionPlanTests
         Assert.Null(Next(16, [Held(1), Held(2, 300, vacated: true), Held(3, 200)])); // it has gone
         Assert.Null(Next(45, [Held(1), Held(3, 200)]));
         Assert.Equal("vm-3", Next(46, [Held(1), Held(3, 200)]));
+    }
+
+    /// <summary>Sizes and ids are such that by either of them alone the order is another.</summary>
+    [Fact]
+    public void Should_ask_the_lowest_class_first_whatever_the_sizes_and_of_a_class_the_largest()
+    {
+        Reservation[] all =
+        [
+            Held(1, 200, priority: PriorityClass.Low),
+            Held(2, 800, priority: PriorityClass.High),
+            Held(3, 100, priority: PriorityClass.Low),
+            Held(4, 400, priority: PriorityClass.Normal),
+            Held(5, 300, priority: PriorityClass.Normal),
+            Held(6, 900, priority: PriorityClass.High),
+        ];
+        var asked = new List<string?>();
+        for (var left = all.ToList(); left.Count > 0; left.RemoveAll(one => one.VmId == asked[^1]))
+        {
+            var now = asked.Count * 100;
+            // That the one before has gone is seen at the first look, and its pause is over at the second.
+            Next(now, [.. left]);
+            asked.Add(Next(now + 31, [.. left]));
+            Answer(asked[^1]!, goes: true, now + 32);
+        }
+        Assert.Equal(["vm-1", "vm-3", "vm-4", "vm-5", "vm-6", "vm-2"], asked);
+    }
+
+    /// <summary>And the lowest again as soon as it may be asked again.</summary>
+    [Fact]
+    public void Should_ask_a_higher_class_only_when_the_lower_ones_stay()
+    {
+        Reservation[] all = [Held(1, 100, priority: PriorityClass.Low), Held(2, 500, priority: PriorityClass.Normal), Held(3, 900, priority: PriorityClass.High)];
+        Assert.Equal("vm-1", Next(0, all));
+        Answer("vm-1", goes: false, 1);
+        Assert.Equal("vm-2", Next(1, all));
+        Answer("vm-2", goes: false, 50);
+        Assert.Equal("vm-3", Next(50, all));
+        Answer("vm-3", goes: false, 61);
+        Assert.Equal("vm-1", Next(61, all));
     }
 
     [Fact]
