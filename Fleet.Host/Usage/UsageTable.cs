@@ -13,7 +13,7 @@ internal readonly record struct VcpuTimes(TimeSpan Run, TimeSpan Wait)
 }
 
 /// <summary>How far CPUs were short in a time.</summary>
-/// <param name="Vcpus">Of all vCPUs that answered.</param>
+/// <param name="Vcpus">Of all vCPUs that answered, without what those waited that a quota held back.</param>
 /// <param name="Steal">Share of the CPUs' time that was stolen, 0 to 1.</param>
 /// <param name="Cpus">That there are.</param>
 /// <param name="Span">How long it was.</param>
@@ -33,10 +33,13 @@ internal sealed class UsageTable
     /// <summary>Readings nearer to each other say little: the kernel counts in hundredths of a second.</summary>
     private static readonly TimeSpan LeastBetween = TimeSpan.FromSeconds(1);
 
+    /// <summary>What ran for so much longer than its quota allows is held by none: its driver has no control groups. Less may be readings that were not quite ten seconds apart.</summary>
+    private const double Unheld = 1.25;
+
     private readonly Dictionary<string, Reading> _before = new(StringComparer.Ordinal);
     private readonly Dictionary<string, VmUse> _sampled = new(StringComparer.Ordinal);
     private readonly Dictionary<(string VmId, int Vcpu), VcpuReading> _vcpusBefore = [];
-    private readonly Dictionary<string, VcpuTimes> _vcpus = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, VmVcpus> _vcpus = new(StringComparer.Ordinal);
     private readonly Dictionary<string, (ulong Epoch, uint Mib)> _balloons = new(StringComparer.Ordinal);
     private readonly Dictionary<string, (ulong Epoch, GuestFigures Figures, TimeSpan At)> _guests = new(StringComparer.Ordinal);
     private MachineReading? _machineBefore;
@@ -52,15 +55,33 @@ internal sealed class UsageTable
 
     private sealed record VcpuReading(ulong Epoch, VcpuUsage Usage);
 
+    /// <summary>The vCPUs of one microVM, between the last two looks.</summary>
+    /// <param name="Times">Of those that answered.</param>
+    /// <param name="Allowed">CPUs that they might use together.</param>
+    /// <param name="HeldBack">One of them had no credits left, so that a quota held them together to that.</param>
+    private readonly record struct VmVcpus(VcpuTimes Times, double Allowed, bool HeldBack)
+    {
+        /// <summary>
+        /// What tells of the machine. The kernel counts as waiting also how long a group's quota holds its threads (measured under Linux 6.18 with idle
+        /// CPUs: a busy process held to a tenth of a CPU ran 0.40 s in 4 s and "waited" 3.60 s). How much of it was want of CPUs can't be told from
+        /// that, since a group's throttled time is counted by CPU and not by thread: of one that is held back nothing counts.
+        /// </summary>
+        public VcpuTimes ForWantOfCpus(TimeSpan span) => HeldBack && Times.Run <= Allowed * span * Unheld ? Times with { Wait = TimeSpan.Zero } : Times;
+    }
+
     /// <summary>Of the vCPUs that answered, between the last two looks: how long they ran and how long they waited for a CPU.</summary>
-    public VcpuTimes Vcpus => _vcpus.Values.Aggregate(default(VcpuTimes), static (sum, one) => new VcpuTimes(sum.Run + one.Run, sum.Wait + one.Wait));
+    public VcpuTimes Vcpus => Sum(_vcpus.Values.Select(static one => one.Times));
 
     /// <summary>It is time to ask again.</summary>
     public bool IsDue(TimeSpan now) => _askedAt is not { } at || now - at >= SampleEvery;
 
     /// <summary>How the CPUs were shared between the two last looks, whose answers are in by now; null: there were not two.</summary>
     public CpuShortage? CpuOfLastLook(TimeSpan now) => _askedBefore is { } before && _askedAt is { } at && at > before && now > at
-        ? new(Vcpus, _machine is null || _machineBefore is null ? 0 : _machine.StealSince(_machineBefore), _machine?.Cpus ?? Environment.ProcessorCount, at - before)
+        ? new(
+            Sum(_vcpus.Values.Select(one => one.ForWantOfCpus(at - before))),
+            _machine is null || _machineBefore is null ? 0 : _machine.StealSince(_machineBefore),
+            _machine?.Cpus ?? Environment.ProcessorCount,
+            at - before)
         : null;
 
     /// <summary>All microVMs are asked now; what of the sample before was not told is lost.</summary>
@@ -103,8 +124,12 @@ internal sealed class UsageTable
         // Less than before: the thread is another one.
         if (before?.Epoch != epoch || usage.Run < before.Usage.Run || usage.Wait < before.Usage.Wait)
             return;
-        var sum = _vcpus.GetValueOrDefault(vmId);
-        _vcpus[vmId] = new VcpuTimes(sum.Run + usage.Run - before.Usage.Run, sum.Wait + usage.Wait - before.Usage.Wait);
+        var (times, allowed, heldBack) = _vcpus.GetValueOrDefault(vmId);
+        // What it is allowed by this reading holds from here on; up to here it was what it was allowed by the one before.
+        _vcpus[vmId] = new VmVcpus(
+            new VcpuTimes(times.Run + usage.Run - before.Usage.Run, times.Wait + usage.Wait - before.Usage.Wait),
+            allowed + before.Usage.Allowance,
+            heldBack || before.Usage.Allowance < 1);
     }
 
     /// <summary>What the balloon of one holds.</summary>
@@ -143,7 +168,7 @@ internal sealed class UsageTable
             var bank = banks[(vmId, use.Epoch)];
             use.VcpusHeldBack = (uint)bank.Count(vcpu => vcpu.Allowance < 1);
             use.Credits = bank.Any() ? new CpuCreditFigures { BalanceMs = (long)bank.Sum(vcpu => vcpu.Credits!.Value.TotalMilliseconds) } : null;
-            use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Wait, span);
+            use.CpuWaitMillis = Millis(_vcpus.GetValueOrDefault(vmId).Times.Wait, span);
         }
         return new UsageSample
         {
@@ -153,6 +178,8 @@ internal sealed class UsageTable
             Vms = { _sampled.Values },
         };
     }
+
+    private static VcpuTimes Sum(IEnumerable<VcpuTimes> all) => all.Aggregate(default(VcpuTimes), static (sum, one) => new VcpuTimes(sum.Run + one.Run, sum.Wait + one.Wait));
 
     private MachineUse UseOf(MachineReading machine, MachineReading before, TimeSpan span) => new()
     {

@@ -116,6 +116,56 @@ public sealed class UsageTableTests
         Assert.Equal(default, _table.Vcpus);
     }
 
+    /// <summary>Four vCPUs in ten seconds, what each may use before and since the second look.</summary>
+    [Theory]
+    [InlineData(1, 9, 0.1, 0.1, 0)]
+    [InlineData(1, 9, 0.1, 1, 0)] // they were held up to then
+    [InlineData(1, 9, 1, 0.1, 36)] // and these only from then on
+    [InlineData(5, 5, 0.1, 0.1, 20)] // nothing holds these, whatever they should be held to
+    public void Should_not_blame_the_machine_for_what_a_quota_holds_back(double run, double wait, double allowed, double allowedSince, double blamed)
+    {
+        Assert.Equal(new VcpuTimes(At(4 * run), At(blamed)), LookAtFour(run, wait, allowed, allowedSince).Vcpus);
+        Assert.Equal(At(4 * wait), _table.Vcpus.Wait); // as the kernel counts it, and metrics tell it
+    }
+
+    /// <summary>The quota is the microVM's: who has credits left may use what another leaves, and is held with it when there is nothing.</summary>
+    [Fact]
+    public void Should_take_a_microVM_for_held_back_when_one_of_its_vCPUs_is()
+    {
+        for (var look = 0; look < 2; look++)
+        {
+            _table.Begin(Machine(0, 0), default, At(10 * look));
+            _table.Put(Id, 1, new VcpuUsage(0, At(2 * look), At(8 * look), 0.1));
+            _table.Put(Id, 1, new VcpuUsage(1, At(9 * look), At(look)));
+            _table.Put("vm-2", 1, new VcpuUsage(0, At(3 * look), At(7 * look)));
+        }
+        Assert.Equal(new VcpuTimes(At(14), At(7)), _table.CpuOfLastLook(At(12))!.Value.Vcpus);
+    }
+
+    /// <summary>Ten minutes of a guest that runs 0.4 CPUs of an otherwise idle machine's four.</summary>
+    [Theory]
+    [InlineData(0.1, PressureRung.Calm)]
+    [InlineData(1, PressureRung.Evict)]
+    public void Should_not_take_a_guest_without_credits_for_pressure(double allowed, PressureRung rung)
+    {
+        var shortage = LookAtFour(1, 9, allowed, allowed);
+        var host = new HostReaction();
+        for (var look = 1; look <= 60; look++)
+            host.TakeCpu(shortage, At(10 * look));
+        Assert.Equal(rung, host.Told.Cpu);
+    }
+
+    private CpuShortage LookAtFour(double run, double wait, double allowed, double allowedSince)
+    {
+        for (var look = 0; look < 2; look++)
+        {
+            _table.Begin(Machine(0, 0), default, At(10 * look));
+            for (var index = 0; index < 4; index++)
+                _table.Put(Id, 1, new VcpuUsage(index, At(look * run), At(look * wait), look == 0 ? allowed : allowedSince));
+        }
+        return _table.CpuOfLastLook(At(12))!.Value;
+    }
+
     [Fact]
     public void Should_read_the_machine_from_the_kernels_files()
     {
