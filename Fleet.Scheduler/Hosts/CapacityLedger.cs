@@ -53,8 +53,29 @@ public readonly record struct PeakForecast(PeakUse Peak, PeakUse Room)
 
     public ulong FreeMemoryMib => Floor(Room.MemoryMib - Peak.MemoryMib);
 
-    // What is missing by rounding alone is not missing.
-    private static ulong Floor(double free) => free > 0 ? (ulong)Math.Floor(free + 1e-6) : 0;
+    /// <summary>What would be free if it were empty.</summary>
+    public ulong MostCpus => Floor(Room.Cpus);
+
+    /// <summary>Likewise.</summary>
+    public ulong MostMemoryMib => Floor(Room.MemoryMib);
+
+    /// <summary>What is missing by rounding alone, and so is not missing.</summary>
+    public const double Rounding = 1e-6;
+
+    /// <summary>What is short for so much more; at most 0: nothing.</summary>
+    public PeakUse Missing(Demand demand)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        return new(demand.Cpus - (Room.Cpus - Peak.Cpus), demand.MemoryMib - (Room.MemoryMib - Peak.MemoryMib));
+    }
+
+    public bool HasRoomFor(Demand demand)
+    {
+        ArgumentNullException.ThrowIfNull(demand);
+        return demand.Cpus <= FreeCpus && demand.MemoryMib <= FreeMemoryMib;
+    }
+
+    private static ulong Floor(double free) => free > 0 ? (ulong)Math.Floor(free + Rounding) : 0;
 }
 
 /// <summary>One microVM's place on a host.</summary>
@@ -203,26 +224,42 @@ public sealed class CapacityLedger
     public IEnumerable<ClassRoom> Preemptible => _preemptible.Where(room => room.Vms > 0);
 
     /// <summary>
-    /// Who gives way so that the demand fits; null: it would not fit, or too many would have to. Only what is short by the caps or by the <paramref name="forecast"/> counts.
+    /// Who gives way so that the demand fits; null: it would not fit, or too many would have to. Only what is short by the caps or by the forecast counts.
     /// </summary>
-    public IReadOnlyList<Reservation>? Preempt(Demand demand, string vmId, Inventory? inventory, CapacityCaps caps, PeakForecast? forecast)
+    /// <param name="demand">What is to fit.</param>
+    /// <param name="vmId">Whose it is.</param>
+    /// <param name="inventory">What the host has.</param>
+    /// <param name="caps">How much more it may promise.</param>
+    /// <param name="forecastOf">What is predicted if those alone were here; null: the caps alone count.</param>
+    public IReadOnlyList<Reservation>? Preempt(Demand demand, string vmId, Inventory? inventory, CapacityCaps caps, Func<IReadOnlyCollection<Reservation>, PeakForecast>? forecastOf)
     {
         ArgumentNullException.ThrowIfNull(demand);
         if (_reservations.Count >= VmLimits.MaxVmsPerHost)
             return null;
         var missing = Here(demand).Needs + _reserved + new Resources(0, 0, VolumesMib) - caps.Of(inventory);
-        if (forecast is { } peak)
-        {
-            missing = missing with
-            {
-                Cpus = Math.Max(missing.Cpus, demand.Cpus - (long)peak.FreeCpus),
-                MemoryMib = Math.Max(missing.MemoryMib, (long)demand.MemoryMib - (long)peak.FreeMemoryMib),
-            };
-        }
+        // Whoever leaves makes no prediction higher: where it leaves room already there is nothing to ask of it.
+        var foretold = forecastOf?.Invoke(Reservations) is { } all && !all.HasRoomFor(demand) ? forecastOf : null;
+        var missingPeak = foretold?.Invoke(Reservations).Missing(demand) ?? default;
         // What is left of an earlier placement goes anyway.
-        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToList();
-        return Preemption.Choose([.. there.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs))], demand.Rank, missing)
-            is { } chosen ? [.. chosen.Select(one => there.First(held => held.VmId == one.VmId))] : null;
+        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
+        List<Preemptible> able = [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = foretold?.Invoke([held]).Peak ?? default })];
+        for (var round = 0; round < Preemption.Most; round++)
+        {
+            if (Preemption.Choose(able, demand.Rank, missing, missingPeak) is not { } chosen)
+                return null;
+            List<Reservation> giving = [.. chosen.Select(one => there[one.VmId])];
+            if (foretold is null)
+                return giving;
+            var left = foretold([.. _reservations.Values.Except(giving)]);
+            if (left.HasRoomFor(demand))
+                return giving;
+            // The largest of several predictions may fall by less than each would alone: then more is asked for.
+            var still = left.Missing(demand);
+            missingPeak = new(
+                still.Cpus > 0 ? chosen.Sum(one => one.Frees.Cpus) + still.Cpus : missingPeak.Cpus,
+                still.MemoryMib > 0 ? chosen.Sum(one => one.Frees.MemoryMib) + still.MemoryMib : missingPeak.MemoryMib);
+        }
+        return null;
     }
 
     /// <summary>How many microVMs of each group are here, those that have ended left out; in the order of names.</summary>

@@ -24,10 +24,7 @@ internal sealed partial class HostActor
     /// <summary>The events by which the others give way; null: there is no such set.</summary>
     private List<IMessage>? Preempt(ReserveRoom reserve, Demand demand)
     {
-        if (_ledger.Preempt(demand, reserve.VmId, _record!.Inventory, _caps, Forecast()) is not { } giving)
-            return null;
-        // By the forecast those that give way may free less than their limits.
-        if (ForecastWithout(giving) is { } peak && (peak.FreeCpus < demand.Cpus || peak.FreeMemoryMib < demand.MemoryMib))
+        if (_ledger.Preempt(demand, reserve.VmId, _record!.Inventory, _caps, Predictors is { } by ? held => Forecast(by, held) : null) is not { } giving)
             return null;
         return [.. giving.Select(held => new HostPreempted
         {

@@ -30,9 +30,7 @@ internal sealed partial class HostActor
     /// <summary>Null: the ratios alone say what may be promised.</summary>
     private PeakForecast? Forecast() => Predictors is { } predictors ? Forecast(predictors, _ledger.Reservations) : null;
 
-    /// <summary>As if those had left already.</summary>
-    private PeakForecast? ForecastWithout(IReadOnlyCollection<Reservation> gone) => Predictors is { } predictors ? Forecast(predictors, [.. _ledger.Reservations.Except(gone)]) : null;
-
+    /// <summary>As if those alone were here.</summary>
     private PeakForecast Forecast(HostPredictors by, IReadOnlyCollection<Reservation> held) => new(
         _usage.Predict(held, by.Cpu, by.Memory, Monotonic),
         new PeakUse(by.Terms.Cpus(_record?.Inventory), by.Terms.MemoryMib(_record?.Inventory)));

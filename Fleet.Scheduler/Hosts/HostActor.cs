@@ -437,7 +437,9 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
             Quarantined = IsQuarantined,
             Pressed = IsPressed,
             Removed = !Exists,
-            PeakRoom = Forecast() is { } forecast ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib } : null,
+            PeakRoom = Forecast() is { } forecast
+                ? new PeakRoom { Cpus = forecast.FreeCpus, MemoryMib = forecast.FreeMemoryMib, MostCpus = forecast.MostCpus, MostMemoryMib = forecast.MostMemoryMib }
+                : null,
             Preemptible = { _ledger.Preemptible.Select(room => room.Clone()) },
             Groups = { _ledger.Groups.Select(group => new GroupCount { Group = group.Key, Members = (uint)group.Value }) },
         }));

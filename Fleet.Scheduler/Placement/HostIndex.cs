@@ -101,10 +101,13 @@ public sealed class HostIndex
     {
         if (view.Preemptible.Count == 0 || Closed(view) is not null)
             return [];
-        var rooms = new Resources?[PriorityClass.All.Count];
+        var (rooms, most) = (new Resources?[PriorityClass.All.Count], Capacity(view));
         foreach (var room in view.Preemptible)
         {
             free += Resources.Of(room.Cpus, room.MemoryMib, room.Other);
+            // They may hold far more than is predicted of them: the host has no more than it would have without anybody.
+            if (view.PeakRoom is not null)
+                free = free with { Cpus = Math.Min(free.Cpus, most.Cpus), MemoryMib = Math.Min(free.MemoryMib, most.MemoryMib) };
             if (room.Rank < rooms.Length)
                 rooms[room.Rank] = free;
         }
@@ -431,7 +434,11 @@ public sealed class HostIndex
 
     private static CapacityCaps Caps(HostView view) => new(view.CpuRatio, view.MemoryRatio);
 
-    private static Resources Capacity(HostView view) => Resources.Of(Caps(view).Cpus(view.Inventory), Caps(view).MemoryMib(view.Inventory), view.CapOther);
+    // All that it would promise if it were empty: as what is free of it, by the ratios and by predictions.
+    private static Resources Capacity(HostView view) => Resources.Of(
+        Math.Min(Caps(view).Cpus(view.Inventory), view.PeakRoom is { HasMostCpus: true } cpus ? cpus.MostCpus : ulong.MaxValue),
+        Math.Min(Caps(view).MemoryMib(view.Inventory), view.PeakRoom is { HasMostMemoryMib: true } memory ? memory.MostMemoryMib : ulong.MaxValue),
+        view.CapOther);
 
     private static Resources Free(HostView view) => new(
         (long)FreeCpus(view),

@@ -59,7 +59,7 @@ public sealed class FleetSimulation
             for (var i = 0; i < count; i++)
             {
                 _machines.Add(new Machine(_machines.Count, size, predictors));
-                _policy.Open(Cap(size));
+                _policy.Open(Most(size, predictors));
                 _size += size;
             }
         }
@@ -106,6 +106,18 @@ public sealed class FleetSimulation
     private double Mean(double area, long size, long last) => _end > 0 ? area / _end / size : (double)last / size;
 
     private Resources Cap(in Resources size) => new((long)(size.Cpus * _plan.CpuRatio), (long)(size.MemoryMib * _plan.MemoryRatio));
+
+    // Of an empty host: what both the ratios and the predictors leave.
+    private Resources Most(in Resources size, HostPredictors? by)
+    {
+        var cap = Cap(size);
+        if (by is null)
+            return cap;
+        var forecast = new PeakForecast(default, Room(size, by));
+        return new(Math.Min(cap.Cpus, (long)forecast.MostCpus), Math.Min(cap.MemoryMib, (long)forecast.MostMemoryMib));
+    }
+
+    private static PeakUse Room(in Resources size, HostPredictors by) => new(size.Cpus * (1 - by.Terms.Reserve), size.MemoryMib * (1 - by.Terms.Reserve));
 
     // Time goes on: moments to be told of and ends of five minutes come before what happens next.
     private void Pass(double to, CancellationToken cancellation)
@@ -225,8 +237,7 @@ public sealed class FleetSimulation
         var now = TimeSpan.FromSeconds((_slot + 1) * SlotSeconds);
         var cpu = new ResourceUse([.. machine.Guests.Select(guest => new Consumer(guest.Needs.Cpus, guest.Cpu))], machine.Cpu, now);
         var memory = new ResourceUse([.. machine.Guests.Select(guest => new Consumer(guest.Needs.MemoryMib, guest.Memory))], machine.Memory, now);
-        var forecast = new PeakForecast(
-            new PeakUse(by.Cpu.Predict(cpu), by.Memory.Predict(memory)), new PeakUse(machine.Size.Cpus * (1 - by.Terms.Reserve), machine.Size.MemoryMib * (1 - by.Terms.Reserve)));
+        var forecast = new PeakForecast(new PeakUse(by.Cpu.Predict(cpu), by.Memory.Predict(memory)), Room(machine.Size, by));
         var left = Cap(machine.Size) - machine.Promised;
         _policy.SetFree(machine.Number, new(Math.Min(left.Cpus, (long)forecast.FreeCpus), Math.Min(left.MemoryMib, (long)forecast.FreeMemoryMib)));
     }

@@ -142,6 +142,98 @@ public sealed class HostIndexTests
         Assert.Equal("cpus", Assert.Single(index.Find(Wanting(cpus: 8), Nobody).Rejections).Reason);
     }
 
+    private static HostView Predicted(string id, uint usedCpus, ulong freeCpus, ulong freeMemory)
+    {
+        var view = View(id, cpus: 4, memoryMib: 16_384, usedCpus: usedCpus);
+        view.CpuRatio = 4;
+        view.PeakRoom = new PeakRoom { Cpus = freeCpus, MemoryMib = freeMemory, MostCpus = 3, MostMemoryMib = 14_745 };
+        return view;
+    }
+
+    /// <summary>By the ratio an empty one would have 16 vCPUs, by the prediction 3.</summary>
+    [Fact]
+    public void Should_name_a_host_as_one_that_would_do_only_where_predictions_would_leave_so_much_of_it()
+    {
+        var view = Predicted("x", usedCpus: 2, freeCpus: 1, freeMemory: 14_000);
+        var index = Of(view);
+        IEnumerable<(string, ulong?, int)> Changes(uint cpus, uint memoryMib = 128) =>
+            index.Review(new VmSpec { Cpus = cpus, MemoryMib = memoryMib, Driver = "auto" }, new Dictionary<string, string>()).Changes.Select(change => (change.Field, change.Value, change.Fitting));
+        Assert.Equal([("cpus", 1UL, 1)], Changes(4));
+        Assert.Equal([("cpus", 1UL, 1), ("hosts", null, 1)], Changes(3));
+        Assert.Equal([("memory_mib", 14_000UL, 1), ("hosts", null, 1)], Changes(1, 14_745));
+        Assert.Equal([("memory_mib", 14_000UL, 1)], Changes(1, 14_746));
+        // A node of before does not tell.
+        view.PeakRoom.ClearMostCpus();
+        view.Version++;
+        index.Update(view, Now);
+        Assert.Contains(("hosts", null, 1), Changes(4));
+    }
+
+    [Fact]
+    public void Should_weigh_a_host_that_is_predicted_as_one_that_has_what_predictions_leave_of_it()
+    {
+        var predicted = Of(Predicted("a", usedCpus: 0, freeCpus: 3, freeMemory: 2048), Predicted("b", usedCpus: 8, freeCpus: 1, freeMemory: 8192), Predicted("c", usedCpus: 0, freeCpus: 3, freeMemory: 14_745));
+        HostView Plain(string id, uint usedCpus, ulong freeMemory) => View(id, cpus: 3, memoryMib: 14_745, usedCpus: usedCpus, usedMemory: 14_745 - freeMemory);
+        var plain = Of(Plain("a", 0, 2048), Plain("b", 2, 8192), Plain("c", 0, 14_745));
+        foreach (var demand in new[] { Wanting(), Wanting(memoryMib: 1024), Wanting(cpus: 3) })
+        {
+            Assert.Equal(plain.Find(demand, Nobody).Hosts, predicted.Find(demand, Nobody).Hosts);
+            Assert.Equal(plain.Judge(demand, Now).Select(host => host.Cost.Sum(part => part.Value)), predicted.Judge(demand, Now).Select(host => host.Cost.Sum(part => part.Value)));
+        }
+    }
+
+    [Fact]
+    public void Should_not_have_others_give_way_where_even_an_empty_host_would_be_predicted_too_full()
+    {
+        var view = Predicted("x", usedCpus: 12, freeCpus: 0, freeMemory: 14_000);
+        view.Preemptible.Add(new ClassRoom { Rank = 0, Vms = 12, Cpus = 12, MemoryMib = 1536 });
+        var index = Of(view);
+        PlacementReview Review(uint cpus) => index.Review(new VmSpec { Cpus = cpus, MemoryMib = 128, Driver = "auto", Priority = "high" }, new Dictionary<string, string>());
+        Assert.True(Review(3) is { Preempts: true, Fitting: 1 });
+        Assert.True(Review(4) is { Preempts: false, Fitting: 0, Reason.Code: "no_capacity" });
+    }
+
+    /// <summary>Each wish that no host meets, alone.</summary>
+    [Fact]
+    public void Should_name_the_one_wish_without_which_it_would_fit()
+    {
+        HostView Labelled(string id)
+        {
+            var view = View(id);
+            (view.Inventory.Architecture, view.Inventory.Kernel) = ("x86_64", "6.8.0");
+            view.Inventory.Labels["pool"] = "web";
+            (view.CapOther, view.FreeOther) = (new() { NetworkMbit = 1000 }, new() { NetworkMbit = 400 });
+            return view;
+        }
+
+        var index = Of(Labelled("a"), Labelled("b"));
+        IEnumerable<(string, ulong?, int)> Changes(Action<VmSpec> wish)
+        {
+            var spec = new VmSpec { Cpus = 1, MemoryMib = 128, Driver = "auto" };
+            Assert.Null(index.Review(spec, new Dictionary<string, string>()).Reason);
+            wish(spec);
+            var review = index.Review(spec, new Dictionary<string, string>());
+            Assert.NotNull(review.Reason);
+            return review.Changes.Select(change => (change.Field, change.Value, change.Fitting));
+        }
+
+        Assert.Equal([("host", null, 2)], Changes(spec => spec.Host = "c"));
+        Assert.Equal([("driver", null, 2)], Changes(spec => spec.Driver = "kvm"));
+        Assert.Equal([("architecture", null, 2)], Changes(spec => spec.Architecture = "aarch64"));
+        Assert.Equal([("min_kernel", null, 2)], Changes(spec => spec.MinKernel = "6.9"));
+        Assert.Equal([("cpu_template", null, 2)], Changes(spec => spec.CpuTemplate = "T2"));
+        Assert.Equal([("rate_limits", null, 2)], Changes(spec => spec.RateLimits["entropy"] = new RateLimit()));
+        Assert.Equal([("host_labels.disk", null, 2)], Changes(spec =>
+        {
+            spec.HostLabels["disk"] = "nvme";
+            spec.HostLabels["pool"] = "web";
+        }));
+        Assert.Equal([("network_mbit", 400UL, 2), ("hosts", null, 1)], Changes(spec => spec.NetworkMbit = 500));
+        Assert.Equal([("network_mbit", 400UL, 2)], Changes(spec => spec.NetworkMbit = 1001));
+        // One alone is not enough then.
+        Assert.Empty(Changes(spec => (spec.Architecture, spec.MinKernel) = ("aarch64", "6.9")));
+    }
+
     [Fact]
     public void Should_send_what_has_rate_limits_where_they_are_kept()
     {

@@ -1,6 +1,7 @@
 using CsCheck;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Prediction;
 using Fleet.Shared.Contracts;
 using Xunit;
 
@@ -63,6 +64,43 @@ public sealed class PreemptionTests
         var crowd = Enumerable.Range(0, 100).Select(at => new Preemptible($"vm-{at}", 0, new(1, 1, 1))).ToList();
         Assert.Equal(Preemption.Most, Preemption.Choose(crowd, 1, new(0, 0, Preemption.Most))!.Count);
         Assert.Null(Preemption.Choose(crowd, 1, new(0, 0, Preemption.Most + 1)));
+    }
+
+    /// <summary>Where what is predicted falls by less than the limits: enough by both, none in vain, of classes no higher than need be; and as few as any where one prediction alone is short.</summary>
+    [Fact]
+    public void Should_find_enough_where_less_is_freed_than_the_limits()
+    {
+        var one = Gen.Select(Gen.Int[0, 2], Gen.Long[1, 4], Gen.Long[1, 8], Gen.Int[1, 4], Gen.Int[1, 4]);
+        Gen.Select(one.Array[0, 9], Gen.Int[0, 2], Gen.Long[-2, 8], Gen.Long[-2, 12], Gen.Int[-4, 24].Select(quarters => quarters / 4.0), Gen.Int[-4, 48].Select(quarters => quarters / 4.0), Gen.Bool).Sample(
+            (all, rank, shortCpus, shortMemory, peakCpus, peakMemory, alone) =>
+            {
+                if (alone)
+                    (shortCpus, shortMemory, peakMemory) = (0, 0, 0);
+                var there = all.Select((vm, at) => new Preemptible($"vm-{at}", vm.Item1, new(vm.Item2, vm.Item3)) { Frees = new(vm.Item2 * vm.Item4 / 4.0, vm.Item3 * vm.Item5 / 4.0) }).ToList();
+                bool IsEnough(IReadOnlyCollection<Preemptible> set) => Enough(set, shortCpus, shortMemory)
+                    && set.Sum(vm => vm.Frees.Cpus) >= peakCpus && set.Sum(vm => vm.Frees.MemoryMib) >= peakMemory;
+                var chosen = Preemption.Choose(there, rank, new(shortCpus, shortMemory), new(peakCpus, peakMemory));
+                Assert.Equal(IsEnough([.. there.Where(vm => vm.Rank < rank)]), chosen is not null);
+                if (chosen is null)
+                    return;
+                Assert.True(IsEnough(chosen));
+                Assert.Equal(chosen.Count, chosen.Select(vm => vm.VmId).Distinct().Count());
+                Assert.All(chosen, vm => Assert.False(IsEnough([.. chosen.Where(other => other != vm)])));
+                if (chosen.Count == 0)
+                    return;
+                var highest = chosen.Max(vm => vm.Rank);
+                Assert.False(IsEnough([.. there.Where(vm => vm.Rank < highest)]), "a lower class would have done");
+                var lower = there.Where(vm => vm.Rank <= highest).ToList();
+                if (alone)
+                    Assert.Equal(Enumerable.Range(0, 1 << lower.Count).Select(bits => lower.Where((_, at) => (bits >> at & 1) == 1).ToList()).Where(IsEnough).Min(set => set.Count), chosen.Count);
+            },
+            iter: 3000);
+        var crowd = Enumerable.Range(0, 100).Select(at => new Preemptible($"vm-{at:d2}", 0, new(4, 1)) { Frees = new(0.25, 1) }).ToList();
+        Assert.Equal(Preemption.Most, Preemption.Choose(crowd, 1, default, new(0.25 * Preemption.Most, 0))!.Count);
+        Assert.Null(Preemption.Choose(crowd, 1, default, new((0.25 * Preemption.Most) + 0.1, 0)));
+        // Of those that free enough the smallest goes.
+        Preemptible[] sizes = [new("large", 0, new(8, 512)) { Frees = new(4, 512) }, new("right", 0, new(4, 256)) { Frees = new(2, 256) }, new("idle", 0, new(8, 64)) { Frees = new(1, 64) }];
+        Assert.Equal(["right"], Preemption.Choose(sizes, 1, default, new(2, 0))!.Select(vm => vm.VmId));
     }
 
     [Fact]

@@ -4,6 +4,7 @@ using Fleet.Scheduler.Hosts;
 using Fleet.Scheduler.Placement;
 using Fleet.Scheduler.Prediction;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Prediction;
@@ -30,6 +31,73 @@ public sealed class PredictedLedgerTests
         Assert.Equal(new Rejection { Reason = "memory_peak", Hosts = 1, Wanted = 373, MostFree = 372 }, ledger.Check(Wanting(1, 373), Host, Caps, peak));
         Assert.Equal("cpus", ledger.Check(Wanting(25, 1), Host, Caps, peak)?.Reason);
         Assert.Equal(0UL, ledger.Check(Wanting(1, 1), Host, Caps, new PeakForecast(new PeakUse(99, 1), Room))?.MostFree);
+    }
+
+    /// <summary>Those that give way free what is predicted of them, not their limits.</summary>
+    [Fact]
+    public void Should_have_as_many_give_way_as_the_prediction_needs()
+    {
+        var (ledger, book) = Filled(20, cpuMillis: 250);
+        PeakForecast ForecastOf(IReadOnlyCollection<Reservation> held) => Predicted(book, held, Cpu);
+        // Some 0.35 of each, and 7.2 for all.
+        Assert.InRange(ForecastOf(ledger.Reservations).Peak.Cpus, 6.9, 7.0);
+        var high = Wanting(2, 128) with { Rank = PriorityClass.Rank("high") };
+        Assert.Equal("cpu_peak", ledger.Check(high, Host, Caps, ForecastOf(ledger.Reservations))?.Reason);
+        var giving = ledger.Preempt(high, "high", Host, Caps, ForecastOf)!;
+        Assert.Equal(6, giving.Count);
+        Assert.Equal(14, ledger.Preempt(Larger(5), "high", Host, Caps, ForecastOf)!.Count);
+        Assert.Null(ledger.Preempt(high with { Rank = PriorityClass.Rank("low") }, "high", Host, Caps, ForecastOf));
+        // 17 would have to.
+        Assert.Null(ledger.Preempt(Larger(6), "high", Host, Caps, ForecastOf));
+        foreach (var held in giving)
+            ledger.Apply(new HostPreempted { VmId = held.VmId, Epoch = 1, Cpus = held.Cpus, MemoryMib = held.MemoryMib, ForVmId = "high", ForEpoch = 1 });
+        Assert.Null(ledger.Check(high, Host, Caps, ForecastOf(ledger.Reservations)));
+        // By their limits, as if nothing were known of them, two are enough.
+        var (cold, nothing) = Filled(7, cpuMillis: null);
+        Assert.Equal(2, cold.Preempt(high, "high", Host, Caps, held => Predicted(nothing, held, Cpu))!.Count);
+
+        static Demand Larger(uint cpus) => Wanting(cpus, 128) with { Rank = PriorityClass.Rank("high") };
+    }
+
+    /// <summary>The larger of two predictions falls by less than each of them would: it is asked again with what is short then.</summary>
+    [Fact]
+    public void Should_have_enough_give_way_where_the_largest_of_several_predictions_counts()
+    {
+        // By the first a third of each, by the second half of those of one vCPU alone.
+        static PeakForecast ForecastOf(IReadOnlyCollection<Reservation> held) => new(
+            new PeakUse(Math.Max(held.Sum(one => one.Cpus) / 3.0, held.Where(one => one.Cpus == 1).Sum(one => one.Cpus) * 0.5), 0), Room);
+        var ledger = new CapacityLedger();
+        for (var at = 0; at < 13; at++)
+            ledger.Apply(new HostReserved { VmId = $"small-{at:d2}", Epoch = 1, Cpus = 1, MemoryMib = 64, Priority = "low" });
+        ledger.Apply(new HostReserved { VmId = "large", Epoch = 1, Cpus = 6, MemoryMib = 64, Priority = "low" });
+        var high = Wanting(2, 128) with { Rank = PriorityClass.Rank("high") };
+        Assert.Equal(6.5, ForecastOf(ledger.Reservations).Peak.Cpus);
+        var giving = ledger.Preempt(high, "high", Host, Caps, ForecastOf)!;
+        Assert.True(ForecastOf([.. ledger.Reservations.Except(giving)]).HasRoomFor(high));
+        Assert.InRange(giving.Count, 3, 5);
+    }
+
+    private static PeakForecast Predicted(UsageBook book, IReadOnlyCollection<Reservation> held, IPeakPredictor cpu) => new(book.Predict(held, cpu, Memory, Filling), Room);
+
+    // When all is known that Filled tells.
+    private static readonly TimeSpan Filling = TimeSpan.FromHours(3);
+
+    // So many of one vCPU and of the lowest class, and up to then what they used; null: nothing is known.
+    private static (CapacityLedger Ledger, UsageBook Book) Filled(int count, uint? cpuMillis)
+    {
+        var (ledger, book) = (new CapacityLedger(), new UsageBook());
+        for (var at = 0; at < count; at++)
+            ledger.Apply(new HostReserved { VmId = $"vm-{at:d2}", Epoch = 1, Cpus = 1, MemoryMib = 64, Priority = "low" });
+        var sequence = 0UL;
+        // A whole number of slots, the first two hours of which are the warm-up.
+        for (var at = TimeSpan.FromMinutes(55); cpuMillis is { } used && at < Filling; at += TimeSpan.FromSeconds(10))
+        {
+            var sample = new UsageSample { Sequence = ++sequence };
+            foreach (var one in ledger.Reservations)
+                sample.Vms.Add(new VmUse { VmId = one.VmId, Epoch = 1, CpuMillis = used, MemoryKib = 32 * 1024 });
+            book.Take(sample, ledger.Reservations, at);
+        }
+        return (ledger, book);
     }
 
     /// <summary>

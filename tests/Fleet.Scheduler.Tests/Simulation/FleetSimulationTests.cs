@@ -65,6 +65,19 @@ public sealed class FleetSimulationTests
         Assert.Equal(0.0, Run(plan).CpuShort);
     }
 
+    /// <summary>A host that nobody was on yet promises what any other empty one does.</summary>
+    [Fact]
+    public void Should_promise_of_an_untouched_host_no_more_than_predictions_leave()
+    {
+        var plan = new SimulationPlan(Trace((0, 10, 8, 1024), (20, 30, 4, 1024), (40, 50, 3, 14_746)), [new(new(4, 16_384), 10)], PlacementPolicies.Engine, 1)
+        {
+            CpuRatio = 4, Usage = [Curve(0.2, 0.2)], Prediction = new(),
+        };
+        Assert.Equal((3, 3, 0), (Run(plan).Arrived, Run(plan).Refused, Run(plan).MostHostsUsed));
+        Assert.Equal(0, Run(plan with { Prediction = null }).Refused);
+        Assert.Equal(0, Run(plan with { Trace = Trace((0, 10, 3, 14_745)) }).Refused);
+    }
+
     /// <summary>Whoever places, over random comings and goings: nobody is promised more than there is, nobody gets lost, and the same seed tells the same.</summary>
     [Fact]
     public void Should_keep_to_the_caps_under_every_policy()
