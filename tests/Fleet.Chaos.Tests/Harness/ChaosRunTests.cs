@@ -64,28 +64,4 @@ public sealed class ChaosRunTests(ITestOutputHelper output)
         Assert.Empty(report.Verdict.Violations);
         Assert.Superset(new HashSet<FaultKind> { FaultKind.DiskFull, FaultKind.Drain, FaultKind.HangVmm }, report.Faults.Keys.ToHashSet());
     }
-
-    [SkippableFact]
-    [Trait("Kind", "Slow")]
-    public async Task Should_keep_every_promise_of_a_cell_of_three_that_is_split_and_whose_nodes_die_beside_a_host()
-    {
-        Skip.If(ChaosFleet.Missing is not null, ChaosFleet.Missing);
-        static Fault Of(double at, FaultKind kind, Role role, int index, double lasts) => new(TimeSpan.FromSeconds(at), kind, role, index, TimeSpan.FromSeconds(lasts), 1);
-        var options = new ChaosOptions
-        {
-            Seed = 7,
-            Length = TimeSpan.FromSeconds(70),
-            Population = 18,
-            // One node is parted from the two others for long enough that these go on without it; one dies while a host is off, which is then given up.
-            Faults =
-            [
-                Of(5, FaultKind.Split, Role.Scheduler, 0, 15), Of(34, FaultKind.PowerOff, Role.Host, 1, 30), Of(38, FaultKind.Kill, Role.Scheduler, 1, 4),
-            ],
-            Fleet = new FleetOptions { Schedulers = 3, Hosts = 3, MemoryMibPerHost = 256 },
-        };
-        var report = await ChaosRun.RunAsync(options, output.WriteLine);
-        Assert.Empty(report.Verdict.Violations);
-        Assert.NotEmpty(report.Verdict.Recoveries);
-        Assert.Equal(3, report.FaultCount);
-    }
 }
