@@ -304,7 +304,7 @@ public sealed class ImageStore
             return file;
         }
         // `fleet image pull` may want the same layer as the agent.
-        var turn = Path.Combine(_fetching, layer.Hex);
+        var turn = Path.Combine(_fetching, layer.Hex + ".lock");
         using var held = await FileLock.AcquireAsync(turn, _options.PullLimit, _log, cancellation).ConfigureAwait(false);
         try
         {
