@@ -565,7 +565,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
 
         public VmReport Report { get; set; } = Sized(record.Report);
 
-        public bool HasVmm => Report.State is HostVmState.Launching or HostVmState.Running;
+        public bool HasVmm => Report.State.HasVmm();
 
         /// <summary>Complete when nothing writes to the console any more.</summary>
         public TaskCompletionSource Console { get; set; } = new();

@@ -1,4 +1,5 @@
 using Fleet.Host.Drivers;
+using Fleet.Host.State;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Agent;
@@ -78,14 +79,14 @@ public sealed class MicroVmLife
         _bootLimit = bootLimit;
         _resumes = resumes;
         _found = found;
-        _adopting = found is HostVmState.Launching or HostVmState.Running;
+        _adopting = found.HasVmm();
     }
 
     /// <summary>Where it is. A VMM that is still to be taken over counts as launching.</summary>
     public HostVmState State { get; private set; } = HostVmState.Launching;
 
     /// <summary>True while a VMM runs or may be about to.</summary>
-    public bool HasVmm => State is HostVmState.Launching or HostVmState.Running;
+    public bool HasVmm => State.HasVmm();
 
     /// <summary>A life that begins.</summary>
     /// <param name="bootLimit">By then the guest must be ready; zero: no limit.</param>

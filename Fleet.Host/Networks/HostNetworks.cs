@@ -68,7 +68,7 @@ internal sealed class HostNetworks : IAsyncDisposable
     {
         lock (_gate)
         {
-            foreach (var record in found.Where(record => record.Report.State is HostVmState.Launching or HostVmState.Running && record.Network is not null))
+            foreach (var record in found.Where(record => record.Report.State.HasVmm() && record.Network is not null))
             {
                 if (Attachment.Of(record) is not { } one || !_table.TryPut(one))
                     _log.Error("The place of {VmId} in its network can't be read from its record, or is another's; it has no network until it is started anew", record.Launch.VmId);

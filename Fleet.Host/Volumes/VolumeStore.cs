@@ -98,15 +98,17 @@ internal sealed class VolumeStore
         .Take(VolumeRules.MostTold);
 
     /// <summary>MiB that volumes may have in all: what is free, with what they have of the disk already, less <see cref="KeptFree"/>.</summary>
-    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + Folders().Concat(Making()).Sum(folder => Posix.AllocatedBytes(Path.Combine(folder, Disk))) - KeptFree) / Mib;
+    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + DisksWithRoom().Sum(Posix.AllocatedBytes) - KeptFree) / Mib;
 
     private IEnumerable<string> Folders() => !Directory.Exists(_root) ? [] : Directory.EnumerateDirectories(_root)
         .Where(tenant => tenant != _making && tenant != _removed)
         .SelectMany(Directory.EnumerateDirectories)
         .Where(folder => File.Exists(Path.Combine(folder, Disk)));
 
-    // Those that have their room, and are not whole yet.
-    private IEnumerable<string> Making() => !Directory.Exists(_making) ? [] : Directory.EnumerateDirectories(_making);
+    // Of all that have their room: also of those that are not whole yet.
+    private IEnumerable<string> DisksWithRoom() => Folders()
+        .Concat(!Directory.Exists(_making) ? [] : Directory.EnumerateDirectories(_making))
+        .Select(folder => Path.Combine(folder, Disk));
 
     // One that is being removed has none.
     private static ulong SizeMib(string disk)
@@ -344,9 +346,8 @@ internal sealed class VolumeStore
     }
 
     /// <summary>Bytes that volumes may still take of the disk: their holes.</summary>
-    private long Promised() => Folders().Concat(Making()).Sum(folder =>
+    private long Promised() => DisksWithRoom().Sum(static disk =>
     {
-        var disk = Path.Combine(folder, Disk);
         // One may be removed meanwhile: it has nothing of the disk then, and no length.
         var allocated = Posix.AllocatedBytes(disk);
         return new FileInfo(disk) is { Exists: true } file ? Math.Max(0, file.Length - allocated) : 0;

@@ -238,8 +238,7 @@ public sealed class CapacityLedger
             return null;
         var missing = Here(demand).Needs + _reserved + new Resources(0, 0, VolumesMib) - caps.Of(inventory);
         // Whoever leaves makes no prediction higher: where it leaves room already there is nothing to ask of it.
-        var foretold = forecastOf?.Invoke(Reservations) is { } all && !all.HasRoomFor(demand) ? forecastOf : null;
-        var missingPeak = foretold?.Invoke(Reservations).Missing(demand) ?? default;
+        var (foretold, missingPeak) = forecastOf?.Invoke(Reservations) is { } all && !all.HasRoomFor(demand) ? (forecastOf, all.Missing(demand)) : (null, default);
         // What is left of an earlier placement goes anyway.
         var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
         List<Preemptible> able = [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = foretold?.Invoke([held]).Peak ?? default })];

@@ -1,5 +1,3 @@
-using Fleet.Shared.Vms;
-
 namespace Fleet.Scheduler.Hosts;
 
 /// <summary>
@@ -46,10 +44,10 @@ internal sealed class EvictionPlan
         }
         if (now - _lastWent < Pause)
             return null;
-        // The lowest class first, of a class the largest, and of those that are alike always the same one, whatever order they are held in.
+        // The lowest class first; of a class the largest, which makes the most room, so that the fewest have to go; of those that are alike always the same one, whatever order they are held in.
         var next = here
             .Where(one => !_stays.ContainsKey((one.VmId, one.Epoch)))
-            .OrderBy(one => new VmRank(one.Rank, one.MemoryMib)).ThenByDescending(one => one.VmId, StringComparer.Ordinal)
+            .OrderBy(one => one.Rank).ThenByDescending(one => one.MemoryMib).ThenByDescending(one => one.VmId, StringComparer.Ordinal)
             .FirstOrDefault();
         if (next is not null)
             (_asked, _askedAt, _goes) = ((next.VmId, next.Epoch), now, false);

@@ -11,10 +11,14 @@ internal static class FailoverBenchmark
 {
     private const int MicroVms = 100;
 
-    public static IReadOnlyList<Measurement> Run(BenchmarkOptions options) =>
-        ChaosFleet.Missing is { } missing ? throw new BenchmarkException(missing)
-        : (int)options.Number("schedulers", 1) is > 1 and var schedulers ? MeasureAsync(TimeSpan.FromSeconds(20), schedulers).GetAwaiter().GetResult()
-        : [.. MeasureAsync(TimeSpan.FromSeconds(20), 1).GetAwaiter().GetResult(), .. MeasureAsync(TimeSpan.FromSeconds(6), 1).GetAwaiter().GetResult()];
+    public static IReadOnlyList<Measurement> Run(BenchmarkOptions options)
+    {
+        if (ChaosFleet.Missing is { } missing)
+            throw new BenchmarkException(missing);
+        var schedulers = (int)options.Number("schedulers", 1);
+        int[] leases = schedulers > 1 ? [20] : [20, 6];
+        return [.. leases.SelectMany(lease => MeasureAsync(TimeSpan.FromSeconds(lease), schedulers).GetAwaiter().GetResult())];
+    }
 
     private static async Task<IReadOnlyList<Measurement>> MeasureAsync(TimeSpan lease, int schedulers)
     {

@@ -195,7 +195,7 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
     {
         var process = fleet.Hosts[fault.Index];
         // Nobody hears that its connections end: whoever pulls the plug says no good-bye.
-        var bent = CutOff(fleet.NodeOf(fault.Role, fault.Index));
+        var bent = CutBoth(fleet.NodeOf(fault.Role, fault.Index), -1);
         Bend(bent);
         // First the agent: it must not tell anybody how its VMMs ended.
         process.Kill();
@@ -299,7 +299,8 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
             fleet.SetWay(from, to, default);
     }
 
-    private static (int From, int To, Way Way)[] CutOff(int node) => [(node, -1, new Way(Cut: true)), (-1, node, new Way(Cut: true))];
+    // Both ways; -1 is everybody.
+    private static (int From, int To, Way Way)[] CutBoth(int node, int other) => [(node, other, new Way(Cut: true)), (other, node, new Way(Cut: true))];
 
     private IEnumerable<(int From, int To, Way Way)> Bent(Fault fault, int node)
     {
@@ -307,24 +308,22 @@ internal sealed class Injector(ChaosFleet fleet, Action<string> tell)
         switch (fault.Kind)
         {
             case FaultKind.Cut:
-                return CutOff(node);
+                return CutBoth(node, -1);
             case FaultKind.CutSending:
                 return [(node, -1, cut)];
             case FaultKind.CutHearing:
                 return [(-1, node, cut)];
             case FaultKind.Split:
                 return Enumerable.Range(0, fleet.Options.Schedulers).Where(other => other != fault.Index).Select(other => fleet.NodeOf(Role.Scheduler, other))
-                    .SelectMany(Both);
+                    .SelectMany(other => CutBoth(node, other));
             case FaultKind.CutDatabase:
-                return Both(fleet.NodeOf(Role.Database, 0));
+                return CutBoth(node, fleet.NodeOf(Role.Database, 0));
             case FaultKind.CutOne:
-                return Both(fleet.NodeOf(Role.Scheduler, (int)(fault.Salt % (uint)fleet.Options.Schedulers)));
+                return CutBoth(node, fleet.NodeOf(Role.Scheduler, (int)(fault.Salt % (uint)fleet.Options.Schedulers)));
             default:
                 var way = new Way(DelayMs: (int)(fault.Salt % 100), JitterMs: 1 + (int)(fault.Salt / 100 % 200), Loss: fault.Salt / 20_000 % 10 / 100.0, Twice: fault.Salt / 200_000 % 20 / 100.0);
                 return [(node, -1, way), (-1, node, way)];
         }
-
-        IEnumerable<(int, int, Way)> Both(int other) => [(node, other, cut), (other, node, cut)];
     }
 
     private async Task JumpAsync(Fault fault)
