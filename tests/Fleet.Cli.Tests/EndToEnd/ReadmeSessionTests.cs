@@ -54,8 +54,8 @@ public sealed class ReadmeSessionTests : IDisposable
             {
                 var result = await node.RunAsync(new LabCommand(Words) { Environment = new Dictionary<string, string> { ["groups"] = "" } }, Limit);
                 Assert.True(result.ExitStatus == 0, $"{result.Output}\n{result.Errors}");
-                // The emulated processor's own fault, now and then: see docs/reliability.md, known and open.
-                if (attempt < 3 && result.Output.Contains("triple fault", StringComparison.Ordinal))
+                // The emulated processor's own fault, now and then, after which a guest ends or stands still: see docs/reliability.md, known and open.
+                if (attempt < 3 && (result.Output.Contains("triple fault", StringComparison.Ordinal) || result.Output.Contains("was not ready within", StringComparison.Ordinal)))
                     continue;
                 _session.AssertPrinted(result.Output);
                 Assert.Contains(" kvm ", result.Output, StringComparison.Ordinal);

@@ -17,7 +17,12 @@ for folder in /tmp /run /root /dev/shm; do mount -t tmpfs private "$folder"; don
 export HOME=/root FLEET_DATA=/mnt/fleet-data DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
 hostname box
 cd /mnt
-printf '#!/bin/sh\nexec /mnt/dotnet/dotnet /mnt/build/cli/fleet.dll "$@"\n' >fleet
+# What the microVMs said last is kept before all of it goes: without it nobody knows why one failed.
+cat >fleet <<'END'
+#!/bin/sh
+[ "$1" != down ] || tail -n 15 "$FLEET_DATA"/host/vms/*/console.log "$FLEET_DATA"/host/vms/*/vmm.log >/mnt/words.trace 2>/dev/null
+exec /mnt/dotnet/dotnet /mnt/build/cli/fleet.dll "$@"
+END
 chmod +x fleet
 REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/mnt/registry/data docker-registry serve /mnt/registry.yml >/mnt/registry.log 2>&1 &
 # What is there before is there when it answers.
@@ -64,5 +69,7 @@ ln -s /mnt/build/test-images "$FLEET_DATA/cache"
 set +eu
 . /mnt/steps
 traces >/mnt/after.trace
+printf '\036last words\n'
+cat /mnt/words.trace
 printf '\036traces\n'
 diff /mnt/before.trace /mnt/after.trace && echo as before
