@@ -6,34 +6,49 @@ namespace Fleet.Host.Networks;
 /// The kernel's settings by which packets pass through this machine. What they were is written down before one is changed, and
 /// put back when the last network is gone, whichever agent sees that.
 /// </summary>
-internal sealed class Forwarding(string file)
+/// <param name="file">Where it is written down.</param>
+/// <param name="root">Where the kernel has its settings.</param>
+internal sealed class Forwarding(string file, string root = Forwarding.Root)
 {
-    private const string Root = "/proc/sys/net";
+    internal const string Root = "/proc/sys/net";
 
     /// <summary>The machine has IPv6, and new interfaces have it.</summary>
-    public static bool HasIpv6 =>
-        File.Exists($"{Root}/ipv6/conf/default/disable_ipv6") && File.ReadAllText($"{Root}/ipv6/conf/default/disable_ipv6").Trim() == "0";
+    public static bool HasIpv6 => Value($"{Root}/ipv6/conf/default/disable_ipv6") == "0";
 
     /// <summary>Something is to be put back.</summary>
     public bool IsChanged => File.Exists(file);
+
+    private string Switch4 => $"{root}/ipv4/ip_forward";
+
+    private string Switch6 => $"{root}/ipv6/conf/all/forwarding";
 
     /// <exception cref="IOException">The kernel takes it not.</exception>
     /// <exception cref="UnauthorizedAccessException">Only root may.</exception>
     public void Change()
     {
-        var before = new List<(string Setting, string Value)>();
         // A machine that forwards takes no more routes from its router, unless it is told to: its own way out would go.
-        foreach (var folder in (Directory.Exists($"{Root}/ipv6/conf") ? Directory.GetDirectories($"{Root}/ipv6/conf") : []).Where(folder => !LinkPlan.IsFleets(Path.GetFileName(folder))))
-            Note(before, $"{folder}/accept_ra", "1");
-        Note(before, $"{Root}/ipv4/ip_forward", "0");
-        Note(before, $"{Root}/ipv6/conf/all/forwarding", "0");
-        if (before.Count == 0)
+        var listening = Settings("ipv6", "accept_ra").Where(setting => Value(setting) == "1").ToList();
+        var off = ((string[])[Switch4, Switch6]).Where(setting => Value(setting) == "0").ToList();
+        if (listening.Count == 0 && off.Count == 0)
             return;
+        // What the kernel changes along with a switch, on and off (inet_forward_change, addrconf_fixup_forwarding).
+        List<string> touched = [.. listening, .. off];
+        if (off.Contains(Switch4))
+            touched.AddRange([.. Settings("ipv4", "forwarding"), $"{root}/ipv4/conf/all/accept_redirects"]);
+        if (off.Contains(Switch6))
+            touched.AddRange([.. Settings("ipv6", "forwarding"), .. Settings("ipv6", "force_forwarding")]);
         // An agent that was killed in the middle wrote down more than it changed: what it wrote counts.
-        var known = IsChanged ? Read() : [];
-        Write([.. known, .. before.Where(one => !known.Exists(other => other.Setting == one.Setting))]);
-        foreach (var (setting, value) in before)
-            File.WriteAllText(setting, value == "1" ? "2" : "1");
+        var before = Read();
+        var noted = before.Select(one => one.Setting).ToHashSet(StringComparer.Ordinal);
+        foreach (var setting in touched.Where(noted.Add))
+        {
+            if (Value(setting) is { } value)
+                before.Add((setting, value));
+        }
+
+        Write(before);
+        listening.ForEach(setting => Set(setting, "2"));
+        off.ForEach(setting => Set(setting, "1"));
     }
 
     /// <summary>As it was.</summary>
@@ -41,8 +56,7 @@ internal sealed class Forwarding(string file)
     {
         if (!IsChanged)
             return;
-        // Last what was changed first: as long as the machine forwards it needs the other.
-        foreach (var (setting, value) in Enumerable.Reverse(Read()).Where(one => one.Setting.StartsWith(Root + "/", StringComparison.Ordinal) && File.Exists(one.Setting)))
+        foreach (var (setting, value) in Read().Where(one => one.Setting.StartsWith(root + "/", StringComparison.Ordinal)).OrderBy(one => TurnOf(one.Setting)))
             Set(setting, value);
         File.Delete(file);
     }
@@ -58,18 +72,42 @@ internal sealed class Forwarding(string file)
 
     private static void Set(string setting, string value)
     {
-        if (File.Exists(setting) && File.ReadAllText(setting).Trim() != value)
+        if (Value(setting) is { } now && now != value)
             File.WriteAllText(setting, value);
     }
 
-    private static void Note(List<(string Setting, string Value)> before, string setting, string value)
+    // Null: there is none, or it has gone with its interface.
+    private static string? Value(string setting)
     {
-        if (File.Exists(setting) && File.ReadAllText(setting).Trim() == value)
-            before.Add((setting, value));
+        try
+        {
+            return File.ReadAllText(setting).Trim();
+        }
+        catch (Exception gone) when (gone is FileNotFoundException or DirectoryNotFoundException)
+        {
+            return null;
+        }
     }
 
+    // The switches first, for the kernel changes others along with them; of these the one that changes the rest; and last
+    // accept_ra, which the machine needs as long as it forwards.
+    private int TurnOf(string setting)
+    {
+        if (setting == Switch4 || setting == Switch6)
+            return 0;
+        if (setting.EndsWith("/conf/all/force_forwarding", StringComparison.Ordinal))
+            return 1;
+        return setting.EndsWith("/accept_ra", StringComparison.Ordinal) ? 3 : 2;
+    }
+
+    // Of every interface but Fleet's own, and of "all" and "default".
+    private IEnumerable<string> Settings(string family, string name) =>
+        (Directory.Exists($"{root}/{family}/conf") ? Directory.GetDirectories($"{root}/{family}/conf") : [])
+            .Where(folder => !LinkPlan.IsFleets(Path.GetFileName(folder)))
+            .Select(folder => $"{folder}/{name}");
+
     private List<(string Setting, string Value)> Read() =>
-        [.. File.ReadAllLines(file).Select(line => line.Split('=', 2)).Where(pair => pair.Length == 2).Select(pair => (pair[0], pair[1]))];
+        IsChanged ? [.. File.ReadAllLines(file).Select(line => line.Split('=', 2)).Where(pair => pair.Length == 2).Select(pair => (pair[0], pair[1]))] : [];
 
     private void Write(List<(string Setting, string Value)> before)
     {

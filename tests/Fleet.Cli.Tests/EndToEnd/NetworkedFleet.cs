@@ -31,6 +31,9 @@ internal sealed class NetworkedFleet : IAsyncDisposable
             _lab.In(space, "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/up0/accept_dad");
             NetworkLab.Run("ip", "-n", space, "link", "set", "up0", "up");
         }
+
+        // Settings that the kernel changes along with forwarding, as it would not leave them by itself.
+        _lab.In(Host, "sh", "-c", "cd /proc/sys/net; echo 0 > ipv4/conf/all/accept_redirects; for s in ipv4/conf/lo/forwarding ipv6/conf/lo/forwarding ipv6/conf/lo/force_forwarding; do [ ! -e $s ] || echo 1 > $s; done");
     }
 
     public string Host { get; }
@@ -129,7 +132,7 @@ internal sealed class NetworkedFleet : IAsyncDisposable
 
     /// <summary>The machine's network as far as networks of microVMs could have changed it.</summary>
     public string State() => _lab.In(Host, "sh", "-c",
-        "ip -o link | cut -d: -f2; ip -o addr | cut -d' ' -f2-7; ip route; nft list ruleset; cd /proc/sys/net; grep . ipv4/ip_forward ipv6/conf/*/forwarding ipv6/conf/*/accept_ra ipv4/conf/*/route_localnet")
+        "ip -o link | cut -d: -f2; ip -o addr | cut -d' ' -f2-7; ip route; nft list ruleset; cd /proc/sys/net; grep . ipv4/ip_forward ipv[46]/conf/*/forwarding ipv6/conf/*/accept_ra ipv4/conf/*/route_localnet ipv4/conf/all/accept_redirects; grep -s . ipv6/conf/*/force_forwarding || true")
         + (Directory.Exists(Path.Combine(Data, "host", "network")) ? "a folder" : "");
 
     public string Log() => File.Exists(Path.Combine(_folder, "up.out")) ? string.Join('\n', File.ReadLines(Path.Combine(_folder, "up.out")).TakeLast(60)) : "(no log)";

@@ -44,7 +44,9 @@ traces() {
   ip -o address | cut -d' ' -f2-7
   ip route
   nft list ruleset
-  grep -H . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/*/forwarding /proc/sys/net/ipv6/conf/*/accept_ra /proc/sys/net/ipv4/conf/*/route_localnet
+  grep -H . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/forwarding /proc/sys/net/ipv6/conf/*/accept_ra /proc/sys/net/ipv4/conf/*/route_localnet /proc/sys/net/ipv4/conf/all/accept_redirects
+  # Kernels from 6.17 on.
+  grep -Hs . /proc/sys/net/ipv6/conf/*/force_forwarding || true
   find /mnt /tmp /run /root /dev/shm -xdev -not -name '*.trace' -not -name registry.log -printf '%p %y %m %U\n' | sort
 }
 
