@@ -22,9 +22,10 @@ internal sealed class Forwarding(string file, string root = Forwarding.Root)
 
     private string Switch6 => $"{root}/ipv6/conf/all/forwarding";
 
-    /// <exception cref="IOException">The kernel takes it not.</exception>
-    /// <exception cref="UnauthorizedAccessException">Only root may.</exception>
-    public void Change()
+    /// <summary>Writes down what <see cref="Change"/> is to change, with what the kernel changes along with it.</summary>
+    /// <exception cref="IOException">It can't be read or written.</exception>
+    /// <exception cref="UnauthorizedAccessException">It may not be.</exception>
+    public void Note()
     {
         // A machine that forwards takes no more routes from its router, unless it is told to: its own way out would go.
         var listening = Settings("ipv6", "accept_ra").Where(setting => Value(setting) == "1").ToList();
@@ -47,18 +48,38 @@ internal sealed class Forwarding(string file, string root = Forwarding.Root)
         }
 
         Write(before);
-        listening.ForEach(setting => Set(setting, "2"));
-        off.ForEach(setting => Set(setting, "1"));
     }
 
-    /// <summary>As it was.</summary>
+    /// <summary>Of what was noted, what is as it was then.</summary>
+    /// <exception cref="IOException">The kernel takes it not.</exception>
+    /// <exception cref="UnauthorizedAccessException">Only root may.</exception>
+    public void Change()
+    {
+        foreach (var (setting, value) in Read().OrderByDescending(one => TurnOf(one.Setting)))
+        {
+            if (OtherOf(setting, value) is { } other && Value(setting) == value)
+                Set(setting, other);
+        }
+    }
+
+    /// <summary>What passed through this machine not before it was changed, and is to go on so.</summary>
+    public IReadOnlyList<ClosedTransit> Closed()
+    {
+        var before = Read();
+        var closed = new List<ClosedTransit>();
+        // Linux asks the interface where a packet arrives, IPv4 by one setting and IPv6 by another.
+        if (before.Contains((Switch4, "0")))
+            closed.Add(new ClosedTransit("ipv4", Open(before, "ipv4", "forwarding"), Value($"{root}/bridge/bridge-nf-call-iptables") == "1"));
+        if (before.Contains((Switch6, "0")))
+            closed.Add(new ClosedTransit("ipv6", Open(before, "ipv6", "force_forwarding"), Value($"{root}/bridge/bridge-nf-call-ip6tables") == "1"));
+        return closed;
+    }
+
+    /// <summary>As it was. What was written down goes with its folder, when nothing else is left either.</summary>
     public void Restore()
     {
-        if (!IsChanged)
-            return;
         foreach (var (setting, value) in Read().Where(one => one.Setting.StartsWith(root + "/", StringComparison.Ordinal)).OrderBy(one => TurnOf(one.Setting)))
             Set(setting, value);
-        File.Delete(file);
     }
 
     /// <summary>A bridge gives out what is published to the machine's own programs too, and takes no address from its guests.</summary>
@@ -99,6 +120,19 @@ internal sealed class Forwarding(string file, string root = Forwarding.Root)
             return 1;
         return setting.EndsWith("/accept_ra", StringComparison.Ordinal) ? 3 : 2;
     }
+
+    private string? OtherOf(string setting, string value) => (TurnOf(setting), value) switch
+    {
+        (0, "0") => "1",
+        (3, "1") => "2",
+        _ => null,
+    };
+
+    // A name that is none for nftables is not among them.
+    private List<string> Open(List<(string Setting, string Value)> before, string family, string name) =>
+        [.. before.Where(one => one.Value != "0" && one.Setting.StartsWith($"{root}/{family}/conf/", StringComparison.Ordinal) && one.Setting.EndsWith("/" + name, StringComparison.Ordinal))
+            .Select(one => Path.GetFileName(Path.GetDirectoryName(one.Setting)!))
+            .Where(link => link is not "all" and not "default" && link.All(letter => char.IsAsciiLetterOrDigit(letter) || letter is '.' or '-' or '_'))];
 
     // Of every interface but Fleet's own, and of "all" and "default".
     private IEnumerable<string> Settings(string family, string name) =>

@@ -201,17 +201,21 @@ internal sealed class HostNetworks : IAsyncDisposable
         await RunAsync("ip", "-batch", "links", _links.Unmake(wanted, present)).ConfigureAwait(false);
         if (wanted.Count > 0)
         {
-            _forwarding.Change();
+            _forwarding.Note();
             await RunAsync("ip", "-batch", "links", _links.Make(wanted, present, Forwarding.HasIpv6, whole: !_sound)).ConfigureAwait(false);
             foreach (var bridge in wanted.Select(_links.BridgeOf).Distinct())
                 Forwarding.SetUpBridge(bridge);
         }
 
-        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links)]).ConfigureAwait(false);
+        // The machine forwards only as long as the rules are there that say what.
+        if (wanted.Count == 0)
+            _forwarding.Restore();
+        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links, _forwarding.Closed())]).ConfigureAwait(false);
+        if (wanted.Count > 0)
+            _forwarding.Change();
         await ResolveAsync(wanted).ConfigureAwait(false);
         if (wanted.Count > 0)
             return;
-        _forwarding.Restore();
         Directory.Delete(_folder, recursive: true);
         _claim?.Dispose();
         _claim = null;

@@ -27,7 +27,11 @@ internal static class Ruleset
     public const int MostConnections = 8192;
 
     /// <summary>Input for <c>nft -f</c>.</summary>
-    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links, int mostConnections = MostConnections)
+    /// <param name="all">Who is there.</param>
+    /// <param name="links">What their interfaces are called.</param>
+    /// <param name="closed">What of the host's own traffic is not to pass through it.</param>
+    /// <param name="mostConnections">Of one address.</param>
+    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links, IReadOnlyList<ClosedTransit> closed, int mostConnections = MostConnections)
     {
         if (all.Count == 0)
             return Nothing;
@@ -57,8 +61,24 @@ internal static class Ruleset
               }
 
             """);
+        WriteTransit(text, closed);
         text.Append(Chains).Append("}\n");
         return text.ToString();
+    }
+
+    // What the host does not forward by itself, established or not. A frame that passes through one of its bridges comes and goes by the bridge.
+    private static void WriteTransit(StringBuilder text, IReadOnlyList<ClosedTransit> closed)
+    {
+        text.Append("  chain transit {\n");
+        foreach (var one in closed)
+        {
+            if (one.Frames)
+                text.Append(CultureInfo.InvariantCulture, $"    meta nfproto {one.Protocol} meta iifkind \"bridge\" meta oifkind \"bridge\" accept\n");
+            var but = one.Open.Count == 0 ? "" : $"iifname != {{ {string.Join(", ", one.Open.Select(Quote))} }} ";
+            text.Append(CultureInfo.InvariantCulture, $"    meta nfproto {one.Protocol} {but}drop\n");
+        }
+
+        text.Append("    accept\n  }\n");
     }
 
     // What comes from a tap is of its guest's hardware and IP addresses, or it is dropped before the bridge learns from it.
@@ -87,7 +107,7 @@ internal static class Ruleset
             """);
     }
 
-    // Other traffic of the host passes through untouched: every chain leaves what is not of our bridges at once.
+    // Other traffic of the host is left untouched: every chain leaves what is not of our bridges at once, but for what the host forwards only for us.
     private static readonly string Chains = string.Create(CultureInfo.InvariantCulture, $$"""
           chain published {
             meta nfproto ipv4 dnat ip to tcp dport map @tcp4
@@ -116,7 +136,7 @@ internal static class Ruleset
           }
           chain through {
             type filter hook forward priority filter; policy accept;
-            iifname != @bridges oifname != @bridges accept
+            iifname != @bridges oifname != @bridges goto transit
             ct state established,related accept
             ct state invalid drop
             iifname @bridges jump begun

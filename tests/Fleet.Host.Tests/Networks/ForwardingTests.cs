@@ -30,6 +30,8 @@ public sealed class ForwardingTests : IDisposable
     public void Should_put_back_what_the_kernel_changes_along_with_its_switches()
     {
         var before = All();
+        _forwarding.Note();
+        Assert.Equal(before, All());
         _forwarding.Change();
         Assert.Equal(("1", "1", "2", "0"), (Get("ipv4/ip_forward"), Get("ipv6/conf/all/forwarding"), Get("ipv6/conf/eth0/accept_ra"), Get("ipv6/conf/eth1/accept_ra")));
         Switched("1", redirects: "0");
@@ -38,11 +40,23 @@ public sealed class ForwardingTests : IDisposable
         var next = new Forwarding(Path.Combine(_folder.FullName, "settings"), Root);
         Put("ipv4/ip_forward", "0");
         Switched("0", redirects: "1");
+        next.Note();
         next.Change();
         Assert.Equal("1", Get("ipv4/ip_forward"));
         next.Restore();
         Assert.Equal(before, All());
-        Assert.False(next.IsChanged);
+    }
+
+    [Fact]
+    public void Should_tell_what_passes_only_because_of_it()
+    {
+        Assert.Empty(_forwarding.Closed());
+        Put("bridge/bridge-nf-call-ip6tables", "1");
+        _forwarding.Note();
+        _forwarding.Change();
+        Switched("1", redirects: "0");
+        var closed = new Forwarding(Path.Combine(_folder.FullName, "settings"), Root).Closed();
+        Assert.Equal("ipv4 eth1 False, ipv6 eth1 True", string.Join(", ", closed.Select(one => $"{one.Protocol} {string.Join(' ', one.Open)} {one.Frames}")));
     }
 
     [Fact]
@@ -51,12 +65,14 @@ public sealed class ForwardingTests : IDisposable
         Put("ipv4/ip_forward", "1");
         Put("ipv6/conf/all/forwarding", "1");
         Put("ipv6/conf/eth0/accept_ra", "2");
-        _forwarding.Change();
+        _forwarding.Note();
         Assert.False(_forwarding.IsChanged);
 
         // One of the two only.
         Put("ipv6/conf/all/forwarding", "0");
+        _forwarding.Note();
         _forwarding.Change();
+        Assert.Equal("ipv6", Assert.Single(_forwarding.Closed()).Protocol);
         Put("ipv4/conf/eth0/forwarding", "1");
         _forwarding.Restore();
         Assert.Equal(("1", "0", "1"), (Get("ipv4/ip_forward"), Get("ipv6/conf/all/forwarding"), Get("ipv4/conf/eth0/forwarding")));

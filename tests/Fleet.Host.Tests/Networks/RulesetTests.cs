@@ -17,6 +17,7 @@ public sealed class RulesetTests : IDisposable
     private readonly LinkPlan _links = new("/var/lib/fleet-test");
     private string _host = "";
     private int _mostConnections = Ruleset.MostConnections;
+    private IReadOnlyList<ClosedTransit> _closed = [];
 
     public void Dispose() => _lab.Dispose();
 
@@ -92,6 +93,44 @@ public sealed class RulesetTests : IDisposable
         Apply();
         Assert.Equal("", Listing().Trim());
         Assert.DoesNotContain(Present(), _links.IsOurs);
+    }
+
+    [SkippableFact]
+    public void Should_make_no_router_of_a_host_that_was_none()
+    {
+        Skip.IfNot(NetworkLab.IsPossible, "needs root, /dev/net/tun and nft");
+        _host = _lab.Add("host");
+        var (left, right) = (_lab.Add("left"), _lab.Add("right"));
+        foreach (var (space, link, network) in new[] { (left, "up0", "192.0.2."), (right, "up1", "198.51.100.") })
+        {
+            NetworkLab.Run("ip", "-n", _host, "link", "add", link, "type", "veth", "peer", "name", link, "netns", space);
+            NetworkLab.Run("ip", "-n", _host, "addr", "add", network + "1/24", "dev", link);
+            NetworkLab.Run("ip", "-n", _host, "link", "set", link, "up");
+            NetworkLab.Run("ip", "-n", space, "addr", "add", network + "2/24", "dev", link);
+            NetworkLab.Run("ip", "-n", space, "link", "set", link, "up");
+            NetworkLab.Run("ip", "-n", space, "route", "add", "default", "via", network + "1");
+        }
+
+        var web = Join("web", "acme", new PublishedPort { Host = 8080, Guest = 80, Protocol = "tcp" });
+        _lab.In(_host, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward");
+        Listen(web.Space, 80, "web");
+        Wait(() => Says("web", web.Space, "127.0.0.1", 80));
+        Assert.True(Pings(left, IPAddress.Parse("198.51.100.2")));
+
+        // Both ways, or the answers of one.
+        foreach (var open in (string[][])[[], ["up0"], ["up0", "up1"]])
+        {
+            _closed = [new ClosedTransit("ipv4", open, Frames: true)];
+            Apply();
+            Assert.Equal(open.Length == 2, Pings(left, IPAddress.Parse("198.51.100.2")));
+            Assert.True(Says("web", left, "192.0.2.1", 8080));
+            Assert.True(Pings(web.Space, IPAddress.Parse("198.51.100.2")));
+        }
+
+        // The other version is another matter.
+        _closed = [new ClosedTransit("ipv6", [], Frames: false)];
+        Apply();
+        Assert.True(Pings(left, IPAddress.Parse("198.51.100.2")));
     }
 
     [SkippableFact]
@@ -171,7 +210,7 @@ public sealed class RulesetTests : IDisposable
     [Fact]
     public void Should_say_nothing_of_nobody_and_only_remove_what_is_its_own()
     {
-        Assert.Equal(Ruleset.Nothing, Ruleset.Write([], _links));
+        Assert.Equal(Ruleset.Nothing, Ruleset.Write([], _links, []));
         var one = _table.Assign("a", new VmSpec { Tenant = "acme", Name = "web", Network = "tenant" });
         var others = new LinkPlan("/var/lib/other");
         HashSet<string> present = ["eth0", "flannel.1", _links.TapOf(one), _links.BridgeOf(one), others.TapOf(one)];
@@ -204,7 +243,7 @@ public sealed class RulesetTests : IDisposable
         var lines = _links.Make([.. _table.All], present, ipv6: true, whole: false)
             .Select(line => Regex.Replace(line, "^tuntap add dev (\\S+) .*$", $"link add $1 type veth peer name eth0 netns {space}"));
         NetworkLab.Feed(_host, string.Join('\n', lines), "ip", "-batch", "-");
-        NetworkLab.Feed(_host, Ruleset.Write([.. _table.All], _links, _mostConnections), "nft", "-f", "-");
+        NetworkLab.Feed(_host, Ruleset.Write([.. _table.All], _links, _closed, _mostConnections), "nft", "-f", "-");
         NetworkLab.Feed(_host, string.Join('\n', _links.Unmake([.. _table.All], present)), "ip", "-batch", "-");
     }
 
