@@ -81,6 +81,10 @@ internal static class Ruleset
         text.Append("    accept\n  }\n");
     }
 
+    // Where clouds tell a machine its secrets, beside 169.254.0.0/16: Alibaba, Azure, Oracle; then AWS (two), Google, Oracle, Scaleway, Akamai, Alibaba.
+    private const string Metadata4 = "100.100.100.200, 168.63.129.16, 192.0.0.192";
+    private const string Metadata6 = "fd00:ec2::23, fd00:ec2::254, fd20:ce::254, fd00:c1::a9fe:a9fe, fd00:42::42, fd00:a9fe:a9fe::1, fd00:100::100:200";
+
     // What comes from a tap is of its guest's hardware and IP addresses, or it is dropped before the bridge learns from it.
     private static void WriteGuard(StringBuilder text, List<Attachment> ordered, LinkPlan links)
     {
@@ -89,14 +93,15 @@ internal static class Ruleset
         Set(text, "hardware", "ifname . ether_addr", ordered.Select(one => $"{Quote(links.TapOf(one))} . {one.Mac}"));
         Set(text, "addresses4", "ifname . ipv4_addr", ordered.Select(one => $"{Quote(links.TapOf(one))} . {one.Address4}"));
         Set(text, "addresses6", "ifname . ipv6_addr", ordered.SelectMany(one => (IPAddress[])[one.Address6, one.LinkLocal], (one, address) => $"{Quote(links.TapOf(one))} . {address}"));
-        text.Append("""
+        text.Append(CultureInfo.InvariantCulture, $$"""
               chain from_guests {
                 type filter hook prerouting priority -300; policy accept;
                 iifname != @taps accept
                 iifname . ether saddr != @hardware drop
                 iifname . arp saddr ether != @hardware drop
                 iifname . arp saddr ip @addresses4 accept
-                ip daddr { 127.0.0.0/8, 169.254.0.0/16 } drop
+                ip daddr { 127.0.0.0/8, 169.254.0.0/16, {{Metadata4}} } drop
+                ip6 daddr { {{Metadata6}} } drop
                 iifname . ip saddr @addresses4 accept
                 icmpv6 type { nd-router-advert, nd-redirect } drop
                 iifname . ip6 saddr @addresses6 accept

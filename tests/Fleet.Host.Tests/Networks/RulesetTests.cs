@@ -59,6 +59,15 @@ public sealed class RulesetTests : IDisposable
         Assert.True(Says("world", friend.Space, "192.0.2.2", 90));
         Assert.True(Says("world", friend.Space, "2001:db8::2", 90));
 
+        // But not to what the host's cloud tells it there.
+        foreach (var service in new[] { "169.254.169.254", "fd00:ec2::254", "fd20:ce::254" })
+        {
+            NetworkLab.Run("ip", "-n", outside, "addr", "add", service + (service.Contains(':', StringComparison.Ordinal) ? "/128" : "/32"), "dev", "lo");
+            NetworkLab.Run("ip", "-n", _host, "route", "add", service, "via", service.Contains(':', StringComparison.Ordinal) ? "2001:db8::2" : "192.0.2.2");
+            Assert.True(Says("world", _host, service, 90));
+            Assert.False(Says("world", friend.Space, service, 90));
+        }
+
         // In, by the published port only: from outside, from the host itself, from others' guests, from its own neighbours.
         Assert.True(Says("web", outside, "192.0.2.1", 8080));
         Assert.True(Says("web", outside, "2001:db8::1", 8080));
