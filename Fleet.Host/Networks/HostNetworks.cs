@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Sockets;
 using Fleet.Host.Drivers;
 using Fleet.Host.Images;
@@ -90,7 +91,7 @@ internal sealed class HostNetworks : IAsyncDisposable
     {
         lock (_gate)
         {
-            var one = _table.Assign(vmId, spec);
+            var one = _table.Assign(vmId, spec, _table.HasNetworkOf(spec.Tenant) ? null : Taken());
             if (_ports.TryHold(one, told: false) is { } taken)
             {
                 _table.Remove(vmId);
@@ -152,6 +153,19 @@ internal sealed class HostNetworks : IAsyncDisposable
             _ports.Dispose();
         _claim?.Dispose();
         _turn.Dispose();
+    }
+
+    private IReadOnlyList<IPNetwork>? Taken()
+    {
+        try
+        {
+            return HostRoutes.Read("/proc", LinkNames.Present());
+        }
+        catch (Exception silent) when (silent is IOException or UnauthorizedAccessException)
+        {
+            _log.Warning("The routes of this host can't be read, so that a tenant's network may be laid over one of its own: {Why:l}", silent.Message);
+            return null;
+        }
     }
 
     private async Task ApplyAsync(CancellationToken cancellation)

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Buffers.Binary;
 using System.Globalization;
 using System.Net;
 using System.Security.Cryptography;
@@ -39,6 +40,17 @@ internal sealed class LinkPlan
     public static bool IsFleets(string name) =>
         name.Length == NameLength && name.StartsWith(Prefix, StringComparison.Ordinal) && name[Prefix.Length + MarkLength] is 'b' or 't'
         && !name.AsSpan(Prefix.Length, MarkLength).ContainsAnyExcept(Hex) && !name.AsSpan(NameLength - 8).ContainsAnyExcept(Hex);
+
+    /// <summary>The IPv4 network of a bridge that any agent of Fleet made; null: it is none.</summary>
+    public static IPNetwork? SubnetOf(string name)
+    {
+        if (!IsFleets(name) || name[Prefix.Length + MarkLength] != 'b')
+            return null;
+        var bytes = new byte[4];
+        var gateway = uint.Parse(name.AsSpan(NameLength - 8), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture);
+        BinaryPrimitives.WriteUInt32BigEndian(bytes, gateway & (uint.MaxValue << (32 - NetworkOptions.TenantPrefix)));
+        return new IPNetwork(new IPAddress(bytes), NetworkOptions.TenantPrefix);
+    }
 
     /// <summary>Lines for <c>ip -batch</c> that make what is missing; none: nothing is.</summary>
     /// <param name="wanted">Who is to be there.</param>

@@ -15,13 +15,18 @@ internal sealed class NetworkTable(IPNetwork pool, IPNetwork site)
 
     public IReadOnlyCollection<Attachment> All => _attachments.Values;
 
+    public bool HasNetworkOf(string tenant) => _attachments.Values.Any(one => one.Tenant == tenant);
+
     public Attachment? Find(string vmId) => _attachments.GetValueOrDefault(vmId);
 
     /// <summary>
     /// Gives the microVM an address, beside others of its tenant. One that it has it keeps.
     /// </summary>
+    /// <param name="vmId">Whose.</param>
+    /// <param name="spec">Its.</param>
+    /// <param name="taken">The host's own networks, which no network that begins is laid over; null: none are known.</param>
     /// <exception cref="NetworkRefusedException"><c>addresses_exhausted</c> or <c>port_taken</c>.</exception>
-    public Attachment Assign(string vmId, VmSpec spec)
+    public Attachment Assign(string vmId, VmSpec spec, IReadOnlyCollection<IPNetwork>? taken = null)
     {
         if (_attachments.TryGetValue(vmId, out var known))
             return known;
@@ -38,7 +43,7 @@ internal sealed class NetworkTable(IPNetwork pool, IPNetwork site)
             .FirstOrDefault(one => one.Number is not null);
         if (place.Number is null && neighbours.Count > 0)
             throw new NetworkRefusedException("addresses_exhausted", $"The tenant's network on this host has no address left: {neighbours.Count} microVMs have one. Delete some, or use another host.");
-        var (four, six) = place.Number is null ? FreeSubnet() : (place.Subnet4, place.Subnet6);
+        var (four, six) = place.Number is null ? FreeSubnet(taken ?? []) : (place.Subnet4, place.Subnet6);
         return _attachments[vmId] = new(vmId, spec.Tenant, spec.Name, four, six, place.Number ?? Attachment.GatewayNumber + 1, [.. spec.Ports]);
     }
 
@@ -51,6 +56,8 @@ internal sealed class NetworkTable(IPNetwork pool, IPNetwork site)
     }
 
     public bool Remove(string vmId) => _attachments.Remove(vmId);
+
+    private static bool Overlap(IPNetwork one, IPNetwork other) => one.Contains(other.BaseAddress) || other.Contains(one.BaseAddress);
 
     private Attachment? HolderOf(PublishedPort port) =>
         _attachments.Values.FirstOrDefault(one => one.Ports.Any(other => other.Host == port.Host && other.Protocol == port.Protocol));
@@ -67,8 +74,10 @@ internal sealed class NetworkTable(IPNetwork pool, IPNetwork site)
         return null;
     }
 
-    private (IPNetwork Four, IPNetwork Six) FreeSubnet()
+    private (IPNetwork Four, IPNetwork Six) FreeSubnet(IReadOnlyCollection<IPNetwork> taken)
     {
+        var near = taken.Where(one => Overlap(one, pool) || Overlap(one, site)).ToList();
+        var lost = 0;
         var taken4 = _attachments.Values.Select(one => one.Subnet4).ToHashSet();
         var taken6 = _attachments.Values.Select(one => one.Subnet6).ToHashSet();
         var first = pool.BaseAddress.GetAddressBytes();
@@ -81,9 +90,15 @@ internal sealed class NetworkTable(IPNetwork pool, IPNetwork site)
             var six = site6.AsSpan().ToArray();
             BinaryPrimitives.WriteUInt16BigEndian(six.AsSpan(6), (ushort)index);
             var (subnet4, subnet6) = (new IPNetwork(new IPAddress(four), NetworkOptions.TenantPrefix), new IPNetwork(new IPAddress(six), NetworkOptions.TenantPrefix6));
-            if (!taken4.Contains(subnet4) && !taken6.Contains(subnet6))
+            if (taken4.Contains(subnet4) || taken6.Contains(subnet6))
+                continue;
+            if (!near.Exists(one => Overlap(one, subnet4) || Overlap(one, subnet6)))
                 return (subnet4, subnet6);
+            lost++;
         }
+
+        if (lost > 0)
+            throw new NetworkRefusedException("addresses_exhausted", $"This host has no network left for another tenant: of the {most} that its address pool {pool} holds, {lost} lie where it has routes or addresses of its own ({string.Join(", ", near.Take(3))}). Give it another pool (--network-pool), or use another host.");
 
         throw new NetworkRefusedException("addresses_exhausted", $"This host has networks of {most} tenants, which is all that its address pool {pool} holds. Give it a larger one (--network-pool), or use another host.");
     }

@@ -62,6 +62,57 @@ public class NetworkTableTests
     }
 
     [Fact]
+    public void Should_lay_no_network_over_one_of_the_hosts_own()
+    {
+        IPNetwork[] taken = [IPNetwork.Parse("10.144.0.0/16"), IPNetwork.Parse("10.145.1.7/32"), IPNetwork.Parse("fd00:1:2:41::/64"), IPNetwork.Parse("192.0.2.0/24")];
+        var first = _table.Assign("a", Spec("acme"), taken);
+        Assert.Equal(("10.145.8.0/22", "fd00:1:2:42::/64"), (first.Subnet4.ToString(), first.Subnet6.ToString()));
+
+        // One that is there stays, whatever route comes later.
+        Assert.Equal(first.Subnet4, _table.Assign("b", Spec("acme"), [IPNetwork.Parse("10.0.0.0/8")]).Subnet4);
+        var refused = Assert.Throws<NetworkRefusedException>(() => _table.Assign("c", Spec("umbrella"), [IPNetwork.Parse("10.0.0.0/8")]));
+        Assert.Equal("addresses_exhausted", refused.Code);
+        Assert.Contains("(10.0.0.0/8)", refused.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Should_read_the_hosts_routes_and_addresses_but_Fleets_own()
+    {
+        var folder = Directory.CreateTempSubdirectory("fleet-routes-");
+        try
+        {
+            Directory.CreateDirectory(Path.Combine(folder.FullName, "net"));
+            File.WriteAllText(Path.Combine(folder.FullName, "net/fib_trie"), """
+                Main:
+                  +-- 0.0.0.0/0 3 0 5
+                     |-- 0.0.0.0
+                        /0 universe UNICAST
+                     +-- 10.144.0.0/14 2 0 2
+                        |-- 10.144.0.0
+                           /16 link UNICAST
+                           /22 link UNICAST
+                        |-- 10.144.0.1
+                           /32 host LOCAL
+                        |-- 10.146.0.0
+                           /16 universe BLACKHOLE
+                        |-- 10.147.0.9
+                           /32 host LOCAL
+                """);
+            File.WriteAllText(Path.Combine(folder.FullName, "net/ipv6_route"), """
+                00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd000000000000000000000000000001 00000400 00000002 00000000 00000003     eth0
+                fd000001000200410000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0
+                fd000001000200420000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001 fl0123b0a900001
+                fd000001000200430000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00200200       lo
+                """);
+            Assert.Equal("10.144.0.0/16 10.147.0.9/32 fd00:1:2:41::/64", string.Join(' ', HostRoutes.Read(folder.FullName, ["eth0", "fl0123b0a900001", "fl0123t0a900002"])));
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
+    }
+
+    [Fact]
     public void Should_refuse_a_port_that_leads_elsewhere_until_it_is_given_back()
     {
         _table.Assign("a", Spec("acme", "web", 8080));
