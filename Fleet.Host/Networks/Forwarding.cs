@@ -1,3 +1,4 @@
+using System.Globalization;
 using Fleet.Shared.Files;
 
 namespace Fleet.Host.Networks;
@@ -14,6 +15,10 @@ internal sealed class Forwarding(string file, string root = Forwarding.Root)
 
     /// <summary>The machine has IPv6, and new interfaces have it.</summary>
     public static bool HasIpv6 => Value($"{Root}/ipv6/conf/default/disable_ipv6") == "0";
+
+    /// <summary>Connections that the kernel can follow at once; null: it does not tell, as long as nobody wants it to.</summary>
+    public static int? MostTracked =>
+        int.TryParse(Value($"{Root}/netfilter/nf_conntrack_max"), NumberStyles.None, CultureInfo.InvariantCulture, out var most) ? most : null;
 
     /// <summary>Something is to be put back.</summary>
     public bool IsChanged => File.Exists(file);

@@ -224,7 +224,7 @@ internal sealed class HostNetworks : IAsyncDisposable
         // The machine forwards only as long as the rules are there that say what.
         if (wanted.Count == 0)
             _forwarding.Restore();
-        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links, _forwarding.Closed())]).ConfigureAwait(false);
+        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links, _forwarding.Closed(), Ruleset.ConnectionsOf(Forwarding.MostTracked, wanted.Count))]).ConfigureAwait(false);
         if (wanted.Count > 0)
             _forwarding.Change();
         await ResolveAsync(wanted).ConfigureAwait(false);

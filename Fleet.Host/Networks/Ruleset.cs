@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Net;
+using System.Numerics;
 using System.Text;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -21,10 +22,25 @@ internal static class Ruleset
         $"table inet {Table}\ndelete table inet {Table}\ntable bridge {Table}\ndelete table bridge {Table}\n";
 
     /// <summary>
-    /// Connections that one guest's address may begin and have open at once, whoever they go to: the kernel's table of them (<c>nf_conntrack_max</c>, by default 65,536 or
-    /// 262,144) is one for the whole machine, and whoever fills it cuts off everybody. Those of before a rewrite are not counted.
+    /// Connections that one guest's address may begin and have open at once, whoever they go to, where <see cref="ConnectionsOf"/> does not say fewer. Those of
+    /// before a rewrite are not counted.
     /// </summary>
     public const int MostConnections = 8192;
+
+    /// <summary>So that a guest on a crowded host can still look up names; beyond it the host needs a larger table.</summary>
+    public const int FewestConnections = 64;
+
+    /// <summary>What Linux begins with on a machine that is not small, before it tells.</summary>
+    private const int UsualTable = 65536;
+
+    /// <summary>
+    /// What one address may have so that all guests, by both of their addresses, fill no more than half of the kernel's table of connections:
+    /// it is one for the whole machine, and whoever fills it cuts off everybody.
+    /// </summary>
+    /// <param name="table">How many it holds (<c>nf_conntrack_max</c>); null: the kernel does not tell yet.</param>
+    /// <param name="guests">How many there are. Counted up to a power of two, so that few changes change it.</param>
+    public static int ConnectionsOf(int? table, int guests) =>
+        (int)Math.Clamp((table ?? UsualTable) / 4 / (long)BitOperations.RoundUpToPowerOf2((uint)Math.Max(guests, 1)), FewestConnections, MostConnections);
 
     /// <summary>Input for <c>nft -f</c>.</summary>
     /// <param name="all">Who is there.</param>

@@ -216,6 +216,20 @@ public sealed class RulesetTests : IDisposable
         Assert.Contains("fd00:1:2::1/64", good, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(262144, 1, 8192)]
+    [InlineData(262144, 8, 8192)]
+    [InlineData(262144, 9, 4096)]
+    [InlineData(65536, 8, 2048)]
+    [InlineData(null, 8, 2048)]
+    [InlineData(65536, 5000, 64)]
+    public void Should_leave_half_of_the_table_of_connections_to_the_host(int? table, int guests, int each)
+    {
+        Assert.Equal(each, Ruleset.ConnectionsOf(table, guests));
+        _table.Assign("a", new VmSpec { Tenant = "acme", Name = "web", Network = "tenant" });
+        Assert.Contains($"ct count over {each} }} drop", Ruleset.Write([.. _table.All], _links, [], each), StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Should_say_nothing_of_nobody_and_only_remove_what_is_its_own()
     {
