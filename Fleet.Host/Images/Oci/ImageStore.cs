@@ -62,6 +62,9 @@ public sealed class ImageStore
     private const string Making = ".making-", Partial = ".part", RootEnd = ".squashfs";
     private const int LayersAtOnce = 3, UnpacksAtOnce = 2, NoSpaceOnDevice = 28, DiskQuota = 122;
 
+    /// <summary>Room for a layer is made so many bytes ahead: who claims that one is long has nothing removed for what does not come.</summary>
+    private const int RoomAhead = 4 << 20;
+
     /// <summary>A launch that was given a root links it within this; until then it is not removed for want of room.</summary>
     private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
 
@@ -251,9 +254,8 @@ public sealed class ImageStore
         var making = Path.Combine(_roots, Making + Guid.NewGuid().ToString("n"));
         try
         {
-            var missing = layers.Where(layer => !File.Exists(LayerFile(layer))).Sum(layer => layer.Size);
-            // Unpacked they are about three times that; what is more is looked at while it is written.
-            MakeRoom(missing + 3 * layers.Sum(layer => layer.Size));
+            // Room is made as they come, and as the root is written.
+            SeeThatItFits(layers.Sum(MissingOf));
             var arrived = new long[layers.Length];
             var total = layers.Sum(layer => layer.Size);
             await Parallel.ForEachAsync(Enumerable.Range(0, layers.Length), new ParallelOptions { MaxDegreeOfParallelism = LayersAtOnce, CancellationToken = cancellation }, async (i, token) =>
@@ -321,23 +323,41 @@ public sealed class ImageStore
     private async Task DownloadAsync(ImageReference reference, Descriptor layer, string file, Action<long> arrived, CancellationToken cancellation)
     {
         using var origin = Origin(reference);
-        await new BlobDownload(layer, file + Partial, _options.Retries, _options.Clock, arrived).RunAsync(origin, cancellation).ConfigureAwait(false);
+        long looked = -RoomAhead;
+        void Came(long bytes)
+        {
+            // One that is begun anew is looked at anew as well.
+            if (Math.Abs(bytes - looked) >= RoomAhead)
+            {
+                MakeRoom(Math.Min(RoomAhead, layer.Size - bytes));
+                looked = bytes;
+            }
+            arrived(bytes);
+        }
+        await new BlobDownload(layer, file + Partial, _options.Retries, _options.Clock, Came).RunAsync(origin, cancellation).ConfigureAwait(false);
         File.Move(file + Partial, file, overwrite: true);
         FolderSync.Sync(_layers);
     }
 
-    /// <summary>Removes what nothing uses, the longest unused first, until so many bytes more fit: layers, which can be had again, then whole images.</summary>
+    /// <summary>Throws when so many bytes more would not fit if all were removed that nothing uses; removes nothing.</summary>
+    private void SeeThatItFits(long needed)
+    {
+        lock (_gate)
+        {
+            if (!Fits(needed)) _ = FindUnused(needed);
+        }
+    }
+
+    /// <summary>Removes what nothing uses, the longest unused first, until so many bytes more fit; nothing, when they would not fit then either.</summary>
     private void MakeRoom(long needed)
     {
         lock (_gate)
         {
-            var layers = new DirectoryInfo(_layers).GetFiles().Where(file => !_wanted.ContainsKey(Path.GetFileNameWithoutExtension(file.Name)));
-            var recent = _options.Clock.GetUtcNow().UtcDateTime - JustUsed;
-            var roots = new DirectoryInfo(_roots).GetFiles("*" + RootEnd).Where(file => file.LastWriteTimeUtc < recent && Drivers.Processes.Posix.LinksOf(file.FullName) == 1);
-            foreach (var file in layers.OrderBy(file => file.LastWriteTimeUtc).Concat(roots.OrderBy(file => file.LastWriteTimeUtc)))
+            if (Fits(needed)) return;
+            foreach (var file in FindUnused(needed))
             {
                 if (Fits(needed)) break;
-                _log.Information("Removing {File} of {Bytes} bytes to make room", file.FullName, file.Length);
+                _log.Information("Removing {File} of {Bytes} bytes to make room", file.FullName, LengthOf(file));
                 file.Delete();
             }
             foreach (var name in Directory.GetFiles(_names, "*.json"))
@@ -346,17 +366,33 @@ public sealed class ImageStore
                 File.Delete(name);
                 _changes++;
             }
-            if (Fits(needed) || needed == 0) return;
-            throw ImageFault.NoSpace(
-                $"This host has no room for the image: it needs about {(needed >> 20) + 1} MiB more, and what is here is in use. Remove microVMs or images (fleet image remove), or give the state directory a larger disk.");
+            if (needed > 0 && !Fits(needed)) throw NoRoom(needed);
         }
     }
+
+    /// <summary>What nothing uses, the longest unused first: layers, which can be had again, then whole images. Throws when without it so many bytes more do not fit either.</summary>
+    private List<FileInfo> FindUnused(long needed)
+    {
+        var layers = new DirectoryInfo(_layers).GetFiles().Where(file => !_wanted.ContainsKey(Path.GetFileNameWithoutExtension(file.Name)));
+        var recent = _options.Clock.GetUtcNow().UtcDateTime - JustUsed;
+        var roots = new DirectoryInfo(_roots).GetFiles("*" + RootEnd).Where(file => file.LastWriteTimeUtc < recent && Drivers.Processes.Posix.LinksOf(file.FullName) == 1);
+        List<FileInfo> unused = [.. layers.OrderBy(file => file.LastWriteTimeUtc), .. roots.OrderBy(file => file.LastWriteTimeUtc)];
+        if (needed > 0 && !Fits(needed - unused.Sum(LengthOf))) throw NoRoom(needed);
+        return unused;
+    }
+
+    private static LaunchFailedException NoRoom(long needed) => ImageFault.NoSpace(
+        $"This host has no room for the image: it needs about {(needed >> 20) + 1} MiB more, and what is here is in use. Remove microVMs or images (fleet image remove), or give the state directory a larger disk.");
 
     private bool Fits(long needed)
     {
         var used = ((string[])[_layers, _roots]).Sum(folder => new DirectoryInfo(folder).GetFiles().Sum(LengthOf));
         return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - needed >= _options.KeptFree;
     }
+
+    /// <summary>Bytes of a layer that are still to come.</summary>
+    private long MissingOf(Descriptor layer) =>
+        File.Exists(LayerFile(layer)) ? 0 : Math.Max(0, layer.Size - LengthOf(new FileInfo(LayerFile(layer) + Partial)));
 
     // Others bring their layers and roots under their names meanwhile.
     private static long LengthOf(FileInfo file)

@@ -396,14 +396,17 @@ public sealed class ImageStoreTests : IDisposable
     [Fact]
     public async Task Room_is_made_of_what_nothing_uses_and_of_nothing_else()
     {
-        using var first = new FakeRegistry(TestImage.Big());
+        var big = TestImage.Big();
+        using var first = new FakeRegistry(big);
         using var second = new FakeRegistry(TestImage.Of([new TarMaker().File("other", new byte[4000]).ToArray()]));
         var clock = new SetClock();
-        var store = Store(Quick with { Clock = clock, MaxBytes = 4 << 20, Limits = new ImageLimits(1000, 16 << 20) });
-        // About four times its layer is asked for, and it has room for itself once nothing else is here.
+        var store = Store(Quick with { Clock = clock, MaxBytes = 3 << 20 });
+        // Its layer alone does not fit.
         Assert.Equal("image_no_space", await CodeOf(first.Reference, store));
+        Assert.Equal(0, first.Asked(big.Layers[0]));
 
-        store = Store(Quick with { Clock = clock, MaxBytes = 13 << 20 });
+        // Its layer and its root do.
+        store = Store(Quick with { Clock = clock, MaxBytes = 7 << 20 });
         var image = await Get(store, first.Reference);
         var link = _folder.At("root.squashfs");
         Posix.Link(store.RootOf(image), link);
@@ -418,6 +421,25 @@ public sealed class ImageStoreTests : IDisposable
         store = Store(Quick with { Clock = clock, MaxBytes = 1 << 20 });
         await Get(store, third.Reference);
         Assert.False(File.Exists(store.RootOf(image)), "an unused root stayed");
+    }
+
+    [Theory]
+    [InlineData(100, "image_no_space")]
+    [InlineData(9, "registry_unavailable")]
+    public async Task Nothing_is_removed_for_a_layer_that_only_claims_to_be_long(int mebibytes, string code)
+    {
+        using var kept = new FakeRegistry(TestImage.Big());
+        var clock = new SetClock();
+        await Get(Store(Quick with { Clock = clock }), kept.Reference);
+        clock.Now += TimeSpan.FromHours(1);
+        var before = Files("layers").Concat(Files("roots")).Order().ToArray();
+        Assert.Equal(2, before.Length);
+        // The first is more than there is room for, whatever goes; the second would fit in the place of what is here, and never comes.
+        using var registry = new FakeRegistry(TestImage.Of([new TarMaker().File("a", "x").ToArray()], change: manifest => manifest["layers"]![0]!["size"] = (long)mebibytes << 20));
+
+        Assert.Equal(code, await CodeOf(registry.Reference, Store(Quick with { Clock = clock, MaxBytes = 13 << 20 })));
+
+        Assert.Equal(before, Files("layers").Concat(Files("roots")).Where(file => !file.EndsWith(".part", StringComparison.Ordinal)).Order());
     }
 
     [Fact]
