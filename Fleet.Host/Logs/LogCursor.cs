@@ -38,9 +38,12 @@ internal sealed class LogCursor(string directory) : IDisposable
             if (Next() is not { } next) return false;
             // Written before the newer one was made, and after we looked.
             if (_file is not null && Fill() && TryTake(out header, out payload)) return true;
-            if (!Open(next)) return false;
+            Open(next);
         }
     }
+
+    /// <summary>Number of the file that the last record was in; 0: none was read.</summary>
+    public long Segment => _number;
 
     public void Dispose() => _file?.Dispose();
 
@@ -74,19 +77,17 @@ internal sealed class LogCursor(string directory) : IDisposable
         return null;
     }
 
-    private bool Open(long number)
+    private void Open(long number)
     {
         try
         {
             var file = File.OpenHandle(LogSegments.PathOf(directory, number), FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
             _file?.Dispose();
             (_file, _number, _at, _from, _count) = (file, number, 0, 0, 0);
-            return true;
         }
         catch (Exception gone) when (gone is FileNotFoundException or DirectoryNotFoundException)
         {
-            // It went meanwhile; the next look finds another.
-            return false;
+            // It went meanwhile; the next look finds a newer one.
         }
     }
 }

@@ -36,11 +36,7 @@ internal sealed class LogLines(Action<LogLine> take)
 
     public void Take(LogRecordHeader header, ReadOnlyMemory<byte> payload)
     {
-        if (_next is { } next && header.Position > next)
-        {
-            Finish();
-            take(new LogLine(header.Kind, header.At, next, default, IsPartial: false, header.Position - next));
-        }
+        Miss(header);
         (_next, _at) = (header.Position + (ulong)payload.Length, header.At);
         var begun = header.Kind == LogStreamKind.Output ? _output : _errors;
         var position = header.Position;
@@ -64,6 +60,14 @@ internal sealed class LogLines(Action<LogLine> take)
                 Give(begun, WholeCharacters(begun.Bytes), isPartial: true);
             }
         }
+    }
+
+    /// <summary>What is next stands there: hands out what is missing before it.</summary>
+    public void Miss(LogRecordHeader header)
+    {
+        if (_next is not { } next || header.Position <= next) return;
+        Finish();
+        take(new LogLine(header.Kind, header.At, next, default, IsPartial: false, header.Position - next));
     }
 
     /// <summary>Nothing more will come: hands out what has no end of line.</summary>

@@ -20,20 +20,21 @@ internal sealed class LogReader(string directory, TimeProvider clock)
     private static readonly JsonWriterOptions Relaxed = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     /// <summary>
-    /// The lines that are wanted. Without <paramref name="follow"/> ends at what is there now; with it, goes on until <paramref name="ended"/>
-    /// is complete and everything is told. Offsets count what is told.
+    /// The lines that are wanted. Without <paramref name="follow"/> ends at what is there when it begins, however fast more is written; with it, goes on
+    /// until <paramref name="ended"/> is complete and everything is told. Offsets count what is told.
     /// </summary>
     public async IAsyncEnumerable<ConsoleBytes> ReadAsync(
         LogWish wish, bool follow, Task ended, [EnumeratorCancellation] CancellationToken cancellation = default)
     {
         var buffer = new ArrayBufferWriter<byte>(ChunkBytes);
         await using var json = new Utf8JsonWriter(buffer, Relaxed);
-        var passOver = wish.HasTail ? Count(wish, cancellation) - wish.Tail : 0;
+        var (end, first, passOver) = follow && !wish.HasTail ? default : Look(wish, cancellation);
+        using var cursor = new LogCursor(directory);
         var lines = new LogLines(line =>
         {
-            if (IsWanted(wish, line) && --passOver < 0) Write(json, buffer, line);
+            if (cursor.Segment >= first && IsWanted(wish, line) && --passOver < 0) Write(json, buffer, line);
         });
-        using var cursor = new LogCursor(directory);
+        var isReached = false;
         ulong told = 0;
         var pause = ShortPause;
         while (true)
@@ -43,6 +44,17 @@ internal sealed class LogReader(string directory, TimeProvider clock)
             var last = !follow || ended.IsCompleted;
             while (cursor.TryRead(out var header, out var payload))
             {
+                if (!follow && header.Position >= end)
+                {
+                    lines.Miss(header with { Position = end });
+                    break;
+                }
+                if (!isReached && cursor.Segment >= first)
+                {
+                    isReached = true;
+                    // The file went meanwhile, and with it what was to be passed over.
+                    if (cursor.Segment > first) passOver = 0;
+                }
                 lines.Take(header, payload);
                 pause = ShortPause;
                 cancellation.ThrowIfCancellationRequested();
@@ -61,18 +73,38 @@ internal sealed class LogReader(string directory, TimeProvider clock)
         }
     }
 
-    private long Count(LogWish wish, CancellationToken cancellation)
+    /// <summary>
+    /// What is there now: the position behind it, the file in which the tail begins, and how many wanted lines that end in that file are before the tail.
+    /// Files go as a whole: what is counted of one holds as long as it is there.
+    /// </summary>
+    private (ulong End, long First, long PassOver) Look(LogWish wish, CancellationToken cancellation)
     {
-        long count = 0;
-        var lines = new LogLines(line => count += IsWanted(wish, line) ? 1 : 0);
+        ulong end = 0;
+        var files = new List<(long Segment, long Lines)>();
         using var cursor = new LogCursor(directory);
+        var lines = new LogLines(line =>
+        {
+            if (!IsWanted(wish, line)) return;
+            if (files.Count == 0 || files[^1].Segment != cursor.Segment) files.Add((cursor.Segment, 0));
+            files[^1] = (cursor.Segment, files[^1].Lines + 1);
+        });
         while (cursor.TryRead(out var header, out var payload))
         {
             cancellation.ThrowIfCancellationRequested();
-            lines.Take(header, payload);
+            end = header.Position + (ulong)header.Length;
+            if (wish.HasTail) lines.Take(header, payload);
         }
+        if (!wish.HasTail) return (end, 0, 0);
         lines.Finish();
-        return count;
+        var passOver = files.Sum(file => file.Lines) - wish.Tail;
+        foreach (var (segment, count) in files)
+        {
+            if (passOver < count) return (end, segment, Math.Max(0, passOver));
+            passOver -= count;
+        }
+        // None of them.
+        var last = files.LastOrDefault();
+        return (end, last.Segment, last.Lines);
     }
 
     private static bool IsWanted(LogWish wish, LogLine line) =>

@@ -150,6 +150,73 @@ public sealed class LogFilesTests : IDisposable
     }
 
     [Fact]
+    public async Task Should_end_at_what_was_there_however_fast_more_is_written()
+    {
+        using var writer = LogWriter.Open(_folder, _clock);
+        var filler = new string('x', 16_000);
+        var written = 0;
+        void WriteTen()
+        {
+            for (var end = written + 10; written < end; written++) Write(writer, LogStreamKind.Output, $"{written:0000} {filler}\n");
+        }
+        WriteTen();
+        var told = new MemoryStream();
+        await foreach (var chunk in new LogReader(_folder, TimeProvider.System).ReadAsync(new LogWish(), follow: false, Task.CompletedTask))
+        {
+            told.Write(chunk.Data.Span);
+            Assert.InRange(written, 0, 1000);
+            WriteTen();
+        }
+        var lines = Encoding.UTF8.GetString(told.ToArray()).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        Assert.Equal(Enumerable.Range(0, 10).Select(i => $"{i:0000}"), lines.Select(line => JsonDocument.Parse(line).RootElement.GetProperty("line").GetString()![..4]));
+    }
+
+    [Fact]
+    public async Task Should_say_what_went_before_a_slow_reader_came_to_it_and_end_there()
+    {
+        using var writer = LogWriter.Open(_folder, _clock);
+        var filler = new string('x', 16_000);
+        void Fill(int files)
+        {
+            for (var i = 0; i < files * (int)(LogSegments.SegmentBytes / filler.Length + 1); i++) Write(writer, LogStreamKind.Output, filler + "\n");
+        }
+        Fill(2);
+        var end = writer.Position;
+        var told = new MemoryStream();
+        await foreach (var chunk in new LogReader(_folder, TimeProvider.System).ReadAsync(new LogWish(), follow: false, Task.CompletedTask))
+        {
+            // All that it was to tell goes when it has told a little.
+            if (told.Length == 0) Fill(LogSegments.MostSegments + 2);
+            told.Write(chunk.Data.Span);
+        }
+        var last = JsonDocument.Parse(Encoding.UTF8.GetString(told.ToArray()).Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1]).RootElement;
+        Assert.Equal(end, last.GetProperty("position").GetUInt64() + last.GetProperty("lost_bytes").GetUInt64());
+    }
+
+    [Fact]
+    public async Task Should_tell_the_last_lines_while_the_oldest_files_go()
+    {
+        using var writer = LogWriter.Open(_folder, _clock);
+        var filler = new string('x', 16_000);
+        var perFile = (int)(LogSegments.SegmentBytes / filler.Length) + 1;
+        var written = 0;
+        void Fill(int files)
+        {
+            for (var end = written + files * perFile; written < end; written++) Write(writer, LogStreamKind.Output, $"{written:00000000} {filler}\n");
+        }
+        Fill(LogSegments.MostSegments);
+        for (var round = 0; round < 30; round++)
+        {
+            // No more than one or two files go: never those that the last lines are in.
+            var writing = Task.Run(() => Fill(1));
+            var numbers = (await TextsAsync(new LogWish { Tail = 10 })).Select(line => int.Parse(line[..8], System.Globalization.CultureInfo.InvariantCulture)).ToList();
+            await writing;
+            Assert.Equal(10, numbers.Count);
+            Assert.Equal(Enumerable.Range(numbers[0], 10), numbers);
+        }
+    }
+
+    [Fact]
     public void Should_hold_back_what_comes_too_fast_each_microvm_for_itself_and_all_together()
     {
         var pace = new LogPace(_clock);
