@@ -56,6 +56,21 @@ internal static unsafe partial class Libc
     public static partial int fchown(int fd, uint owner, uint group);
 
     [LibraryImport("libc", SetLastError = true)]
+    public static partial int fchmod(int fd, uint mode);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int statx(int folder, byte* path, int flags, uint mask, void* status);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial nint flistxattr(int fd, byte* names, nuint size);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial nint fgetxattr(int fd, byte* name, void* value, nuint size);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int fsetxattr(int fd, byte* name, void* value, nuint size, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
     public static partial int setgroups(nuint count, uint* groups);
 
     [LibraryImport("libc", SetLastError = true)]

@@ -25,6 +25,8 @@ internal static unsafe class ImageRoot
         Disks.Mount("tmpfs", Layer, "tmpfs", NoDev, LayerOptions);
         Files.MakeFolder(Layer + "/upper");
         Files.MakeFolder(Layer + "/work");
+        // What is in an overlay's root is of both layers; whose the root itself is, the upper one alone says.
+        if (Files.CopyAttributes(Image, Layer + "/upper") is not 0 and var error) complain($"the root has not the image's owner and mode: {Files.Describe(error)}");
         Disks.Mount("overlay", Root, "overlay", NoDev, $"lowerdir={Image},upperdir={Layer}/upper,workdir={Layer}/work");
         foreach (var folder in Carried) Disks.Mount(folder, Root + folder, "", Move, "");
         using var strings = new NativeStrings();

@@ -51,6 +51,16 @@ public sealed class ImageBootTests : IDisposable
     }
 
     [SkippableFact]
+    public async Task The_root_itself_is_whose_the_image_says()
+    {
+        await using var scratch = new Scratch();
+        using var images = Scratch.Images();
+        var store = await StoreAsync(new JsonObject { ["Entrypoint"] = new JsonArray("sh", "-c"), ["User"] = "app" }, tar => tar.Folder("./", 0x1ED, owner: 1000));
+        var (end, console) = await RunAsync(scratch, images, Spec("touch /mine && ls /mine"), store);
+        Assert.Equal((0, "/mine\n"), (end.Exit?.Status, console));
+    }
+
+    [SkippableFact]
     public async Task A_command_that_is_not_there_and_a_user_that_is_not_there_are_told_apart()
     {
         await using var scratch = new Scratch();
@@ -93,13 +103,14 @@ public sealed class ImageBootTests : IDisposable
     private static string Console(VmmLaunch launch) =>
         File.Exists(Path.Combine(launch.Directory, ConsoleLog.FileName)) ? File.ReadAllText(Path.Combine(launch.Directory, ConsoleLog.FileName)).Replace("\r", "", StringComparison.Ordinal) : "";
 
-    private async Task<ImageStore> StoreAsync(JsonObject config)
+    private async Task<ImageStore> StoreAsync(JsonObject config, Action<TarMaker>? more = null)
     {
         Skip.IfNot(File.Exists(Busybox), $"{Busybox} is not installed; run ./fleet build");
         var tar = new TarMaker().Folder("bin").File("bin/busybox", await File.ReadAllBytesAsync(Busybox), 0x1ED);
         foreach (var name in (string[])["sh", "id", "pwd", "cat", "ls", "touch", "mount", "grep", "sleep"]) tar.Symlink($"bin/{name}", "busybox");
         tar.File("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n").File("etc/group", "app:x:1001:\nextra:x:1002:app\n")
             .File("etc/greeting", "hello from the image\n").Folder("secret", 0x1C0).Folder("tmp", 0x3FF);
+        more?.Invoke(tar);
         var folder = _folder.At(Guid.NewGuid().ToString("n"));
         // The disk is made as a layout, which everybody may read.
         File.SetUnixFileMode(_folder.Path, (UnixFileMode)0x1ED);
