@@ -86,6 +86,22 @@ internal static unsafe class Files
         return written;
     }
 
+    /// <summary>Puts a new file in the place of what has its name; where a link of that name leads to is left alone. 0, or an errno.</summary>
+    public static int Replace(string path, ReadOnlySpan<byte> bytes, uint mode)
+    {
+        using (var strings = new NativeStrings())
+        {
+            // SAFETY: the string ends with NUL and lives until the end of this block.
+            Libc.unlink(strings.Add(path));
+        }
+        // With O_EXCL no link is followed, should there be one again.
+        var file = Open(path, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_EXCL, out var error, mode);
+        if (file < 0) return error;
+        if (!WriteAll(file, bytes)) error = Marshal.GetLastPInvokeError();
+        Libc.close(file);
+        return error;
+    }
+
     /// <summary>
     /// Gives a folder another's owner, mode and extended attributes; 0, or the errno that kept it from that. Attributes that its file system does not
     /// take, and overlayfs's own, are left out.

@@ -147,9 +147,8 @@ internal static unsafe class NetworkInterface
 
     private static void Put(string path, string text, Action<string> complain)
     {
-        var file = Files.Open(path, Libc.O_WRONLY | Libc.O_CREAT | Libc.O_TRUNC, out var error, 0x1A4);
-        if (file < 0 || !Files.WriteAll(file, Encoding.UTF8.GetBytes(text))) complain($"{path} can't be written: {Files.Describe(error)}");
-        if (file >= 0) Libc.close(file);
+        // An image's may lead to where nothing is, as systemd-resolved's does, or to a file that is not to be written.
+        if (Files.Replace(path, Encoding.UTF8.GetBytes(text), 0x1A4) is not 0 and var error) complain($"{path} can't be written: {Files.Describe(error)}");
     }
 
     private sealed class NetworkSetUpException(string message) : Exception(message);

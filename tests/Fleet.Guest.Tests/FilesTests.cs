@@ -38,6 +38,26 @@ public sealed class FilesTests : IDisposable
     [Fact]
     public void Says_why_a_folder_is_not_anothers_like() => Assert.Equal(Libc.ENOENT, Files.CopyAttributes(Path.Combine(_folder, "nothing"), _folder));
 
+    [Fact]
+    public void Puts_a_file_in_the_place_of_a_link_and_leaves_alone_where_that_leads_to()
+    {
+        var (name, other) = (Path.Combine(_folder, "resolv.conf"), Path.Combine(_folder, "other"));
+        File.WriteAllText(other, "as it was");
+        Assert.Equal(0, Files.Replace(name, "new"u8, 0x1A4));
+        Assert.Equal("new", File.ReadAllText(name));
+        foreach (var target in (string[])[other, "../run/systemd/resolve/stub-resolv.conf", "resolv.conf"])
+        {
+            File.Delete(name);
+            File.CreateSymbolicLink(name, target);
+            Assert.Equal(0, Files.Replace(name, "newer"u8, 0x1A4));
+            Assert.Null(new FileInfo(name).LinkTarget);
+            Assert.Equal("newer", File.ReadAllText(name));
+        }
+        Assert.Equal("as it was", File.ReadAllText(other));
+        Directory.CreateDirectory(Path.Combine(_folder, "folder"));
+        Assert.NotEqual(0, Files.Replace(Path.Combine(_folder, "folder"), "new"u8, 0x1A4));
+    }
+
     private static string Stat(string path)
     {
         using var stat = Process.Start(new ProcessStartInfo("stat", ["-c", "%u:%g %a", path]) { RedirectStandardOutput = true })!;
