@@ -147,7 +147,9 @@ internal sealed class GuestInit
     private static Func<string?> ProbeOf(HealthCheck health, RunConfiguration configuration, ChildExits exits, int nullDevice)
     {
         if (health.Port > 0) return () => Probe.Ask(health.Port, health.HttpPath, health.Timeout);
-        return () => Probe.Run(CommandLine.From(configuration with { Argv = health.Argv }, null, CommandLine.Probe), exits, nullDevice, health.Timeout);
+        // Made by the command's start where it was missing.
+        var folder = configuration.Image is { WorkingDirectory.Length: > 0 } image ? image.WorkingDirectory : null;
+        return () => Probe.Run(CommandLine.From(configuration with { Argv = health.Argv }, null, CommandLine.Probe), folder, exits, nullDevice, health.Timeout);
     }
 
     private static RunConfiguration ReadConfiguration()

@@ -16,13 +16,18 @@ internal static unsafe class Probe
 
     private const int LongestStatusLine = 512;
 
-    /// <summary>Runs a program with no input and no output; it is killed, with its group, when it takes too long.</summary>
-    public static string? Run(CommandLine command, ChildExits exits, int nullDevice, TimeSpan timeout)
+    /// <summary>Runs a program with no input and no output, or a script as a shell would; it is killed, with its group, when it takes too long.</summary>
+    /// <param name="command">What runs.</param>
+    /// <param name="folder">In which; null: that of fleet-init.</param>
+    /// <param name="exits">Tells of its end.</param>
+    /// <param name="nullDevice">Becomes its input and its outputs.</param>
+    /// <param name="timeout">How long it may take.</param>
+    public static string? Run(CommandLine command, string? folder, ChildExits exits, int nullDevice, TimeSpan timeout)
     {
         using var ended = new ManualResetEventSlim();
         int status = 0, pid = 0;
         var error = command.Path is null ? Libc.ENOENT : exits.Start(
-            () => (Spawner.Start(command.Path, command.Argv, command.Environment, nullDevice, foreground: false, out var started), started),
+            () => (Spawner.StartOrScript(command.Path, command.Argv, command.Environment, new Surroundings(nullDevice, nullDevice, nullDevice) { Folder = folder }, out var started), started),
             result =>
             {
                 status = result;

@@ -74,19 +74,29 @@ public sealed class HealthTests
     [InlineData("sleep 600", "did not end within")]
     public void Runs_a_program_and_does_not_wait_for_ever(string script, string? problem)
     {
-        var exits = new ChildExits();
-        using var over = new CancellationTokenSource();
-        var reaper = new Thread(() => Reap(exits, over.Token));
-        reaper.Start();
-        var command = new CommandLine("/bin/sh", ["sh", "-c", script], [], IsShell: false);
-        var nothing = Files.Open("/dev/null", Libc.O_RDWR, out _);
-        var found = Probe.Run(command, exits, nothing, script.StartsWith("sleep", StringComparison.Ordinal) ? Short : Soon);
-        Libc.close(nothing);
-        Assert.Empty(exits.Awaited);
-        over.Cancel();
-        reaper.Join();
+        var found = Run(new CommandLine("/bin/sh", ["sh", "-c", script], [], IsShell: false), null, script.StartsWith("sleep", StringComparison.Ordinal) ? Short : Soon);
         if (problem is null) Assert.Null(found);
         else Assert.Contains(problem, found, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Runs_a_script_without_an_interpreter_line_in_the_commands_folder()
+    {
+        var folder = Directory.CreateTempSubdirectory("fleet-health-").FullName;
+        try
+        {
+            File.WriteAllText(Path.Combine(folder, "mark"), "");
+            var script = Path.Combine(folder, "ready.sh");
+            File.WriteAllText(script, "test -e mark && test \"$1\" = now\n");
+            File.SetUnixFileMode(script, (UnixFileMode)0x1ED);
+            Assert.Null(Run(new CommandLine("./ready.sh", ["./ready.sh", "now"], [], IsShell: false), folder, Soon));
+            Assert.Contains("ended with status 1", Run(new CommandLine("./ready.sh", ["./ready.sh", "later"], [], IsShell: false), folder, Soon), StringComparison.Ordinal);
+            Assert.NotNull(Run(new CommandLine("./ready.sh", ["./ready.sh", "now"], [], IsShell: false), null, Soon));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
     }
 
     [Fact]
@@ -119,6 +129,21 @@ public sealed class HealthTests
     [InlineData("[]")]
     public void Takes_no_check_that_is_none(string health) => Assert.Throws<BadConfigurationException>(() =>
         RunConfiguration.Parse(Encoding.UTF8.GetBytes($$"""{"argv": [], "health": {{health}}}""")));
+
+    private static string? Run(CommandLine command, string? folder, TimeSpan timeout)
+    {
+        var exits = new ChildExits();
+        using var over = new CancellationTokenSource();
+        var reaper = new Thread(() => Reap(exits, over.Token));
+        reaper.Start();
+        var nothing = Files.Open("/dev/null", Libc.O_RDWR, out _);
+        var found = Probe.Run(command, folder, exits, nothing, timeout);
+        Libc.close(nothing);
+        Assert.Empty(exits.Awaited);
+        over.Cancel();
+        reaper.Join();
+        return found;
+    }
 
     private static unsafe void Reap(ChildExits exits, CancellationToken over)
     {
