@@ -52,5 +52,21 @@ internal sealed class FileLock : IDisposable
         }
     }
 
+    /// <summary>
+    /// A file that is there, for oneself; null when somebody has it open, or it is gone. .NET locks every file that it opens: shared, or alone with
+    /// <see cref="FileShare.None"/>.
+    /// </summary>
+    public static FileLock? TryTake(string path)
+    {
+        try
+        {
+            return new FileLock(new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.None));
+        }
+        catch (Exception taken) when (taken is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+
     public void Dispose() => _file.Dispose();
 }

@@ -4,6 +4,7 @@ using System.Text.Json;
 using Fleet.Host.Drivers;
 using Fleet.Shared.Files;
 using Fleet.Shared.Vms;
+using Microsoft.Win32.SafeHandles;
 using Serilog;
 
 namespace Fleet.Host.Images.Oci;
@@ -65,6 +66,13 @@ public sealed class ImageStore
     /// <summary>Room for a layer is made so many bytes ahead: who claims that one is long has nothing removed for what does not come.</summary>
     private const int RoomAhead = 4 << 20;
 
+    /// <summary>How often a layer is fetched again that another process removes as soon as it is here, and the pause before.</summary>
+    private const int FetchesAgain = 3;
+    private static readonly TimeSpan FetchPause = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>What was given up lets go of its files within this.</summary>
+    private static readonly TimeSpan LettingGo = TimeSpan.FromSeconds(1);
+
     /// <summary>A launch that was given a root links it within this; until then it is not removed for want of room.</summary>
     private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
 
@@ -93,12 +101,16 @@ public sealed class ImageStore
             Directory.CreateDirectory(folder);
     }
 
-    /// <summary>Removes what a killed agent was making. What it was pulling stays, and is gone on with.</summary>
+    /// <summary>Removes what a killed agent was making, and nothing that another process is making. What it was pulling stays, and is gone on with.</summary>
     public void RemoveLeftovers()
     {
         foreach (var folder in (string[])[_roots, _names])
         {
-            foreach (var left in Directory.GetFiles(folder, Making + "*")) File.Delete(left);
+            foreach (var left in Directory.GetFiles(folder, Making + "*"))
+            {
+                using var held = FileLock.TryAcquire(LockOf(Path.GetFileName(left)), out _);
+                if (held is not null) File.Delete(left);
+            }
         }
         foreach (var left in Directory.GetFiles(_fetching))
         {
@@ -179,7 +191,7 @@ public sealed class ImageStore
                 await _builds.RunAsync(work, token => MakeRootAsync(reference, manifest, config, root, progress, token), both.Token).ConfigureAwait(false);
             }
             Touch(RootOf(image));
-            WriteName(image);
+            await WriteNameAsync(image, both.Token).ConfigureAwait(false);
             _log.Information("{Image} is here as {Digest} after {Seconds:0.0} s", reference, digest, _options.Clock.GetElapsedTime(started).TotalSeconds);
             return image;
         }
@@ -251,7 +263,27 @@ public sealed class ImageStore
         if (File.Exists(target)) return target;
         var layers = manifest.Layers.DistinctBy(layer => layer.Digest).ToArray();
         Want(layers, 1);
-        var making = Path.Combine(_roots, Making + Guid.NewGuid().ToString("n"));
+        try
+        {
+            return await FetchAndBuildAsync(reference, manifest, config, layers, target, progress, cancellation).ConfigureAwait(false);
+        }
+        catch (LaunchFailedException refused) when (refused.Code == ImageFault.RefusedCode)
+        {
+            // Hostile bytes need no second look. What was not what it is called is gone; what another pull wants as well may be good.
+            RemoveUnlessWantedByOthers(layers);
+            throw;
+        }
+        finally
+        {
+            Want(layers, -1);
+        }
+    }
+
+    private async Task<string> FetchAndBuildAsync(
+        ImageReference reference, ImageManifest manifest, ImageConfig config, Descriptor[] layers, string target, IProgress<PullProgress>? progress, CancellationToken cancellation)
+    {
+        using var draft = await BeginAsync(_roots, cancellation).ConfigureAwait(false);
+        var held = new SafeFileHandle?[layers.Length];
         try
         {
             // Room is made as they come, and as the root is written.
@@ -265,33 +297,44 @@ public sealed class ImageStore
                     Interlocked.Exchange(ref arrived[i], bytes);
                     progress?.Report(new PullProgress(arrived.Sum(), total, Unpacking: false));
                 }
-                await _blobs.RunAsync(layers[i].Digest, work => FetchAsync(reference, layers[i], Arrived, work), token).ConfigureAwait(false);
+                held[i] = await FetchAndHoldAsync(reference, layers[i], Arrived, token).ConfigureAwait(false);
             }).ConfigureAwait(false);
             await _unpacks.WaitAsync(cancellation).ConfigureAwait(false);
             try
             {
                 progress?.Report(new PullProgress(total, total, Unpacking: true));
-                RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, making, _options.Limits, MakeRoom, cancellation);
+                RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, draft.Target, _options.Limits, MakeRoom, cancellation);
             }
             finally
             {
                 _unpacks.Release();
             }
-            File.SetUnixFileMode(making, UnixFileMode.UserRead);
-            File.Move(making, target, overwrite: true);
+            File.SetUnixFileMode(draft.Target, UnixFileMode.UserRead);
+            File.Move(draft.Target, target, overwrite: true);
             FolderSync.Sync(_roots);
             return target;
         }
-        catch (LaunchFailedException refused) when (refused.Code == ImageFault.RefusedCode)
-        {
-            // Hostile bytes need no second look. What was not what it is called is gone; what another pull wants as well may be good.
-            RemoveUnlessWantedByOthers(layers);
-            throw;
-        }
         finally
         {
-            File.Delete(making);
-            Want(layers, -1);
+            foreach (var layer in held) layer?.Dispose();
+        }
+    }
+
+    /// <summary>Fetches a layer and opens it: another process that makes room leaves what is open.</summary>
+    private async Task<SafeFileHandle> FetchAndHoldAsync(ImageReference reference, Descriptor layer, Action<long> arrived, CancellationToken cancellation)
+    {
+        for (var again = FetchesAgain; ; again--)
+        {
+            var file = await _blobs.RunAsync(layer.Digest, work => FetchAsync(reference, layer, arrived, work), cancellation).ConfigureAwait(false);
+            try
+            {
+                return File.OpenHandle(file, FileMode.Open, FileAccess.Read, FileShare.Read);
+            }
+            catch (IOException) when (again > 0)
+            {
+                // The other process has just removed it, or is about to.
+                await Task.Delay(FetchPause, cancellation).ConfigureAwait(false);
+            }
         }
     }
 
@@ -306,7 +349,7 @@ public sealed class ImageStore
             return file;
         }
         // `fleet image pull` may want the same layer as the agent.
-        var turn = Path.Combine(_fetching, layer.Hex + ".lock");
+        var turn = LockOf(layer.Hex);
         using var held = await FileLock.AcquireAsync(turn, _options.PullLimit, _log, cancellation).ConfigureAwait(false);
         try
         {
@@ -358,7 +401,8 @@ public sealed class ImageStore
             {
                 if (Fits(needed)) break;
                 _log.Information("Removing {File} of {Bytes} bytes to make room", file.FullName, LengthOf(file));
-                file.Delete();
+                if (file.Extension == RootEnd) file.Delete();
+                else WhenUnused(file.FullName, File.Delete);
             }
             foreach (var name in Directory.GetFiles(_names, "*.json"))
             {
@@ -373,12 +417,44 @@ public sealed class ImageStore
     /// <summary>What nothing uses, the longest unused first: layers, which can be had again, then whole images. Throws when without it so many bytes more do not fit either.</summary>
     private List<FileInfo> FindUnused(long needed)
     {
-        var layers = new DirectoryInfo(_layers).GetFiles().Where(file => !_wanted.ContainsKey(Path.GetFileNameWithoutExtension(file.Name)));
+        var layers = new DirectoryInfo(_layers).GetFiles().Where(file => !_wanted.ContainsKey(Path.GetFileNameWithoutExtension(file.Name)) && WhenUnused(file.FullName));
         var recent = _options.Clock.GetUtcNow().UtcDateTime - JustUsed;
-        var roots = new DirectoryInfo(_roots).GetFiles("*" + RootEnd).Where(file => file.LastWriteTimeUtc < recent && Drivers.Processes.Posix.LinksOf(file.FullName) == 1);
+        var roots = new DirectoryInfo(_roots).GetFiles("*" + RootEnd).Where(file => file.LastWriteTimeUtc < recent && HasNoLink(file));
         List<FileInfo> unused = [.. layers.OrderBy(file => file.LastWriteTimeUtc), .. roots.OrderBy(file => file.LastWriteTimeUtc)];
         if (needed > 0 && !Fits(needed - unused.Sum(LengthOf))) throw NoRoom(needed);
         return unused;
+    }
+
+    private static bool HasNoLink(FileInfo root)
+    {
+        try
+        {
+            return Drivers.Processes.Posix.LinksOf(root.FullName) == 1;
+        }
+        catch (IOException)
+        {
+            // Another process has removed it.
+            return false;
+        }
+    }
+
+    /// <summary>Does something with a layer, or with what came of one, unless a process fetches it or has it open to make a root of it: then false.</summary>
+    private bool WhenUnused(string file, Action<string>? then = null)
+    {
+        var turn = LockOf(Path.GetFileNameWithoutExtension(file));
+        using var fetched = FileLock.TryAcquire(turn, out _);
+        if (fetched is null) return false;
+        try
+        {
+            using var alone = FileLock.TryTake(file);
+            if (alone is null && File.Exists(file)) return false;
+            then?.Invoke(file);
+            return true;
+        }
+        finally
+        {
+            File.Delete(turn);
+        }
     }
 
     private static LaunchFailedException NoRoom(long needed) => ImageFault.NoSpace(
@@ -426,26 +502,45 @@ public sealed class ImageStore
         {
             foreach (var layer in layers.Where(layer => _wanted.GetValueOrDefault(layer.Hex) <= 1))
             {
-                File.Delete(LayerFile(layer));
-                File.Delete(LayerFile(layer) + Partial);
+                foreach (var file in (string[])[LayerFile(layer), LayerFile(layer) + Partial])
+                    SpinWait.SpinUntil(() => WhenUnused(file, File.Delete), LettingGo);
             }
         }
     }
 
-    private void WriteName(StoredImage image)
+    private async Task WriteNameAsync(StoredImage image, CancellationToken cancellation)
     {
         var file = NameFile(image.Reference);
-        var making = Path.Combine(_names, Making + Guid.NewGuid().ToString("n"));
+        using var draft = await BeginAsync(_names, cancellation).ConfigureAwait(false);
         lock (_gate)
         {
-            using (var stream = new FileStream(making, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = OwnFile.Private }))
+            using (var stream = new FileStream(draft.Target, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = OwnFile.Private }))
             {
                 JsonSerializer.Serialize(stream, image);
                 stream.Flush(flushToDisk: true);
             }
-            File.Move(making, file, overwrite: true);
+            File.Move(draft.Target, file, overwrite: true);
             FolderSync.Sync(_names);
             _changes++;
+        }
+    }
+
+    /// <summary>A name for what is to be made in a folder, locked for as long as it is being made.</summary>
+    private async Task<Draft> BeginAsync(string folder, CancellationToken cancellation)
+    {
+        var name = Making + Guid.NewGuid().ToString("n");
+        return new Draft(Path.Combine(folder, name), LockOf(name), await FileLock.AcquireAsync(LockOf(name), _options.PullLimit, _log, cancellation).ConfigureAwait(false));
+    }
+
+    private sealed class Draft(string target, string turn, FileLock held) : IDisposable
+    {
+        public string Target => target;
+
+        public void Dispose()
+        {
+            File.Delete(target);
+            File.Delete(turn);
+            held.Dispose();
         }
     }
 
@@ -480,6 +575,9 @@ public sealed class ImageStore
             // Only how old it looks.
         }
     }
+
+    /// <summary>Whose holder fetches a layer of that name, or makes a file of it.</summary>
+    private string LockOf(string name) => Path.Combine(_fetching, name + ".lock");
 
     private string LayerFile(Descriptor layer) => Path.Combine(_layers, layer.Hex);
 

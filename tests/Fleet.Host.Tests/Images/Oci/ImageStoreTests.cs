@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json.Nodes;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Images;
 using Fleet.Host.Images.Oci;
 
 namespace Fleet.Host.Tests.Images.Oci;
@@ -47,6 +48,67 @@ public sealed class ImageStoreTests : IDisposable
         Assert.All(image.Layers, layer => Assert.Equal(1, registry.Asked(layer)));
         agent.RemoveLeftovers();
         Assert.Empty(Files("fetching"));
+    }
+
+    [Fact]
+    public async Task What_one_process_fetches_or_makes_another_does_not_remove()
+    {
+        var content = new byte[3 << 20];
+        new Random(11).NextBytes(content);
+        var image = TestImage.Of([new TarMaker().File("big", content).ToArray(), new TarMaker().File("second", "2").ToArray()]);
+        using var registry = new FakeRegistry(image);
+        using var other = new FakeRegistry(TestImage.Small());
+        using var asked = new SemaphoreSlim(0);
+        using var goOn = new ManualResetEventSlim();
+        registry.Fault = context =>
+        {
+            if (!context.Request.RawUrl!.Contains(image.Layers[1], StringComparison.Ordinal)) return false;
+            // One request after the other: the first layer comes first.
+            if (registry.Asked(image.Layers[0]) == 0) return FakeRegistry.Answer(context, 503, null, ("Retry-After", "0"));
+            asked.Release();
+            goOn.Wait();
+            return false;
+        };
+        var pull = Get(Store(Quick with { Retries = new RetryTerms(1000, TimeSpan.FromMilliseconds(1)) }), registry.Reference);
+        try
+        {
+            await asked.WaitAsync();
+            string first = _folder.At("images", "layers", image.Layers[0][7..]), part = _folder.At("images", "layers", image.Layers[1][7..] + ".part");
+            Assert.True(SpinWait.SpinUntil(() => IsHeld(first), TimeSpan.FromSeconds(30)));
+            var making = Path.Combine(_folder.At("images", "roots"), Path.GetFileNameWithoutExtension(Assert.Single(Files("fetching"), file => Path.GetFileName(file).StartsWith(".making-", StringComparison.Ordinal))));
+            File.WriteAllText(making, "being made");
+            File.WriteAllText(_folder.At("images", "roots", ".making-dead"), "half");
+
+            // The lock that keeps processes apart keeps stores apart as well.
+            var beside = Store(Quick with { MaxBytes = 1 << 20 });
+            Assert.Equal("image_no_space", await CodeOf(other.Reference, beside));
+            beside.RemoveLeftovers();
+
+            Assert.True(File.Exists(first), "a layer that a root is to be made of went");
+            Assert.True(File.Exists(part), "what comes of a layer went");
+            Assert.Equal([making], Files("roots"));
+            File.Delete(making);
+        }
+        finally
+        {
+            goOn.Set();
+        }
+        Assert.Equal(image.Digest, (await pull).Digest);
+        Assert.Equal(1, registry.Asked(image.Layers[0]));
+        Assert.Empty(Files("fetching"));
+
+        // Nothing holds it any more.
+        await Get(Store(Quick with { Clock = new SetClock { Now = DateTimeOffset.UtcNow.AddHours(1) }, MaxBytes = 1 << 20 }), other.Reference);
+        Assert.DoesNotContain(Files("layers"), file => file.EndsWith(image.Layers[0][7..], StringComparison.Ordinal));
+
+        static bool IsHeld(string layer)
+        {
+            // Not so often that it is in the way.
+            Thread.Sleep(20);
+            if (!File.Exists(layer)) return false;
+            using var taken = FileLock.TryTake(layer);
+            return taken is null;
+        }
     }
 
     [Fact]
