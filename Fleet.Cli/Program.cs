@@ -22,6 +22,5 @@ var root = new RootCommand("Fleet runs microVMs on bare-metal machines.")
     CommandContext.Api, CommandContext.Token, CommandContext.Authority, CommandContext.Data, CommandContext.Json,
 };
 
-// Long enough for an orderly end of scheduler and agent, and of what `vm run` started; a second Ctrl-C does not wait.
 var parsed = root.Parse(args);
-return await UsageErrors.TellAsync(parsed, args) ?? await parsed.InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(40) });
+return await UsageErrors.TellAsync(parsed, args) ?? await parsed.InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = ExecCommand.PatienceOf(parsed) });

@@ -11,6 +11,14 @@ namespace Fleet.Cli.Vms;
 /// <summary><c>fleet vm exec</c>: a command in a running microVM, beside its own; ends with that command's status.</summary>
 internal static class ExecCommand
 {
+    private const string Verb = "exec";
+
+    /// <summary>Long enough for an orderly end of scheduler and agent, and of what <c>vm run</c> started.</summary>
+    private static readonly TimeSpan OthersPatience = TimeSpan.FromSeconds(40);
+
+    /// <summary>How long the program may go on after a signal: with <c>exec</c>, whose command may answer one and go on, as long as that does.</summary>
+    public static TimeSpan PatienceOf(ParseResult parsed) => parsed.CommandResult.Command.Name == Verb ? Timeout.InfiniteTimeSpan : OthersPatience;
+
     public static Command Create()
     {
         var name = VmCommands.NameArgument();
@@ -20,7 +28,7 @@ internal static class ExecCommand
         var workdir = new Option<string?>("--workdir", "-w") { Description = "Folder in the guest" };
         var user = new Option<string?>("--user", "-u") { Description = "Who to be in the guest, USER or USER:GROUP" };
         var env = new Option<string[]>("--env", "-e") { Description = "Added to the environment, KEY=VALUE" };
-        var exec = new Command("exec", "Run a command in a running microVM") { name, command, interactive, terminal, workdir, user, env };
+        var exec = new Command(Verb, "Run a command in a running microVM") { name, command, interactive, terminal, workdir, user, env };
         return exec.Calls(
             async (api, parsed, cancellation) =>
             {
