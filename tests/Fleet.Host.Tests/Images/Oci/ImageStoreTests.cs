@@ -86,7 +86,7 @@ public sealed class ImageStoreTests : IDisposable
 
             Assert.True(File.Exists(first), "a layer that a root is to be made of went");
             Assert.True(File.Exists(part), "what comes of a layer went");
-            Assert.Equal([making], Files("roots"));
+            Assert.Equal(making, Assert.Single(Files("roots")));
             File.Delete(making);
         }
         finally
