@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using Fleet.Chaos.Harness;
 
 namespace Fleet.Benchmarks.Chaos;
@@ -20,7 +21,18 @@ internal static class ChaosBenchmark
             Fleet = new FleetOptions { Schedulers = schedulers, Hosts = (int)options.Number("hosts", 4), Lease = TimeSpan.FromSeconds(options.Number("lease", schedulers == 1 ? 6UL : 20UL)), MemoryMibPerHost = (int)options.Number("memory", 640) },
         };
         var clock = Stopwatch.StartNew();
-        var report = ChaosRun.RunAsync(chaos, Tell).GetAwaiter().GetResult();
+        using var interrupted = new CancellationTokenSource();
+        using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, End);
+        using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, End);
+        ChaosReport report;
+        try
+        {
+            report = ChaosRun.RunAsync(chaos, Tell, interrupted.Token).GetAwaiter().GetResult();
+        }
+        catch (OperationCanceledException) when (interrupted.IsCancellationRequested)
+        {
+            throw new BenchmarkException("interrupted; nothing was checked");
+        }
         foreach (var violation in report.Verdict.Violations)
             Tell($"VIOLATION {violation}");
         foreach (var possible in report.Verdict.Possible)
@@ -46,6 +58,13 @@ internal static class ChaosBenchmark
             new("recovery_p99_s", report.RecoverySeconds(0.99), "s"),
             new("recovery_max_s", report.RecoverySeconds(1), "s"),
         ];
+
+        // Its processes, namespaces and file systems go with it.
+        void End(PosixSignalContext signal)
+        {
+            signal.Cancel = true;
+            interrupted.Cancel();
+        }
 
         // Standard output is the report's.
         void Tell(string line) => Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{clock.Elapsed.TotalSeconds,7:0.0}  {line}"));

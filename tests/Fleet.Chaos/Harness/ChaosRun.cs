@@ -71,7 +71,8 @@ internal static class ChaosRun
 
     /// <param name="options">What to do.</param>
     /// <param name="tell">Hears a line for each thing that happens.</param>
-    public static async Task<ChaosReport> RunAsync(ChaosOptions options, Action<string> tell)
+    /// <param name="cancellation">Ends it unchecked, with nothing of it left.</param>
+    public static async Task<ChaosReport> RunAsync(ChaosOptions options, Action<string> tell, CancellationToken cancellation = default)
     {
         tell(string.Create(CultureInfo.InvariantCulture, $"seed {options.Seed}"));
         var faults = FaultsOf(options);
@@ -79,7 +80,7 @@ internal static class ChaosRun
         var injector = new Injector(fleet, tell);
         var load = new ClientLoad(fleet.Api, new LoadOptions(options.RequestsPerSecond, options.Population, ChaosFleet.HasKvm ? fleet.IdleGuest : null), options.Seed);
         var crashes = new List<Crash>();
-        using var over = new CancellationTokenSource();
+        using var over = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         using var watched = new CancellationTokenSource();
         var lookout = new Lookout(fleet);
         // One that stands alone carries everything, and says as well since when it counts.
@@ -87,10 +88,16 @@ internal static class ChaosRun
         var watching = WatchAsync(fleet, injector, crashes, tell, watched.Token);
         var loading = load.RunAsync(over.Token);
         var breaking = injector.RunAsync(faults, over.Token);
-        await Task.Delay(options.Length);
+        await Task.Delay(options.Length, cancellation).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         await over.CancelAsync();
         await Task.WhenAll(loading, breaking, looking);
         tell("all is healed");
+        if (cancellation.IsCancellationRequested)
+        {
+            await watched.CancelAsync();
+            await watching;
+            cancellation.ThrowIfCancellationRequested();
+        }
         await load.FinishAsync(TimeSpan.FromMinutes(1));
         var unrest = await RestAsync(fleet);
         tell(unrest ?? "all is at rest");
