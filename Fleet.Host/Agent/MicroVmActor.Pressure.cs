@@ -12,7 +12,7 @@ internal sealed partial class MicroVmActor
     private const double SqueezedWeight = 0.25;
 
     private readonly List<IActorRef> _vcpus = [];
-    private readonly Dictionary<int, double> _allowances = [];
+    private readonly Dictionary<int, VcpuUsage> _used = [];
     private CpuShare? _share;
     private Ease _ease = Ease.Nothing;
     private IActorRef? _balloon;
@@ -65,10 +65,21 @@ internal sealed partial class MicroVmActor
     private void OnVcpu(VcpuUsage vcpu)
     {
         Context.Parent.Tell(new HostAgentActor.VcpuRead(_record.Launch.VmId, _record.Launch.Epoch, vcpu));
-        _allowances[vcpu.Index] = vcpu.Allowance;
+        _used[vcpu.Index] = vcpu;
+        ShareLoan(vcpu);
         // Not by halves: until all have answered it is not known what they may use together.
-        if (_allowances.Count == _vcpus.Count)
+        if (_used.Count == _vcpus.Count)
             ShareCpu();
+    }
+
+    /// <summary>What a vCPU used of the others' share is paid, to equal parts, by those that took nothing themselves.</summary>
+    private void ShareLoan(VcpuUsage vcpu)
+    {
+        if (vcpu.Lent <= TimeSpan.Zero)
+            return;
+        var lenders = _used.Values.Where(one => one.Lent <= TimeSpan.Zero).Select(one => _vcpus[one.Index]).ToList();
+        foreach (var lender in lenders)
+            lender.Tell(new VcpuActor.Pay(vcpu.Lent / lenders.Count));
     }
 
     /// <summary>Sets what the microVM may use of the CPUs, where that is another than it was; one that was taken over is always set.</summary>
@@ -78,7 +89,7 @@ internal sealed partial class MicroVmActor
             return;
         var cpus = _record.Launch.Spec.Cpus;
         var weight = cpus * (Terms?.Weight ?? 1) * (_ease.Cpu ? SqueezedWeight : 1);
-        var share = new CpuShare(cpus, _allowances.Values.Any(allowed => allowed < 1) ? _allowances.Values.Sum() : null, weight);
+        var share = new CpuShare(cpus, _used.Values.Any(vcpu => vcpu.Allowance < 1) ? _used.Values.Sum(vcpu => vcpu.Allowance) : null, weight);
         if (share == _share)
             return;
         try

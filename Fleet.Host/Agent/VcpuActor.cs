@@ -10,7 +10,8 @@ namespace Fleet.Host.Agent;
 /// <param name="Wait">Time runnable and waiting for a CPU: the host's contention as this vCPU feels it.</param>
 /// <param name="Allowance">CPUs that its credits allow it to use now, 0 to 1.</param>
 /// <param name="Credits">CPU time that it has saved, below 0 a debt; null: it has no bank.</param>
-internal sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, double Allowance = 1, TimeSpan? Credits = null) : INoSerializationVerificationNeeded;
+/// <param name="Lent">CPU time that it used since the last time although it was held back: of what the microVM's other vCPUs may use.</param>
+internal sealed record VcpuUsage(int Index, TimeSpan Run, TimeSpan Wait, double Allowance = 1, TimeSpan? Credits = null, TimeSpan Lent = default) : INoSerializationVerificationNeeded;
 
 /// <summary>One vCPU: knows its thread, reads, when asked, what it used from the kernel's scheduler statistics, and keeps its CPU credits.</summary>
 internal sealed class VcpuActor : UntypedActor
@@ -40,6 +41,9 @@ internal sealed class VcpuActor : UntypedActor
         public static readonly GetUsage Instance = new();
     }
 
+    /// <summary>Another vCPU used that of its share: its bank pays.</summary>
+    public sealed record Pay(TimeSpan Lent) : INoSerializationVerificationNeeded;
+
     /// <summary>Parses "run_ns wait_ns slices" (kernel: Documentation/scheduler/sched-stats.rst); null when it is anything else.</summary>
     public static (TimeSpan Run, TimeSpan Wait)? Parse(string schedstat)
     {
@@ -54,18 +58,26 @@ internal sealed class VcpuActor : UntypedActor
 
     protected override void OnReceive(object message)
     {
-        if (message is GetUsage)
-            Answer();
-        else
-            Unhandled(message);
+        switch (message)
+        {
+            case GetUsage:
+                Answer();
+                break;
+            case Pay pay:
+                _credits?.Pay(pay.Lent);
+                break;
+            default:
+                Unhandled(message);
+                break;
+        }
     }
 
-    private void Spend(TimeSpan run)
+    private TimeSpan Spend(TimeSpan run)
     {
         var now = _clock.GetElapsedTime(0);
-        if (_before is { } before && run >= before.Run)
-            _credits?.Take(run - before.Run, now - before.At);
+        var lent = _before is { } before && run >= before.Run ? _credits?.Take(run - before.Run, now - before.At) : null;
         _before = (run, now);
+        return lent ?? TimeSpan.Zero;
     }
 
     private void Answer()
@@ -74,8 +86,8 @@ internal sealed class VcpuActor : UntypedActor
         {
             if (Parse(File.ReadAllText(_schedstat)) is { } read)
             {
-                Spend(read.Run);
-                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _credits?.Allowance ?? 1, _credits?.Balance));
+                var lent = Spend(read.Run);
+                Sender.Tell(new VcpuUsage(_index, read.Run, read.Wait, _credits?.Allowance ?? 1, _credits?.Balance, lent));
             }
         }
         catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)

@@ -64,10 +64,24 @@ internal sealed class CpuCredits
     /// <summary>CPUs that it may use now, 0 to 1.</summary>
     public double Allowance => IsHeldBack ? _terms.Baseline : 1;
 
-    /// <summary>Takes into account what was used in a time.</summary>
-    public void Take(TimeSpan used, TimeSpan span)
+    /// <summary>
+    /// Takes into account what was used in a time. Returns what was used above the baseline although it was held back: the quota is the microVM's, so that was what another vCPU
+    /// left, who is to pay for it (<see cref="Pay"/>), or an idle vCPU would give a busy one a whole CPU for ever.
+    /// </summary>
+    public TimeSpan Take(TimeSpan used, TimeSpan span)
     {
-        Balance += (span * _terms.Baseline) - used;
+        var earned = span * _terms.Baseline;
+        var lent = IsHeldBack && used > earned ? used - earned : TimeSpan.Zero;
+        Add(earned - used);
+        return lent;
+    }
+
+    /// <summary>Pays for what another vCPU used of its share.</summary>
+    public void Pay(TimeSpan lent) => Add(-lent);
+
+    private void Add(TimeSpan credits)
+    {
+        Balance += credits;
         Balance = Balance > _terms.Bank ? _terms.Bank : Balance < -_terms.Bank ? -_terms.Bank : Balance;
         if (_terms.Baseline >= 1)
             return;

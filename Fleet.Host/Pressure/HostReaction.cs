@@ -46,18 +46,18 @@ internal sealed class HostReaction
     /// <summary>It does nothing.</summary>
     public bool IsCalm => _cpu.Rung == PressureRung.Calm && _memory.Rung == PressureRung.Calm;
 
-    /// <summary>As the control plane is told.</summary>
+    /// <summary>As the control plane is told: to send guests away, one after the other, only while it is short. The one before may have been enough.</summary>
     public PressureReport Told => new()
     {
-        Cpu = _cpu.Rung,
-        Memory = _memory.Rung,
+        Cpu = _cpu.Asked,
+        Memory = _memory.Asked,
         Why = string.Join("; ", new[] { _cpu.Rung == PressureRung.Calm ? "" : _cpuWhy, _memory.Rung == PressureRung.Calm ? "" : _memoryWhy }.Where(why => why.Length > 0)),
     };
 
     /// <summary>Whether that is done now, for want of whatever.</summary>
     public bool Does(PressureRung rung) => _cpu.Does(rung) || _memory.Does(rung);
 
-    /// <summary>Takes into account how vCPUs fared. True: the host does more now, or less.</summary>
+    /// <summary>Takes into account how vCPUs fared. True: the host does more now, or less, or tells of more or less.</summary>
     public bool TakeCpu(CpuShortage cpu, TimeSpan now)
     {
         var vcpus = cpu.Vcpus;
@@ -69,7 +69,7 @@ internal sealed class HostReaction
         return _cpu.Take(tension, now);
     }
 
-    /// <summary>Takes into account how the machine's memory stands. True: the host does more now, or less.</summary>
+    /// <summary>Takes into account how the machine's memory stands. True: as of <see cref="TakeCpu"/>.</summary>
     /// <param name="available">Share of all, 0 to 1; null: not known.</param>
     /// <param name="stalled">Share of the time in which all processes waited for memory; null: not known.</param>
     /// <param name="now">On a clock that nobody sets.</param>

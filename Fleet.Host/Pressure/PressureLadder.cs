@@ -24,7 +24,7 @@ internal sealed record LadderTimes(TimeSpan Rise, TimeSpan Fall);
 /// The reaction to pressure on one resource: one rung up when tension was high for long enough, one down when it was low for long enough, and
 /// so every step is undone in reverse order. Decides alone; whoever owns it does what the rung says. Not safe for several threads.
 /// </summary>
-/// <param name="rungs">Those that help against want of this resource, in order, without <see cref="PressureRung.Calm"/>.</param>
+/// <param name="rungs">Those that help against want of this resource, at least two, in order, without <see cref="PressureRung.Calm"/>; the last one is what others are asked for.</param>
 /// <param name="times">How long tension must last.</param>
 internal sealed class PressureLadder(IReadOnlyList<PressureRung> rungs, LadderTimes times)
 {
@@ -34,6 +34,9 @@ internal sealed class PressureLadder(IReadOnlyList<PressureRung> rungs, LadderTi
 
     /// <summary>Where it stands.</summary>
     public PressureRung Rung => _step == 0 ? PressureRung.Calm : rungs[_step - 1];
+
+    /// <summary>As <see cref="Rung"/>, but the last one only as long as tension is high: what is done to others is not done until it is low.</summary>
+    public PressureRung Asked => _step == rungs.Count && _tension != Tension.High ? rungs[_step - 2] : Rung;
 
     /// <summary>Whether that is done now: it was reached, and not undone.</summary>
     public bool Does(PressureRung rung)
@@ -46,11 +49,12 @@ internal sealed class PressureLadder(IReadOnlyList<PressureRung> rungs, LadderTi
         return false;
     }
 
-    /// <summary>Takes what was measured into account. True: it stands on another rung now.</summary>
+    /// <summary>Takes what was measured into account. True: it stands on another rung now, or asks for another one.</summary>
     /// <param name="tension">Since the last time.</param>
     /// <param name="now">On a clock that nobody sets; never less than before.</param>
     public bool Take(Tension tension, TimeSpan now)
     {
+        var asked = Asked;
         if (tension != _tension)
             (_tension, _since) = (tension, now);
         var next = _tension switch
@@ -60,7 +64,7 @@ internal sealed class PressureLadder(IReadOnlyList<PressureRung> rungs, LadderTi
             _ => _step,
         };
         if (next == _step)
-            return false;
+            return Asked != asked;
         // The next step needs its own whole time: what this one brings must be seen first.
         (_step, _since) = (next, now);
         return true;

@@ -64,9 +64,15 @@ internal sealed class UsageTable
         /// <summary>
         /// What tells of the machine. The kernel counts as waiting also how long a group's quota holds its threads (measured under Linux 6.18 with idle
         /// CPUs: a busy process held to a tenth of a CPU ran 0.40 s in 4 s and "waited" 3.60 s). How much of it was want of CPUs can't be told from
-        /// that, since a group's throttled time is counted by CPU and not by thread: of one that is held back nothing counts.
+        /// that, since a group's throttled time is counted by CPU and not by thread: of one that is held back as much counts as it did not get of what it may use.
         /// </summary>
-        public VcpuTimes ForWantOfCpus(TimeSpan span) => HeldBack && Times.Run <= Allowed * span * Unheld ? Times with { Wait = TimeSpan.Zero } : Times;
+        public VcpuTimes ForWantOfCpus(TimeSpan span)
+        {
+            if (!HeldBack || Times.Run > Allowed * span * Unheld)
+                return Times;
+            var missed = Allowed * span - Times.Run;
+            return Times with { Wait = missed <= TimeSpan.Zero ? TimeSpan.Zero : missed < Times.Wait ? missed : Times.Wait };
+        }
     }
 
     /// <summary>Of the vCPUs that answered, between the last two looks: how long they ran and how long they waited for a CPU.</summary>

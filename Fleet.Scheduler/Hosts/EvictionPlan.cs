@@ -23,8 +23,9 @@ internal sealed class EvictionPlan
 
     /// <summary>The one to ask now; null: none.</summary>
     /// <param name="held">Those that are here.</param>
+    /// <param name="forMemory">Memory is short; else CPU.</param>
     /// <param name="now">On a clock that nobody sets.</param>
-    public Reservation? Next(IReadOnlyCollection<Reservation> held, TimeSpan now)
+    public Reservation? Next(IReadOnlyCollection<Reservation> held, bool forMemory, TimeSpan now)
     {
         foreach (var late in _stays.Where(one => now - one.Value >= AskAgain).Select(one => one.Key).ToList())
             _stays.Remove(late);
@@ -44,10 +45,11 @@ internal sealed class EvictionPlan
         }
         if (now - _lastWent < Pause)
             return null;
-        // The lowest class first; of a class the largest, which makes the most room, so that the fewest have to go; of those that are alike always the same one, whatever order they are held in.
+        // Last those that were sent about often enough. The lowest class first; of a class the largest in what is short, which makes the most room, so that the fewest have to go; of those
+        // that are alike always the same one, whatever order they are held in.
         var next = here
             .Where(one => !_stays.ContainsKey((one.VmId, one.Epoch)))
-            .OrderBy(one => one.Rank).ThenByDescending(one => one.MemoryMib).ThenByDescending(one => one.VmId, StringComparer.Ordinal)
+            .OrderBy(one => one.Settled).ThenBy(one => one.Rank).ThenByDescending(one => forMemory ? one.MemoryMib : one.Cpus).ThenByDescending(one => one.VmId, StringComparer.Ordinal)
             .FirstOrDefault();
         if (next is not null)
             (_asked, _askedAt, _goes) = ((next.VmId, next.Epoch), now, false);

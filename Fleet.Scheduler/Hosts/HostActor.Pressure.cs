@@ -54,7 +54,7 @@ internal sealed partial class HostActor
             return;
         }
         // Whoever empties it does more than that.
-        if (IsDraining || _evictions.Next(_ledger.Reservations, Monotonic) is not { } next)
+        if (IsDraining || _evictions.Next(_ledger.Reservations, _record.Pressure.Memory == PressureRung.Evict, Monotonic) is not { } next)
             return;
         _log.Info("Host {HostId} is short: {VmId} is asked to go elsewhere", _id, next.VmId);
         _vms.Tell(new MoveVm { VmId = next.VmId, HostId = _id, Epoch = next.Epoch, GraceMs = EvictionGraceMs, Pressed = true, Round = next.Round }, Self);

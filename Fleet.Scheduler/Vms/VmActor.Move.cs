@@ -23,8 +23,8 @@ internal sealed partial class VmActor
         }
         if (_life.Record is not { State: VmState.Running } record || record.Host != move.HostId || record.Epoch != move.Epoch)
         {
-            // It moves already, has not come so far, or is about to end.
-            AnswerMove(move, null);
+            // It moves already, or is about to end. One that starts frees nothing now, and another that would must not wait for it.
+            AnswerMove(move, move.Pressed && _life.Record is { State: VmState.Starting } ? Starts : null);
             return;
         }
         if (HasVolumes)
@@ -37,6 +37,8 @@ internal sealed partial class VmActor
         _move = move;
         Search(record.Epoch + 1);
     }
+
+    private static readonly Reason Starts = new() { Code = "starting", Message = "It is just starting." };
 
     private void AnswerMove(MoveVm move, Reason? stays) =>
         _hosts.Tell(new MoveAnswer { HostId = move.HostId, VmId = _id, Epoch = move.Epoch, Stays = stays });

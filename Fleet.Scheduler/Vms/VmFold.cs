@@ -150,9 +150,10 @@ public static class VmFold
                 next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address, Enrolment = move.Enrolment, ToEnrolment = move.ToEnrolment, WithoutMemory = move.WithoutMemory?.Clone() };
                 if (move.Address.Length > 0)
                     next.Suspends++;
+                if (move.Preempted || move.Pressed)
+                    next.Preemptions = PreemptionRules.Next(next, move.At?.ToDateTimeOffset() ?? default);
                 if (move.Preempted)
                 {
-                    next.Preemptions = PreemptionRules.Next(next, move.At?.ToDateTimeOffset() ?? default);
                     next.Reason = new Reason
                     {
                         Code = PreemptionRules.PreemptedCode,

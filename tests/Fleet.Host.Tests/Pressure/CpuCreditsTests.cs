@@ -44,6 +44,24 @@ public sealed class CpuCreditsTests
         Assert.Equal(-100, _credits.Balance.TotalSeconds, 6);
     }
 
+    /// <summary>The quota is the microVM's: what a vCPU that is held back uses of an idle one's share, that one pays.</summary>
+    [Fact]
+    public void Should_give_a_microVM_no_more_than_its_vCPUs_earn_together()
+    {
+        var idle = new CpuCredits(Terms);
+        var used = 0.0;
+        for (var look = 0; look < 1_000; look++)
+        {
+            var share = _credits.IsHeldBack || idle.IsHeldBack ? Math.Min(1, _credits.Allowance + idle.Allowance) : 1;
+            used += share * 10;
+            var lent = _credits.Take(TimeSpan.FromSeconds(share * 10), TimeSpan.FromSeconds(10));
+            idle.Take(TimeSpan.Zero, TimeSpan.FromSeconds(10));
+            idle.Pay(lent);
+        }
+        // And what both had at first.
+        Assert.InRange(used, 5_000, 5_100);
+    }
+
     [Fact]
     public void Should_limit_nothing_where_the_baseline_is_all()
     {

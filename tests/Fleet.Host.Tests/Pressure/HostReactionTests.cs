@@ -37,7 +37,9 @@ public sealed class HostReactionTests
         Assert.Equal(PressureRung.Squeeze, Cpu(20, 40, 0, 6));
         Assert.Equal(PressureRung.Evict, Cpu(20, 40, 0, 6));
         Assert.False(_host.Does(PressureRung.Reclaim)); // that would bring no CPU
-        Assert.Equal(PressureRung.Evict, Cpu(30, 30, 0, 50)); // neither
+        Assert.Equal(PressureRung.Squeeze, Cpu(30, 30, 0, 50)); // neither: nothing is undone, and nobody is sent away
+        Assert.True(_host.Does(PressureRung.Squeeze));
+        Assert.Equal(PressureRung.Evict, Cpu(20, 40, 0, 1));
         Assert.Equal(PressureRung.Squeeze, Cpu(30, 5, 0, 13));
         Assert.Equal(PressureRung.Calm, Cpu(30, 5, 0, 24));
         Assert.Equal("", _host.Told.Why);
@@ -62,8 +64,9 @@ public sealed class HostReactionTests
         Assert.False(_host.Does(PressureRung.Squeeze));
         // Thrashing is want whatever is available; a machine that tells nothing changes nothing.
         Assert.Equal(PressureRung.Evict, Memory(0.5, 0.5, 100));
-        Assert.Equal(PressureRung.Evict, Memory(null, null, 100));
-        Assert.Equal(PressureRung.Evict, Memory(0.1, 0, 100));
+        Assert.Equal(PressureRung.Reclaim, Memory(null, null, 100));
+        Assert.Equal(PressureRung.Reclaim, Memory(0.1, 0, 100));
+        Assert.Equal(PressureRung.Evict, Memory(0.05, 0, 1));
         Assert.Equal(PressureRung.Calm, Memory(0.2, null, 91));
     }
 }

@@ -27,7 +27,7 @@ public sealed class PressureLadderTests
         Assert.False(Take(Tension.High, 999)); // the last
         Assert.Equal(PressureRung.Evict, _ladder.Rung);
 
-        Assert.False(Take(Tension.Low, 1000));
+        Assert.True(Take(Tension.Low, 1000)); // it asks for nothing of others any more
         Assert.False(Take(Tension.Low, 1059));
         Assert.True(Take(Tension.Low, 1060));
         Assert.Equal(PressureRung.Reclaim, _ladder.Rung);
@@ -36,6 +36,25 @@ public sealed class PressureLadderTests
         Assert.False(Take(Tension.Low, 9999));
         Assert.Equal(PressureRung.Calm, _ladder.Rung);
         Assert.False(_ladder.Does(PressureRung.Closed));
+    }
+
+    [Fact]
+    public void Should_ask_for_the_last_rung_only_while_tension_is_high()
+    {
+        Take(Tension.High, 0);
+        for (var i = 10; i < 30; i += 10)
+            Take(Tension.High, i);
+        Assert.Equal(PressureRung.Reclaim, _ladder.Asked);
+        Assert.True(Take(Tension.High, 30));
+        Assert.Equal(PressureRung.Evict, _ladder.Asked);
+        Assert.True(Take(Tension.Between, 31)); // it says something else now
+        Assert.False(Take(Tension.Low, 32));
+        Assert.Equal((PressureRung.Evict, PressureRung.Reclaim), (_ladder.Rung, _ladder.Asked));
+        Assert.True(Take(Tension.High, 33));
+        Assert.Equal(PressureRung.Evict, _ladder.Asked);
+        Take(Tension.Low, 34);
+        Assert.True(Take(Tension.Low, 94));
+        Assert.Equal((PressureRung.Reclaim, PressureRung.Reclaim), (_ladder.Rung, _ladder.Asked));
     }
 
     [Fact]
@@ -73,7 +92,9 @@ public sealed class PressureLadderTests
                 if (tension != before)
                     (highSince, lowSince) = (now, now);
                 before = tension;
-                if (ladder.Take(tension, TimeSpan.FromSeconds(now)))
+                var rung = ladder.Rung;
+                ladder.Take(tension, TimeSpan.FromSeconds(now));
+                if (ladder.Rung != rung)
                 {
                     var up = tension == Tension.High;
                     Assert.NotEqual(Tension.Between, tension);

@@ -121,6 +121,7 @@ public sealed class UsageTableTests
     [InlineData(1, 9, 0.1, 0.1, 0)]
     [InlineData(1, 9, 0.1, 1, 0)] // they were held up to then
     [InlineData(1, 9, 1, 0.1, 36)] // and these only from then on
+    [InlineData(0.5, 9.5, 0.1, 0.1, 2)] // these did not get half of what they may use
     [InlineData(5, 5, 0.1, 0.1, 20)] // nothing holds these, whatever they should be held to
     public void Should_not_blame_the_machine_for_what_a_quota_holds_back(double run, double wait, double allowed, double allowedSince, double blamed)
     {

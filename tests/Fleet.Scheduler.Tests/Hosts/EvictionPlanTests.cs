@@ -11,7 +11,7 @@ public sealed class EvictionPlanTests
     private static Reservation Held(int number, ulong memoryMib = 100, bool vacated = false, string priority = PriorityClass.Normal) =>
         new($"vm-{number}", 1, 1, memoryMib, vacated) { Rank = PriorityClass.Rank(priority) };
 
-    private string? Next(double seconds, params Reservation[] held) => _plan.Next(held, TimeSpan.FromSeconds(seconds))?.VmId;
+    private string? Next(double seconds, params Reservation[] held) => _plan.Next(held, forMemory: true, TimeSpan.FromSeconds(seconds))?.VmId;
 
     private void Answer(string vmId, bool goes, double seconds) => _plan.Answered(vmId, 1, goes, TimeSpan.FromSeconds(seconds));
 
@@ -52,6 +52,19 @@ public sealed class EvictionPlanTests
         }
         Assert.Equal(["vm-1", "vm-3", "vm-4", "vm-5", "vm-6", "vm-2"], asked);
     }
+
+    [Theory]
+    [InlineData(true, "vm-1")]
+    [InlineData(false, "vm-2")]
+    public void Should_ask_the_one_that_has_most_of_what_is_short(bool forMemory, string vmId)
+    {
+        Reservation[] all = [new("vm-1", 1, 1, 900, false), new("vm-2", 1, 8, 100, false)];
+        Assert.Equal(vmId, _plan.Next(all, forMemory, TimeSpan.Zero)?.VmId);
+    }
+
+    [Fact]
+    public void Should_ask_last_who_was_sent_about_often_enough() =>
+        Assert.Equal("vm-2", Next(0, Held(1, 900, priority: PriorityClass.Low) with { Settled = true }, Held(2, 100, priority: PriorityClass.High)));
 
     /// <summary>And the lowest again as soon as it may be asked again.</summary>
     [Fact]
@@ -105,7 +118,7 @@ public sealed class EvictionPlanTests
             double went = -1000;
             for (var now = 0.0; now < 2000; now += random.NextDouble() * 4)
             {
-                var next = plan.Next(held, TimeSpan.FromSeconds(now));
+                var next = plan.Next(held, forMemory: true, TimeSpan.FromSeconds(now));
                 if (next is not null)
                 {
                     Assert.True(open is null || open == next.VmId, $"seed {seed}");
@@ -125,7 +138,7 @@ public sealed class EvictionPlanTests
                 open = null;
                 went = now;
                 // It is seen to be gone at the next look.
-                Assert.Null(plan.Next(held, TimeSpan.FromSeconds(now)));
+                Assert.Null(plan.Next(held, forMemory: true, TimeSpan.FromSeconds(now)));
             }
             Assert.True(held.Count < 20);
         }
