@@ -124,19 +124,27 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (var vmId in named)
                 neighbours[vmId] = VmFold.CarriedBy((await GetVmAsync(vmId, cancellation).ConfigureAwait(false)).Vm);
+            var bound = false;
             if (spec.Volumes.Count > 0)
             {
                 var there = (await ListVolumesAsync(spec.Tenant, cancellation).ConfigureAwait(false)).ToDictionary(volume => volume.Name, StringComparer.Ordinal);
                 spec = spec.Clone();
+                VolumeRecord? other = null;
                 // What is somewhere already needs no room there, and no other host will do.
                 foreach (var volume in spec.Volumes.Where(volume => there.ContainsKey(volume.Name)).ToList())
                 {
+                    var known = there[volume.Name];
+                    if (VolumePlaces.Conflict(known, other, other is null ? spec.Host : "") is { } conflict)
+                        return new PlacementReview([], 0, [], conflict, []);
+                    bound |= spec.Host.Length == 0;
                     spec.Volumes.Remove(volume);
-                    if (spec.Host.Length == 0)
-                        spec.Host = there[volume.Name].Host;
+                    spec.Host = known.Host;
+                    other = known;
                 }
             }
-            return (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours, briefly), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
+            var review = (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours, briefly), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
+            // Its owner can't leave out a host that only its volume names.
+            return bound ? review with { Changes = [.. review.Changes.Where(change => change.Field != "host")] } : review;
         }
         catch (AskTimeoutException late)
         {

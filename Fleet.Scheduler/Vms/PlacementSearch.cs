@@ -8,7 +8,8 @@ namespace Fleet.Scheduler.Vms;
 
 /// <summary>
 /// One try to find a host: which are still to be asked, who said no and why. Bounded: a host is asked once, and after
-/// <see cref="MostRefusals"/> the try is over.
+/// <see cref="MostRefusals"/> the try is over. Others give way only where no host is left that has not been asked: one that the index takes for
+/// free may have the room.
 /// </summary>
 internal sealed class PlacementSearch
 {
@@ -25,6 +26,7 @@ internal sealed class PlacementSearch
     private IReadOnlyList<Rejection> _rejectedByIndex = [];
     private readonly List<VolumeRecord> _volumes = [];
     private bool _indexHasMore = true;
+    private int _passedOver;
     private int _silent;
 
     /// <param name="demand">What is wanted.</param>
@@ -36,6 +38,7 @@ internal sealed class PlacementSearch
         Epoch = epoch;
         _avoided = [.. avoided];
         _asked = new(avoided, StringComparer.Ordinal);
+        _passedOver = _asked.Count;
         if (avoided.Count > 0)
             _refused.Add(new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = (uint)avoided.Count });
     }
@@ -83,12 +86,18 @@ internal sealed class PlacementSearch
     public bool Preempting { get; private set; }
 
     /// <summary>Begins anew with the hosts, once.</summary>
-    public void Preempt()
+    /// <param name="unyielding">Those that nobody gave way on in the searches before: others come first.</param>
+    public void Preempt(IEnumerable<string> unyielding)
     {
         Preempting = true;
         _asked.Clear();
         _asked.UnionWith(_avoided);
+        _asked.UnionWith(unyielding);
+        _passedOver = _asked.Count;
     }
+
+    /// <summary>Hosts that nobody gave way on, for the next search to pass over; none when all have been asked by now.</summary>
+    public IReadOnlyCollection<string> Unyielding => Preempting && _indexHasMore ? [.. _asked] : [];
 
     public void Take(PlacementAdvice advice)
     {
@@ -105,7 +114,7 @@ internal sealed class PlacementSearch
     /// <summary>The next host to ask; null when there is none in the present advice, or enough have refused.</summary>
     public string? Next()
     {
-        if (_asked.Count - _avoided.Count >= MostRefusals || !_candidates.TryDequeue(out var host))
+        if (AskedNow >= MostRefusals || !_candidates.TryDequeue(out var host))
             return null;
         _asked.Add(host);
         Asking = host;
@@ -135,7 +144,15 @@ internal sealed class PlacementSearch
     }
 
     /// <summary>Whether the index should be asked again, without those that refused: its last advice was not its last word.</summary>
-    public bool MaySearchOn => _indexHasMore && _asked.Count < MostRefusals;
+    public bool MaySearchOn => _indexHasMore && AskedNow < MostRefusals;
+
+    /// <summary>Whether those of lower classes are to give way: no host is left that may have room.</summary>
+    public bool MayPreempt => !Preempting && !_indexHasMore && Demand.Rank > 0;
+
+    /// <summary>Another try may find what this one did not: there may be hosts that the index has not heard of yet, that it has more of, or that gave no answer.</summary>
+    public bool IsUndecided => IsEarly || _indexHasMore || _silent > 0;
+
+    private int AskedNow => _asked.Count - _passedOver;
 
     /// <summary>There may be hosts that the index has not heard of yet.</summary>
     public bool IsEarly { get; private set; }

@@ -9,6 +9,9 @@ namespace Fleet.Scheduler.Vms;
 /// <summary>The search for a host: the node's placement is asked for candidates, they one after the other, and if none has room those where others could give way.</summary>
 internal sealed partial class VmActor
 {
+    /// <summary>Hosts that nobody gave way on in the searches before. So each is asked some time, however many look alike.</summary>
+    private IReadOnlyCollection<string> _unyielding = [];
+
     private void Search(ulong epoch)
     {
         if (_search is not null)
@@ -50,18 +53,20 @@ internal sealed partial class VmActor
             return;
         }
         // One that is drained away has a place, and nobody gives way to it.
-        if (!_search.Preempting && _search.Demand.Rank > 0 && _move is null)
+        if (_search.MayPreempt && _move is null)
         {
-            _search.Preempt();
+            _search.Preempt(_unyielding);
             AskIndex();
             return;
         }
         var reason = _search.Explain();
-        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : reason, _search.IsLasting, _search.IsEarly);
+        if (_search.Preempting)
+            _unyielding = _search.Unyielding;
+        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : reason, _search.IsLasting, _search.IsUndecided);
     }
 
     /// <summary>The search has found nothing; the next one comes with time, or when capacity changes.</summary>
-    private void GiveUp(Reason reason, bool isLasting, bool isEarly = false)
+    private void GiveUp(Reason reason, bool isLasting, bool isUndecided = false)
     {
         if (_move is { } move)
         {
@@ -71,7 +76,7 @@ internal sealed partial class VmActor
         }
         var again = _capacityChangedMeanwhile;
         EndSearch();
-        Store(_life.Unplaced(reason, isLasting, Now, isEarly), static () => { });
+        Store(_life.Unplaced(reason, isLasting, Now, isUndecided), static () => { });
         if (_goal is Goal.FindPlace)
         {
             Timers.StartSingleTimer(

@@ -29,12 +29,9 @@ internal sealed partial class VmActor
         var wanted = _life.Record!.Spec.Host;
         foreach (var volume in found.Volumes)
         {
-            var elsewhere = search.Volume is { } other && other.Host != volume.Host ? $"its volume {other.Name} on host {other.Host}"
-                : wanted.Length > 0 && wanted != volume.Host ? $"it may run on host {wanted} only"
-                : null;
-            if (elsewhere is not null)
+            if (VolumePlaces.Conflict(volume, search.Volume, wanted) is { } conflict)
             {
-                GiveUp(new Reason { Code = "volume_elsewhere", Message = $"The volume {volume.Name} is on host {volume.Host}, and {elsewhere}." }, isLasting: false);
+                GiveUp(conflict, isLasting: false);
                 return;
             }
             search.BindTo(volume);

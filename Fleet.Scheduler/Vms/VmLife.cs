@@ -221,13 +221,13 @@ public sealed record VmLife
     /// <param name="reason">Why.</param>
     /// <param name="isLasting">Whether waiting changes nothing: no host is only away or full.</param>
     /// <param name="now">The time.</param>
-    /// <param name="isEarly">There may be hosts that nobody has heard of yet.</param>
-    public Decision Unplaced(Reason reason, bool isLasting, DateTimeOffset now, bool isEarly = false)
+    /// <param name="isUndecided">There may be room all the same, see <see cref="PlacementSearch.IsUndecided"/>.</param>
+    public Decision Unplaced(Reason reason, bool isLasting, DateTimeOffset now, bool isUndecided = false)
     {
         if (Goal is not (Goal.FindPlace or Goal.AwaitGang))
             return Decision.Nothing;
         // Once it had a place it is to have one again, whatever was said of its first.
-        if (Record is { Epoch: 0, Spec.RefuseWaiting: true } && !isEarly)
+        if (Record is { Epoch: 0, Spec.RefuseWaiting: true } && !isUndecided)
             return Decision.Of(Failed(0, reason, now));
         // What could not be launched does not wait for hosts that may never come: its owner hears what is wrong. Hosts that are away for a moment are waited for.
         if (Record!.FailedHosts.Count > 0 && isLasting)

@@ -159,7 +159,8 @@ public sealed class RulesetTests : IDisposable
         NetworkLab.Run("ip", "-n", liar.Space, "addr", "add", "fd00:1:2::99/64", "dev", "eth0", "nodad");
         Assert.False(NetworkLab.Works(liar.Space, "busybox", "ping", "-c", "1", "-W", "1", "-I", "fd00:1:2::99", honest.Place.Address6.ToString()));
         NetworkLab.Run("ip", "-n", liar.Space, "addr", "del", "fd00:1:2::99/64", "dev", "eth0");
-        Assert.True(Pings(liar.Space, honest.Place.Address6));
+        // The kernel still asks where that is for the ping before, which went by an address that it has no more.
+        Wait(() => Pings(liar.Space, honest.Place.Address6));
         NetworkLab.Run("ip", "-n", liar.Space, "link", "set", "eth0", "address", "02:f1:0a:90:00:77");
         Assert.False(Pings(liar.Space, honest.Place.Address4));
     }

@@ -39,6 +39,24 @@ public sealed class VolumeTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Should_be_told_by_the_dry_run_as_the_search_would_tell_it()
+    {
+        await using var first = await JoinAsync("first");
+        await _cell.WaitAsync(await _cell.CreateAsync(Spec("one")), VmState.Running);
+        await using var second = await JoinAsync("second");
+        var elsewhere = Spec("two");
+        elsewhere.Host = "second";
+        var review = await _cell.Cell.ReviewPlacementAsync(elsewhere, CancellationToken.None);
+        Assert.Equal(("volume_elsewhere", 0), (review.Reason?.Code, review.Fitting));
+        // Its owner named no host, and can't leave it out.
+        var large = Spec("three");
+        large.Cpus = 32;
+        review = await _cell.Cell.ReviewPlacementAsync(large, CancellationToken.None);
+        Assert.NotNull(review.Reason);
+        Assert.DoesNotContain(review.Changes, change => change.Field == "host");
+    }
+
+    [Fact]
     public async Task Should_wait_for_the_host_of_its_volume_and_make_no_second_one_elsewhere()
     {
         var first = await JoinAsync("first");

@@ -35,4 +35,67 @@ public sealed class PlacementSearchTests
 
         Assert.Equal(TimeSpan.FromSeconds(1), search.Patience);
     }
+
+    [Fact]
+    public void Nobody_gives_way_while_the_index_has_hosts_that_were_not_asked()
+    {
+        var search = Ask(PlacementSearch.MostRefusals);
+        Assert.False(search.MaySearchOn || search.MayPreempt);
+        Assert.True(search.IsUndecided);
+
+        search = Ask(3);
+        Assert.True(search.MaySearchOn);
+        search.Take(new PlacementAdvice([], []));
+        Assert.True(!search.MaySearchOn && search.MayPreempt && !search.IsUndecided);
+        search.Preempt([]);
+        Assert.False(search.MayPreempt);
+    }
+
+    [Fact]
+    public void A_host_that_gave_no_answer_may_have_room()
+    {
+        var search = new PlacementSearch(Demand.Of(new VmSpec()), epoch: 1, avoided: []);
+        search.Take(new PlacementAdvice(["host-0"], []));
+        _ = search.Next();
+        search.Silent();
+        search.Take(new PlacementAdvice([], []));
+        Assert.True(search.IsUndecided && search.MayPreempt);
+    }
+
+    /// <summary>Twenty hosts that look alike, of which only the last would let others give way: the second search comes to it.</summary>
+    [Fact]
+    public void The_next_search_passes_over_hosts_that_nobody_gave_way_on()
+    {
+        var hosts = Enumerable.Range(0, 20).Select(at => $"host-{at:00}").ToList();
+        IReadOnlyCollection<string> unyielding = [];
+        var asked = new List<string>();
+        for (var round = 0; round < 2; round++)
+        {
+            var search = Ask(0);
+            search.Preempt(unyielding);
+            do
+            {
+                search.Take(new PlacementAdvice([.. hosts.Where(host => !search.Asked.Contains(host)).Take(8)], []));
+                while (search.Next() is { } host)
+                {
+                    asked.Add(host);
+                    search.Refused(new Rejection { Reason = RejectionReason.Memory, Hosts = 1 });
+                }
+            }
+            while (search.MaySearchOn);
+            unyielding = search.Unyielding;
+        }
+
+        Assert.Equal(hosts, asked);
+        Assert.Empty(unyielding);
+    }
+
+    private static PlacementSearch Ask(int hosts)
+    {
+        var search = new PlacementSearch(Demand.Of(new VmSpec { Priority = "normal" }), epoch: 1, avoided: []);
+        search.Take(new PlacementAdvice([.. Enumerable.Range(0, hosts).Select(at => $"host-{at}")], []));
+        while (search.Next() is not null)
+            search.Refused(new Rejection { Reason = RejectionReason.Memory, Hosts = 1 });
+        return search;
+    }
 }

@@ -484,7 +484,7 @@ public sealed class VmLifeTests
     {
         var why = new Reason { Code = "no_capacity", Message = "1 free" };
         var created = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = RestartPolicy.Always, RefuseWaiting = true }, 0, Start));
-        Assert.Equal(VmState.Unplaced, Apply(created, created.Unplaced(why, isLasting: false, Start, isEarly: true)).Record!.State);
+        Assert.Equal(VmState.Unplaced, Apply(created, created.Unplaced(why, isLasting: false, Start, isUndecided: true)).Record!.State);
         var failed = Apply(created, created.Unplaced(why, isLasting: false, Start));
         Assert.True(failed.Record is { State: VmState.Failed, Reason.Code: "no_capacity", Epoch: 0 });
         // Its policy would have it wait after all.
