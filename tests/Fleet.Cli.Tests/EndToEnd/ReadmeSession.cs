@@ -79,10 +79,11 @@ internal sealed partial class ReadmeSession
         Assert.True(parts.GetValueOrDefault("traces") == "as before\n", $"the machine is not as before:\n{output}");
     }
 
-    // Without what a terminal is told, numbers (but for a line that is one, a status), times, the driver, how wide a column is, and empty lines.
+    // Without what a terminal is told, numbers (but for a line that is one, a status), times, the driver, how wide a column is, empty lines, and what a start says when it takes long.
     private static string Normal(string text)
     {
-        var lines = Terminal().Replace(text, "").Replace("/var/lib/fleet", "/mnt/fleet-data", StringComparison.Ordinal).Split('\n').Where(line => !string.IsNullOrWhiteSpace(line));
+        var lines = Terminal().Replace(text, "").Replace("/var/lib/fleet", "/mnt/fleet-data", StringComparison.Ordinal).Split('\n')
+            .Where(line => !string.IsNullOrWhiteSpace(line) && !line.StartsWith("fleet: not ready yet: ", StringComparison.Ordinal));
         return string.Join('\n', lines.Select(line => StatusOnly().IsMatch(line) ? line : Spaces().Replace(Varying().Replace(line, "?"), " ").Trim()));
     }
 
