@@ -105,8 +105,9 @@ public sealed class QemuDriver(DriverOptions options) : IVmmDriver
             "-M", "microvm,isa-serial=off,auto-kernel-cmdline=off",
             // Translated code: a boot makes some 40 MiB of it; without a bound a guest can make it 1 GiB of the host's memory.
             "-accel", hardware ? "kvm" : "tcg,thread=multi,tb-size=64",
-            // .NET programs need x86-64-v2, which the default model of the emulation lacks.
-            "-cpu", hardware ? "host" : "max",
+            // .NET programs need x86-64-v2, which the default model of the emulation lacks. Told that the processor copies fast by bytes (erms, fsrm),
+            // Linux copies by bytes, each of which is emulated.
+            "-cpu", hardware ? "host" : "max,-erms,-fsrm",
             "-smp", cpus,
             "-m", string.Create(CultureInfo.InvariantCulture, $"{launch.Spec.MemoryMib}M"),
             "-nodefaults", "-no-user-config", "-display", "none",
