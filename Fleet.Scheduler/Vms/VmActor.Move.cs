@@ -13,6 +13,8 @@ internal sealed partial class VmActor
     /// <summary>The move that the present search is for; null: it is for a first place, or there is none.</summary>
     private MoveVm? _move;
 
+    private static readonly Reason Starts = new() { Code = "starting", Message = "It is just starting." };
+
     private void OnMove(MoveVm move)
     {
         if (move.Forced)
@@ -21,10 +23,11 @@ internal sealed partial class VmActor
             Store(_life.Move(move.HostId, move.Epoch, "", 0, move.GraceMs, Now, out _, move.Preempted, move.Pressed, hindrance: move.Hindrance), () => AnswerMove(move, null));
             return;
         }
-        if (_life.Record is not { State: VmState.Running } record || record.Host != move.HostId || record.Epoch != move.Epoch)
+        var record = _life.Record is { } one && one.Host == move.HostId && one.Epoch == move.Epoch ? one : null;
+        if (record is not { State: VmState.Running })
         {
-            // It moves already, or is about to end. One that starts frees nothing now, and another that would must not wait for it.
-            AnswerMove(move, move.Pressed && _life.Record is { State: VmState.Starting } ? Starts : null);
+            // It has moved, moves already, or is about to end. One that starts there frees nothing now, and another that would must not wait for it.
+            AnswerMove(move, move.Pressed && record is { State: VmState.Starting } ? Starts : null);
             return;
         }
         if (HasVolumes)
@@ -37,8 +40,6 @@ internal sealed partial class VmActor
         _move = move;
         Search(record.Epoch + 1);
     }
-
-    private static readonly Reason Starts = new() { Code = "starting", Message = "It is just starting." };
 
     private void AnswerMove(MoveVm move, Reason? stays) =>
         _hosts.Tell(new MoveAnswer { HostId = move.HostId, VmId = _id, Epoch = move.Epoch, Stays = stays });
