@@ -16,6 +16,9 @@ internal sealed class PlacementSearch
     /// <summary>Hosts that look free but say no: the index is far behind then, and a pause helps more than another question.</summary>
     public const int MostRefusals = 16;
 
+    /// <summary>Hosts that nobody gave way on: so many are remembered, by every microVM that waits and in each question to the index.</summary>
+    private const int MostUnyielding = 256;
+
     private static readonly TimeSpan LeastPatience = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan MostPatience = TimeSpan.FromSeconds(5);
 
@@ -96,8 +99,8 @@ internal sealed class PlacementSearch
         _passedOver = _asked.Count;
     }
 
-    /// <summary>Hosts that nobody gave way on, for the next search to pass over; none when all have been asked by now.</summary>
-    public IReadOnlyCollection<string> Unyielding => Preempting && _indexHasMore ? [.. _asked] : [];
+    /// <summary>Hosts that nobody gave way on, for the next search to pass over; none when all have been asked by now, or too many to remember.</summary>
+    public IReadOnlyCollection<string> Unyielding => Preempting && _indexHasMore && _asked.Count <= MostUnyielding ? [.. _asked] : [];
 
     public void Take(PlacementAdvice advice)
     {
