@@ -71,7 +71,7 @@ internal sealed class UsageTable
             if (!HeldBack || Times.Run > Allowed * span * Unheld)
                 return Times;
             var missed = Allowed * span - Times.Run;
-            return Times with { Wait = missed <= TimeSpan.Zero ? TimeSpan.Zero : missed < Times.Wait ? missed : Times.Wait };
+            return Times with { Wait = TimeSpan.FromTicks(Math.Min(Math.Max(0, missed.Ticks), Times.Wait.Ticks)) };
         }
     }
 

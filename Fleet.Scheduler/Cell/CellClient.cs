@@ -124,27 +124,25 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
             var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (var vmId in named)
                 neighbours[vmId] = VmFold.CarriedBy((await GetVmAsync(vmId, cancellation).ConfigureAwait(false)).Vm);
-            var bound = false;
+            var wanted = spec.Host;
+            VolumeRecord? known = null;
             if (spec.Volumes.Count > 0)
             {
                 var there = (await ListVolumesAsync(spec.Tenant, cancellation).ConfigureAwait(false)).ToDictionary(volume => volume.Name, StringComparer.Ordinal);
                 spec = spec.Clone();
-                VolumeRecord? other = null;
                 // What is somewhere already needs no room there, and no other host will do.
                 foreach (var volume in spec.Volumes.Where(volume => there.ContainsKey(volume.Name)).ToList())
                 {
-                    var known = there[volume.Name];
-                    if (VolumePlaces.Conflict(known, other, other is null ? spec.Host : "") is { } conflict)
+                    if (VolumePlaces.Conflict(there[volume.Name], known, wanted) is { } conflict)
                         return new PlacementReview([], 0, [], conflict, []);
-                    bound |= spec.Host.Length == 0;
+                    known = there[volume.Name];
                     spec.Volumes.Remove(volume);
                     spec.Host = known.Host;
-                    other = known;
                 }
             }
             var review = (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours, briefly), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
             // Its owner can't leave out a host that only its volume names.
-            return bound ? review with { Changes = [.. review.Changes.Where(change => change.Field != "host")] } : review;
+            return known is not null && wanted.Length == 0 ? review with { Changes = [.. review.Changes.Where(change => change.Field != "host")] } : review;
         }
         catch (AskTimeoutException late)
         {
