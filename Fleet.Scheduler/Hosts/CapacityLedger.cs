@@ -237,22 +237,21 @@ public sealed class CapacityLedger
         if (_reservations.Count >= VmLimits.MaxVmsPerHost)
             return null;
         var missing = Here(demand).Needs + _reserved + new Resources(0, 0, VolumesMib) - caps.Of(inventory);
-        // Whoever leaves makes no prediction higher: where it leaves room already there is nothing to ask of it.
-        var (foretold, missingPeak) = forecastOf?.Invoke(Reservations) is { } all && !all.HasRoomFor(demand) ? (forecastOf, all.Missing(demand)) : (null, default);
+        var missingPeak = forecastOf?.Invoke(Reservations).Missing(demand) ?? default;
         // What is left of an earlier placement goes anyway.
         var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
-        List<Preemptible> able = [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = foretold?.Invoke([held]).Peak ?? default })];
+        List<Preemptible> able = [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = forecastOf?.Invoke([held]).Peak ?? default })];
         for (var round = 0; round < Preemption.Most; round++)
         {
             if (Preemption.Choose(able, demand.Rank, missing, missingPeak) is not { } chosen)
                 return null;
             List<Reservation> giving = [.. chosen.Select(one => there[one.VmId])];
-            if (foretold is null)
+            if (forecastOf is null)
                 return giving;
-            var left = foretold([.. _reservations.Values.Except(giving)]);
+            var left = forecastOf([.. _reservations.Values.Except(giving)]);
             if (left.HasRoomFor(demand))
                 return giving;
-            // The largest of several predictions may fall by less than each would alone: then more is asked for.
+            // Peaks that did not meet are not added up, so a prediction may fall by less than each one's own: then more is asked for.
             var still = left.Missing(demand);
             missingPeak = new(
                 still.Cpus > 0 ? chosen.Sum(one => one.Frees.Cpus) + still.Cpus : missingPeak.Cpus,

@@ -9,7 +9,7 @@ namespace Fleet.Scheduler.Placement;
 /// <param name="Gives">What it gives back.</param>
 public readonly record struct Preemptible(string VmId, int Rank, Resources Gives)
 {
-    /// <summary>By how much less is predicted without it; at most what it gives back.</summary>
+    /// <summary>What is predicted of it alone; at most what it gives back.</summary>
     public PeakUse Frees { get; init; }
 
     internal long Cpus => Gives.Cpus;

@@ -7,9 +7,9 @@ public readonly record struct Consumer(double Limit, UsageSeries? Series);
 
 /// <summary>One resource of one host, as predictors see it.</summary>
 /// <param name="Consumers">Everybody who has a reservation.</param>
-/// <param name="Machine">The sum of what they used, as a share of the sum of their limits.</param>
+/// <param name="Machine">What all that were there at a time used together.</param>
 /// <param name="Now">On the series' clock.</param>
-public sealed record ResourceUse(IReadOnlyList<Consumer> Consumers, UsageSeries Machine, TimeSpan Now)
+public sealed record ResourceUse(IReadOnlyList<Consumer> Consumers, MachineSeries Machine, TimeSpan Now)
 {
     /// <summary>The sum of all limits.</summary>
     public double Limits
@@ -68,33 +68,43 @@ internal sealed class VmPercentilePredictor(double percentile, double margin, Fo
 }
 
 /// <summary>What the machine's own series tells: peaks that do not come together are not added up. Who has no history counts as at its limit.</summary>
-internal abstract class MachinePredictor : IPeakPredictor
+internal abstract class MachinePredictor(Fold fold, int slots = UsageSeries.Kept) : IPeakPredictor
 {
     public double Predict(ResourceUse use)
     {
         if (!use.Machine.IsWarm(use.Now))
             return use.Limits;
         double warm = 0, cold = 0;
+        var known = new List<Consumer>(use.Consumers.Count);
         foreach (var consumer in use.Consumers)
         {
             if (use.IsWarm(consumer))
+            {
                 warm += consumer.Limit;
+                known.Add(consumer);
+            }
             else
+            {
                 cold += consumer.Limit;
+            }
         }
-        return cold + (warm * Math.Min(1, use.Machine.Memo(this, Share)));
+        if (warm == 0)
+            return cold;
+        Span<double> history = stackalloc double[UsageSeries.Kept];
+        history = history[..use.Machine.CopyTo(known, history, fold, slots)];
+        return cold + (warm * (history.IsEmpty ? 1 : Math.Min(1, Share(history))));
     }
 
-    protected abstract double Share(UsageSeries machine);
+    /// <summary>The peak of what those with history use, as a share of their limits.</summary>
+    /// <param name="history">Not empty; oldest first.</param>
+    protected abstract double Share(ReadOnlySpan<double> history);
 }
 
 /// <summary>Mean and <paramref name="sigmas"/> standard deviations of the machine's history.</summary>
-internal sealed class SigmaPredictor(double sigmas, Fold fold, int slots = UsageSeries.Kept) : MachinePredictor
+internal sealed class SigmaPredictor(double sigmas, Fold fold, int slots = UsageSeries.Kept) : MachinePredictor(fold, slots)
 {
-    protected override double Share(UsageSeries machine)
+    protected override double Share(ReadOnlySpan<double> history)
     {
-        Span<double> history = stackalloc double[UsageSeries.Kept];
-        history = history[..machine.CopyTo(history, fold, slots)];
         var (mean, deviation) = Statistics.MeanAndDeviation(history);
         return mean + (sigmas * deviation);
     }
@@ -104,12 +114,10 @@ internal sealed class SigmaPredictor(double sigmas, Fold fold, int slots = Usage
 /// The machine's peak so far, and above it a margin that shrinks as the history grows: after two hours most of a day's peak is still to come,
 /// after a day hardly any. Peak + (<paramref name="margin"/> * peak + <paramref name="sigmas"/> * standard deviation) * sqrt(warm-up / slots seen).
 /// </summary>
-internal sealed class MachinePeakPredictor(double margin, double sigmas, Fold fold) : MachinePredictor
+internal sealed class MachinePeakPredictor(double margin, double sigmas, Fold fold) : MachinePredictor(fold)
 {
-    protected override double Share(UsageSeries machine)
+    protected override double Share(ReadOnlySpan<double> history)
     {
-        Span<double> history = stackalloc double[UsageSeries.Kept];
-        history = history[..machine.CopyTo(history, fold)];
         var peak = 0.0;
         foreach (var share in history)
             peak = Math.Max(peak, share);

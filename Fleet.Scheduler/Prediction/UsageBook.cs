@@ -18,8 +18,8 @@ public sealed class UsageBook
     public static readonly TimeSpan OldestSample = TimeSpan.FromMinutes(1);
 
     private readonly Dictionary<(string VmId, ulong Epoch), Entry> _vms = [];
-    private readonly UsageSeries _machineCpu = new();
-    private readonly UsageSeries _machineMemory = new();
+    private readonly MachineSeries _machineCpu = new();
+    private readonly MachineSeries _machineMemory = new();
     private ulong _sequence;
 
     private sealed record Entry(UsageSeries Cpu, UsageSeries Memory);
@@ -73,9 +73,9 @@ public sealed class UsageBook
             memoryLimit += one.MemoryMib;
         }
         if (cpuLimit > 0)
-            _machineCpu.Add(cpus / cpuLimit, at, now);
+            _machineCpu.Add(cpus, cpuLimit, at, now);
         if (memoryLimit > 0)
-            _machineMemory.Add(memory / memoryLimit, at, now);
+            _machineMemory.Add(memory, memoryLimit, at, now);
         Forget(held);
         return true;
     }

@@ -117,6 +117,27 @@ public sealed class UsageSeries
         return written;
     }
 
+    /// <summary>One slot's figure; null: it has none, or is not kept.</summary>
+    public double? At(long slot, Fold fold) =>
+        slot >= 0 && slot <= _newest && _newest - slot < Kept && (fold == Fold.P90 ? _p90 : _max) is { } ring && ring[slot % Kept] is var packed and not Missing
+            ? packed / Scale
+            : null;
+
+    /// <summary>The highest maximum that is kept; 0: there is none.</summary>
+    public double Highest
+    {
+        get
+        {
+            ushort highest = 0;
+            foreach (var packed in _max ?? [])
+            {
+                if (packed != Missing)
+                    highest = Math.Max(highest, packed);
+            }
+            return highest / Scale;
+        }
+    }
+
     /// <summary>What <paramref name="compute"/> makes of the series, computed once until a slot is added. For one owner at a time.</summary>
     internal double Memo(object owner, Func<UsageSeries, double> compute)
     {

@@ -220,9 +220,9 @@ public sealed class FleetSimulation
             if (_plan.Prediction is null)
                 continue;
             var shares = (Cpu: cpu / Math.Max(1, machine.Promised.Cpus), Memory: memory / Math.Max(1, machine.Promised.MemoryMib));
-            machine.Cpu.Put(_slot, shares.Cpu, shares.Cpu);
+            machine.Cpu.Put(_slot, shares.Cpu, Math.Max(1, machine.Promised.Cpus));
             if (_knowsMemory)
-                machine.Memory.Put(_slot, shares.Memory, shares.Memory);
+                machine.Memory.Put(_slot, shares.Memory, Math.Max(1, machine.Promised.MemoryMib));
             Admit(machine);
         }
         _usedSum = (_usedSum.Cpu + _used.Cpu, _usedSum.Memory + _used.Memory);
@@ -254,9 +254,9 @@ public sealed class FleetSimulation
 
         public List<Guest> Guests { get; } = [];
 
-        public UsageSeries Cpu { get; } = new();
+        public MachineSeries Cpu { get; } = new();
 
-        public UsageSeries Memory { get; } = new();
+        public MachineSeries Memory { get; } = new();
     }
 
     private sealed class Guest(Resources needs, UsageCurve? curve, UsageSeries? cpu, UsageSeries? memory, int slot)

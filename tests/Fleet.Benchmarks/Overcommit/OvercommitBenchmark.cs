@@ -73,7 +73,7 @@ internal static class OvercommitBenchmark
     private static void Play(double[][] curves, string[] names, Fold fold, Sum[] sums)
     {
         var predictors = names.Select(name => PredictorSettings.Parse(name, fold) ?? throw new InvalidOperationException(name)).ToArray();
-        var machine = new UsageSeries();
+        var machine = new MachineSeries();
         var consumers = curves.Select(_ => new Consumer(1, new UsageSeries())).ToArray();
         var used = Enumerable.Range(0, UsageTrace.Samples).Select(at => curves.Sum(curve => curve[at])).ToArray();
         var rest = new double[UsageTrace.Samples];
@@ -83,7 +83,7 @@ internal static class OvercommitBenchmark
         var own = names.Select(_ => new Sum()).ToArray();
         for (var at = 0; at < UsageTrace.Samples - 1; at++)
         {
-            machine.Put(at, used[at] / curves.Length, used[at] / curves.Length);
+            machine.Put(at, used[at] / curves.Length, curves.Length);
             for (var i = 0; i < curves.Length; i++)
                 consumers[i].Series!.Put(at, curves[i][at], curves[i][at]);
             var use = new ResourceUse(consumers, machine, UsageSeries.Slot * (at + 1));

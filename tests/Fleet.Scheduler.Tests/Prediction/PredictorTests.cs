@@ -17,6 +17,14 @@ public sealed class PredictorTests
         return series;
     }
 
+    private static MachineSeries Machine(Func<int, double> share, double limits, int slots = History)
+    {
+        var machine = new MachineSeries();
+        for (var slot = History - slots; slot < History; slot++)
+            machine.Put(slot, share(slot), limits);
+        return machine;
+    }
+
     private static double Predict(string predictor, ResourceUse use) => PredictorSettings.Parse(predictor, Fold.P90)!.Predict(use);
 
     /// <summary>Two microVMs of limits 4 and 2 whose peaks never meet, one of limit 1 that is new.</summary>
@@ -26,7 +34,7 @@ public sealed class PredictorTests
             new Consumer(2, Series(slot => slot % 2 == 0 ? 0.0 : 1.0)),
             new Consumer(1, Series(_ => 0.1, UsageSeries.WarmUp - 1)),
         ],
-        Series(slot => slot % 2 == 0 ? 2.0 / 6 : 2.4 / 6),
+        Machine(slot => slot % 2 == 0 ? 2.0 / 6 : 2.4 / 6, limits: 6),
         Now);
 
     [Theory]
@@ -51,8 +59,8 @@ public sealed class PredictorTests
     [Fact]
     public void Should_look_at_the_newest_hours_alone_where_asked()
     {
-        var machine = Series(slot => slot < History - 24 ? 0.9 : 0.2);
-        var use = new ResourceUse([new Consumer(10, machine)], machine, Now);
+        static double Share(int slot) => slot < History - 24 ? 0.9 : 0.2;
+        var use = new ResourceUse([new Consumer(10, Series(Share))], Machine(Share, limits: 10), Now);
         Assert.Equal(2, Predict("sigma:8:2", use), 3);
         Assert.True(Predict("sigma:8", use) > 9.9);
     }
@@ -62,8 +70,7 @@ public sealed class PredictorTests
     {
         double Of(int slots)
         {
-            var machine = Series(_ => 0.2, slots);
-            return Predict("peak:1", new ResourceUse([new Consumer(10, machine)], machine, Now));
+            return Predict("peak:1", new ResourceUse([new Consumer(10, Series(_ => 0.2, slots))], Machine(_ => 0.2, 10, slots), Now));
         }
         Assert.Equal(4, Of(24), 2);
         Assert.Equal(2 * (1 + Math.Sqrt(0.5)), Of(48), 2);
@@ -83,9 +90,9 @@ public sealed class PredictorTests
     public void Should_take_everybody_to_be_at_the_limit_without_history(string predictor)
     {
         var cold = Series(_ => 0.1, UsageSeries.WarmUp - 1);
-        Assert.Equal(6, Predict(predictor, new ResourceUse([new Consumer(4, cold), new Consumer(2, null)], cold, Now)));
+        Assert.Equal(6, Predict(predictor, new ResourceUse([new Consumer(4, cold), new Consumer(2, null)], Machine(_ => 0.1, 4, UsageSeries.WarmUp - 1), Now)));
         var stale = Series(_ => 0.1);
-        Assert.Equal(4, Predict(predictor, new ResourceUse([new Consumer(4, stale)], stale, Now + TimeSpan.FromHours(1))));
+        Assert.Equal(4, Predict(predictor, new ResourceUse([new Consumer(4, stale)], Machine(_ => 0.1, 4), Now + TimeSpan.FromHours(1))));
     }
 
     [Theory]
@@ -113,9 +120,13 @@ public sealed class PredictorTests
             (shares, limits) =>
             {
                 var series = new UsageSeries();
+                var machine = new MachineSeries();
                 for (var i = 0; i < shares.Length; i++)
+                {
                     series.Put(i, shares[i], shares[i]);
-                var use = new ResourceUse([.. limits.Select(limit => new Consumer(limit, series))], series, UsageSeries.Slot * shares.Length);
+                    machine.Put(i, shares[i], limits[0] + 1e-3);
+                }
+                var use = new ResourceUse([.. limits.Select(limit => new Consumer(limit, series))], machine, UsageSeries.Slot * shares.Length);
                 foreach (var predictor in (string[])[PredictorSettings.DefaultCpu, PredictorSettings.DefaultMemory, "sigma:8", "percentile:95", "factor:0.5"])
                     Assert.InRange(Predict(predictor, use), 0, limits.Sum() + 1e-9);
             },
