@@ -83,7 +83,7 @@ internal static class HostCommands
             var usage = host.GetProperty("usage");
             output.WriteLine($"cpus          {host.Text("cpus")}: {host.Text("reserved_cpus")} promised of {usage.Text("cap_cpus")}, {Number(usage, "used_cpus")} used{Forecast(usage, "peak_cpus", "room_cpus")}");
             output.WriteLine($"memory        {host.Text("memory_mib")} MiB: {host.Text("reserved_memory_mib")} promised of {usage.Text("cap_memory_mib")}, {Number(usage, "used_memory_mib")} used{Forecast(usage, "peak_memory_mib", "room_memory_mib")}");
-            output.WriteLine($"disk          {Of(host, "disk_mib", "MiB")}: {host.Text("reserved_disk_mib")} promised{Cap(usage, "cap_disk_mib")}, {Number(usage, "volumes_mib")} for volumes");
+            output.WriteLine($"disk          {Of(host, "disk_mib", "MiB")}: {host.Text("reserved_disk_mib")} promised{Cap(usage, "cap_disk_mib")}, {Number(usage, "volumes_mib")} for volumes, {Number(usage, "saved_mib")} for suspended microVMs");
             output.WriteLine($"network       {Of(host, "network_mbit", "Mbit/s each way")}: {host.Text("reserved_network_mbit")} promised{Cap(usage, "cap_network_mbit")}");
             output.WriteLine($"disk ops      {Of(host, "iops", "a second")}: {host.Text("reserved_iops")} promised{Cap(usage, "cap_iops")}");
             if (host.GetProperty("cpu_templates").EnumerateArray().ToList() is { Count: > 0 } templates)

@@ -365,6 +365,7 @@ internal sealed record DrainStayBody(string Id, ReasonBody Reason);
 /// <param name="CapNetworkMbit">The same of the link, each way; null: not limited.</param>
 /// <param name="CapIops">The same of disk operations a second; null: not limited.</param>
 /// <param name="VolumesMib">What volumes that are there, or about to be made, take of the disk.</param>
+/// <param name="SavedMib">What suspended microVMs are saved in there takes of it.</param>
 /// <param name="UsedCpus">CPUs that the whole machine uses; null: its agent has not told.</param>
 /// <param name="UsedMemoryMib">Memory of the machine that is not available.</param>
 /// <param name="StolenShare">Of its CPUs' time, that the machine's own hypervisor took: 0 to 1.</param>
@@ -372,7 +373,7 @@ internal sealed record DrainStayBody(string Id, ReasonBody Reason);
 /// <param name="Stalls">Null: its kernel does not tell.</param>
 /// <param name="Forecast">Null: hosts promise by their ratios alone.</param>
 internal sealed record HostUsageBody(
-    ulong CapCpus, ulong CapMemoryMib, ulong? CapDiskMib, ulong? CapNetworkMbit, ulong? CapIops, ulong? VolumesMib, double? UsedCpus, ulong? UsedMemoryMib, double? StolenShare, double? WaitingCpus, StallsBody? Stalls, ForecastBody? Forecast);
+    ulong CapCpus, ulong CapMemoryMib, ulong? CapDiskMib, ulong? CapNetworkMbit, ulong? CapIops, ulong? VolumesMib, ulong? SavedMib, double? UsedCpus, ulong? UsedMemoryMib, double? StolenShare, double? WaitingCpus, StallsBody? Stalls, ForecastBody? Forecast);
 
 /// <summary>Shares of the last ten seconds, 0 to 1, in which some process of the machine, or all that were not idle, stood still for want of it.</summary>
 internal sealed record StallsBody(double CpuSome, double MemorySome, double MemoryFull, double IoSome, double IoFull);

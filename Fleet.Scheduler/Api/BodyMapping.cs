@@ -275,7 +275,7 @@ internal static class BodyMapping
         var other = caps.Other(host.Inventory);
         return ToBody(host) with
         {
-            Usage = new(caps.Cpus(host.Inventory), caps.MemoryMib(host.Inventory), Disk(other), Network(other), Iops(other), null, null, null, null, null, null, null),
+            Usage = new(caps.Cpus(host.Inventory), caps.MemoryMib(host.Inventory), Disk(other), Network(other), Iops(other), null, null, null, null, null, null, null, null),
         };
     }
 
@@ -286,7 +286,7 @@ internal static class BodyMapping
     private static ulong? Iops(OtherResources? other) => other is { HasIops: true } ? other.Iops : null;
 
     private static HostUsageBody ToBody(HostUsage usage) => new(
-        usage.CapCpus, usage.CapMemoryMib, Disk(usage.CapOther), Network(usage.CapOther), Iops(usage.CapOther), usage.VolumesMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
+        usage.CapCpus, usage.CapMemoryMib, Disk(usage.CapOther), Network(usage.CapOther), Iops(usage.CapOther), usage.VolumesMib, usage.SavedMib, usage.Used?.CpuMillis / 1000.0, usage.Used?.MemoryKib / 1024,
         usage.Used?.StealPermille / 1000.0, usage.Used?.CpuWaitMillis / 1000.0,
         usage.Used?.Stalls is { } stalls
             ? new(stalls.CpuSome / 1000.0, stalls.MemorySome / 1000.0, stalls.MemoryFull / 1000.0, stalls.IoSome / 1000.0, stalls.IoFull / 1000.0)

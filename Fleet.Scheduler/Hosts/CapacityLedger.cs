@@ -171,6 +171,9 @@ public sealed class CapacityLedger
 
     // Of what is wanted and not there.
     private long _comingMib;
+
+    // Of microVMs that are saved here, what that takes of the disk beyond what is promised to them.
+    private readonly Dictionary<string, long> _saved = new(StringComparer.Ordinal);
     private Resources _reserved;
 
     /// <summary>What those that hold room hold, without volumes.</summary>
@@ -183,6 +186,12 @@ public sealed class CapacityLedger
     /// <summary>MiB of volumes that are on the host, or about to be made there.</summary>
     public long VolumesMib => _thereMib + _comingMib;
 
+    /// <summary>
+    /// MiB of the disk that suspended microVMs are saved in, until that is gone. Each is saved in as much as its memory, which is part of the disk that it wanted where that
+    /// is more; beside a place that it has here already, to go on, only what is not promised with that.
+    /// </summary>
+    public long SavedMib { get; private set; }
+
     /// <summary>What of the caps is left, at least 0; of what the host is not limited in <see cref="Resources.Unlimited"/>.</summary>
     public Resources Free(Inventory? inventory, CapacityCaps caps)
     {
@@ -190,7 +199,7 @@ public sealed class CapacityLedger
         return new(
             Left(cap.Cpus, _reserved.Cpus),
             Left(cap.MemoryMib, _reserved.MemoryMib),
-            Left(cap.DiskMib, _reserved.DiskMib + VolumesMib),
+            Left(cap.DiskMib, _reserved.DiskMib + VolumesMib + SavedMib),
             Left(cap.NetworkMbit, _reserved.NetworkMbit),
             Left(cap.Iops, _reserved.Iops));
     }
@@ -205,6 +214,10 @@ public sealed class CapacityLedger
         _thereMib = _there.Values.Sum();
         _comingMib = _wanted.Where(volume => !_there.ContainsKey(volume.Key)).Sum(volume => volume.Value.SizeMib);
     }
+
+    /// <summary>What the microVM is saved in here it needs no more room for when it goes on.</summary>
+    private Resources MoreThanSaved(Resources needs, string vmId) =>
+        needs with { DiskMib = needs.DiskMib - Math.Min(needs.DiskMib, _saved.GetValueOrDefault(vmId)) };
 
     /// <summary>The demand with the volumes alone that are neither here nor on their way.</summary>
     public Demand Here(Demand demand)
@@ -236,7 +249,7 @@ public sealed class CapacityLedger
         ArgumentNullException.ThrowIfNull(demand);
         if (_reservations.Count >= VmLimits.MaxVmsPerHost)
             return null;
-        var missing = Here(demand).Needs + _reserved + new Resources(0, 0, VolumesMib) - caps.Of(inventory);
+        var missing = MoreThanSaved(Here(demand).Needs, vmId) + _reserved + new Resources(0, 0, VolumesMib + SavedMib) - caps.Of(inventory);
         var missingPeak = forecastOf?.Invoke(Reservations).Missing(demand) ?? default;
         // What is left of an earlier placement goes anyway.
         var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
@@ -308,13 +321,19 @@ public sealed class CapacityLedger
     /// Null when the demand fits beside what is promised and <paramref name="also"/> what is about to be, by the caps on the sum of limits and by what
     /// is predicted, to which newcomers come with all that they may use; else the first thing that is short, with its numbers.
     /// </summary>
-    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, PeakForecast? forecast = null, Promised also = default)
+    /// <param name="demand">What is wanted.</param>
+    /// <param name="inventory">What the host has.</param>
+    /// <param name="caps">How much more it may promise.</param>
+    /// <param name="forecast">Null: the caps alone count.</param>
+    /// <param name="also">Is promised too.</param>
+    /// <param name="vmId">Who wants it: what it is saved in here it has already. Empty: nobody who is known here.</param>
+    public Rejection? Check(Demand demand, Inventory? inventory, CapacityCaps caps, PeakForecast? forecast = null, Promised also = default, string vmId = "")
     {
         ArgumentNullException.ThrowIfNull(demand);
         // Its agent would refuse one more: those that have ended count, until they are deleted or started elsewhere.
         if (_reservations.Count + also.Count >= VmLimits.MaxVmsPerHost)
             return Rejected(RejectionReason.MicroVms, 1, 0);
-        var (needs, free) = (Here(demand).Needs, Free(inventory, caps));
+        var (needs, free) = (MoreThanSaved(Here(demand).Needs, vmId), Free(inventory, caps));
         for (var kind = 0; kind < Resources.Kinds; kind++)
         {
             if (Short(Resources.ReasonOf(kind), needs[kind], Left(free[kind], also.Needs[kind])) is { } rejection)
@@ -354,14 +373,13 @@ public sealed class CapacityLedger
                     _reservations[(before.VmId, before.Epoch)] = before with { GivesWayTo = (preempted.ForVmId, preempted.ForEpoch) };
                 Count(held, -1);
                 _reservations[(held.VmId, held.Epoch)] = held with { GivesWayTo = (preempted.ForVmId, preempted.ForEpoch) };
+                CountSaved(held);
                 break;
             case HostVacated vacated:
                 var left = Find(vacated.VmId, vacated.Epoch) ?? throw new InvalidOperationException($"{vacated.VmId} epoch {vacated.Epoch} has no reservation here.");
                 if (left.Vacated)
                     throw new InvalidOperationException($"{left.VmId} epoch {left.Epoch} was vacated before.");
-                Vacate(left, lost: false);
-                if (vacated.Suspended)
-                    _reservations[(left.VmId, left.Epoch)] = _reservations[(left.VmId, left.Epoch)] with { Suspended = true, Leaving = vacated.Leaving };
+                Vacate(left with { Suspended = vacated.Suspended, Leaving = vacated.Suspended && vacated.Leaving }, lost: false);
                 break;
             case HostLost:
                 foreach (var there in _reservations.Values.Where(one => !one.Vacated).ToList())
@@ -384,6 +402,7 @@ public sealed class CapacityLedger
         if (!_reservations.TryAdd((reservation.VmId, reservation.Epoch), reservation))
             throw new InvalidOperationException($"{reservation.VmId} epoch {reservation.Epoch} is promised already.");
         _newest[reservation.VmId] = Math.Max(reservation.Epoch, NewestEpoch(reservation.VmId));
+        CountSaved(reservation);
         if (reservation.Vacated)
             return;
         foreach (var group in reservation.Groups)
@@ -406,6 +425,7 @@ public sealed class CapacityLedger
     {
         Leave(held);
         _reservations[(held.VmId, held.Epoch)] = held with { Vacated = true, Lost = lost };
+        CountSaved(held);
     }
 
     private void Release(Reservation held)
@@ -413,6 +433,7 @@ public sealed class CapacityLedger
         _reservations.Remove((held.VmId, held.Epoch));
         if (!held.Vacated)
             Leave(held);
+        CountSaved(held);
         // Seldom more than this one was here.
         if (held.Epoch < NewestEpoch(held.VmId))
             return;
@@ -433,6 +454,30 @@ public sealed class CapacityLedger
         }
         foreach (var volume in held.Volumes)
             Want(volume.Key, _wanted[volume.Key].SizeMib, -1);
+    }
+
+    // One of its places has come, gone, or changed.
+    private void CountSaved(Reservation changed)
+    {
+        var vmId = changed.VmId;
+        // Mostly nothing is saved of it, and nobody is looked through.
+        if (!changed.Suspended && !_saved.ContainsKey(vmId))
+            return;
+        SavedMib -= _saved.GetValueOrDefault(vmId);
+        _saved.Remove(vmId);
+        var (takes, has, isSaved) = (0L, 0L, false);
+        foreach (var one in _reservations.Values)
+        {
+            if (one.VmId != vmId)
+                continue;
+            if (one.Suspended)
+                (takes, isSaved) = (Math.Max(takes, Math.Max(one.Needs.DiskMib, one.Needs.MemoryMib)), true);
+            has += one.Held.DiskMib;
+        }
+        if (!isSaved)
+            return;
+        _saved[vmId] = Math.Max(0, takes - has);
+        SavedMib += _saved[vmId];
     }
 
     // One more microVM names the volume, of that size by its word, or one fewer.

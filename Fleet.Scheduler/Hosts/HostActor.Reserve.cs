@@ -139,7 +139,7 @@ internal sealed partial class HostActor
             return Rejected(RejectionReason.VolumeInUse);
         if (_ledger.KeepsOut(demand, reserve.VmId, promised))
             return Rejected(RejectionReason.Group);
-        return _ledger.Check(demand, _record.Inventory, _caps, Forecast(), promised);
+        return _ledger.Check(demand, _record.Inventory, _caps, Forecast(), promised, reserve.VmId);
     }
 
     private static Rejection Rejected(string reason) => new() { Reason = reason, Hosts = 1 };

@@ -42,6 +42,7 @@ internal sealed partial class HostActor
         CapMemoryMib = _caps.MemoryMib(_record?.Inventory),
         CapOther = _caps.Other(_record?.Inventory),
         VolumesMib = (ulong)_ledger.VolumesMib,
+        SavedMib = (ulong)_ledger.SavedMib,
         Forecast = Forecast() is not { } forecast ? null : new Cell.Forecast
         {
             PeakCpus = forecast.Peak.Cpus,

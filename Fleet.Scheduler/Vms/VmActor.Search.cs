@@ -16,7 +16,7 @@ internal sealed partial class VmActor
     {
         if (_search is not null)
             return;
-        _search = new PlacementSearch(Demand.Of(_life.Wanted), epoch, _life.Record!.FailedHosts);
+        _search = VmLife.SearchFor(_life.Record!, epoch);
         _capacityChangedMeanwhile = false;
         if (HasVolumes)
             AskVolumes();

@@ -1,6 +1,7 @@
 using System.Collections.Immutable;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Gangs;
+using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
 using Google.Protobuf;
@@ -467,18 +468,27 @@ public sealed record VmLife
     };
 
     /// <summary>What is asked of a host: of one that is saved, that host and that driver.</summary>
-    public VmSpec Wanted
+    public VmSpec Wanted => WantedOf(Record!);
+
+    private static VmSpec WantedOf(VmRecord record)
     {
-        get
-        {
-            if (Record!.Saved is not { } saved)
-                return Record.Spec;
-            var wanted = Record.Spec.Clone();
-            wanted.Driver = saved.Driver;
-            if (saved.Address.Length == 0)
-                wanted.Host = saved.Host;
-            return wanted;
-        }
+        if (record.Saved is not { } saved)
+            return record.Spec;
+        var wanted = record.Spec.Clone();
+        wanted.Driver = saved.Driver;
+        if (saved.Address.Length == 0)
+            wanted.Host = saved.Host;
+        return wanted;
+    }
+
+    /// <summary>The search for its next place, before anybody is asked where its volumes and the microVMs that its rules name are.</summary>
+    internal static PlacementSearch SearchFor(VmRecord record, ulong epoch)
+    {
+        var demand = Demand.Of(WantedOf(record));
+        // What it is saved in takes of that host's disk what it wants there, or more.
+        if (record.Saved is { Address.Length: 0 })
+            demand = demand with { Needs = demand.Needs with { DiskMib = demand.Needs.DiskMib - (long)record.Spec.DiskMib } };
+        return new PlacementSearch(demand, epoch, record.FailedHosts);
     }
 
     /// <summary>Drivers whose microVMs can be suspended.</summary>

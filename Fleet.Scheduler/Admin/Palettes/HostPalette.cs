@@ -46,7 +46,7 @@ internal sealed class HostPalette : Palette
             ("connected_at", host.ConnectedAt?.ToDateTimeOffset()), ("changed_at", host.ChangedAt?.ToDateTimeOffset()), ("version", host.Version),
             ("machine", $"{inventory.Architecture}, Linux {inventory.Kernel}"), ("agent", host.AgentVersion),
             ("cpus", inventory.Cpus), ("reserved_cpus", host.ReservedCpus), ("memory_mib", inventory.MemoryMib), ("reserved_memory_mib", host.ReservedMemoryMib),
-            ("disk_mib", inventory.HasDiskMib ? inventory.DiskMib : null), ("reserved_disk_mib", host.ReservedOther?.DiskMib ?? 0), ("volumes_mib", host.Usage?.VolumesMib),
+            ("disk_mib", inventory.HasDiskMib ? inventory.DiskMib : null), ("reserved_disk_mib", host.ReservedOther?.DiskMib ?? 0), ("volumes_mib", host.Usage?.VolumesMib), ("saved_mib", host.Usage?.SavedMib),
             ("network_mbit", inventory.HasNetworkMbit ? inventory.NetworkMbit : null), ("reserved_network_mbit", host.ReservedOther?.NetworkMbit ?? 0),
             ("iops", inventory.HasIops ? inventory.Iops : null), ("reserved_iops", host.ReservedOther?.Iops ?? 0), ("cpu_templates", string.Join(", ", inventory.CpuTemplates)),
             ("predicted_by", host.Usage?.Forecast is { } by ? $"{(by.HostClass.Length > 0 ? $"class {by.HostClass}: " : "")}{by.CpuPredictor} for CPU, {by.MemoryPredictor} for memory, {by.Reserve} left free" : null),

@@ -37,6 +37,33 @@ public sealed class SuspendTests : IAsyncLifetime
         Assert.Equal(1, agent.Find(id)!.Starts);
     }
 
+    /// <summary>What it is saved in is on the disk, whoever wants that; and it goes on with what it has there.</summary>
+    [Fact]
+    public async Task Should_promise_nobody_the_disk_that_it_is_saved_in()
+    {
+        await using var agent = new FakeAgent("only") { Fenced = true };
+        agent.Inventory.DiskMib = 1000;
+        await agent.ConnectAsync(_cell.System.HostLink);
+        var saved = TestCell.Spec(memoryMib: 600);
+        saved.DiskMib = 500;
+        var id = await RunAsync(saved);
+        await SuspendAsync(id);
+        Assert.Equal(600UL, (await _cell.HostAsync("only")).Usage.SavedMib);
+        var other = TestCell.Spec("other");
+        other.DiskMib = 401;
+        var waits = await _cell.WaitAsync(await _cell.CreateAsync(other), VmState.Unplaced);
+        Assert.EndsWith("1 host short of disk (wanted 401 MiB, most free 400 MiB).", waits.Reason.Message, StringComparison.Ordinal);
+        await agent.CutAsync();
+        await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
+        await agent.ConnectAsync(_cell.System.HostLink);
+        Assert.Equal(600UL, (await _cell.HostAsync("only")).Usage.SavedMib);
+
+        // Less than it wants is free, but it has that already.
+        await _cell.Cell.ResumeVmAsync(id, default);
+        await _cell.WaitAsync(id, VmState.Running);
+        await Eventually.TrueAsync(async () => await _cell.HostAsync("only") is { Usage.SavedMib: 0, ReservedOther.DiskMib: 901 });
+    }
+
     [Fact]
     public async Task Should_go_on_after_restarts_of_the_cell_at_every_step()
     {

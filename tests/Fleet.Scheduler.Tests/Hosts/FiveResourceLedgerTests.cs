@@ -181,6 +181,83 @@ public sealed class FiveResourceLedgerTests
             iter: 2000);
     }
 
+    private static HostVacated Suspended(string id, ulong epoch) => new() { VmId = id, Epoch = epoch, Suspended = true };
+
+    /// <summary>What it is saved in is on the disk until it is gone, also when others want that; itself it needs no more when it goes on.</summary>
+    [Fact]
+    public void Should_count_what_a_suspended_microVM_is_saved_in_until_it_goes_on_or_is_gone()
+    {
+        var ledger = new CapacityLedger();
+        var demand = Demand.Of(Spec(new(1, 1000, 600)));
+        ledger.Apply(Reserved("vm-1", demand));
+        Assert.Equal((0L, 900L), (ledger.SavedMib, ledger.Free(Host, Caps).DiskMib));
+        ledger.Apply(Suspended("vm-1", 1));
+        Assert.Equal((1000L, 500L), (ledger.SavedMib, ledger.Free(Host, Caps).DiskMib));
+        var other = Demand.Of(Spec(new(1, 128, 501)));
+        Assert.Equal(new Rejection { Reason = "disk", Hosts = 1, Wanted = 501, MostFree = 500 }, ledger.Check(other, Host, Caps));
+        ledger.Apply(Reserved("vm-2", Demand.Of(Spec(new(1, 128, 500)))));
+
+        // It wants 600 and nothing is free, but what it is saved in.
+        Assert.NotNull(ledger.Check(demand, Host, Caps));
+        Assert.Null(ledger.Check(demand, Host, Caps, vmId: "vm-1"));
+        var again = Reserved("vm-1", demand);
+        again.Epoch = 2;
+        ledger.Apply(again);
+        Assert.Equal((400L, 0L), (ledger.SavedMib, ledger.Free(Host, Caps).DiskMib));
+        // A snapshot of the ledger has the same, in whatever order it is put back.
+        var copy = new CapacityLedger();
+        foreach (var held in ledger.Reservations.OrderByDescending(held => held.Epoch))
+            copy.Add(held);
+        Assert.Equal(400, copy.SavedMib);
+        ledger.Apply(new HostReleased { VmId = "vm-1", Epoch = 1 });
+        Assert.Equal((0L, 400L), (ledger.SavedMib, ledger.Free(Host, Caps).DiskMib));
+    }
+
+    /// <summary>The disk that is taken is what each microVM holds, or what it is saved in where that is more; nobody but who is saved takes it beyond the cap.</summary>
+    [Fact]
+    public void Should_count_saved_microVMs_as_adding_them_all_up_does()
+    {
+        var saved = 0;
+        Gen.Select(Gen.Int[0, 7], Gen.Int[0, 5], Gen.Long[1, 500], Gen.Long[0, 500]).Array[0, 120].Sample(
+            steps =>
+            {
+                var ledger = new CapacityLedger();
+                foreach (var (vm, what, memory, disk) in steps)
+                {
+                    var id = $"vm-{vm}";
+                    var newest = ledger.Find(id, ledger.NewestEpoch(id));
+                    var before = Taken();
+                    if (what <= 1 && newest is null or { Vacated: true })
+                    {
+                        var demand = Demand.Of(Spec(newest is null ? new(1, memory, disk) : newest.Needs));
+                        if (ledger.Check(demand, Host, Caps, vmId: id) is not null)
+                            continue;
+                        var reserved = Reserved(id, demand);
+                        reserved.Epoch = ledger.NewestEpoch(id) + 1;
+                        ledger.Apply(reserved);
+                        Assert.True(Taken() <= Math.Max(before, Cap.DiskMib));
+                    }
+                    else if (what == 2 && newest is { Vacated: false })
+                        ledger.Apply(Suspended(id, newest.Epoch));
+                    else if (what == 3 && newest is { Vacated: false })
+                        ledger.Apply(new HostVacated { VmId = id, Epoch = newest.Epoch });
+                    else if (what == 4 && ledger.OlderThan(id, ulong.MaxValue) is [var any, ..])
+                        ledger.Apply(new HostReleased { VmId = id, Epoch = any.Epoch, WasReserved = !any.Vacated });
+                    else if (what == 5 && memory < 20)
+                        ledger.Apply(new HostLost());
+                    saved += ledger.SavedMib > 0 ? 1 : 0;
+                    Assert.Equal(Taken(), ledger.Reserved.DiskMib + ledger.SavedMib);
+                    Assert.Equal(Math.Max(0, Cap.DiskMib - Taken()), ledger.Free(Host, Caps).DiskMib);
+                }
+
+                long Taken() => ledger.Reservations.GroupBy(one => one.VmId).Sum(places => Math.Max(
+                    places.Sum(one => one.Held.DiskMib),
+                    places.Where(one => one.Suspended).Select(one => Math.Max(one.Needs.DiskMib, one.Needs.MemoryMib)).DefaultIfEmpty().Max()));
+            },
+            iter: 1000);
+        Assert.True(saved > 1000, $"Something was saved after {saved} steps only.");
+    }
+
     [Fact]
     public void Should_count_a_volume_once_and_as_long_as_it_is_there()
     {

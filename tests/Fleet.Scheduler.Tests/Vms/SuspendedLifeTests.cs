@@ -20,7 +20,7 @@ public sealed class SuspendedLifeTests
 
     private static VmLife Running(string restart = "never", string driver = "kvm")
     {
-        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, Driver = "auto", Restart = restart }, 0, Now));
+        var life = Apply(VmLife.None, VmLife.None.Create(Id, new VmSpec { Name = "one", Cpus = 1, DiskMib = 100, Driver = "auto", Restart = restart }, 0, Now));
         life = Apply(life, life.Placed("a", 1, Now, out _));
         return Apply(life, life.Report("a", new VmReport { VmId = Id, Epoch = 1, State = HostVmState.Running, Driver = driver }, Now, out _));
     }
@@ -49,6 +49,8 @@ public sealed class SuspendedLifeTests
         Assert.Empty(life.Resume(Now).Events);
         Assert.Equal(new Goal.FindPlace(2), life.Goal);
         Assert.Equal(("a", "kvm"), (life.Wanted.Host, life.Wanted.Driver));
+        var wanted = VmLife.SearchFor(life.Record!, 2).Demand;
+        Assert.Equal(("a", "kvm", 0), (wanted.Host, wanted.Driver, wanted.Needs.DiskMib));
         life = Apply(life, life.Placed("a", 2, Now, out _));
         // What the host says of the epoch that it is saved under neither counts nor has it removed there.
         Assert.Empty(life.Report("a", new VmReport { VmId = Id, Epoch = 1, State = HostVmState.Suspended }, Now, out var stale).Events);
