@@ -135,7 +135,7 @@ public sealed class HostAgent : IAsyncDisposable
 
         public async Task<Hello> GreetAsync(CancellationToken cancellation)
         {
-            var reports = await agent.Ask<VmReport[]>(HostAgentActor.GetReports.Instance, Patience, cancellation).ConfigureAwait(false);
+            var reports = await agent.Ask<HostAgentActor.Reports>(HostAgentActor.GetReports.Instance, Patience, cancellation).ConfigureAwait(false);
             var hello = new Hello
             {
                 HostId = options.HostId,
@@ -150,7 +150,8 @@ public sealed class HostAgent : IAsyncDisposable
             hello.Inventory.Volumes.AddRange(volumes.Told());
             // What others have of the disk changes; one that was full for a while is not for ever.
             hello.Inventory.DiskMib = (ulong)(options.DiskMib ?? volumes.RoomMib());
-            hello.Vms.AddRange(reports);
+            hello.Vms.AddRange(reports.Vms);
+            hello.Pressure = reports.Pressure;
             return hello;
         }
 

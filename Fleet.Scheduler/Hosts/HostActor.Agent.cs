@@ -63,6 +63,7 @@ internal sealed partial class HostActor
             StateId = hello.StateId,
             Fenced = hello.Fenced,
             LeaseMs = (ulong)_lease.Outstanding.TotalMilliseconds,
+            Pressure = HostPressure.IsCalm(hello.Pressure) ? null : hello.Pressure,
         };
         Store([connected], () =>
         {
@@ -81,6 +82,7 @@ internal sealed partial class HostActor
             Reconcile(hello);
             PublishView();
             StartTimers();
+            EvictWhereAsked();
             AwaitLease();
         });
     }

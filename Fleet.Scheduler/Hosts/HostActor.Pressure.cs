@@ -41,9 +41,14 @@ internal sealed partial class HostActor
             else
                 _log.Info("Host {HostId} is short of nothing any more", _id);
             PublishView();
-            if (HostPressure.Evicts(pressure))
-                Timers.StartPeriodicTimer(EvictTick.Instance, EvictTick.Instance, EvictionPeriod);
+            EvictWhereAsked();
         });
+    }
+
+    private void EvictWhereAsked()
+    {
+        if (HostPressure.Evicts(_record!.Pressure))
+            Timers.StartPeriodicTimer(EvictTick.Instance, EvictTick.Instance, EvictionPeriod);
     }
 
     private void OnEvictTick()

@@ -40,7 +40,7 @@ public static class HostFold
                 next.StateId = connected.StateId;
                 next.LeaseMs = connected.LeaseMs;
                 next.SilentMs = 0;
-                next.Pressure = null;
+                next.Pressure = connected.Pressure?.Clone();
                 next.ConnectedAt = connected.At?.Clone();
                 next.SilentSince = null;
                 next.ChangedAt = connected.At?.Clone();

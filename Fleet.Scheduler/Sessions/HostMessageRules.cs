@@ -37,6 +37,7 @@ internal static partial class HostMessageRules
                     Shorten(report);
                 foreach (var driver in message.Hello.Inventory?.Drivers ?? [])
                     driver.Detail = ReasonText.Shorten(driver.Detail);
+                Shorten(message.Hello.Pressure);
                 break;
             case HostMessage.BodyOneofCase.Report:
                 Shorten(message.Report);
@@ -45,7 +46,7 @@ internal static partial class HostMessageRules
                 Shorten(message.Console.Error);
                 break;
             case HostMessage.BodyOneofCase.Pressure:
-                message.Pressure.Why = ReasonText.Shorten(message.Pressure.Why);
+                Shorten(message.Pressure);
                 break;
             case HostMessage.BodyOneofCase.Goodbye:
                 message.Goodbye.Reason = ReasonText.Shorten(message.Goodbye.Reason);
@@ -57,6 +58,12 @@ internal static partial class HostMessageRules
     {
         Shorten(report.Reason);
         Shorten(report.SuspendFailed?.Reason);
+    }
+
+    private static void Shorten(PressureReport? pressure)
+    {
+        if (pressure is not null)
+            pressure.Why = ReasonText.Shorten(pressure.Why);
     }
 
     private static void Shorten(Reason? reason)
@@ -101,6 +108,7 @@ internal static partial class HostMessageRules
                 return $"hello.vms names {report.VmId} epoch {report.Epoch} twice.";
         }
         return Check(inventory)
+            ?? (hello.Pressure is { } pressure ? Check(pressure) : null)
             ?? Unfit(hello.AgentVersion, MostName, "hello.agent_version")
             ?? Unfit(hello.BootId, MostName, "hello.boot_id")
             ?? Unfit(hello.StateId, MostName, "hello.state_id")

@@ -343,12 +343,12 @@ public sealed class AgentRestartTests : AgentTest
         var reports = Array.Empty<VmReport>();
         await UntilAsync("removal and launch", () =>
         {
-            reports = agent.Ask<VmReport[]>(HostAgentActor.GetReports.Instance).GetAwaiter().GetResult();
+            reports = agent.Ask<HostAgentActor.Reports>(HostAgentActor.GetReports.Instance).GetAwaiter().GetResult().Vms;
             return reports is [{ State: HostVmState.Running }];
         });
         agent.Tell(new HostAgentActor.FromScheduler(Stop(), () => throw new InvalidOperationException("a fault of the agent")));
         await UntilAsync("the new beginning", () => Lines.ToString().Contains("begun anew from the state directory", StringComparison.Ordinal));
-        reports = await agent.Ask<VmReport[]>(HostAgentActor.GetReports.Instance, TimeSpan.FromSeconds(10));
+        reports = (await agent.Ask<HostAgentActor.Reports>(HostAgentActor.GetReports.Instance, TimeSpan.FromSeconds(10))).Vms;
         Assert.Equal(IdOf(2), Assert.Single(reports).VmId);
         Assert.Contains(Lines.All, line => line.Contains("a fault of the agent", StringComparison.Ordinal));
         await actors.Terminate();

@@ -28,6 +28,9 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public Inventory Inventory { get; set; } = Simulated(cpus: 8, memoryMib: 16_384);
 
+    /// <summary>What its Hello says of it; null: nothing.</summary>
+    public PressureReport? Pressure { get; set; }
+
     /// <summary>What it does with an order; null: as a good agent does.</summary>
     public Func<SchedulerMessage, bool>? Swallow { get; set; }
 
@@ -105,7 +108,7 @@ internal sealed class FakeAgent(string hostId) : IAsyncDisposable
 
     public Hello Hello()
     {
-        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = Of.Boot, StateId = Of.State, AgentInstance = Guid.NewGuid().ToString("n"), Fenced = Fenced };
+        var hello = new Hello { HostId = hostId, Inventory = Inventory, AgentVersion = "0.1.0", BootId = Of.Boot, StateId = Of.State, AgentInstance = Guid.NewGuid().ToString("n"), Fenced = Fenced, Pressure = Pressure };
         foreach (var vm in _vms.Values)
         {
             if (vm.Last is not null)

@@ -52,6 +52,31 @@ public sealed class PressureTests : IAsyncLifetime
         Assert.Equal(version + 2, (await _cell.HostAsync("one")).Version);
     }
 
+    /// <summary>Hosts that reconnect are offered microVMs at once: not the ones that say with their first word that they are short.</summary>
+    [Fact]
+    public async Task Should_know_it_from_the_first_word_of_an_agent_that_comes_back()
+    {
+        await using var agent = await JoinAsync("one");
+        var id = await StartAsync("large", 2048);
+        agent.Pressure = new PressureReport { Cpu = PressureRung.Calm, Memory = PressureRung.Closed, Why = "short" };
+        await agent.CutAsync();
+        await agent.ConnectAsync(_cell.System.HostLink);
+        Assert.Equal(agent.Pressure, (await _cell.HostAsync("one")).Pressure);
+        var waits = await _cell.WaitAsync(await _cell.CreateAsync(TestCell.Spec("other")), VmState.Unplaced);
+        Assert.Contains("1 host whose machine is short of CPU or memory at present", waits.Reason.Message, StringComparison.Ordinal);
+
+        // Nor is it forgotten that it asks for them to be taken away.
+        await using var other = await JoinAsync("two");
+        agent.Pressure.Memory = PressureRung.Evict;
+        await agent.CutAsync();
+        await agent.ConnectAsync(_cell.System.HostLink);
+        await Eventually.TrueAsync(async () => await _cell.GetAsync(id) is { State: VmState.Running, Host: "two" });
+        agent.Pressure.Memory = PressureRung.Calm;
+        await agent.CutAsync();
+        await agent.ConnectAsync(_cell.System.HostLink);
+        Assert.Null((await _cell.HostAsync("one")).Pressure);
+    }
+
     [Fact]
     public async Task Should_know_nothing_of_it_when_the_agent_is_away_and_after_a_restart()
     {

@@ -88,6 +88,8 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c3910031a120a0b6e6f5f63617061636974791203776879"),
         ("host-connected", new HostConnected { At = At, Id = "rack1-7", Fenced = true },
             "0a0b08c3d590d80610809c9c3912077261636b312d373001"),
+        ("host-connected", new HostConnected { At = At, Id = "rack1-7", Pressure = new PressureReport { Cpu = PressureRung.Calm, Memory = PressureRung.Closed, Why = "short" } },
+            "0a0b08c3d590d80610809c9c3912077261636b312d37820a0b080110021a0573686f7274"),
         ("vm-restarted", new VmRestarted { At = At },
             "0a0b08c3d590d80610809c9c39"),
         ("host-silence-handed", new HostSilenceHanded { At = At, SilentMs = 12_000 },

@@ -90,6 +90,7 @@ public sealed class HostMessageRulesTests
         { "usage", Usage(5000) },
         { "body", new HostMessage() },
         { "host_id", Hello(hello => hello.HostId = "") },
+        { "pressure", Hello(hello => hello.Pressure = new PressureReport { Cpu = PressureRung.Calm, Memory = (PressureRung)77 }) },
         { "host_id", Hello(hello => hello.HostId = "Rack") },
         { "host_id", Hello(hello => hello.HostId = "-rack") },
         { "host_id", Hello(hello => hello.HostId = new string('a', 41)) },
