@@ -136,6 +136,8 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
                     if (VolumePlaces.Conflict(there[volume.Name], known, wanted) is { } conflict)
                         return new PlacementReview([], 0, [], conflict, []);
                     known = there[volume.Name];
+                    if (VolumePlaces.InUse(known, known.VmId.Length == 0 ? null : (await GetVmAsync(known.VmId, cancellation).ConfigureAwait(false)).Vm) is { } inUse)
+                        return new PlacementReview([], 0, [new Rejection { Reason = RejectionReason.VolumeInUse, Hosts = 1 }], inUse, []);
                     spec.Volumes.Remove(volume);
                     spec.Host = known.Host;
                 }

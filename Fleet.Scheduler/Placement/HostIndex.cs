@@ -205,7 +205,7 @@ public sealed class HostIndex
     }
 
     // With as many of its wishes about single microVMs as can be.
-    private Demand Kept(Demand demand, IReadOnlySet<string> excluded)
+    internal Demand Kept(Demand demand, IReadOnlySet<string> excluded)
     {
         if (demand.Rules is not { Neighbours.Length: > 0 })
             return demand;
@@ -307,25 +307,13 @@ public sealed class HostIndex
         ArgumentNullException.ThrowIfNull(demand);
         if (_rooms.TryGetValue(demand, out var counted))
             return Math.Min(counted, most);
-        var together = (long)most;
-        foreach (var rule in demand.Rules?.Groups ?? [])
-        {
-            if (rule is { Hard: true, Apart: true, Scope: RuleScope.Host } && demand.Groups.Contains(rule.Group))
-                together = Math.Min(together, rule.Most + 1);
-        }
         var room = 0L;
         foreach (var entry in _hosts.Values)
         {
             var host = _engine.Find(entry.View.HostId)!;
             if (_engine.Refuse(demand, host) is not null)
                 continue;
-            var there = together;
-            for (var kind = 0; kind < Resources.Kinds; kind++)
-            {
-                if (demand.Needs[kind] > 0)
-                    there = Math.Min(there, host.Free[kind] / demand.Needs[kind]);
-            }
-            room += there;
+            room += Fitting(demand, host.Free, most);
             if (room >= most)
                 return most;
         }
@@ -369,13 +357,15 @@ public sealed class HostIndex
     {
         ArgumentNullException.ThrowIfNull(spec);
         Demand Of(VmSpec wanted) => Neighbours.With(Demand.Of(wanted), neighbours);
-        var demand = Kept(Of(spec), NoHosts);
+        var demand = Of(spec);
         if (briefly)
-            return Brief(demand);
-        var best = _engine.Choose(demand, NoHosts);
+            return Brief(demand, spec.Gang);
+        // Its wishes choose among the hosts that would do, and make of none one that would not.
+        var kept = Kept(demand, NoHosts);
+        var best = _engine.Choose(kept, NoHosts);
         var candidates = new List<ReviewedHost>(best.Length);
         foreach (var candidate in best)
-            candidates.Add(new(candidate.Host.Id, _engine.Parts(demand, candidate.Host)));
+            candidates.Add(new(candidate.Host.Id, _engine.Parts(kept, candidate.Host)));
         var hosts = _hosts.Keys.Select(host => _engine.Find(host)!).ToList();
         var (fitting, tally) = (0, new RejectionTally());
         foreach (var host in hosts)
@@ -387,11 +377,11 @@ public sealed class HostIndex
         }
         var rejections = tally.ToList();
         // A gang makes nobody give way.
-        if (spec.Gang is { } gang && Room(demand, (int)gang.Size) is var room && room < gang.Size)
+        if (spec.Gang is { } gang && Short(demand, gang) is { } reason)
         {
-            return room > 0
-                ? new([], fitting, rejections, GangRound.Waits(gang, room, ""), [])
-                : new([], 0, rejections, GangRound.Waits(gang, 0, tally.Explain(demand).Message), new PlacementWhatIf(_engine, hosts, Of).Changes(spec));
+            bool AllHaveRoom(Demand wanted, PlacedHost? more) =>
+                Room(wanted, (int)gang.Size) + (more is null ? 0 : Fitting(wanted, more.Whole, (int)gang.Size)) >= gang.Size;
+            return new([], fitting, rejections, reason, new PlacementWhatIf(_engine, hosts, Of) { AllHaveRoom = AllHaveRoom }.Changes(spec));
         }
         if (candidates.Count == 0 && Preempting(demand, NoHosts, int.MaxValue).ToList() is { Count: > 0 } others)
             return new([.. others.Take(PlacementEngine.Candidates).Select(host => new ReviewedHost(host, []))], others.Count, rejections, null, []) { Preempts = true };
@@ -400,8 +390,10 @@ public sealed class HostIndex
             : new([], 0, rejections, tally.Explain(demand), new PlacementWhatIf(_engine, hosts, Of).Changes(spec));
     }
 
-    private PlacementReview Brief(Demand demand)
+    private PlacementReview Brief(Demand demand, Gang? gang)
     {
+        if (gang is not null && Short(demand, gang) is { } why)
+            return new([], 0, [], why, []);
         var advice = Find(demand, NoHosts);
         if (advice.Hosts.Count > 0)
             return new([], advice.Hosts.Count, [], null, []);
@@ -411,6 +403,27 @@ public sealed class HostIndex
         foreach (var rejection in advice.Rejections)
             tally.Add(rejection);
         return new([], 0, advice.Rejections, tally.Explain(demand), []);
+    }
+
+    // Why a gang of these would wait; null: there is room for all. It makes nobody give way.
+    private Reason? Short(Demand demand, Gang gang) =>
+        Room(demand, (int)gang.Size) is var room && room >= gang.Size ? null : GangRound.Waits(gang, room, room > 0 ? "" : Explain(demand));
+
+    // For how many of these that much is enough on one host.
+    private static int Fitting(Demand demand, Resources free, int most)
+    {
+        long there = most;
+        foreach (var rule in demand.Rules?.Groups ?? [])
+        {
+            if (rule is { Hard: true, Apart: true, Scope: RuleScope.Host } && demand.Groups.Contains(rule.Group))
+                there = Math.Min(there, rule.Most + 1);
+        }
+        for (var kind = 0; kind < Resources.Kinds; kind++)
+        {
+            if (demand.Needs[kind] > 0)
+                there = Math.Min(there, free[kind] / demand.Needs[kind]);
+        }
+        return (int)there;
     }
 
     private static readonly HashSet<string> NoHosts = [];

@@ -30,16 +30,15 @@ public sealed class PlacedHost
         Capacity.Iops == 0 ? 0 : Capacity.Iops - Free.Iops);
 
     /// <summary>Whether it would have room if it were empty.</summary>
-    internal bool CouldHold(in Resources needs)
-    {
-        for (var kind = 0; kind < Resources.Kinds; kind++)
-        {
-            // Of what it is not limited in the capacity is 0, and more than anybody needs is free.
-            if (needs[kind] > Math.Max(Capacity[kind], Free[kind]))
-                return false;
-        }
-        return true;
-    }
+    internal bool CouldHold(in Resources needs) => needs.FitsIn(Whole);
+
+    /// <summary>What would be free if it were empty. Of what it is not limited in the capacity is 0, and more than anybody needs is free.</summary>
+    internal Resources Whole => new(
+        Math.Max(Capacity.Cpus, Free.Cpus),
+        Math.Max(Capacity.MemoryMib, Free.MemoryMib),
+        Math.Max(Capacity.DiskMib, Free.DiskMib),
+        Math.Max(Capacity.NetworkMbit, Free.NetworkMbit),
+        Math.Max(Capacity.Iops, Free.Iops));
 
     /// <summary>Why it takes nothing at all now: a <see cref="RejectionReason"/>; null: it does.</summary>
     public string? Closed { get; internal set; }

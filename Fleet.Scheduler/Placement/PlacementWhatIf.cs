@@ -16,22 +16,17 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
     /// <summary>Kinds of hosts that are named; a fleet with many has no use for more.</summary>
     private const int MostKinds = 4;
 
+    /// <summary>Of a gang: whether there is room for all of it, with one more host like that, empty, where there is one. One by itself has room where a host would take it.</summary>
+    public Func<Demand, PlacedHost?, bool>? AllHaveRoom { get; init; }
+
     public IReadOnlyList<PlacementChange> Changes(VmSpec spec) =>
         [.. new[] { Cpus(spec), Memory(spec), Disk(spec), Network(spec), Iops(spec) }.Concat(Without(spec)).OfType<PlacementChange>(), .. Kinds(demandOf(spec))];
 
-    private PlacementChange? Cpus(VmSpec spec)
-    {
-        var least = spec.Clone();
-        least.Cpus = 1;
-        return Smaller("cpus", spec.Cpus, demandOf(least), host => host.Free.Cpus);
-    }
+    private PlacementChange? Cpus(VmSpec spec) =>
+        Smaller("cpus", spec, spec.Cpus, 1, (other, size) => other.Cpus = (uint)size, host => host.Free.Cpus);
 
-    private PlacementChange? Memory(VmSpec spec)
-    {
-        var least = spec.Clone();
-        least.MemoryMib = VmLimits.MinMemoryMib;
-        return Smaller("memory_mib", spec.MemoryMib, demandOf(least), host => host.Free.MemoryMib);
-    }
+    private PlacementChange? Memory(VmSpec spec) =>
+        Smaller("memory_mib", spec, spec.MemoryMib, VmLimits.MinMemoryMib, (other, size) => other.MemoryMib = (uint)size, host => host.Free.MemoryMib);
 
     private PlacementChange? Disk(VmSpec spec)
     {
@@ -40,34 +35,54 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
         var least = spec.Clone();
         least.DiskMib = 0;
         var volumes = demandOf(least).Needs.DiskMib;
-        return Smaller("disk_mib", (long)spec.DiskMib, demandOf(least), host => host.Free.DiskMib - volumes);
+        return Smaller("disk_mib", spec, (long)spec.DiskMib, 0, (other, size) => other.DiskMib = (ulong)size, host => host.Free.DiskMib - volumes);
     }
 
     private PlacementChange? Network(VmSpec spec)
     {
         if (spec.NetworkMbit == 0)
             return null;
-        var least = spec.Clone();
-        least.NetworkMbit = 0;
-        return Smaller("network_mbit", spec.NetworkMbit, demandOf(least), host => host.Free.NetworkMbit);
+        return Smaller("network_mbit", spec, spec.NetworkMbit, 0, (other, size) => other.NetworkMbit = (uint)size, host => host.Free.NetworkMbit);
     }
 
     private PlacementChange? Iops(VmSpec spec)
     {
         if (spec.Iops == 0)
             return null;
-        var least = spec.Clone();
-        least.Iops = 0;
-        return Smaller("iops", (long)spec.Iops, demandOf(least), host => host.Free.Iops);
+        return Smaller("iops", spec, (long)spec.Iops, 0, (other, size) => other.Iops = (ulong)size, host => host.Free.Iops);
     }
 
-    private PlacementChange? Smaller(string field, long wanted, Demand least, Func<PlacedHost, long> free)
+    private PlacementChange? Smaller(string field, VmSpec spec, long wanted, long least, Action<VmSpec, long> set, Func<PlacedHost, long> free)
     {
-        var fitting = hosts.Where(host => engine.Refuse(least, host) is null).Select(free).ToList();
+        Demand Of(long size)
+        {
+            var other = spec.Clone();
+            set(other, size);
+            return demandOf(other);
+        }
+
+        var smallest = Of(least);
+        var fitting = hosts.Where(host => engine.Refuse(smallest, host) is null).Select(free).ToList();
         if (fitting.Count == 0)
             return null;
         // What fits the largest room may fit others too.
         var most = fitting.Max();
+        if (AllHaveRoom is { } all)
+        {
+            if (!all(smallest, null))
+                return null;
+            // The most of which all have room: of more there is room for no more of them.
+            var (fits, tooMuch) = (least, Math.Min(most, wanted) + 1);
+            while (tooMuch - fits > 1)
+            {
+                var size = fits + ((tooMuch - fits) / 2);
+                if (all(Of(size), null))
+                    fits = size;
+                else
+                    tooMuch = size;
+            }
+            most = fits;
+        }
         return most >= wanted ? null : new(field, (ulong)most, fitting.Count(room => room >= most));
     }
 
@@ -79,7 +94,7 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
             change(other);
             var demand = demandOf(other);
             var fitting = hosts.Count(host => engine.Refuse(demand, host) is null);
-            return fitting == 0 ? null : new(field, null, fitting);
+            return fitting == 0 || AllHaveRoom?.Invoke(demand, null) == false ? null : new(field, null, fitting);
         }
 
         if (spec.Host.Length > 0)
@@ -122,7 +137,7 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
             .GroupBy(host => host.Class)
             .Select(kind => kind.Where(host => host.CouldHold(demand.Needs)).MinBy(host => host.Id, StringComparer.Ordinal))
             .OfType<PlacedHost>()
-            .Where(host => Takes(host, demand))
+            .Where(host => Takes(host, demand) && AllHaveRoom?.Invoke(demand, host) != false)
             .OrderBy(host => host.Capacity.Cpus).ThenBy(host => host.Capacity.MemoryMib).ThenBy(host => host.Id, StringComparer.Ordinal)
             .Take(MostKinds)
             .Select(host => new PlacementChange(PlacementChange.AddHost, null, 1, host.Id));

@@ -76,7 +76,7 @@ internal sealed partial class VmActor
 
     /// <summary>Why it is unplaced, said with the volume that keeps it where it is.</summary>
     private static Reason ForVolume(VolumeRecord volume, Reason reason, bool inUse) => inUse
-        ? new Reason { Code = "volume_in_use", Message = $"Another microVM has the volume {volume.Name} on host {volume.Host}. This one gets it when that one has ended." }
+        ? VolumePlaces.InUse(volume)
         : new Reason { Code = "volume_elsewhere", Message = $"Its volume {volume.Name} is on host {volume.Host}, and only there it can run. {reason.Message}" };
 
     // It stays: what it writes to is here.

@@ -61,8 +61,8 @@ internal sealed class VolumeBook
         foreach (var wanted in give.Volumes)
         {
             var known = Find(give.Tenant, wanted.Name);
-            if (known is { State: not VolumeState.Ready } || known is { Snapshot: true })
-                return Refuse(known);
+            if (known is not null && Unready(known) is { } unready)
+                return new(null, unready);
             if (known is not null && known.Host != give.Host)
                 return VolumeDecision.Refuse("volume_elsewhere", $"The volume {wanted.Name} is on host {known.Host}.");
             if (known is not null && known.VmId == give.VmId && known.Epoch == give.Epoch)
@@ -186,6 +186,9 @@ internal sealed class VolumeBook
         new() { Tenant = tenant, Name = name, SizeMib = sizeMib, Host = host, State = VolumeState.Ready, CreatedAt = at };
 
     private static VolumeDecision Put(Timestamp at, VolumeRecord volume) => new(new VolumesPut { At = at, Volumes = { volume } });
+
+    /// <summary>Why the volume is given to no microVM, whoever has it; null: it is.</summary>
+    public static Reason? Unready(VolumeRecord volume) => volume is { State: not VolumeState.Ready } or { Snapshot: true } ? Refuse(volume).Problem : null;
 
     private static VolumeDecision Refuse(VolumeRecord volume) => VolumeDecision.Refuse("volume_in_use", volume.Snapshot
         ? $"{volume.Name} is a snapshot, and is never written to. Make a clone of it."

@@ -1,4 +1,5 @@
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Vms;
 using Fleet.Shared.Contracts;
 
 namespace Fleet.Scheduler.Volumes;
@@ -6,6 +7,15 @@ namespace Fleet.Scheduler.Volumes;
 /// <summary>Where a microVM may run by the volumes that it has.</summary>
 internal static class VolumePlaces
 {
+    /// <summary>Why it would not get the volume now; null: nobody has it.</summary>
+    /// <param name="volume">One of its volumes.</param>
+    /// <param name="holder">The microVM that it was given to last; null: none, or one that is gone.</param>
+    public static Reason? InUse(VolumeRecord volume, VmRecord? holder) =>
+        VolumeBook.Unready(volume) ?? (holder?.Epoch == volume.Epoch && VmFold.CarriedBy(holder) == volume.Host ? InUse(volume) : null);
+
+    public static Reason InUse(VolumeRecord volume) =>
+        new() { Code = "volume_in_use", Message = $"Another microVM has the volume {volume.Name} on host {volume.Host}. This one gets it when that one has ended." };
+
     /// <summary>Why no host at all will do for it; null: that of the volume will.</summary>
     /// <param name="volume">One of its volumes, which is somewhere already.</param>
     /// <param name="other">Another one; null: this is the first.</param>

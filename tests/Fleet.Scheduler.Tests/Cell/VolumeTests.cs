@@ -42,15 +42,28 @@ public sealed class VolumeTests : IAsyncLifetime
     public async Task Should_be_told_by_the_dry_run_as_the_search_would_tell_it()
     {
         await using var first = await JoinAsync("first");
-        await _cell.WaitAsync(await _cell.CreateAsync(Spec("one")), VmState.Running);
+        var one = await _cell.CreateAsync(Spec("one"));
+        await _cell.WaitAsync(one, VmState.Running);
         await using var second = await JoinAsync("second");
         var elsewhere = Spec("two");
         elsewhere.Host = "second";
         var review = await _cell.Cell.ReviewPlacementAsync(elsewhere, CancellationToken.None);
         Assert.Equal(("volume_elsewhere", 0), (review.Reason?.Code, review.Fitting));
+        foreach (var briefly in new[] { true, false })
+        {
+            review = await _cell.Cell.ReviewPlacementAsync(Spec("two"), CancellationToken.None, briefly);
+            Assert.Equal("Another microVM has the volume data on host first. This one gets it when that one has ended.", review.Reason?.Message);
+            Assert.Equal(("volume_in_use", "volume_in_use", 0), (review.Reason!.Code, Assert.Single(review.Rejections).Reason, review.Fitting));
+        }
+        var waits = await _cell.WaitAsync(await _cell.CreateAsync(Spec("two")), VmState.Unplaced);
+        Assert.Equal(waits.Reason, review.Reason);
+        await _cell.Cell.DeleteVmAsync(waits.Id, CancellationToken.None);
+        await _cell.Cell.StopVmAsync(one, TimeSpan.Zero, CancellationToken.None);
+        await _cell.WaitAsync(one, VmState.Stopped);
+        Assert.True(await _cell.Cell.ReviewPlacementAsync(Spec("two"), CancellationToken.None) is { Reason: null, Fitting: 1 });
         // Its owner named no host, and can't leave it out.
         var large = Spec("three");
-        large.Cpus = 32;
+        large.MemoryMib = 20_000;
         review = await _cell.Cell.ReviewPlacementAsync(large, CancellationToken.None);
         Assert.NotNull(review.Reason);
         Assert.DoesNotContain(review.Changes, change => change.Field == "host");

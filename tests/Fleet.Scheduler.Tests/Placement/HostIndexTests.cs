@@ -193,6 +193,43 @@ public sealed class HostIndexTests
         Assert.True(Review(4) is { Preempts: false, Fitting: 0, Reason.Code: "no_capacity" });
     }
 
+    /// <summary>A wish to be with one other chooses among the hosts, and rules none out; nor does it make room for fewer.</summary>
+    [Fact]
+    public void Should_count_hosts_that_break_a_wish_as_hosts_that_would_do()
+    {
+        var index = Of(View("a"), View("b"), View("c", usedCpus: 8));
+        var spec = new VmSpec { Cpus = 1, MemoryMib = 128, Driver = "auto", Placement = new PlacementWishes { Affinity = { new Affinity { Vm = "other", Within = "host", Soft = true } } } };
+        var there = new Dictionary<string, string> { ["other"] = "b" };
+        var review = index.Review(spec, there);
+        Assert.Equal((2, "b"), (review.Fitting, review.Candidates[0].Host));
+        Assert.Equal([RejectionReason.Cpus], review.Rejections.Select(rejection => rejection.Reason));
+        spec.Gang = new Gang { Size = 16 };
+        Assert.Null(index.Review(spec, there).Reason);
+        Assert.Null(index.Review(spec, there, briefly: true).Reason);
+        spec.Placement.Affinity[0].Soft = false;
+        Assert.Contains("for 8 at most", index.Review(spec, there).Reason!.Message, StringComparison.Ordinal);
+        Assert.Contains("for 8 at most", index.Review(spec, there, briefly: true).Reason!.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>What would make one of a gang fit is not said to make all of it fit.</summary>
+    [Fact]
+    public void Should_name_changes_by_which_there_is_room_for_all_of_a_gang()
+    {
+        var index = Of(View("a"), View("b"), View("x", autoDriver: ""));
+        IEnumerable<(string, ulong?, int)> Changes(uint size, uint memoryMib)
+        {
+            var spec = new VmSpec { Cpus = 1, MemoryMib = memoryMib, Driver = "auto", Gang = new Gang { Size = size } };
+            var review = index.Review(spec, new Dictionary<string, string>());
+            Assert.NotNull(review.Reason);
+            return review.Changes.Select(change => (change.Field, change.Value, change.Fitting));
+        }
+
+        Assert.Equal([("memory_mib", 4096UL, 2), ("hosts", null, 1)], Changes(3, 6000));
+        Assert.Equal([("memory_mib", 4096UL, 2)], Changes(4, 6000));
+        Assert.Equal([("memory_mib", 8192UL, 2)], Changes(2, 9000));
+        Assert.Empty(Changes(25, 128));
+    }
+
     /// <summary>Each wish that no host meets, alone.</summary>
     [Fact]
     public void Should_name_the_one_wish_without_which_it_would_fit()
