@@ -37,7 +37,8 @@ internal sealed class VmAdmission(CellGate cell, ClaimStore claims, TimeProvider
             if (VmSpecRules.FirstProblem(spec) is { } problem)
                 throw new RequestRefused(ErrorCodes.InvalidField, problem.Message, problem.Field);
             // Before anything is claimed: a repeat of the same key that comes meanwhile may create it. What that key created before is answered, room or not.
-            if (round == 0 && spec.RefuseWaiting && (key is null || !await AskAsync(() => claims.KnowsAsync(key))))
+            // Of a gang before its first member, for all of them: there is none yet.
+            if (round == 0 && spec is { RefuseWaiting: true, Gang: null or { Index: 0 } } && (key is null || !await AskAsync(() => claims.KnowsAsync(key))))
                 await RequireRoomAsync(spec, cancellation);
             var notAfter = clock.GetUtcNow() + CreateWithin;
             switch (await ClaimAsync(new(vmId, VmNames.Claimed(spec.Name, spec.Tenant), key, bodyHash)))

@@ -29,7 +29,7 @@ internal sealed class GangEndpoints(ApiContext api)
             Status = 201,
             Answer = typeof(GangBody),
             Errors = [ErrorCodes.InvalidJson, ErrorCodes.UnknownField, ErrorCodes.InvalidField, ErrorCodes.MissingField, ErrorCodes.NameTaken,
-                ErrorCodes.PayloadTooLarge, ErrorCodes.UnsupportedMediaType, ErrorCodes.IdempotencyKeyReused],
+                ErrorCodes.PayloadTooLarge, ErrorCodes.UnsupportedMediaType, ErrorCodes.IdempotencyKeyReused, ErrorCodes.NoCapacity],
         });
 
     private async Task CreateAsync(HttpContext http)

@@ -34,6 +34,9 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
     /// </summary>
     private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(250);
 
+    /// <summary>So many rounds in a row that found no room for all, though there should be: it is its rules that keep it out, and no other gang that it met at the hosts.</summary>
+    private const int Contests = 3;
+
     private readonly string _id;
     private readonly CellOptions _options;
     private readonly IActorRef _placement;
@@ -272,7 +275,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
         if (counted.Room < Gang.Size)
         {
             // Nobody is asked for room that can't be enough: what a gang holds for a moment others go without.
-            Short(GangRound.Waits(Gang, counted.Room, counted.Why));
+            Short(GangRound.Waits(Gang, counted.Room, counted.Why), isCertain: !counted.IsEarly);
             return;
         }
         _glances = 0;
@@ -297,7 +300,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             case GangStep.Short none:
                 EndRound();
                 _contests++;
-                TellWaits(none.Why);
+                TellWaits(none.Why, isShort: none.IsDecided && _contests >= Contests);
                 RoundAfter(Pause());
                 break;
             case GangStep.Whole:
@@ -337,11 +340,13 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
         RoundAfter(_options.PlacementRetry * (0.5 + Random.Shared.NextDouble()));
     }
 
-    private void Short(Reason why)
+    /// <param name="why">How many have room.</param>
+    /// <param name="isCertain">No host is missing in it: who does not want to wait fails.</param>
+    private void Short(Reason why, bool isCertain)
     {
         Timers.Cancel(SearchTimer);
         _contests = 0;
-        TellWaits(why);
+        TellWaits(why, isCertain);
         // Or sooner, when capacity changes.
         RoundAfter(_options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble()));
     }
@@ -362,10 +367,10 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
             _vms.Tell(new TakePlace { VmId = vmId, HostId = place.Host, Epoch = place.Epoch, Round = place.Round }, Self);
     }
 
-    private void TellWaits(Reason why)
+    private void TellWaits(Reason why, bool isShort = false)
     {
         foreach (var member in _members.Values)
-            _vms.Tell(new GangWaits { VmId = member.VmId, Reason = why }, Self);
+            _vms.Tell(new GangWaits { VmId = member.VmId, Reason = why, Short = isShort }, Self);
     }
 
     private void EndRound()

@@ -28,7 +28,9 @@ internal abstract record GangStep
     public sealed record Whole : GangStep;
 
     /// <summary>There is no room for all: what is held is to be given back.</summary>
-    public sealed record Short(Reason Why) : GangStep;
+    /// <param name="Why">How many have some.</param>
+    /// <param name="IsDecided">Every host was asked or is known to have none; false: another round may find what this one did not.</param>
+    public sealed record Short(Reason Why, bool IsDecided) : GangStep;
 }
 
 /// <summary>
@@ -77,7 +79,7 @@ internal sealed class GangRound
             return new GangStep.Reserve(host);
         if (_search.MaySearchOn)
             return new GangStep.AskIndex();
-        return new GangStep.Short(Waits(Member.Spec.Gang, _held.Count, _search.Explain().Message));
+        return new GangStep.Short(Waits(Member.Spec.Gang, _held.Count, _search.Explain().Message), !_search.IsUndecided);
     }
 
     /// <summary>What a host said. False: nobody asked it, and what it holds for the member goes back, unless this round <see cref="Wants"/> it.</summary>
@@ -96,7 +98,7 @@ internal sealed class GangRound
     }
 
     /// <summary>The host that was asked says nothing.</summary>
-    public void Overdue() => _search!.Refused(new Rejection { Reason = RejectionReason.Unreachable, Hosts = 1 });
+    public void Overdue() => _search!.Silent();
 
     public bool Holds(string vmId, string hostId) => _held.Any(place => place.VmId == vmId && place.Host == hostId);
 

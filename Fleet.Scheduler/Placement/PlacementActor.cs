@@ -42,7 +42,11 @@ internal sealed record CountRoom(Demand Demand, int Most, long Asked) : INoSeria
 /// <param name="Room">At most: it is not more, rules about groups may make it less.</param>
 /// <param name="Why">Where there is none at all, why; else empty.</param>
 /// <param name="Asked">Of the question.</param>
-internal sealed record RoomCounted(int Room, string Why, long Asked) : INoSerializationVerificationNeeded;
+internal sealed record RoomCounted(int Room, string Why, long Asked) : INoSerializationVerificationNeeded
+{
+    /// <summary>There may be hosts that the index has not heard of yet.</summary>
+    public bool IsEarly { get; init; }
+}
 
 /// <summary>Asks the node's own <see cref="PlacementActor"/> what it knows of every host, and what each would say to the demand, if there is one.</summary>
 internal sealed record JudgeHosts(Demand? Demand) : INoSerializationVerificationNeeded;
@@ -128,7 +132,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 break;
             case CountRoom count:
                 var room = _index.Room(count.Demand, count.Most);
-                Sender.Tell(new RoomCounted(room, room > 0 ? "" : _index.Explain(count.Demand), count.Asked));
+                Sender.Tell(new RoomCounted(room, room > 0 ? "" : _index.Explain(count.Demand), count.Asked) { IsEarly = IsEarly });
                 break;
             case PlaceTried tried:
                 _index.Tried(tried.VmId, tried.Host, tried.Version, tried.Groups, Now);

@@ -172,7 +172,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 OnTakePlace(take);
                 break;
             case GangWaits waits:
-                Store(_life.Unplaced(waits.Reason, isLasting: false, Now), static () => { });
+                Store(_life.Unplaced(waits.Reason, isLasting: false, Now, isUndecided: !waits.Short), static () => { });
                 break;
             case CheckPlacement check:
                 OnCheck(check);

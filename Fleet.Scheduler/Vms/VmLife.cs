@@ -229,7 +229,7 @@ public sealed record VmLife
             return Decision.Nothing;
         // Once it had a place it is to have one again, whatever was said of its first.
         if (Record is { Epoch: 0, Spec.RefuseWaiting: true } && !isUndecided)
-            return Decision.Of(Failed(0, reason, now));
+            return Decision.Of(Failed(0, Record.Spec.Gang is null ? reason : Because("no_capacity", reason.Message), now));
         // What could not be launched does not wait for hosts that may never come: its owner hears what is wrong. Hosts that are away for a moment are waited for.
         if (Record!.FailedHosts.Count > 0 && isLasting)
         {

@@ -48,7 +48,6 @@ public static class VmSpecRules
             ?? OneOf("architecture", spec.Architecture, Architectures)
             ?? MinKernel(spec.MinKernel)
             ?? CpuTemplate(spec)
-            ?? Waiting(spec)
             ?? PlacementWishRules.FirstProblem("placement", spec.Placement)
             ?? Host(spec.Host)
             ?? Simulated(spec)
@@ -199,10 +198,6 @@ public static class VmSpecRules
             return new("cpu_template", "cpu_template must be the name of a host's CPU template: 1 to 40 of the characters a-z, 0-9 and '-', beginning with a letter or a digit.");
         return spec.Driver is "auto" or "kvm" ? null : new("cpu_template", $"cpu_template does not go with the driver {spec.Driver}; kvm alone can give one.");
     }
-
-    private static SpecProblem? Waiting(VmSpec spec) => spec is { RefuseWaiting: true, Gang: not null }
-        ? new("queue", "The members of a gang wait for each other; leave queue out.")
-        : null;
 
     private static SpecProblem? Host(string host) => host.Length == 0 || IsHostId(host)
         ? null

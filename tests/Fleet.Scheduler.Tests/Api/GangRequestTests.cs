@@ -37,6 +37,21 @@ public sealed class GangRequestTests : IAsyncLifetime
         Assert.Equal(["train-2"], left.Select(vm => (string)vm!["name"]!));
     }
 
+    [Fact]
+    public async Task Create_that_is_not_to_wait_is_refused_at_once_where_there_is_no_room_for_all()
+    {
+        _api.Cell.Connect("a", cpus: 8, memory: 2048);
+        const string Body = """{"name": "train", "size": 3, "vm": {"memory_mib": 1024, "queue": false}}""";
+        var refused = await _api.PostAsync("/v1/gangs", Body, key: "k");
+        refused.Problem(409, "no_capacity");
+        Assert.Contains("The gang train of 3 is placed when there is room for all at once: there is for 2 at most.", refused.Text, StringComparison.Ordinal);
+        Assert.DoesNotContain(_api.Cell.Journal, stored => stored.Event is VmCreated);
+        _api.Cell.Connect("b", cpus: 8, memory: 2048);
+        var made = await _api.PostAsync("/v1/gangs", Body, key: "k");
+        Assert.True(made.Status == 201, made.Text);
+        Assert.All(made.Json["vms"]!.AsArray(), vm => Assert.False((bool)vm!["spec"]!["queue"]!));
+    }
+
     [Theory]
     [InlineData("""{"size": 2, "vm": {}}""", "missing_field", "name")]
     [InlineData("""{"name": "a", "vm": {}}""", "missing_field", "size")]

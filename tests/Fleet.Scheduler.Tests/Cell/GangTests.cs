@@ -3,6 +3,7 @@ using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Gangs;
 using Fleet.Scheduler.Placement;
 using Fleet.Shared.Contracts;
+using Fleet.Shared.Vms;
 using Xunit;
 
 namespace Fleet.Scheduler.Tests.Cell;
@@ -53,6 +54,41 @@ public sealed class GangTests : IAsyncLifetime
         await _cell.Cell.StartVmAsync(members[0], CancellationToken.None);
         await _cell.WaitAsync(members[0], VmState.Running);
         Assert.Equal(VmState.Unplaced, (await _cell.GetAsync(members[1])).State);
+    }
+
+    /// <summary>All of it fails where there is no room for all; that some are still to come is no reason to.</summary>
+    [Fact]
+    public async Task Should_fail_at_once_where_it_is_not_to_wait_for_room()
+    {
+        await using var agent = await JoinAsync("one");
+        foreach (var id in await CreateAsync("train", 6, refuseWaiting: true))
+        {
+            var failed = await _cell.WaitAsync(id, VmState.Failed);
+            Assert.Equal(("no_capacity", "The gang train of 6 is placed when there is room for all at once: there is for 4 at most."), (failed.Reason.Code, failed.Reason.Message));
+        }
+        Assert.Equal(0U, (await _cell.HostAsync("one")).Vms);
+        var pair = await CreateAsync("pair", 2, create: 1, refuseWaiting: true);
+        await _cell.WaitAsync(pair[0], VmState.Unplaced);
+        await CreateAsync("pair", 2, known: pair, refuseWaiting: true);
+        foreach (var id in pair)
+            await _cell.WaitAsync(id, VmState.Running);
+    }
+
+    /// <summary>There is room for all by their sizes, and by its rules for one.</summary>
+    [Fact]
+    public async Task Should_fail_where_it_is_not_to_wait_and_its_rules_keep_it_out()
+    {
+        await using var agent = new FakeAgent("one") { Inventory = FakeAgent.Simulated(cpus: 8, memoryMib: 8192) };
+        agent.Inventory.Labels[VmLimits.ZoneLabel] = "east";
+        await agent.ConnectAsync(_cell.System.HostLink);
+        var placement = new PlacementWishes { Groups = { "apart" }, Affinity = { new Affinity { Group = "apart", Within = "zone", Apart = true } } };
+        foreach (var id in await CreateAsync("pair", 2, refuseWaiting: true, placement: placement))
+        {
+            var failed = await _cell.WaitAsync(id, VmState.Failed);
+            Assert.Equal("no_capacity", failed.Reason.Code);
+            Assert.Contains("there is for 1 at most.", failed.Reason.Message, StringComparison.Ordinal);
+        }
+        await Eventually.TrueAsync(async () => (await _cell.HostAsync("one")).Vms == 0);
     }
 
     [Fact]
@@ -199,12 +235,13 @@ public sealed class GangTests : IAsyncLifetime
         return (reason.Code, reason.Message);
     }
 
-    private async Task<string[]> CreateAsync(string name, int size, int? create = null, string[]? known = null)
+    private async Task<string[]> CreateAsync(string name, int size, int? create = null, string[]? known = null, bool refuseWaiting = false, PlacementWishes? placement = null)
     {
         var ids = known ?? [.. Enumerable.Range(0, size).Select(_ => TestCell.NewVmId())];
         await Task.WhenAll(Enumerable.Range(0, create ?? size).Select(async index =>
         {
             var spec = TestCell.Spec($"{name}-{index}", memoryMib: 2048);
+            (spec.RefuseWaiting, spec.Placement) = (refuseWaiting, placement);
             spec.Gang = new Gang { Id = index == 0 ? "" : ids[0], Name = name, Size = (uint)size, Index = (uint)index };
             Assert.Null((await _cell.Cell.CreateVmAsync(ids[index], spec, CancellationToken.None)).Problem);
         }));

@@ -45,7 +45,6 @@ public sealed class VmSpecRulesTests
         { "cpu_template", s => s.CpuTemplate = "T2" },
         { "cpu_template", s => (s.CpuTemplate, s.Driver) = ("t2", "qemu") },
         { "cpu_template", s => (s.CpuTemplate, s.Driver) = ("t2", "simulated") },
-        { "queue", s => (s.RefuseWaiting, s.Gang) = (true, new Gang { Name = "g", Size = 2 }) },
         { "host", s => s.Host = "-h" },
         { "host", s => s.Host = new string('h', 41) },
         { "placement.affinity", s => s.Placement = new PlacementWishes { Affinity = { Enumerable.Repeat(new Affinity { Group = "web", Within = "host" }, 17) } } },
