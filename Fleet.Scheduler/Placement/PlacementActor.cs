@@ -126,7 +126,7 @@ internal sealed class PlacementActor : UntypedActor, IWithTimers
                 var isEarly = (Now < 3 * _options.HostAnnounce && !_index.KnowsAll(find.Excluded)) || (find.IsDecisive && IsEarly);
                 // Nobody gives way because a host that has room has said nothing yet.
                 var advice = find.Preempt && IsEarly ? new PlacementAdvice([], [])
-                    : find.VmId.Length == 0 ? _index.Find(find.Demand, find.Excluded)
+                    : find.VmId.Length == 0 ? _index.Find(_index.Kept(find.Demand, find.Excluded), find.Excluded)
                     : _index.Find(find.Demand, find.Excluded, find.VmId, find.Leaving, Now, find.Preempt);
                 Sender.Tell(new HostsFound(advice with { IsEarly = isEarly }, find.Search));
                 break;

@@ -2,6 +2,8 @@ using System.Globalization;
 using Fleet.Scheduler.Api;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Placement;
+using Fleet.Scheduler.Vms;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Admin;
 using Fleet.Shared.Contracts;
 using Fleet.Shared.Vms;
@@ -43,16 +45,53 @@ internal sealed class PlacementPalette : Palette
         var vm = await VmPalette.FindAsync(call);
         var reason = vm.Reason is { } stored ? $" ({stored.Code}: {stored.Message})" : "";
         await call.Output.SayAsync($"{vm.Spec.Name} ({vm.Id}) is {BodyMapping.Name(vm.State)}{(vm.Host.Length > 0 ? $" on {vm.Host}" : "")}, epoch {vm.Epoch}{reason}.");
-        await JudgeAsync(call, Demand.Of(vm.Spec));
+        var search = await SearchAsync(call, vm);
+        if (VmLife.AwaitsGang(vm))
+        {
+            var size = (int)vm.Spec.Gang.Size;
+            var counted = await call.Node.AskAsync<RoomCounted>(call.Node.Placement, new CountRoom(search.Demand, size, 0), call.Cancellation);
+            await call.Output.SayAsync($"Its gang of {size} is placed when there is room for all at once: there is for {counted.Room} at most. Each by itself:");
+        }
+        await JudgeAsync(call, search.Demand, search.Asked);
+    }
+
+    /// <summary>As its own actor would begin it now: for what it wants, where what it goes on from and its volumes are, without hosts that could not launch it.</summary>
+    private static async Task<PlacementSearch> SearchAsync(CommandCall call, VmRecord vm)
+    {
+        var (gate, search) = (call.Node.Api.Gate, VmLife.SearchFor(vm, vm.Epoch + 1));
+        if (vm.Spec.Volumes.Count > 0)
+        {
+            var there = await gate.CallAsync(c => gate.Cell.ListVolumesAsync(vm.Spec.Tenant, c), CellGate.Patience, call.Cancellation);
+            foreach (var volume in there.Where(volume => vm.Spec.Volumes.Any(mount => mount.Name == volume.Name)))
+            {
+                if (VolumePlaces.Conflict(volume, search.Volume, vm.Spec.Host) is { } conflict)
+                    await call.Output.SayAsync(conflict.Message);
+                var holder = volume.VmId.Length == 0 || volume.VmId == vm.Id ? null : await FindAsync(volume.VmId);
+                if (VolumePlaces.InUse(volume, holder) is { } inUse)
+                    await call.Output.SayAsync(inUse.Message);
+                search.BindTo(volume);
+            }
+        }
+        var neighbours = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var rule in search.Demand.Rules?.Neighbours ?? [])
+            neighbours[rule.VmId] = VmFold.CarriedBy(await FindAsync(rule.VmId));
+        search.Found(neighbours);
+        return search;
+
+        async Task<VmRecord?> FindAsync(string vmId) => (await gate.CallAsync(c => gate.Cell.GetVmAsync(vmId, c), CellGate.Patience, call.Cancellation)).Vm;
     }
 
     private static Task CandidatesAsync(CommandCall call) => JudgeAsync(call, new Demand(
-        (uint)call.Number("cpus"), (ulong)call.Number("memory"), call.Get("driver"), call.Has("own-kernel"), call.Find("host") ?? ""));
+        (uint)call.Number("cpus"), (ulong)call.Number("memory"), call.Get("driver"), call.Has("own-kernel"), call.Find("host") ?? ""), new HashSet<string>());
 
-    private static async Task JudgeAsync(CommandCall call, Demand demand)
+    /// <param name="call">Whose it is.</param>
+    /// <param name="demand">What is wanted.</param>
+    /// <param name="avoided">Hosts that could not launch it.</param>
+    private static async Task JudgeAsync(CommandCall call, Demand demand, IReadOnlySet<string> avoided)
     {
-        var judged = await KnownAsync(call, demand);
-        var advice = (await call.Node.AskAsync<HostsFound>(call.Node.Placement, new FindHosts(demand, new HashSet<string>(), 0), call.Cancellation)).Advice;
+        var judged = (await KnownAsync(call, demand))
+            .Select(host => avoided.Contains(host.View.HostId) ? host with { Rejection = new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = 1 } } : host).ToList();
+        var advice = (await call.Node.AskAsync<HostsFound>(call.Node.Placement, new FindHosts(demand, avoided, 0), call.Cancellation)).Advice;
         var rows = judged
             .OrderBy(host => host.Rejection is not null)
             .ThenBy(host => host.Cost.Sum(part => part.Value))
@@ -72,6 +111,8 @@ internal sealed class PlacementPalette : Palette
             return;
         }
         var tally = new RejectionTally();
+        if (avoided.Count > 0)
+            tally.Add(new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = (uint)avoided.Count });
         foreach (var rejection in advice.Rejections)
             tally.Add(rejection);
         await call.Output.SayAsync(tally.Explain(demand).Message);

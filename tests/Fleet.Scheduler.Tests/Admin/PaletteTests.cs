@@ -106,6 +106,24 @@ public sealed class PaletteTests(AdminNode node) : IClassFixture<AdminNode>
         Assert.All(await node.RowsAsync("placement", "candidates", "-d", "kvm"), row => Assert.Equal(("driver", "kvm", "simulated"), ((string?)row["reason"], (string?)row["wanted"], (string?)row["free"])));
     }
 
+    /// <summary>By its spec alone every host would take it.</summary>
+    [Fact]
+    public async Task Placement_explains_what_is_searched_for_and_not_the_spec_alone()
+    {
+        var (first, other) = (await JoinAsync(), await JoinAsync());
+        const string Data = """, "volumes": [{"name": "explained", "path": "/data", "size_mib": 64}]""";
+        await node.CreateAsync("holder", $$"""{{Data}}, "host": "{{first}}" """, "running");
+        await node.CreateAsync("wants-it-too", Data, "unplaced");
+        var rows = (await node.RowsAsync("placement", "explain", "wants-it-too")).ToDictionary(row => (string)row["host"]!);
+        Assert.Equal(("would take it", "host"), ((string)rows[first]["says"]!, (string?)rows[other]["reason"]));
+        var text = await node.TextAsync("placement", "explain", "wants-it-too");
+        Assert.Contains($"\nAnother microVM has the volume explained on host {first}.", text, StringComparison.Ordinal);
+        Assert.EndsWith($"Tried first: {first}. The host's own actor decides.", text, StringComparison.Ordinal);
+
+        await node.CreateAsync("beside", """, "placement": {"affinity": [{"vm": "holder", "within": "host"}]}""", "running");
+        Assert.EndsWith($"Tried first: {first}. The host's own actor decides.", await node.TextAsync("placement", "explain", "beside"), StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Vm_lists_shows_and_tells_its_events_without_the_environment()
     {
