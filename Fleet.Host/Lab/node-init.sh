@@ -14,7 +14,8 @@ export PATH=/bin
 
 fail() {
   echo "FLEET-LAB failed $*"
-  [ ! -d "$exchange" ] || echo "$*" >"$exchange/failed"
+  # Whole at once: the outer machine reads it as soon as it is there.
+  [ ! -d "$exchange" ] || { echo "$*" >"$exchange/why" && mv "$exchange/why" "$exchange/failed"; }
   # The outer machine reads the serial log when the exchange is not there.
   poweroff -f
 }

@@ -58,7 +58,7 @@ internal sealed partial class ReadmeSession
         var script = new StringBuilder("status=0\n");
         foreach (var (number, step) in _steps.Index())
         {
-            script.Append(CultureInfo.InvariantCulture, $"printf '\\036{number}\\n'; (exit $status)\n");
+            script.Append(CultureInfo.InvariantCulture, $"printf '\\036{number}\\n'; echo \"$SECONDS s: step {number}\" >>/mnt/times.trace; (exit $status)\n");
             script.Append(step.Typed.Count == 0 ? step.Command : $"type_into {Quote(step.Command)} {string.Join(' ', step.Typed.Select(Quote))}");
             script.Append("\nstatus=$?\n");
         }

@@ -71,7 +71,7 @@ ln -s /mnt/build/test-images "$FLEET_DATA/cache"
 set +eu
 . /mnt/steps
 traces >/mnt/after.trace
-printf '\036last words\n'
-cat /mnt/words.trace
+printf '\036last words, and when each step began\n'
+cat /mnt/words.trace /mnt/times.trace
 printf '\036traces\n'
 diff /mnt/before.trace /mnt/after.trace && echo as before

@@ -74,7 +74,7 @@ public sealed class LabTests
     [Fact]
     public async Task Should_take_down_every_node_when_one_does_not_boot()
     {
-        using var fake = new FakeEmulator($"case $PWD in *lab-2) echo no_kvm >exchange/failed ;; *) {FakeEmulator.Works}\n;; esac; {FakeEmulator.Hangs}");
+        using var fake = new FakeEmulator($"case $PWD in *lab-2) echo no_kvm >exchange/why; mv exchange/why exchange/failed ;; *) {FakeEmulator.Works}\n;; esac; {FakeEmulator.Hangs}");
         var error = await Assert.ThrowsAsync<LabException>(() => fake.Lab.UpAsync(2, Never));
         Assert.Equal("boot_failed", error.Code);
         Assert.Contains("lab-2", error.Message, StringComparison.Ordinal);

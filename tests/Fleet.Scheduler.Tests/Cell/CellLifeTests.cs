@@ -342,7 +342,9 @@ public sealed class CellLifeTests(SharedCell shared) : IClassFixture<SharedCell>
             Eventually.Bound);
         Assert.Null(answer.Rejection);
         Assert.Equal(1U, (await Cell.HostAsync(agent.HostId)).Vms);
-        await Eventually.TrueAsync(async () => (await Cell.HostAsync(agent.HostId)).Vms == 0);
+        await Eventually.TrueAsync(
+            async () => (await Cell.HostAsync(agent.HostId)).Vms == 0,
+            () => $"It still holds its room. The stream is {(agent.IsOpen ? "open" : "over")}; the agent received {string.Join(", ", agent.Received.Select(message => message.BodyCase))}.");
     }
 
     /// <summary>A microVM that has not heard yet how its launch ended orders it once more, when its room may be another's already.</summary>
