@@ -19,7 +19,9 @@ namespace Fleet.Host.Volumes;
 /// <remarks>
 /// Who may write to one: a launch comes with the generation under which the control plane gave the volume to it, and one below the
 /// highest that came is refused; the highest is on the disk before its VMM starts. The VMM itself holds a lock on the file as long as it
-/// lives, and one that holds it under an older generation is ended first. For one agent at a time, as the state directory is; from any thread.
+/// lives, and one that holds it under an older generation is ended first.
+/// Which volume of its name one is says its id, that the control plane chose: it is there with the disk, and a launch, a copy or a removal that means
+/// another one gets nothing of it. One that an agent of before made has none. For one agent at a time, as the state directory is; from any thread.
 /// </remarks>
 internal sealed class VolumeStore
 {
@@ -30,6 +32,7 @@ internal sealed class VolumeStore
     private const int CopyBytes = 1 << 20;
     private const string Disk = "disk";
     private const string Given = "given";
+    private const string Id = "id";
 
     /// <summary>The folder of those that are no tenant's: no tenant's name has this character.</summary>
     private const string Nobody = "_";
@@ -126,7 +129,7 @@ internal sealed class VolumeStore
     /// </summary>
     /// <exception cref="LaunchFailedException">
     /// <c>volume_stale</c>: they were given to a newer placement; <c>volume_in_use</c>: what writes to one does not end; <c>volume_no_room</c>;
-    /// <c>volume_lost</c>: one was here and is not any more; <c>volume_unavailable</c>: the disk or a program is at fault.
+    /// <c>volume_lost</c>: one was here and is not any more; <c>volume_unavailable</c>: the disk or a program is at fault, or another one of that name is here.
     /// </exception>
     public async Task<GivenVolumes> GiveAsync(LaunchVm launch, CancellationToken cancellation)
     {
@@ -140,6 +143,8 @@ internal sealed class VolumeStore
             {
                 var grant = launch.Volumes.FirstOrDefault(one => one.Name == volume.Name)
                     ?? throw new LaunchFailedException("volume_unavailable", $"The control plane did not give the volume {volume.Name} to this launch.");
+                if (!VolumeRules.IsId(grant.Id))
+                    throw new LaunchFailedException("volume_unavailable", $"The control plane gave the volume {volume.Name} an id that is none.");
                 given.Add(await GiveAsync(launch, grant, cancellation).ConfigureAwait(false));
             }
             return given;
@@ -156,7 +161,7 @@ internal sealed class VolumeStore
     /// <summary>Carries an order of the control plane out; null: done, now or before.</summary>
     public async Task<Reason?> CarryOutAsync(VolumeOrder order, CancellationToken cancellation)
     {
-        if (!IsTenant(order.Tenant) || !VolumeRules.IsName(order.Name) || (order.CopyTo.Length > 0 && !VolumeRules.IsName(order.CopyTo)))
+        if (!IsTenant(order.Tenant) || !VolumeRules.IsName(order.Name) || (order.CopyTo.Length > 0 && !VolumeRules.IsName(order.CopyTo)) || !VolumeRules.IsId(order.Id) || !VolumeRules.IsId(order.SourceId))
             return new Reason { Code = "volume_unavailable", Message = "The order names no volume." };
         try
         {
@@ -165,7 +170,7 @@ internal sealed class VolumeStore
                 if (order.CopyTo.Length > 0)
                     await CopyAsync(order, cancellation).ConfigureAwait(false);
                 else
-                    Remove(order.Tenant, order.Name);
+                    Remove(order);
             }
             return null;
         }
@@ -200,11 +205,13 @@ internal sealed class VolumeStore
         }
         var last = ReadGiven(folder);
         var now = new Holder(grant.Generation, launch.VmId, launch.Epoch);
+        RequireIs(folder, grant.Name, grant.Id, isSurelyIt: grant.Made || now == last, wasHere: grant.Made);
         if (now.Generation < last.Generation || (now.Generation == last.Generation && now != last))
         {
             throw new LaunchFailedException("volume_stale",
                 $"The volume {grant.Name} was given to {last.VmId} after it had been given to this placement, which may not write to it any more.");
         }
+        Identify(folder, grant.Id);
         // On the disk before anything else: from here on no older placement gets it, whatever becomes of this launch.
         if (now != last)
             OwnFile.Write(Path.Combine(folder, Given), string.Create(CultureInfo.InvariantCulture, $"{now.Generation} {now.VmId} {now.Epoch}\n"));
@@ -223,7 +230,7 @@ internal sealed class VolumeStore
     {
         if (grant.SizeMib is < VmLimits.MinVolumeMib or > VmLimits.MaxVolumeMib)
             throw new LaunchFailedException("volume_unavailable", $"The volume {grant.Name} was to have {grant.SizeMib} MiB.");
-        await PutAsync(folder, grant.Name, (long)grant.SizeMib * Mib, async disk =>
+        await PutAsync(folder, grant.Name, grant.Id, (long)grant.SizeMib * Mib, async disk =>
         {
             // Of this agent's own empty file: nothing that a guest wrote is read here, or ever on this host.
             try
@@ -242,12 +249,18 @@ internal sealed class VolumeStore
     {
         var (from, to) = (DiskOf(order.Tenant, order.Name), FolderOf(order.Tenant, order.CopyTo));
         if (Directory.Exists(to))
+        {
+            // Of this order, however often it comes: the control plane has no copy made where an earlier one of the name may be left.
+            RequireIs(to, order.CopyTo, order.Id, isSurelyIt: true, wasHere: false);
+            Identify(to, order.Id);
             return;
+        }
         if (!File.Exists(from))
             throw new LaunchFailedException("volume_not_made", $"The volume {order.Name} was never used, and so there is nothing to copy.");
+        RequireIs(Path.GetDirectoryName(from)!, order.Name, order.SourceId, isSurelyIt: true, wasHere: true);
         RequireFree(from, order.Name);
         using var turn = await EnterAsync(Copying, cancellation).ConfigureAwait(false);
-        await PutAsync(to, order.CopyTo, new FileInfo(from).Length, disk =>
+        await PutAsync(to, order.CopyTo, order.Id, new FileInfo(from).Length, disk =>
         {
             using var source = File.OpenHandle(from, FileMode.Open, FileAccess.Read, FileShare.Read);
             using var copy = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite);
@@ -284,7 +297,7 @@ internal sealed class VolumeStore
     /// Makes a volume beside the others, fills it, and puts it in its place when it is on the disk. Its room is its own before it is filled, which may take as long as a copy of
     /// hundreds of GiB: nobody waits for that.
     /// </summary>
-    private async Task PutAsync(string folder, string name, long bytes, Func<string, Task> fill, CancellationToken cancellation)
+    private async Task PutAsync(string folder, string name, string id, long bytes, Func<string, Task> fill, CancellationToken cancellation)
     {
         var making = Path.Combine(_making, Guid.NewGuid().ToString("n"));
         try
@@ -305,6 +318,7 @@ internal sealed class VolumeStore
                 RandomAccess.SetLength(file, bytes);
                 File.SetUnixFileMode(disk, OwnFile.Private);
             }
+            Identify(making, id);
             await fill(disk).ConfigureAwait(false);
             using (var file = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite))
                 RandomAccess.FlushToDisk(file);
@@ -324,10 +338,11 @@ internal sealed class VolumeStore
         }
     }
 
-    private void Remove(string tenant, string name)
+    private void Remove(VolumeOrder order)
     {
-        var folder = FolderOf(tenant, name);
-        if (!Directory.Exists(folder))
+        var (name, folder) = (order.Name, FolderOf(order.Tenant, order.Name));
+        // One that has no id is meant by its name alone.
+        if (!Directory.Exists(folder) || (IdOf(folder) is { Length: > 0 } id && id != order.Id))
             return;
         RequireFree(Path.Combine(folder, Disk), name);
         Directory.CreateDirectory(_removed);
@@ -337,6 +352,34 @@ internal sealed class VolumeStore
         FolderSync.Sync(Path.GetDirectoryName(folder)!);
         Directory.Delete(gone, recursive: true);
         _log.Information("The volume {Volume} was removed", name);
+    }
+
+    /// <summary>Throws unless the volume in the folder is the one that is meant.</summary>
+    /// <param name="folder">Of the volume.</param>
+    /// <param name="name">Its name.</param>
+    /// <param name="id">Of the one that is meant; empty: it has only its name, as all had once.</param>
+    /// <param name="isSurelyIt">What is here without an id is the one that is meant, made by an agent of before.</param>
+    /// <param name="wasHere">The one that is meant was here: it is lost.</param>
+    private static void RequireIs(string folder, string name, string id, bool isSurelyIt, bool wasHere)
+    {
+        var here = IdOf(folder);
+        if (id.Length == 0 || here == id || (here.Length == 0 && isSurelyIt))
+            return;
+        throw new LaunchFailedException(wasHere ? "volume_lost" : "volume_unavailable",
+            $"{folder} is another volume of the name {name}, which was removed or is another cell's. Move that folder away, and start the microVM again.");
+    }
+
+    private static void Identify(string folder, string id)
+    {
+        if (id.Length > 0 && IdOf(folder).Length == 0)
+            OwnFile.Write(Path.Combine(folder, Id), id + "\n");
+    }
+
+    /// <summary>Empty: an agent of before made it.</summary>
+    private static string IdOf(string folder)
+    {
+        var path = Path.Combine(folder, Id);
+        return File.Exists(path) ? File.ReadAllText(path, Encoding.ASCII).TrimEnd('\n') : "";
     }
 
     private static void RequireFree(string disk, string name)

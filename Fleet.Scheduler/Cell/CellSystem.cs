@@ -147,11 +147,12 @@ public sealed class CellSystem : IAsyncDisposable
         var pulse = new Pulse(options.Clock);
         _ = actors.WhenTerminated.ContinueWith(_ => pulse.Dispose(), TaskScheduler.Default);
         // Each kind tells the other. microVMs want something of their hosts at once; hosts speak when an agent is there.
-        var vms = new LateRegion();
-        var hostRegion = await ShareAsync(ShardRegions.Hosts, id => ActorProps.Of(() => new HostActor(id, options, vms, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
+        var (vms, volumesLater) = (new LateRegion(), new LateRegion());
+        var hostRegion = await ShareAsync(ShardRegions.Hosts, id => ActorProps.Of(() => new HostActor(id, options, vms, volumesLater, pulse)), new HostExtractor(), settings).ConfigureAwait(false);
         // Whoever waits for its gang says so again and again, and wakes it.
         var gangs = await ShareAsync(ShardRegions.Gangs, id => ActorProps.Of(() => new GangActor(id, options, placement, hostRegion, vms)), new GangExtractor(), settings.WithRememberEntities(false)).ConfigureAwait(false);
         var volumes = await ShareAsync(ShardRegions.Volumes, _ => ActorProps.Of(() => new VolumesActor(options, hostRegion)), new VolumesExtractor(), settings).ConfigureAwait(false);
+        volumesLater.Started(volumes);
         var vmRegion = await ShareAsync(ShardRegions.Vms, id => ActorProps.Of(() => new VmActor(id, options, placement, hostRegion, gangs, volumes)), new VmExtractor(), settings).ConfigureAwait(false);
         vms.Started(vmRegion);
         // One actor that is there when it is asked: nothing of it has to be woken.

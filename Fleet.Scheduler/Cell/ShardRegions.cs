@@ -41,7 +41,7 @@ internal sealed class GangExtractor() : HashCodeMessageExtractor(ShardRegions.Ga
 }
 
 /// <summary>
-/// A region that is started after those who speak to it. What is told before goes nowhere; all that hosts tell microVMs is repeated.
+/// A region that is started after those who speak to it. What is told before goes nowhere; all that hosts tell is repeated, or asked for anew.
 /// </summary>
 internal sealed class LateRegion
 {

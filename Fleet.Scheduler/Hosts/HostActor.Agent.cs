@@ -1,6 +1,7 @@
 using Akka.Actor;
 using Akka.Event;
 using Fleet.Scheduler.Cell;
+using Fleet.Scheduler.Volumes;
 using Fleet.Shared.Contracts;
 using Google.Protobuf;
 
@@ -79,6 +80,8 @@ internal sealed partial class HostActor
             _usage.Opened();
             Context.Watch(session);
             RefuseRemovals();
+            // What was removed while it was away is told to it. A host that was never forgotten costs one look.
+            _volumes.Tell(new HostCame { HostId = _id }, Self);
             Reconcile(hello);
             PublishView();
             StartTimers();

@@ -9,7 +9,7 @@ namespace Fleet.Scheduler.Hosts;
 internal sealed partial class HostActor
 {
     // Who gives orders says so again and again; nobody else waits for what the agent answers.
-    private IActorRef _volumes = ActorRefs.Nobody;
+    private IActorRef _orderer = ActorRefs.Nobody;
 
     /// <summary>The microVM that has one of the volumes of the spec, beside the microVM itself; null: none.</summary>
     private string? HasItsVolumes(VmSpec? spec, string vmId) => spec is null ? null
@@ -32,14 +32,15 @@ internal sealed partial class HostActor
 
     private void OnOrderVolume(OrderVolume order)
     {
-        _volumes = Sender;
+        _orderer = Sender;
         if (!Exists)
         {
             Answer(order.Order, VolumeOrderOutcome.NoHost, null);
             LeaveSoon();
             return;
         }
-        if (_ledger.VolumeHolder(VolumeRules.Key(order.Order.Tenant, order.Order.Name), "") is { } holder)
+        // Who has the name here has another volume than one that was left; whether anything writes to that the agent knows.
+        if (!order.Left && _ledger.VolumeHolder(VolumeRules.Key(order.Order.Tenant, order.Order.Name), "") is { } holder)
         {
             Answer(order.Order, VolumeOrderOutcome.InUse, new Reason { Code = "volume_in_use", Message = $"The microVM {holder} has the volume {order.Order.Name}. Stop it first." });
             return;
@@ -56,5 +57,5 @@ internal sealed partial class HostActor
     }
 
     private void Answer(VolumeOrder order, VolumeOrderOutcome outcome, Reason? problem) =>
-        _volumes.Tell(new VolumeOrderAnswer { HostId = _id, Order = order, Outcome = outcome, Problem = problem });
+        _orderer.Tell(new VolumeOrderAnswer { HostId = _id, Order = order, Outcome = outcome, Problem = problem });
 }

@@ -25,6 +25,7 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     private readonly string _id;
     private readonly CellOptions _options;
     private readonly LateRegion _vms;
+    private readonly LateRegion _volumes;
     private readonly CapacityCaps _caps;
     private readonly CapacityLedger _ledger = new();
     private readonly HostPresence _presence = new();
@@ -43,12 +44,14 @@ internal sealed partial class HostActor : UntypedPersistentActor, IWithTimers
     /// <param name="id">The host's id: the entity id of the shard.</param>
     /// <param name="options">Of the node.</param>
     /// <param name="vms">Takes every <see cref="IToVm"/>.</param>
+    /// <param name="volumes">Takes every <see cref="IToVolumes"/>.</param>
     /// <param name="pulse">Of this process.</param>
-    public HostActor(string id, CellOptions options, LateRegion vms, Pulse pulse)
+    public HostActor(string id, CellOptions options, LateRegion vms, LateRegion volumes, Pulse pulse)
     {
         _id = id;
         _options = options;
         _vms = vms;
+        _volumes = volumes;
         _caps = options.Caps;
         _lease = new HostLease(options.Lease, options.Clock, pulse);
         _launches = new LaunchHealth(options.Quarantine);

@@ -67,6 +67,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("volumes-put", VolumesPut.Parser),
         ("volume-gone", VolumeGone.Parser),
         ("volumes-kept", VolumesKept.Parser),
+        ("left-volume-gone", LeftVolumeGone.Parser),
 
         // Messages.
         ("m-create-vm", CreateVm.Parser),
@@ -147,6 +148,7 @@ public sealed class CellSerializer(ExtendedActorSystem system) : SerializerWithS
         ("m-order-volume", OrderVolume.Parser),
         ("m-volume-order-answer", VolumeOrderAnswer.Parser),
         ("m-session-volume-done", SessionVolumeDone.Parser),
+        ("m-host-came", HostCame.Parser),
     ];
 
     private static readonly FrozenDictionary<string, MessageParser> Parsers =

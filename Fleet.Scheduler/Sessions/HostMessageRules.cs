@@ -241,6 +241,7 @@ internal static partial class HostMessageRules
     private static string? Check(VolumeOrderDone done) =>
         done.Order is not { } order ? "volume_done.order is missing."
         : Unfit(order.Tenant, MostName, "volume_done.order.tenant") ?? Unfit(order.Name, MostName, "volume_done.order.name") ?? Unfit(order.CopyTo, MostName, "volume_done.order.copy_to")
+        ?? Unfit(order.Id, MostName, "volume_done.order.id") ?? Unfit(order.SourceId, MostName, "volume_done.order.source_id")
         ?? (done.Problem is { } problem && !CodeForm().IsMatch(problem.Code) ? "volume_done.problem.code must match [a-z0-9_]{1,64}." : null);
 
     private static string? Check(ConsoleChunk chunk) => chunk.Data.Length > MostConsoleBytes

@@ -16,13 +16,18 @@ internal readonly record struct VolumeDecision(IMessage? Event, Reason? Problem 
 /// <summary>
 /// Every volume of the cell: where it is, and to whom it was given last. Pure: told what happened and what time it is. A volume has one place from the moment at
 /// which it is first given or created, whether its host is there or not; so there never are two of one name.
+/// One that is removed when its host is none of the cell's any more is remembered as left there, until that host has said that it is gone.
 /// </summary>
 internal sealed class VolumeBook
 {
     /// <summary>Of the whole cell: what one answer carries between nodes.</summary>
     public const int MostVolumes = 10_000;
 
+    /// <summary>Left volumes that are remembered, the newest: an older one stays on its host, and is given to nobody, as its id is no living one's.</summary>
+    public const int MostLeft = 4096;
+
     private readonly SortedDictionary<string, VolumeRecord> _volumes = new(StringComparer.Ordinal);
+    private readonly List<LeftVolume> _left = [];
 
     public int Count => _volumes.Count;
 
@@ -31,6 +36,9 @@ internal sealed class VolumeBook
 
     /// <summary>Those whose hosts have something to do.</summary>
     public IEnumerable<VolumeRecord> Pending => _volumes.Values.Where(volume => volume.State is VolumeState.Copying or VolumeState.Removing);
+
+    /// <summary>Those that were removed and may still be on their hosts, the oldest first; not to be changed.</summary>
+    public IReadOnlyList<LeftVolume> Left => _left;
 
     public VolumeRecord? Find(string tenant, string name) => _volumes.GetValueOrDefault(VolumeRules.Key(tenant, name));
 
@@ -44,8 +52,17 @@ internal sealed class VolumeBook
                 break;
             case VolumeGone gone:
                 _volumes.Remove(VolumeRules.Key(gone.Tenant, gone.Name));
+                if (gone.Left is not null)
+                    _left.Add(gone.Left);
+                if (_left.Count > MostLeft)
+                    _left.RemoveAt(0);
+                break;
+            case LeftVolumeGone gone:
+                _left.Remove(gone.Left);
                 break;
             case VolumesKept kept:
+                _left.Clear();
+                _left.AddRange(kept.Left);
                 _volumes.Clear();
                 foreach (var volume in kept.Volumes)
                     _volumes[VolumeRules.Key(volume.Tenant, volume.Name)] = volume;
@@ -54,7 +71,10 @@ internal sealed class VolumeBook
     }
 
     /// <summary>Gives volumes to a placement that has room on a host: all of them or none. The same placement gets the same again.</summary>
-    public VolumeDecision Give(GiveVolumes give, Timestamp at)
+    /// <param name="give">To whom, and where.</param>
+    /// <param name="at">The time.</param>
+    /// <param name="id">Of those that are new: no other volume of their names ever had it.</param>
+    public VolumeDecision Give(GiveVolumes give, Timestamp at, string id)
     {
         var put = new VolumesPut { At = at };
         var made = 0;
@@ -69,8 +89,11 @@ internal sealed class VolumeBook
                 continue;
             if (known is not null && known.VmId == give.VmId && known.Epoch > give.Epoch)
                 return VolumeDecision.Refuse("volume_stale", $"The volume {wanted.Name} was given to a newer placement of the microVM.");
+            // The host would not make it beside the other.
+            if (known is not { Made: true } && IsLeft(give.Host, give.Tenant, wanted.Name))
+                return StillLeft(wanted.Name, give.Host);
             made += known is null ? 1 : 0;
-            var next = known?.Clone() ?? New(give.Tenant, wanted.Name, wanted.SizeMib, give.Host, at);
+            var next = known?.Clone() ?? New(give.Tenant, wanted.Name, wanted.SizeMib, give.Host, at, id);
             next.Generation++;
             (next.VmId, next.Epoch, next.Reason) = (give.VmId, give.Epoch, null);
             put.Volumes.Add(next);
@@ -82,7 +105,7 @@ internal sealed class VolumeBook
 
     /// <summary>What a placement was given.</summary>
     public IEnumerable<VolumeGrant> GrantsOf(GiveVolumes give) => give.Volumes.Select(wanted => Find(give.Tenant, wanted.Name)!)
-        .Select(volume => new VolumeGrant { Name = volume.Name, SizeMib = volume.SizeMib, Generation = volume.Generation, Made = volume.Made });
+        .Select(volume => new VolumeGrant { Name = volume.Name, SizeMib = volume.SizeMib, Generation = volume.Generation, Made = volume.Made, Id = volume.Id });
 
     /// <summary>A microVM ran with them: their host has made them.</summary>
     public IMessage? Used(VolumesUsed used, Timestamp at)
@@ -97,17 +120,17 @@ internal sealed class VolumeBook
         return put.Volumes.Count > 0 ? put : null;
     }
 
-    public VolumeDecision Create(CreateVolume create, Timestamp at)
+    public VolumeDecision Create(CreateVolume create, Timestamp at, string id)
     {
         if (Find(create.Tenant, create.Name) is { } known)
         {
             // A repeat whose first answer was lost.
             return known.Host == create.Host && known.SizeMib == create.SizeMib && known.Generation == 0 ? new(null) : Taken(create.Name);
         }
-        return Count >= MostVolumes ? Full() : Put(at, New(create.Tenant, create.Name, create.SizeMib, create.Host, at));
+        return Count >= MostVolumes ? Full() : Put(at, New(create.Tenant, create.Name, create.SizeMib, create.Host, at, id));
     }
 
-    public VolumeDecision Copy(CopyVolume copy, Timestamp at)
+    public VolumeDecision Copy(CopyVolume copy, Timestamp at, string id)
     {
         if (Find(copy.Tenant, copy.Name) is not { } source)
             return NotFound(copy.Name);
@@ -117,9 +140,11 @@ internal sealed class VolumeBook
             return Refuse(source);
         if (source.Generation == 0 && source.CopyOf.Length == 0)
             return VolumeDecision.Refuse("wrong_state", $"The volume {copy.Name} was never used, and so there is nothing to copy.");
+        if (IsLeft(source.Host, copy.Tenant, copy.CopyTo))
+            return StillLeft(copy.CopyTo, source.Host);
         if (Count >= MostVolumes)
             return Full();
-        var target = New(copy.Tenant, copy.CopyTo, source.SizeMib, source.Host, at);
+        var target = New(copy.Tenant, copy.CopyTo, source.SizeMib, source.Host, at, id);
         (target.State, target.CopyOf, target.Snapshot) = (VolumeState.Copying, copy.Name, copy.Snapshot);
         return Put(at, target);
     }
@@ -138,12 +163,22 @@ internal sealed class VolumeBook
     }
 
     /// <summary>The order that a volume's host has to carry out; null: none.</summary>
-    public static VolumeOrder? OrderFor(VolumeRecord volume) => volume.State switch
+    public VolumeOrder? OrderFor(VolumeRecord volume) => volume.State switch
     {
-        VolumeState.Copying => new VolumeOrder { Tenant = volume.Tenant, Name = volume.CopyOf, CopyTo = volume.Name },
-        VolumeState.Removing => new VolumeOrder { Tenant = volume.Tenant, Name = volume.Name },
+        // What is copied is not removed meanwhile.
+        VolumeState.Copying => new VolumeOrder { Tenant = volume.Tenant, Name = volume.CopyOf, CopyTo = volume.Name, Id = volume.Id, SourceId = Find(volume.Tenant, volume.CopyOf)?.Id ?? "" },
+        VolumeState.Removing => new VolumeOrder { Tenant = volume.Tenant, Name = volume.Name, Id = volume.Id },
         _ => null,
     };
+
+    /// <summary>The order by which a host removes what was left there.</summary>
+    public static VolumeOrder OrderFor(LeftVolume left) => new() { Tenant = left.Tenant, Name = left.Name, Id = left.Id };
+
+    /// <summary>What a host says to the order to remove what was left there. Null: it is there still, or the order was another one.</summary>
+    public IMessage? LeftAnswered(VolumeOrderAnswer answer, Timestamp at) =>
+        answer.Outcome == VolumeOrderOutcome.Done && _left.Find(left => left.Host == answer.HostId && OrderFor(left).Equals(answer.Order)) is { } gone
+            ? new LeftVolumeGone { At = at, Left = gone }
+            : null;
 
     /// <summary>The volume that an order is about: the copy, or the one that is to go.</summary>
     public VolumeRecord? SubjectOf(VolumeOrder order) =>
@@ -158,6 +193,9 @@ internal sealed class VolumeBook
         if (SubjectOf(answer.Order) is not { } volume || volume.Host != answer.HostId)
             return null;
         var gone = new VolumeGone { At = at, Tenant = volume.Tenant, Name = volume.Name };
+        // One that was never given, and is no copy, its host has not made.
+        if (answer.Outcome == VolumeOrderOutcome.NoHost && (volume.Generation > 0 || volume.CopyOf.Length > 0))
+            gone.Left = new LeftVolume { Host = volume.Host, Tenant = volume.Tenant, Name = volume.Name, Id = volume.Id };
         var next = volume.Clone();
         next.Reason = answer.Problem?.Clone();
         switch (answer.Outcome)
@@ -182,8 +220,10 @@ internal sealed class VolumeBook
         }
     }
 
-    private static VolumeRecord New(string tenant, string name, ulong sizeMib, string host, Timestamp at) =>
-        new() { Tenant = tenant, Name = name, SizeMib = sizeMib, Host = host, State = VolumeState.Ready, CreatedAt = at };
+    private bool IsLeft(string host, string tenant, string name) => _left.Exists(left => left.Host == host && left.Name == name && left.Tenant == tenant);
+
+    private static VolumeRecord New(string tenant, string name, ulong sizeMib, string host, Timestamp at, string id) =>
+        new() { Tenant = tenant, Name = name, SizeMib = sizeMib, Host = host, State = VolumeState.Ready, CreatedAt = at, Id = id };
 
     private static VolumeDecision Put(Timestamp at, VolumeRecord volume) => new(new VolumesPut { At = at, Volumes = { volume } });
 
@@ -193,6 +233,9 @@ internal sealed class VolumeBook
     private static VolumeDecision Refuse(VolumeRecord volume) => VolumeDecision.Refuse("volume_in_use", volume.Snapshot
         ? $"{volume.Name} is a snapshot, and is never written to. Make a clone of it."
         : $"The volume {volume.Name} is {volume.State.ToString().ToLowerInvariant()}.");
+
+    private static VolumeDecision StillLeft(string name, string host) =>
+        VolumeDecision.Refuse("volume_in_use", $"An earlier volume {name}, which was removed while host {host} was away, is still there; the host is told to remove it.");
 
     private static VolumeDecision NotFound(string name) => VolumeDecision.Refuse("not_found", $"There is no volume '{name}'.");
 

@@ -19,6 +19,7 @@ public sealed partial class VolumesUsed : IToVolumes;
 public sealed partial class CreateVolume : IToVolumes;
 public sealed partial class CopyVolume : IToVolumes;
 public sealed partial class RemoveVolume : IToVolumes;
+public sealed partial class HostCame : IToVolumes;
 
 public sealed partial class OrderVolume : IToHost;
 public sealed partial class SessionVolumeDone : IToHost;
@@ -41,15 +42,18 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
     private readonly VolumeBook _book = new();
     private readonly Dictionary<string, IActorRef> _waiting = new(StringComparer.Ordinal);
 
+    /// <summary>Hosts on which volumes were left, and of which it is not known that they are no part of the cell.</summary>
+    private readonly HashSet<string> _back = new(StringComparer.Ordinal);
+
     public override string PersistenceId => PersistenceIds.Volumes;
 
     public ITimerScheduler Timers { get; set; } = null!;
 
-    protected override int Count => _book.Count;
+    protected override int Count => _book.Count + _book.Left.Count;
 
     protected override void Apply(IMessage stored) => _book.Apply(stored);
 
-    protected override VolumesKept Keep() => new() { At = At, Volumes = { _book.All } };
+    protected override VolumesKept Keep() => new() { At = At, Volumes = { _book.All }, Left = { _book.Left } };
 
     private sealed class OrderAgain : INoSerializationVerificationNeeded
     {
@@ -59,8 +63,11 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
     protected override void OnRecover(object message)
     {
         base.OnRecover(message);
-        if (message is RecoveryCompleted)
-            Timers.StartPeriodicTimer(OrderAgain.Instance, OrderAgain.Instance, Options.CommandRetryMost);
+        if (message is not RecoveryCompleted)
+            return;
+        Timers.StartPeriodicTimer(OrderAgain.Instance, OrderAgain.Instance, Options.CommandRetryMost);
+        // Who came back before is not known any more.
+        _back.UnionWith(_book.Left.Select(left => left.Host));
     }
 
     protected override bool OnMessage(object message)
@@ -82,10 +89,10 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
                 StoreIfAny(_book.Used(used, At), static () => { });
                 break;
             case CreateVolume create:
-                Carry(_book.Create(create, At), create.Tenant, create.Name);
+                Carry(_book.Create(create, At, NewId()), create.Tenant, create.Name);
                 break;
             case CopyVolume copy:
-                Carry(_book.Copy(copy, At), copy.Tenant, copy.CopyTo);
+                Carry(_book.Copy(copy, At, NewId()), copy.Tenant, copy.CopyTo);
                 break;
             case RemoveVolume remove:
                 Carry(_book.Remove(remove, At), remove.Tenant, remove.Name);
@@ -96,6 +103,10 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
             case OrderAgain:
                 foreach (var volume in _book.Pending.Take(MostOrders))
                     Order(volume);
+                OrderLeft(_back.Contains);
+                break;
+            case HostCame came:
+                OnHostCame(came.HostId);
                 break;
             default:
                 return false;
@@ -106,15 +117,34 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
     private void OnGive(GiveVolumes give)
     {
         var caller = Sender;
-        var decision = _book.Give(give, At);
+        var decision = _book.Give(give, At, NewId());
         StoreIfAny(decision.Event, () =>
         {
             var given = new VolumesGiven { VmId = give.VmId, Epoch = give.Epoch, Host = give.Host, Problem = decision.Problem };
             if (decision.Problem is null)
                 given.Grants.AddRange(_book.GrantsOf(give));
             caller.Tell(given);
+            if (decision.Problem is not null)
+                OnHostCame(give.Host);
         });
     }
+
+    /// <summary>Has a host that is there remove what was left on it.</summary>
+    private void OnHostCame(string host)
+    {
+        if (!_book.Left.Any(left => left.Host == host))
+            return;
+        _back.Add(host);
+        OrderLeft(other => other == host);
+    }
+
+    private void OrderLeft(Predicate<string> isMeant)
+    {
+        foreach (var left in _book.Left.Where(left => isMeant(left.Host)).Take(MostOrders))
+            hosts.Tell(new OrderVolume { HostId = left.Host, Order = VolumeBook.OrderFor(left), Left = true });
+    }
+
+    private static string NewId() => Guid.NewGuid().ToString("n");
 
     private void Carry(VolumeDecision decision, string tenant, string name)
     {
@@ -135,14 +165,17 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
 
     private void Order(VolumeRecord volume)
     {
-        if (VolumeBook.OrderFor(volume) is { } order)
+        if (_book.OrderFor(volume) is { } order)
             hosts.Tell(new OrderVolume { HostId = volume.Host, Order = order });
     }
 
     private void OnAnswer(VolumeOrderAnswer answer)
     {
         if (_book.SubjectOf(answer.Order) is not { } volume)
+        {
+            OnLeftAnswer(answer);
             return;
+        }
         _waiting.Remove(VolumeRules.Key(volume.Tenant, volume.Name), out var caller);
         var stored = _book.Answered(answer, first: caller is not null, At);
         if (answer.Problem is { } problem && caller is null)
@@ -152,6 +185,15 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
             if (caller is not null)
                 Answer(caller, _book.Find(volume.Tenant, volume.Name) ?? volume, answer.Outcome is VolumeOrderOutcome.InUse or VolumeOrderOutcome.Refused ? answer.Problem : null);
         });
+    }
+
+    private void OnLeftAnswer(VolumeOrderAnswer answer)
+    {
+        if (answer.Outcome == VolumeOrderOutcome.NoHost)
+            _back.Remove(answer.HostId);
+        if (answer.Problem is { } problem)
+            Log.Warning("Host {HostId} has not removed the volume {Volume}, which was left there: {Code}: {Message}", answer.HostId, answer.Order.Name, problem.Code, problem.Message);
+        StoreIfAny(_book.LeftAnswered(answer, At), static () => { });
     }
 
     private void StoreIfAny(IMessage? stored, Action then)

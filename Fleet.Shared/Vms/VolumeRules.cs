@@ -15,6 +15,13 @@ public static class VolumeRules
     /// <summary>Whether the text is a volume's name: <c>[a-z0-9][a-z0-9-]{0,39}</c>.</summary>
     public static bool IsName(string? text) => VmSpecRules.IsHostId(text);
 
+    /// <summary>Whether the text is what tells volumes of one name apart: 32 hex digits, or nothing for one that is older than such ids.</summary>
+    public static bool IsId(string text)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        return text.Length is 0 or 32 && text.All(char.IsAsciiHexDigitLower);
+    }
+
     /// <summary>A volume among those of all tenants.</summary>
     public static string Key(string tenant, string name) => $"{tenant}/{name}";
 

@@ -277,15 +277,15 @@ public sealed partial class VolumeStoreTests : IDisposable
         return VmmProcess.Start(FolderOfVm(vmId), "/bin/sh", ["-c", script], [disk]);
     }
 
-    private static LaunchVm Launch(string vmId, ulong epoch, ulong generation, ulong sizeMib = 64, string name = "data", string tenant = "") => new()
+    private static LaunchVm Launch(string vmId, ulong epoch, ulong generation, ulong sizeMib = 64, string name = "data", string tenant = "", string id = "", bool made = false) => new()
     {
         VmId = vmId,
         Epoch = epoch,
         Spec = new VmSpec { Name = "one", Tenant = tenant, Volumes = { new VolumeMount { Name = name, Path = "/data", SizeMib = sizeMib } } },
-        Volumes = { new VolumeGrant { Name = name, SizeMib = sizeMib, Generation = generation } },
+        Volumes = { new VolumeGrant { Name = name, SizeMib = sizeMib, Generation = generation, Id = id, Made = made } },
     };
 
-    private static VolumeOrder Order(string name, string copyTo = "") => new() { Name = name, CopyTo = copyTo };
+    private static VolumeOrder Order(string name, string copyTo = "", string id = "", string sourceId = "") => new() { Name = name, CopyTo = copyTo, Id = id, SourceId = sourceId };
 
     private static byte[] Bytes(string disk, long at, int count)
     {

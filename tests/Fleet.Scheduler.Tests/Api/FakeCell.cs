@@ -270,8 +270,8 @@ internal sealed class FakeCell(TimeProvider clock) : ICell, IEventFeed
         var at = Timestamp.FromDateTimeOffset(clock.GetUtcNow());
         var (decision, tenant, name) = change switch
         {
-            CreateVolume create => (Volumes.Create(create, at), create.Tenant, create.Name),
-            CopyVolume copy => (Volumes.Copy(copy, at), copy.Tenant, copy.CopyTo),
+            CreateVolume create => (Volumes.Create(create, at, Guid.NewGuid().ToString("n")), create.Tenant, create.Name),
+            CopyVolume copy => (Volumes.Copy(copy, at, Guid.NewGuid().ToString("n")), copy.Tenant, copy.CopyTo),
             RemoveVolume remove => (Volumes.Remove(remove, at), remove.Tenant, remove.Name),
             _ => throw new NotSupportedException(),
         };

@@ -73,7 +73,7 @@ public sealed class VolumeRequestTests : IAsyncLifetime
 
     private void Give(string tenant) => _api.Cell.Volumes.Apply(_api.Cell.Volumes.Give(
         new GiveVolumes { VmId = "vm-1", Epoch = 1, Host = "h1", Tenant = tenant, Volumes = { new VolumeMount { Name = "data", SizeMib = 64 } } },
-        Timestamp.FromDateTimeOffset(_api.Clock.GetUtcNow())).Event!);
+        Timestamp.FromDateTimeOffset(_api.Clock.GetUtcNow()), new string('0', 32)).Event!);
 
     private async Task<Answer> AsAsync(string token, HttpMethod method, string path, string? json = null)
     {

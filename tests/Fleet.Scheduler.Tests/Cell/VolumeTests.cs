@@ -139,7 +139,7 @@ public sealed class VolumeTests : IAsyncLifetime
 
         await _cell.Cell.ChangeVolumeAsync(new CopyVolume { Tenant = "acme", Name = "data", CopyTo = "clone" }, CancellationToken.None);
         await Eventually.TrueAsync(() => Task.FromResult(first.Received.Any(message => message.Volume is { Name: "data", CopyTo: "clone" })));
-        first.Send(new HostMessage { VolumeDone = new VolumeOrderDone { Order = new VolumeOrder { Tenant = "acme", Name = "data", CopyTo = "clone" } } });
+        Done(first);
         await Eventually.TrueAsync(async () => (await _cell.Cell.ListVolumesAsync("acme", CancellationToken.None)).Any(volume => volume is { Name: "clone", State: VolumeState.Ready }));
 
         await first.CutAsync();
@@ -148,8 +148,57 @@ public sealed class VolumeTests : IAsyncLifetime
         await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
         await first.ConnectAsync(_cell.System.HostLink);
         await Eventually.TrueAsync(() => Task.FromResult(first.Received.Any(message => message.Volume is { Name: "data", CopyTo: "" })));
-        first.Send(new HostMessage { VolumeDone = new VolumeOrderDone { Order = new VolumeOrder { Tenant = "acme", Name = "data" } } });
+        Done(first);
         await Eventually.TrueAsync(async () => (await _cell.Cell.ListVolumesAsync(null, CancellationToken.None)).Select(volume => volume.Name).SequenceEqual(["clone"]));
+    }
+
+    /// <summary>Its host was removed, and so the volume went without it; when it joins again, that volume is no one's, and is not taken for the new one of its name.</summary>
+    [Fact]
+    public async Task Should_have_a_host_that_joins_again_remove_what_was_removed_without_it()
+    {
+        await using var first = await JoinAsync("first");
+        var id = await _cell.CreateAsync(Spec("one"));
+        await _cell.WaitAsync(id, VmState.Running);
+        var old = GrantOf(first, id).Id;
+        Assert.Equal(32, old.Length);
+        await _cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await _cell.WaitAsync(id, VmState.Deleted);
+        await first.CutAsync();
+        await Eventually.TrueAsync(async () => (await _cell.Cell.RemoveHostAsync("first", false, CancellationToken.None)).Problem is null);
+        await _cell.Cell.ChangeVolumeAsync(new RemoveVolume { Tenant = "acme", Name = "data" }, CancellationToken.None);
+        Assert.Empty(await _cell.Cell.ListVolumesAsync("acme", CancellationToken.None));
+
+        // The name is free at once.
+        await using var second = await JoinAsync("second");
+        id = await _cell.CreateAsync(Spec("two"));
+        await _cell.WaitAsync(id, VmState.Running);
+        Assert.Equal(1ul, GrantOf(second, id).Generation);
+        Assert.NotEqual(old, GrantOf(second, id).Id);
+
+        await second.CutAsync();
+        await _cell.CrashAndRestartAsync(change: options => options with { Lease = Terms });
+        await second.ConnectAsync(_cell.System.HostLink);
+        await first.EnrolAsync(_cell.Cell);
+        first.Inventory.Volumes.Add(new HeldVolume { Tenant = "acme", Name = "data", SizeMib = 64 });
+        await first.ConnectAsync(_cell.System.HostLink);
+        var left = new VolumeOrder { Tenant = "acme", Name = "data", Id = old };
+        await Eventually.TrueAsync(() => Task.FromResult(first.Received.Any(message => left.Equals(message.Volume))));
+        Assert.Equal("second", Assert.Single(await _cell.Cell.ListVolumesAsync("acme", CancellationToken.None)).Host);
+
+        // And it has no new one of the name before it has said that the old one is gone.
+        await _cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await _cell.WaitAsync(id, VmState.Deleted);
+        await _cell.Cell.ChangeVolumeAsync(new RemoveVolume { Tenant = "acme", Name = "data" }, CancellationToken.None);
+        await Eventually.TrueAsync(() => Task.FromResult(second.Received.Any(message => message.Volume is not null)));
+        Done(second);
+        await Eventually.TrueAsync(async () => (await _cell.Cell.ListVolumesAsync("acme", CancellationToken.None)).Count == 0);
+        var spec = Spec("three");
+        spec.Host = "first";
+        id = await _cell.CreateAsync(spec);
+        Assert.Equal("volume_in_use", (await _cell.WaitAsync(id, VmState.Unplaced)).Reason.Code);
+        Done(first);
+        await _cell.WaitAsync(id, VmState.Running);
+        Assert.NotEqual(old, GrantOf(first, id).Id);
     }
 
     private async Task<FakeAgent> JoinAsync(string name, uint cpus = 8)
@@ -158,6 +207,10 @@ public sealed class VolumeTests : IAsyncLifetime
         await agent.ConnectAsync(_cell.System.HostLink);
         return agent;
     }
+
+    /// <summary>It has carried out what it was told last about volumes.</summary>
+    private static void Done(FakeAgent agent) =>
+        agent.Send(new HostMessage { VolumeDone = new VolumeOrderDone { Order = agent.Received.Last(message => message.Volume is not null).Volume } });
 
     private static VolumeGrant GrantOf(FakeAgent agent, string vmId) =>
         Assert.Single(agent.Received.Last(message => message.Launch?.VmId == vmId).Launch.Volumes);

@@ -194,6 +194,16 @@ public sealed class StoredEventSamples : IDisposable
             "0a0b08c3d590d80610809c9c39120461636d651a0464617461"),
         ("volumes-kept", new VolumesKept { At = At, Volumes = { Volume() } },
             "0a0b08c3d590d80610809c9c39124c0a0461636d65120464617461184022077261636b312d3728023204766d2d31380340034a046261736550015a0b08c3d590d80610809c9c3962120a0b6e6f5f63617061636974791203776879"),
+        ("vm-placed", new VmPlaced { At = At, Host = "rack1-7", Epoch = 3, Volumes = { new VolumeGrant { Name = "data", SizeMib = 64, Generation = 2, Id = "0a" } } },
+            "0a0b08c3d590d80610809c9c3912077261636b312d371803e2030f0a046461746110401802820a023061"),
+        ("volumes-put", new VolumesPut { At = At, Volumes = { new VolumeRecord { Tenant = "acme", Name = "data", Id = "0a" } } },
+            "0a0b08c3d590d80610809c9c3912110a0461636d65120464617461820a023061"),
+        ("volume-gone", new VolumeGone { At = At, Tenant = "acme", Name = "data", Left = Left() },
+            "0a0b08c3d590d80610809c9c39120461636d651a0464617461820a190a077261636b312d37120461636d651a046461746122023061"),
+        ("left-volume-gone", new LeftVolumeGone { At = At, Left = Left() },
+            "0a0b08c3d590d80610809c9c3912190a077261636b312d37120461636d651a046461746122023061"),
+        ("volumes-kept", new VolumesKept { At = At, Left = { Left() } },
+            "0a0b08c3d590d80610809c9c39820a190a077261636b312d37120461636d651a046461746122023061"),
         ("host-reserved", new HostReserved { At = At, VmId = "vm-1", Epoch = 1, Cpus = 2, MemoryMib = 256, Round = 7 },
             "0a0b08c3d590d80610809c9c391204766d2d3118012002288002800507"),
         ("host-snapshot", new HostSnapshot { Entries = { new LedgerEntry { VmId = "vm-1", Epoch = 1, Cpus = 2, MemoryMib = 256, Round = 7 } } },
@@ -240,6 +250,8 @@ public sealed class StoredEventSamples : IDisposable
     };
 
     private static OtherResources Other() => new() { DiskMib = 100, NetworkMbit = 50, Iops = 5 };
+
+    private static LeftVolume Left() => new() { Host = "rack1-7", Tenant = "acme", Name = "data", Id = "0a" };
 
     private static VolumeRecord Volume() => new()
     {
