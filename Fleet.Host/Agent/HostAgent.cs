@@ -71,7 +71,7 @@ public sealed class HostAgent : IAsyncDisposable
             var images = new ImageStore(Path.Combine(options.StateDirectory, "images"), options.Images with { Clock = options.Clock, Log = options.Log });
             images.RemoveLeftovers();
             await networks.TakeUpAsync(found).ConfigureAwait(false);
-            var volumes = new VolumeStore(Path.Combine(options.StateDirectory, "volumes"), state.FolderOf, options.Clock, options.Log);
+            var volumes = new VolumeStore(Path.Combine(options.StateDirectory, VolumeStore.FolderName), state.FolderOf, options.Clock, options.Log);
             volumes.RemoveLeftovers();
             var context = new MicroVmContext(
                 state, options.Drivers, inventory.AutoDriver, MicroVmContext.CurrentBoot(), options.Clock, options.Log, ending.Token)

@@ -28,11 +28,16 @@ internal sealed class VolumeStore
     /// <summary>Left free of the disk for what the host itself writes: records, consoles, logs.</summary>
     internal const long KeptFree = 256L << 20;
 
+    /// <summary>Of the store, in the host's state directory.</summary>
+    internal const string FolderName = "volumes";
+
     private const long Mib = 1 << 20;
     private const int CopyBytes = 1 << 20;
     private const string Disk = "disk";
     private const string Given = "given";
     private const string Id = "id";
+    private const string Making = ".making";
+    private const string Removed = ".removed";
 
     /// <summary>The folder of those that are no tenant's: no tenant's name has this character.</summary>
     private const string Nobody = "_";
@@ -63,8 +68,8 @@ internal sealed class VolumeStore
     public VolumeStore(string root, Func<string, string> folderOfVm, TimeProvider clock, ILogger log, Func<string, long>? freeBytes = null)
     {
         _root = Path.GetFullPath(root);
-        _making = Path.Combine(_root, ".making");
-        _removed = Path.Combine(_root, ".removed");
+        _making = Path.Combine(_root, Making);
+        _removed = Path.Combine(_root, Removed);
         _folderOfVm = folderOfVm;
         _clock = clock;
         _log = log.ForContext<VolumeStore>();
@@ -101,16 +106,18 @@ internal sealed class VolumeStore
         .Take(VolumeRules.MostTold);
 
     /// <summary>MiB that volumes may have in all: what is free, with what they have of the disk already, less <see cref="KeptFree"/>.</summary>
-    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + DisksWithRoom().Sum(Posix.AllocatedBytes) - KeptFree) / Mib;
+    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + DisksWithRoom(_root).Sum(Posix.AllocatedBytes) - KeptFree) / Mib;
 
-    private IEnumerable<string> Folders() => !Directory.Exists(_root) ? [] : Directory.EnumerateDirectories(_root)
-        .Where(tenant => tenant != _making && tenant != _removed)
+    private IEnumerable<string> Folders() => FoldersIn(_root);
+
+    private static IEnumerable<string> FoldersIn(string root) => !Directory.Exists(root) ? [] : Directory.EnumerateDirectories(root)
+        .Where(tenant => Path.GetFileName(tenant) is not (Making or Removed))
         .SelectMany(Directory.EnumerateDirectories)
         .Where(folder => File.Exists(Path.Combine(folder, Disk)));
 
     // Of all that have their room: also of those that are not whole yet.
-    private IEnumerable<string> DisksWithRoom() => Folders()
-        .Concat(!Directory.Exists(_making) ? [] : Directory.EnumerateDirectories(_making))
+    private static IEnumerable<string> DisksWithRoom(string root) => FoldersIn(root)
+        .Concat(Path.Combine(root, Making) is var making && !Directory.Exists(making) ? [] : Directory.EnumerateDirectories(making))
         .Select(folder => Path.Combine(folder, Disk));
 
     // One that is being removed has none.
@@ -308,7 +315,7 @@ internal sealed class VolumeStore
             using (await EnterAsync(Room, cancellation).ConfigureAwait(false))
             {
                 Directory.CreateDirectory(making, own);
-                var free = _freeBytes(_root) - Promised() - KeptFree;
+                var free = _freeBytes(_root) - PromisedIn(_root) - KeptFree;
                 if (bytes > free)
                 {
                     throw new LaunchFailedException("volume_no_room",
@@ -388,8 +395,8 @@ internal sealed class VolumeStore
             throw new LaunchFailedException("volume_in_use", $"A microVM writes to the volume {name}. Stop it first.");
     }
 
-    /// <summary>Bytes that volumes may still take of the disk: their holes.</summary>
-    private long Promised() => DisksWithRoom().Sum(static disk =>
+    /// <summary>Bytes that the volumes of a store in that folder may still take of the disk: their holes. Also for who has not opened it; where there is no folder, none.</summary>
+    public static long PromisedIn(string root) => DisksWithRoom(root).Sum(static disk =>
     {
         // One may be removed meanwhile: it has nothing of the disk then, and no length.
         var allocated = Posix.AllocatedBytes(disk);

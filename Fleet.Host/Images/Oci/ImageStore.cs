@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using Fleet.Host.Drivers;
+using Fleet.Host.Volumes;
 using Fleet.Shared.Files;
 using Fleet.Shared.Vms;
 using Microsoft.Win32.SafeHandles;
@@ -76,7 +77,7 @@ public sealed class ImageStore
     /// <summary>A launch that was given a root links it within this; until then it is not removed for want of room.</summary>
     private static readonly TimeSpan JustUsed = TimeSpan.FromMinutes(10);
 
-    private readonly string _layers, _roots, _names, _fetching;
+    private readonly string _layers, _roots, _names, _fetching, _volumes;
     private readonly RegistryCredentials _credentials;
     private readonly ImageStoreOptions _options;
     private readonly ILogger _log;
@@ -88,13 +89,14 @@ public sealed class ImageStore
     private readonly SharedWork<StoredImage> _pulls = new();
     private readonly SharedWork<string> _blobs = new(), _builds = new();
 
-    /// <param name="directory">A folder of the host's state directory: hard links lead from there to here.</param>
+    /// <param name="directory">A folder of the host's state directory: hard links lead from there to here, and volumes beside it have their room.</param>
     /// <param name="options">How much it keeps.</param>
     /// <exception cref="IOException">The folder can't be used.</exception>
     public ImageStore(string directory, ImageStoreOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
         (_layers, _roots, _names, _fetching) = (Path.Combine(directory, "layers"), Path.Combine(directory, "roots"), Path.Combine(directory, "names"), Path.Combine(directory, "fetching"));
+        _volumes = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(directory))!, VolumeStore.FolderName);
         (_options, _credentials) = (options, new RegistryCredentials(directory));
         _log = options.Log.ForContext<ImageStore>();
         foreach (var folder in (string[])[_layers, _roots, _names, _fetching])
@@ -458,12 +460,13 @@ public sealed class ImageStore
     }
 
     private static LaunchFailedException NoRoom(long needed) => ImageFault.NoSpace(
-        $"This host has no room for the image: it needs about {(needed >> 20) + 1} MiB more, and what is here is in use. Remove microVMs or images (fleet image remove), or give the state directory a larger disk.");
+        $"This host has no room for the image: it needs about {(needed >> 20) + 1} MiB more, and what is here is in use or promised to volumes. Remove microVMs, volumes or images (fleet image remove), or give the state directory a larger disk.");
 
+    // A volume's holes are promised to its guest: what fills them would fail a write there.
     private bool Fits(long needed)
     {
         var used = ((string[])[_layers, _roots]).Sum(folder => new DirectoryInfo(folder).GetFiles().Sum(LengthOf));
-        return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - needed >= _options.KeptFree;
+        return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - VolumeStore.PromisedIn(_volumes) - needed >= _options.KeptFree;
     }
 
     /// <summary>Bytes of a layer that are still to come.</summary>

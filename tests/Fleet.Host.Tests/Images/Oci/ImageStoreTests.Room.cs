@@ -39,6 +39,21 @@ public sealed partial class ImageStoreTests
     }
 
     [Theory]
+    [InlineData("_/data")]
+    [InlineData(".making/0123")]
+    public async Task What_volumes_may_still_grow_to_is_not_taken_for_images(string volume)
+    {
+        using var registry = new FakeRegistry(TestImage.Big());
+        var folder = Directory.CreateDirectory(_folder.At("volumes", volume)).FullName;
+        using (var disk = File.OpenHandle(Path.Combine(folder, "disk"), FileMode.CreateNew, FileAccess.ReadWrite))
+            RandomAccess.SetLength(disk, new DriveInfo(folder).AvailableFreeSpace + (1L << 30));
+        Assert.Equal("image_no_space", await CodeOf(registry.Reference));
+        Assert.Empty(Files("layers"));
+        Directory.Delete(folder, recursive: true);
+        await Get(Store(), registry.Reference);
+    }
+
+    [Theory]
     [InlineData(100, "image_no_space")]
     [InlineData(9, "registry_unavailable")]
     public async Task Nothing_is_removed_for_a_layer_that_only_claims_to_be_long(int mebibytes, string code)
