@@ -76,6 +76,9 @@ internal sealed class VolumeStore
         _freeBytes = freeBytes ?? (static folder => new DriveInfo(folder).AvailableFreeSpace);
     }
 
+    /// <summary>Called between any two changes of files: what a kill or a fault leaves there is tested.</summary>
+    internal Action AtStep { get; init; } = static () => { };
+
     /// <summary>Removes what a killed agent left half made or half removed.</summary>
     public void RemoveLeftovers()
     {
@@ -218,10 +221,12 @@ internal sealed class VolumeStore
             throw new LaunchFailedException("volume_stale",
                 $"The volume {grant.Name} was given to {last.VmId} after it had been given to this placement, which may not write to it any more.");
         }
+        AtStep();
         Identify(folder, grant.Id);
         // On the disk before anything else: from here on no older placement gets it, whatever becomes of this launch.
         if (now != last)
             OwnFile.Write(Path.Combine(folder, Given), string.Create(CultureInfo.InvariantCulture, $"{now.Generation} {now.VmId} {now.Epoch}\n"));
+        AtStep();
         var disk = Path.Combine(folder, Disk);
         if (IsLocked(disk) && VmId.IsValid(last.VmId))
         {
@@ -314,7 +319,9 @@ internal sealed class VolumeStore
             var disk = Path.Combine(making, Disk);
             using (await EnterAsync(Room, cancellation).ConfigureAwait(false))
             {
+                AtStep();
                 Directory.CreateDirectory(making, own);
+                AtStep();
                 var free = _freeBytes(_root) - PromisedIn(_root) - KeptFree;
                 if (bytes > free)
                 {
@@ -322,22 +329,29 @@ internal sealed class VolumeStore
                         $"The host's disk has no room for the volume {name}: it is to have {bytes / Mib} MiB, and {Math.Max(0, free) / Mib} MiB are not promised to others. Remove volumes or images.");
                 }
                 using var file = File.OpenHandle(disk, FileMode.CreateNew, FileAccess.ReadWrite);
+                AtStep();
                 RandomAccess.SetLength(file, bytes);
+                AtStep();
                 File.SetUnixFileMode(disk, OwnFile.Private);
             }
+            AtStep();
             Identify(making, id);
+            AtStep();
             await fill(disk).ConfigureAwait(false);
+            AtStep();
             using (var file = File.OpenHandle(disk, FileMode.Open, FileAccess.ReadWrite))
                 RandomAccess.FlushToDisk(file);
             FolderSync.Sync(making);
             var parent = Path.GetDirectoryName(folder)!;
             Directory.CreateDirectory(parent, own);
+            AtStep();
             // Whoever counts meanwhile sees it here or there.
             using (await EnterAsync(Room, cancellation).ConfigureAwait(false))
                 Directory.Move(making, folder);
+            Interlocked.Increment(ref _changes);
+            AtStep();
             FolderSync.Sync(parent);
             FolderSync.Sync(_root);
-            Interlocked.Increment(ref _changes);
         }
         finally
         {
@@ -352,12 +366,16 @@ internal sealed class VolumeStore
         if (!Directory.Exists(folder) || (IdOf(folder) is { Length: > 0 } id && id != order.Id))
             return;
         RequireFree(Path.Combine(folder, Disk), name);
+        AtStep();
         Directory.CreateDirectory(_removed);
+        AtStep();
         var gone = Path.Combine(_removed, Guid.NewGuid().ToString("n"));
         Directory.Move(folder, gone);
         Interlocked.Increment(ref _changes);
+        AtStep();
         FolderSync.Sync(Path.GetDirectoryName(folder)!);
-        Directory.Delete(gone, recursive: true);
+        // From here on it is not there any more, whatever becomes of its bytes.
+        Discard(gone);
         _log.Information("The volume {Volume} was removed", name);
     }
 
