@@ -64,18 +64,33 @@ internal static class ExecCommand
             });
     }
 
-    /// <summary>Signals that would end us go to the command, which ends us by its own end.</summary>
+    /// <summary>Signals that would end us go to the command, which ends us by its own end; where nobody takes them they end us.</summary>
     private static async Task<int> PlainAsync(ApiClient api, string vm, JsonObject request, bool interactive, CancellationToken cancellation)
     {
         await using var stream = await ExecStream.OpenAsync(api, vm, request, cancellation);
-        using var interrupt = Pass(PosixSignal.SIGINT, 2, stream);
-        using var terminate = Pass(PosixSignal.SIGTERM, 15, stream);
-        using var quit = Pass(PosixSignal.SIGQUIT, 3, stream);
+        var givenUp = new TaskCompletionSource();
+        using var interrupt = Pass(PosixSignal.SIGINT, 2, stream, givenUp);
+        using var terminate = Pass(PosixSignal.SIGTERM, 15, stream, givenUp);
+        using var quit = Pass(PosixSignal.SIGQUIT, 3, stream, givenUp);
+        // One that came before somebody passed it on.
+        cancellation.ThrowIfCancellationRequested();
         using var input = interactive ? RawTerminal.OpenInput() : null;
         await using var output = Console.OpenStandardOutput();
         await using var errors = Console.OpenStandardError();
         // Not the program's own token: the signal that cancels it is the command's to answer.
-        return await stream.RunAsync(input, output, errors, CancellationToken.None);
+        using var over = new CancellationTokenSource();
+        var running = stream.RunAsync(input, output, errors, over.Token);
+        await Task.WhenAny(running, givenUp.Task);
+        await over.CancelAsync();
+        try
+        {
+            // A write to one who does not read can't be called off: it ends with us.
+            return givenUp.Task.IsCompleted ? await running.WaitAsync(TimeSpan.FromSeconds(1), CancellationToken.None) : await running;
+        }
+        catch (Exception gone) when (gone is OperationCanceledException or TimeoutException)
+        {
+            return ExitCodes.Interrupted;
+        }
     }
 
     private static async Task<int> InTerminalAsync(ApiClient api, string vm, JsonObject request, bool interactive, CancellationToken cancellation)
@@ -90,10 +105,11 @@ internal static class ExecCommand
         return await stream.RunAsync(input, output, output, cancellation);
     }
 
-    private static PosixSignalRegistration Pass(PosixSignal signal, byte number, ExecStream stream) => PosixSignalRegistration.Create(signal, context =>
+    private static PosixSignalRegistration Pass(PosixSignal signal, byte number, ExecStream stream, TaskCompletionSource nobodyTakesIt) => PosixSignalRegistration.Create(signal, context =>
     {
         context.Cancel = true;
-        stream.Send(FrameType.Signal, new[] { number });
+        if (!stream.TrySignal(number))
+            nobodyTakesIt.TrySetResult();
     });
 
     private static (ushort Rows, ushort Columns) WindowSize()

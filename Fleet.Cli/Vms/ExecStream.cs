@@ -15,6 +15,7 @@ internal sealed class ExecStream : IAsyncDisposable
     private readonly StreamLedger _ledger = new();
     private readonly Channel<(FrameType Type, ReadOnlyMemory<byte> Payload)> _out = Channel.CreateBounded<(FrameType, ReadOnlyMemory<byte>)>(1024);
     private readonly SemaphoreSlim _credit = new(0);
+    private bool _signalIsUnheard;
 
     private ExecStream(ClientWebSocket socket) => _socket = socket;
 
@@ -53,6 +54,7 @@ internal sealed class ExecStream : IAsyncDisposable
                 {
                     if (_ledger.FromGuest(type, payload.Span) is { } wrong)
                         throw new ApiException(ApiException.Unreachable, $"What came is no stream of a command: {wrong}");
+                    _signalIsUnheard = false;
                 }
                 switch (type)
                 {
@@ -92,6 +94,16 @@ internal sealed class ExecStream : IAsyncDisposable
     {
         lock (_ledger)
             return _ledger.ToGuest(type, payload.Span) is null && _out.Writer.TryWrite((type, payload));
+    }
+
+    /// <summary>
+    /// Sends the command a signal. False: there is nobody to take it, because the command has not begun, or nothing has come from the guest since the last
+    /// one: it answers each with a credit.
+    /// </summary>
+    public bool TrySignal(byte number)
+    {
+        lock (_ledger)
+            return !_signalIsUnheard && (_signalIsUnheard = Send(FrameType.Signal, new[] { number }));
     }
 
     public void Resize((ushort Rows, ushort Columns) size)
