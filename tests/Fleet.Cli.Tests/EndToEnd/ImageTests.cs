@@ -11,6 +11,9 @@ namespace Fleet.Cli.Tests.EndToEnd;
 [Trait("Kind", "Slow")]
 public sealed class ImageTests
 {
+    /// <summary>Guests that boot at the same time.</summary>
+    private const int AtOnce = 6;
+
     [SkippableFact]
     public async Task Should_pull_an_image_and_run_it_and_say_why_another_can_not_be_had()
     {
@@ -55,6 +58,26 @@ public sealed class ImageTests
             Assert.Equal(0, (await fleet.CliAsync("image", "logout", "registry.example:5000")).Exit);
             Assert.Equal(3, (await fleet.CliAsync("image", "logout", "registry.example:5000")).Exit);
             await fleet.DeleteAsync(vm);
+
+            // Several at once, of one that is not here: a guest's root stays whatever is removed, and the next start has it again.
+            Assert.Equal(0, (await fleet.CliAsync("image", "remove", reference)).Exit);
+            var spec = new JsonObject { ["driver"] = "qemu", ["memory_mib"] = 128, ["image"] = reference, ["command"] = new JsonArray("while :; do sleep 1; done") };
+            var guests = await Task.WhenAll(Enumerable.Range(0, AtOnce).Select(_ => fleet.CreateAsync(spec.DeepClone())));
+            var ids = guests.Select(guest => guest.GetProperty("id").GetString()!).ToArray();
+            await Task.WhenAll(ids.Select(id => fleet.WaitForAsync(id, "running", 120)));
+            await RunningFleet.WaitAsync("every guest's answer", async () =>
+                (await Task.WhenAll(ids.Select(id => fleet.CliAsync("vm", "exec", id, "--", "cat", "/etc/greeting")))).All(answer => answer is (0, "hello from the image\n", _)), TimeSpan.FromMinutes(2));
+            Assert.Equal(0, (await fleet.CliAsync("image", "remove", reference)).Exit);
+            Assert.Empty(Directory.EnumerateFiles(Path.Combine(fleet.Data, "host", "images", "roots")));
+            (exit, output, error) = await fleet.CliAsync("vm", "exec", ids[0], "--", "sh", "-c", "id -u; cat /etc/greeting");
+            Assert.True((exit, output.ReplaceLineEndings("\n")) == (0, "1000\nhello from the image\n"), $"{exit}: {output}\n{error}");
+            Assert.Equal(0, (await fleet.CliAsync("vm", "stop", ids[0])).Exit);
+            await fleet.WaitForAsync(ids[0], "stopped");
+            Assert.Equal(0, (await fleet.CliAsync("vm", "start", ids[0])).Exit);
+            Assert.Equal(2, (await fleet.WaitForAsync(ids[0], "running", 120)).GetProperty("epoch").GetInt32());
+            Assert.Equal(0, (await fleet.CliAsync("image", "remove", reference)).Exit);
+            await Task.WhenAll(guests.Select(fleet.DeleteAsync));
+            Assert.Empty(((string[])["roots", "names"]).SelectMany(name => Directory.EnumerateFiles(Path.Combine(fleet.Data, "host", "images", name))));
         }
         finally
         {
