@@ -92,8 +92,16 @@ internal static class CopyCommand
             }
             else
             {
-                await using var output = pipe.Writer.AsStream();
-                status = await stream.RunAsync(null, output, new Bounded(words, MostWords), over.Token);
+                try
+                {
+                    await using var output = pipe.Writer.AsStream();
+                    status = await stream.RunAsync(null, output, new Bounded(words, MostWords), over.Token);
+                }
+                finally
+                {
+                    // What has come by halves is removed before we go.
+                    await copying.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                }
             }
         }
         catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)

@@ -17,6 +17,8 @@ internal static class Copying
     /// <param name="arguments"><c>pack PATH</c>, to standard output, or <c>unpack PATH</c>, from standard input.</param>
     public static int Run(string[] arguments)
     {
+        // Who is hung up finds the end of its pipe as well, and then takes away what has come by halves.
+        Libc.signal(Libc.SIGHUP, Libc.Ignore);
         try
         {
             switch (arguments)

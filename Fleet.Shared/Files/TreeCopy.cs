@@ -56,7 +56,7 @@ public static class TreeCopy
     /// <param name="mostEntries">Files, folders and links.</param>
     /// <param name="mostBytes">Of all files.</param>
     /// <exception cref="IOException">
-    /// It can't be written, or what comes leads elsewhere, is too much or something else, or ends early; what came before stays.
+    /// It can't be written, or what comes leads elsewhere, is too much or something else, or ends early; what came whole before stays, and nothing by halves.
     /// </exception>
     public static void Unpack(Stream source, string destination, string? name = null, int mostEntries = MostEntries, long mostBytes = MostBytes)
     {
@@ -214,27 +214,43 @@ public static class TreeCopy
 
     private static void UnpackFile(Stream source, string path, UnixFileMode mode, long left)
     {
-        Clear(path);
-        using var file = new FileStream(path, new FileStreamOptions
+        ThrowIfFolder(path);
+        // Under a name of its own until it is whole: nobody finds half of it, and what is there stays until then.
+        var part = Path.Combine(Path.GetDirectoryName(path)!, $".fleet-{Guid.NewGuid():n}");
+        using var file = new FileStream(part, new FileStreamOptions
         {
             Mode = FileMode.CreateNew, Access = FileAccess.Write, BufferSize = 0, UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite,
         });
-        var buffer = new byte[BufferBytes];
-        while (left > 0)
+        try
         {
-            var count = source.Read(buffer, 0, (int)Math.Min(left, buffer.Length));
-            if (count == 0) throw new IOException("The copy ends before all has come.");
-            file.Write(buffer, 0, count);
-            left -= count;
+            var buffer = new byte[BufferBytes];
+            while (left > 0)
+            {
+                var count = source.Read(buffer, 0, (int)Math.Min(left, buffer.Length));
+                if (count == 0) throw new IOException("The copy ends before all has come.");
+                file.Write(buffer, 0, count);
+                left -= count;
+            }
+            System.IO.File.SetUnixFileMode(file.SafeFileHandle, mode);
+            // What is there is replaced and not written into: it may be a link, or have other names.
+            System.IO.File.Move(part, path, overwrite: true);
         }
-        System.IO.File.SetUnixFileMode(file.SafeFileHandle, mode);
+        catch
+        {
+            System.IO.File.Delete(part);
+            throw;
+        }
     }
 
-    // What is there is replaced and not written into: it may be a link, or have other names.
+    // A link is made only where nothing is.
     private static void Clear(string path)
     {
-        var there = new FileInfo(path);
-        if (there.LinkTarget is not null || there.Exists) there.Delete();
-        else if (Directory.Exists(path)) throw new IOException($"{path} is a folder; no file is put in its place.");
+        ThrowIfFolder(path);
+        System.IO.File.Delete(path);
+    }
+
+    private static void ThrowIfFolder(string path)
+    {
+        if (new FileInfo(path).LinkTarget is null && Directory.Exists(path)) throw new IOException($"{path} is a folder; no file is put in its place.");
     }
 }

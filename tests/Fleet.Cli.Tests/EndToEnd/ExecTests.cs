@@ -47,16 +47,32 @@ public sealed class ExecTests
         Assert.Equal(1, exit);
         Assert.Contains("copy_failed", error, StringComparison.Ordinal);
 
-        // Node and agent die in the middle: the client hears it, the command ends, and the guest serves the next agent.
+        // Node and agent die in the middle: the clients hear it, the command ends, what is half copied is nowhere, and the guest serves the next agent.
+        var (half, here) = (Path.Combine(fleet.Files, "half"), Directory.CreateDirectory(Path.Combine(fleet.Files, "here")).FullName);
+        await using (var sparse = File.Create(half))
+            sparse.SetLength(64 << 20);
+        (exit, _, error) = await fleet.CliAsync("vm", "exec", "box", "--", "sh", "-c", "mkdir /tmp/in && truncate -s 8G /tmp/out");
+        Assert.True(exit == 0, error);
+        // The guest's side of the one stands still as soon as something has come; the other is long enough.
+        var standing = fleet.CliAsync("vm", "exec", "box", "--", "sh", "-c",
+            "until ls -A /tmp/in | grep -q .; do :; done; for p in /proc/[0-9]*; do grep -q '[u]npack' $p/cmdline && kill -STOP ${p#/proc/} && exit; done; exit 1");
+        var goingIn = fleet.CliAsync("vm", "cp", half, "box:/tmp/in");
+        (exit, _, error) = await standing;
+        Assert.True(exit == 0, error);
+        var comingOut = fleet.CliAsync("vm", "cp", "box:/tmp/out", here);
         var cut = fleet.CliAsync("vm", "exec", "box", "--", "sh", "-c", "echo $$ > /tmp/pid; sleep 10000");
         await RunningFleet.WaitAsync("the command", async () => (await fleet.CliAsync("vm", "exec", "box", "--", "test", "-s", "/tmp/pid")).Exit == 0, Boot);
+        await RunningFleet.WaitAsync("what is copied out", () => Task.FromResult(new DirectoryInfo(here).EnumerateFiles().Any(file => file.Length > 0)), onTimeout: fleet.Log);
         fleet.Kill();
         Assert.Equal(125, (await cut).Exit);
+        Assert.Equal((5, 5), ((await goingIn).Exit, (await comingOut).Exit));
+        Assert.Empty(Directory.EnumerateFileSystemEntries(here));
         await fleet.UpAsync();
         await fleet.WaitForAsync("box", "running");
         await RunningFleet.WaitAsync("the guest's answer to the next agent", async () => (await fleet.CliAsync("vm", "exec", "box", "--", "true")).Exit == 0, Boot);
         (exit, _, error) = await fleet.CliAsync("vm", "exec", "box", "--", "sh", "-c", "sleep 3; ! kill -0 $(cat /tmp/pid)");
         Assert.True(exit == 0, error);
+        await RunningFleet.WaitAsync("nothing to be left of the half file", async () => (await fleet.CliAsync("vm", "exec", "box", "--", "ls", "-A", "/tmp/in")) is (0, "", _));
         (exit, _, error) = await fleet.CliAsync("vm", "delete", "box");
         Assert.True(exit == 0, error);
     }

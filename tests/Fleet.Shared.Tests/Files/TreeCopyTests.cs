@@ -153,6 +153,22 @@ public sealed class TreeCopyTests : IDisposable
         Assert.True(File.Exists(Path.Combine(into, "x", "b")));
     }
 
+    [Fact]
+    public void Should_put_a_file_in_its_place_only_when_it_is_whole()
+    {
+        var into = Folder("into");
+        File.WriteAllText(Path.Combine(into, "a"), "before");
+        File.WriteAllText(At("a"), "after it");
+        var whole = Packed(At("a")).ToArray();
+        // All but the end mark, and a byte of the file.
+        Assert.Throws<IOException>(() => TreeCopy.Unpack(new MemoryStream(whole[..^14]), into));
+        Assert.Equal([Path.Combine(into, "a")], Directory.EnumerateFileSystemEntries(into));
+        Assert.Equal("before", File.ReadAllText(Path.Combine(into, "a")));
+        TreeCopy.Unpack(new MemoryStream(whole), into);
+        Assert.Equal([Path.Combine(into, "a")], Directory.EnumerateFileSystemEntries(into));
+        Assert.Equal("after it", File.ReadAllText(Path.Combine(into, "a")));
+    }
+
     [Theory]
     [InlineData("/tmp/there", "there")]
     [InlineData("/tmp/there/", "there")]
