@@ -143,8 +143,14 @@ internal sealed class CellClient(ActorSystem system, IActorRef vms, IActorRef ho
                 }
             }
             var review = (await placement.Ask<PlacementReviewed>(new ReviewPlacement(spec, neighbours, briefly), options.AskTimeout, cancellation).ConfigureAwait(false)).Review;
-            // Its owner can't leave out a host that only its volume names.
-            return known is not null && wanted.Length == 0 ? review with { Changes = [.. review.Changes.Where(change => change.Field != "host")] } : review;
+            if (known is null)
+                return review;
+            return review with
+            {
+                Reason = review.Reason is { } reason ? VolumePlaces.Waiting(known, reason) : null,
+                // Its owner can't leave out a host that only its volume names.
+                Changes = [.. review.Changes.Where(change => change.Field != "host" || wanted.Length > 0)],
+            };
         }
         catch (AskTimeoutException late)
         {

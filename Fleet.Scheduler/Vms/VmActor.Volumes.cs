@@ -77,7 +77,7 @@ internal sealed partial class VmActor
     /// <summary>Why it is unplaced, said with the volume that keeps it where it is.</summary>
     private static Reason ForVolume(VolumeRecord volume, Reason reason, bool inUse) => inUse
         ? VolumePlaces.InUse(volume)
-        : new Reason { Code = "volume_elsewhere", Message = $"Its volume {volume.Name} is on host {volume.Host}, and only there it can run. {reason.Message}" };
+        : VolumePlaces.Waiting(volume, reason);
 
     // It stays: what it writes to is here.
     private static Reason Stays(VmRecord record) =>

@@ -27,4 +27,10 @@ internal static class VolumePlaces
             : null;
         return elsewhere is null ? null : new Reason { Code = "volume_elsewhere", Message = $"The volume {volume.Name} is on host {volume.Host}, and {elsewhere}." };
     }
+
+    /// <summary>Why it waits for the host of a volume that it has, which alone will do.</summary>
+    /// <param name="volume">Is somewhere already.</param>
+    /// <param name="reason">Why it can't be there at present.</param>
+    public static Reason Waiting(VolumeRecord volume, Reason reason) =>
+        new() { Code = "volume_elsewhere", Message = $"Its volume {volume.Name} is on host {volume.Host}, and only there it can run. {reason.Message}" };
 }

@@ -62,4 +62,35 @@ public sealed class PlacementTests
         var back = await fleet.WaitForAsync("low", "running");
         Assert.Equal((2, 0), (back.GetProperty("epoch").GetInt32(), back.GetProperty("restarts").GetInt32()));
     }
+
+    [Fact]
+    public async Task Should_say_that_the_host_of_a_volume_is_away_and_run_when_it_is_back()
+    {
+        await using var fleet = await RunningFleet.StartAsync();
+        string[] wanted = ["--driver", "simulated", "--memory", "64", "--volume", "data:/data"];
+        using (var far = new JoinedHost(fleet, "far"))
+        {
+            await far.ConnectedAsync();
+            var (made, _, why) = await fleet.CliAsync("volume", "create", "data", "--host", "far", "--size", "16M");
+            Assert.True(made == 0, why);
+            await far.EndAsync();
+            await RunningFleet.WaitAsync("host far to be missed", async () => (await far.ShowAsync()).GetProperty("state").GetString() != "connected", onTimeout: fleet.Log);
+        }
+
+        var (exit, output, error) = await fleet.CliAsync(["vm", "run", "--detach", "--name", "one", .. wanted]);
+        Assert.Equal(7, exit);
+        Assert.Contains("Its volume data is on host far, and only there it can run.", output, StringComparison.Ordinal);
+        Assert.Equal("volume_elsewhere", (await fleet.WaitForAsync("one", "unplaced")).GetProperty("reason").GetProperty("code").GetString());
+        (exit, output, _) = await fleet.CliAsync(["vm", "place", .. wanted, "--json"]);
+        Assert.Equal(1, exit);
+        Assert.Equal("volume_elsewhere", JsonDocument.Parse(output).RootElement.GetProperty("reason").GetProperty("code").GetString());
+        (exit, output, error) = await fleet.CliAsync("volume", "list");
+        Assert.True(exit == 0, error);
+        Assert.Matches(@"data\s.*\sfar\s", output);
+
+        using var back = new JoinedHost(fleet, "far");
+        await back.ConnectedAsync();
+        Assert.Equal("far", (await fleet.WaitForAsync("one", "running")).GetProperty("host").GetString());
+        Assert.Equal(0, (await fleet.CliAsync("vm", "delete", "one")).Exit);
+    }
 }

@@ -65,7 +65,8 @@ public sealed class VolumeTests : IAsyncLifetime
         var large = Spec("three");
         large.MemoryMib = 20_000;
         review = await _cell.Cell.ReviewPlacementAsync(large, CancellationToken.None);
-        Assert.NotNull(review.Reason);
+        Assert.Equal("volume_elsewhere", review.Reason?.Code);
+        Assert.StartsWith("Its volume data is on host first, and only there it can run. ", review.Reason?.Message, StringComparison.Ordinal);
         Assert.DoesNotContain(review.Changes, change => change.Field == "host");
     }
 
