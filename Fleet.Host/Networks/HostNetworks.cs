@@ -34,6 +34,8 @@ internal sealed class HostNetworks : IAsyncDisposable
     private int _changes;
     private int _made;
     private bool _sound;
+    // What the rules that were written last count; null: it is not known what they are.
+    private CountedConnections? _counted;
 
     /// <param name="options">Checked.</param>
     /// <param name="hostId">The host's.</param>
@@ -188,7 +190,7 @@ internal sealed class HostNetworks : IAsyncDisposable
         }
         catch
         {
-            _sound = false;
+            (_sound, _counted) = (false, null);
             throw;
         }
         finally
@@ -224,7 +226,9 @@ internal sealed class HostNetworks : IAsyncDisposable
         // The machine forwards only as long as the rules are there that say what.
         if (wanted.Count == 0)
             _forwarding.Restore();
-        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links, _forwarding.Closed(), Ruleset.ConnectionsOf(Forwarding.MostTracked, wanted.Count))]).ConfigureAwait(false);
+        var counted = CountedConnections.Each(wanted, Ruleset.ConnectionsOf(Forwarding.MostTracked, wanted.Count, _counted?.Most));
+        await RunAsync("nft", "-f", "rules", [Ruleset.Write(wanted, _links, _forwarding.Closed(), counted, _counted)]).ConfigureAwait(false);
+        _counted = wanted.Count > 0 ? counted : null;
         if (wanted.Count > 0)
             _forwarding.Change();
         await ResolveAsync(wanted).ConfigureAwait(false);

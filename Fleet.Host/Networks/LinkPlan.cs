@@ -29,6 +29,9 @@ internal sealed class LinkPlan
     public LinkPlan(string stateDirectory) =>
         _mark = Prefix + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(Path.GetFullPath(stateDirectory))))[..MarkLength];
 
+    /// <summary>Every bridge of this agent's, for nftables.</summary>
+    public string Bridges => _mark + "b*";
+
     public string BridgeOf(Attachment one) => Name('b', one.Gateway4);
 
     public string TapOf(Attachment one) => Name('t', one.Address4);

@@ -10,20 +10,26 @@ namespace Fleet.Host.Networks;
 /// <summary>
 /// Fleet's nftables rules: one table <c>fleet</c> in each of the families <c>bridge</c> (who a guest may say it is) and <c>inet</c>
 /// (whom it reaches, and who reaches it), as a pure function of who is there. Always written whole, in one transaction: to put it
-/// right is to write it again.
+/// right is to write it again. Only the table <c>fleet_open</c> is kept over that, since what it has counted goes with it: how many connections
+/// each guest's address has open.
 /// </summary>
 internal static class Ruleset
 {
     /// <summary>Of both families.</summary>
     public const string Table = "fleet";
 
-    /// <summary>Takes both tables away; nothing when there are none.</summary>
-    public const string Nothing =
-        $"table inet {Table}\ndelete table inet {Table}\ntable bridge {Table}\ndelete table bridge {Table}\n";
+    /// <summary>Counts the connections that guests begin.</summary>
+    private const string Counting = "fleet_open";
+
+    private const string NoGuards = $"table inet {Table}\ndelete table inet {Table}\ntable bridge {Table}\ndelete table bridge {Table}\n";
+
+    private const string NoCounts = $"table inet {Counting}\ndelete table inet {Counting}\n";
+
+    /// <summary>Takes all tables away; nothing when there are none.</summary>
+    public const string Nothing = NoGuards + NoCounts;
 
     /// <summary>
-    /// Connections that one guest's address may begin and have open at once, whoever they go to, where <see cref="ConnectionsOf"/> does not say fewer. Those of
-    /// before a rewrite are not counted.
+    /// Connections that one guest's address may begin and have open at once, whoever they go to, where <see cref="ConnectionsOf"/> does not say fewer.
     /// </summary>
     public const int MostConnections = 8192;
 
@@ -39,21 +45,28 @@ internal static class Ruleset
     /// </summary>
     /// <param name="table">How many it holds (<c>nf_conntrack_max</c>); null: the kernel does not tell yet.</param>
     /// <param name="guests">How many there are. Counted up to a power of two, so that few changes change it.</param>
-    public static int ConnectionsOf(int? table, int guests) =>
-        (int)Math.Clamp((table ?? UsualTable) / 4 / (long)BitOperations.RoundUpToPowerOf2((uint)Math.Max(guests, 1)), FewestConnections, MostConnections);
+    /// <param name="before">What one address may have now; null: nothing is counted yet. With another number counting begins anew, so that it becomes more only where
+    /// it can be four times as many: who comes and goes must not bring that about.</param>
+    public static int ConnectionsOf(int? table, int guests, int? before)
+    {
+        var most = (int)Math.Clamp((table ?? UsualTable) / 4 / (long)BitOperations.RoundUpToPowerOf2((uint)Math.Max(guests, 1)), FewestConnections, MostConnections);
+        return before <= most && most / 4 < before ? before.Value : most;
+    }
 
     /// <summary>Input for <c>nft -f</c>.</summary>
     /// <param name="all">Who is there.</param>
     /// <param name="links">What their interfaces are called.</param>
     /// <param name="closed">What of the host's own traffic is not to pass through it.</param>
-    /// <param name="mostConnections">Of one address.</param>
-    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links, IReadOnlyList<ClosedTransit> closed, int mostConnections = MostConnections)
+    /// <param name="counted">Whose connections are to be counted.</param>
+    /// <param name="before">Whose are counted, by what was written last; null: that is not known, and counting begins anew.</param>
+    public static string Write(IReadOnlyCollection<Attachment> all, LinkPlan links, IReadOnlyList<ClosedTransit> closed, CountedConnections counted, CountedConnections? before)
     {
         if (all.Count == 0)
             return Nothing;
         var ordered = all.OrderBy(links.TapOf, StringComparer.Ordinal).ToList();
         var networks = ordered.DistinctBy(links.BridgeOf).ToList();
-        var text = new StringBuilder(Nothing);
+        var text = new StringBuilder(NoGuards);
+        WriteCounts(text, counted, before, links);
         WriteGuard(text, ordered, links);
         text.Append(CultureInfo.InvariantCulture, $"table inet {Table} {{\n");
         Set(text, "bridges", "ifname", networks.Select(one => Quote(links.BridgeOf(one))));
@@ -68,18 +81,56 @@ internal static class Ruleset
             Map(text, protocol + "6", "ipv6_addr", ordered, protocol, static one => one.Address6);
         }
 
-        text.Append(CultureInfo.InvariantCulture, $$"""
-              set open4 { type ipv4_addr; size 65535; flags dynamic; }
-              set open6 { type ipv6_addr; size 65535; flags dynamic; }
-              chain begun {
-                add @open4 { ip saddr ct count over {{mostConnections}} } drop
-                add @open6 { ip6 saddr ct count over {{mostConnections}} } drop
-              }
-
-            """);
         WriteTransit(text, closed);
         text.Append(Chains).Append("}\n");
         return text.ToString();
+    }
+
+    // An element has its count, and loses it only with itself: there is one from when a guest comes until it goes, so that the next of that address begins at none.
+    private static void WriteCounts(StringBuilder text, CountedConnections counted, CountedConnections? before, LinkPlan links)
+    {
+        if (before?.Most != counted.Most)
+        {
+            text.Append(NoCounts);
+            before = null;
+        }
+
+        var gone = before?.Of.Except(counted.Of).ToList() ?? [];
+        if (gone.Count > 0)
+        {
+            // Of those that somebody else has removed there may be none to delete.
+            text.Append(CultureInfo.InvariantCulture, $"table inet {Counting} {{\n");
+            WriteOpen(text, gone, counted.Most);
+            text.Append("}\n");
+            text.Append(CultureInfo.InvariantCulture, $"delete element inet {Counting} open4 {{ {string.Join(", ", gone.Select(one => one.Address4))} }}\n");
+            text.Append(CultureInfo.InvariantCulture, $"delete element inet {Counting} open6 {{ {string.Join(", ", gone.Select(one => one.Address6))} }}\n");
+        }
+
+        // The rules go, the sets stay.
+        text.Append(CultureInfo.InvariantCulture, $"table inet {Counting}\nflush table inet {Counting}\ntable inet {Counting} {{\n");
+        WriteOpen(text, counted.Of, counted.Most);
+        text.Append(CultureInfo.InvariantCulture, $$"""
+              chain begun {
+                add @open4 { ip saddr ct count over {{counted.Most}} } drop
+                add @open6 { ip6 saddr ct count over {{counted.Most}} } drop
+              }
+              chain through {
+                type filter hook forward priority filter - 1; policy accept;
+                iifname "{{links.Bridges}}" ct state new jump begun
+              }
+              chain to_host {
+                type filter hook input priority filter - 1; policy accept;
+                iifname "{{links.Bridges}}" ct state new jump begun
+              }
+            }
+
+            """);
+    }
+
+    private static void WriteOpen(StringBuilder text, IEnumerable<CountedAddresses> of, int most)
+    {
+        Set(text, "open4", "ipv4_addr; size 65535; flags dynamic", of.Select(one => $"{one.Address4} ct count over {most}"));
+        Set(text, "open6", "ipv6_addr; size 65535; flags dynamic", of.Select(one => $"{one.Address6} ct count over {most}"));
     }
 
     // What the host does not forward by itself, established or not. A frame that passes through one of its bridges comes and goes by the bridge.
@@ -160,7 +211,6 @@ internal static class Ruleset
             iifname != @bridges oifname != @bridges goto transit
             ct state established,related accept
             ct state invalid drop
-            iifname @bridges jump begun
             iifname . oifname @within accept
             ct status dnat accept
             oifname @bridges drop
@@ -170,7 +220,6 @@ internal static class Ruleset
             type filter hook input priority filter; policy accept;
             iifname != @bridges accept
             ct state established,related accept
-            jump begun
             iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
             iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport {{DnsMessage.Port}} accept
             icmp type echo-request limit rate 100/second accept

@@ -117,7 +117,7 @@ internal static partial class NetBenchmark
             {batch}
             end
             nft -f - <<'end'
-            {Ruleset.Write([one], links, [])}
+            {Ruleset.Write([one], links, [], CountedConnections.Each([one], Ruleset.MostConnections), null)}
             end
             echo 1 >/proc/sys/net/ipv4/ip_forward
 

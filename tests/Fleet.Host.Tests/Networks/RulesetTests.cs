@@ -17,6 +17,7 @@ public sealed class RulesetTests : IDisposable
     private readonly LinkPlan _links = new("/var/lib/fleet-test");
     private string _host = "";
     private int _mostConnections = Ruleset.MostConnections;
+    private CountedConnections? _counted;
     private IReadOnlyList<ClosedTransit> _closed = [];
 
     public void Dispose() => _lab.Dispose();
@@ -191,6 +192,27 @@ public sealed class RulesetTests : IDisposable
         // Of nobody else anything is taken.
         Assert.True(Says("world", friend.Space, "192.0.2.1", 8080));
         Assert.True(Pings(friend.Space, friend.Place.Gateway4));
+
+        // Who comes or goes beside it gives it no more.
+        var late = Join("late", "acme");
+        Assert.True(Says("world", late.Space, "192.0.2.1", 8080));
+        Assert.False(Says("world", flood.Space, "192.0.2.1", 8080));
+        _table.Remove("vm-late");
+        Apply();
+        Assert.False(Says("world", flood.Space, "192.0.2.1", 8080));
+
+        // Who has its address after it begins at none, also where somebody removed what was counted.
+        _table.Remove("vm-flood");
+        Apply();
+        Assert.DoesNotContain(flood.Place.Address4 + " ", _lab.In(_host, "nft", "list", "set", "inet", "fleet_open", "open4"), StringComparison.Ordinal);
+        _lab.In(_host, "nft", "flush", "ruleset");
+        var next = Join("next", "acme");
+        Assert.Equal(flood.Place.Address4, next.Place.Address4);
+        Assert.True(Says("world", next.Space, "192.0.2.1", 8080));
+        _table.Remove("vm-next");
+        _lab.In(_host, "nft", "flush", "ruleset");
+        Apply();
+        Assert.True(Says("world", friend.Space, "192.0.2.1", 8080));
     }
 
     [SkippableFact]
@@ -226,15 +248,44 @@ public sealed class RulesetTests : IDisposable
     [InlineData(65536, 5000, 64)]
     public void Should_leave_half_of_the_table_of_connections_to_the_host(int? table, int guests, int each)
     {
-        Assert.Equal(each, Ruleset.ConnectionsOf(table, guests));
+        Assert.Equal(each, Ruleset.ConnectionsOf(table, guests, null));
         _table.Assign("a", new VmSpec { Tenant = "acme", Name = "web", Network = "tenant" });
-        Assert.Contains($"ct count over {each} }} drop", Ruleset.Write([.. _table.All], _links, [], each), StringComparison.Ordinal);
+        Assert.Contains($"ct count over {each} }} drop", Ruleset.Write([.. _table.All], _links, [], CountedConnections.Each(_table.All, each), null), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(8192, 9, 4096)]
+    [InlineData(4096, 8, 4096)]
+    [InlineData(2048, 9, 2048)]
+    [InlineData(1024, 9, 4096)]
+    [InlineData(64, 5000, 64)]
+    public void Should_count_anew_for_more_only_where_there_is_much_more(int before, int guests, int each) =>
+        Assert.Equal(each, Ruleset.ConnectionsOf(262144, guests, before));
+
+    [Fact]
+    public void Should_forget_what_it_counted_only_of_who_is_gone_or_with_another_number()
+    {
+        var one = _table.Assign("a", new VmSpec { Tenant = "acme", Name = "web", Network = "tenant" });
+        var counted = CountedConnections.Each([one], 100);
+        string Written(CountedConnections? before) => Ruleset.Write([one], _links, [], counted, before);
+
+        const string anew = "delete table inet fleet_open", element = "delete element";
+        Assert.Contains(anew, Written(null), StringComparison.Ordinal);
+        Assert.Contains(anew, Written(counted with { Most = 200 }), StringComparison.Ordinal);
+        Assert.DoesNotContain(anew, Written(counted), StringComparison.Ordinal);
+        Assert.DoesNotContain(element, Written(counted), StringComparison.Ordinal);
+
+        // Another microVM at the same address.
+        var another = Written(CountedConnections.Each([one with { VmId = "b" }], 100));
+        Assert.DoesNotContain(anew, another, StringComparison.Ordinal);
+        Assert.Contains($"{element} inet fleet_open open4 {{ {one.Address4} }}", another, StringComparison.Ordinal);
+        Assert.Contains($"{element} inet fleet_open open6 {{ {one.Address6} }}", another, StringComparison.Ordinal);
     }
 
     [Fact]
     public void Should_say_nothing_of_nobody_and_only_remove_what_is_its_own()
     {
-        Assert.Equal(Ruleset.Nothing, Ruleset.Write([], _links, []));
+        Assert.Equal(Ruleset.Nothing, Ruleset.Write([], _links, [], CountedConnections.Each([], 100), null));
         var one = _table.Assign("a", new VmSpec { Tenant = "acme", Name = "web", Network = "tenant" });
         var others = new LinkPlan("/var/lib/other");
         HashSet<string> present = ["eth0", "flannel.1", _links.TapOf(one), _links.BridgeOf(one), others.TapOf(one)];
@@ -267,7 +318,9 @@ public sealed class RulesetTests : IDisposable
         var lines = _links.Make([.. _table.All], present, ipv6: true, whole: false)
             .Select(line => Regex.Replace(line, "^tuntap add dev (\\S+) .*$", $"link add $1 type veth peer name eth0 netns {space}"));
         NetworkLab.Feed(_host, string.Join('\n', lines), "ip", "-batch", "-");
-        NetworkLab.Feed(_host, Ruleset.Write([.. _table.All], _links, _closed, _mostConnections), "nft", "-f", "-");
+        var counted = CountedConnections.Each(_table.All, _mostConnections);
+        NetworkLab.Feed(_host, Ruleset.Write([.. _table.All], _links, _closed, counted, _counted), "nft", "-f", "-");
+        _counted = counted;
         NetworkLab.Feed(_host, string.Join('\n', _links.Unmake([.. _table.All], present)), "ip", "-batch", "-");
     }
 
