@@ -33,7 +33,7 @@ internal static class ImageCommands
         return Guarded(new Command("pull", "Pull an image before it is needed, or a tag that has moved") { name }, async (store, parsed, cancellation) =>
         {
             var progress = parsed.GetValue(CommandContext.Json) ? null : new Progress(parsed.InvocationConfiguration.Error);
-            var image = await store.GetAsync(parsed.GetRequiredValue(name), progress, again: true, cancellation);
+            var image = await store.GetAsync(parsed.GetRequiredValue(name), "", progress, again: true, cancellation);
             if (parsed.GetValue(CommandContext.Json))
                 Render.Json(parsed.InvocationConfiguration.Output, Body(store, image));
             else

@@ -79,7 +79,7 @@ internal sealed partial class MicroVmActor
         if (store.Find(name) is not { } image)
         {
             self.Tell(new PullBegan(name));
-            image = await store.GetAsync(name, progress: null, again: false, cancellation).ConfigureAwait(false);
+            image = await store.GetAsync(name, _record.Launch.Spec.Tenant, progress: null, again: false, cancellation).ConfigureAwait(false);
         }
 
         return new LaunchImage(store.RootOf(image), image.Config);

@@ -54,15 +54,13 @@ public sealed record ImageStoreOptions
 /// the file lives as long as anything uses it, whatever is removed here, and whatever is killed when.
 /// </summary>
 /// <remarks>Everything is made under another name, brought to the disk and renamed. Of one host's agent, which holds the state directory, and of <c>fleet image</c> beside it.</remarks>
-#pragma warning disable CA1001 // Its semaphore has no handle to give back, and the lock is let go when nothing is being made.
 public sealed partial class ImageStore
-#pragma warning restore CA1001
 {
     /// <summary>The host tells the control plane of so many of its images.</summary>
     public const int MostTold = 256;
 
     private const string Making = ".making-", Partial = ".part", RootEnd = ".squashfs";
-    private const int LayersAtOnce = 3, UnpacksAtOnce = 2, NoSpaceOnDevice = 28, DiskQuota = 122;
+    private const int LayersAtOnce = 3, UnpacksAtOnce = 2, RefusalsKept = 256, NoSpaceOnDevice = 28, DiskQuota = 122;
 
     /// <summary>Room for a layer is made so many bytes ahead: who claims that one is long has nothing removed for what does not come.</summary>
     private const int RoomAhead = 4 << 20;
@@ -77,7 +75,8 @@ public sealed partial class ImageStore
     private readonly ILogger _log;
     private readonly Lock _gate = new();
     // What an image may take of this process's memory while it is unpacked is bounded; so must be how many are.
-    private readonly SemaphoreSlim _unpacks = new(UnpacksAtOnce);
+    private readonly TenantTurns _unpacks = new(UnpacksAtOnce);
+    private readonly RefusedRoots _refused = new(RefusalsKept);
     private int _changes;
     private readonly Dictionary<string, int> _wanted = new(StringComparer.Ordinal);
     private readonly SharedWork<StoredImage> _pulls = new();
@@ -129,14 +128,19 @@ public sealed partial class ImageStore
     }
 
     /// <summary>
-    /// The image, pulled when it is not here: once, however many ask at a time. With <paramref name="again"/> a name is looked up anew.
+    /// The image, pulled when it is not here: once for each tenant, however many ask at a time, and its layers once for all.
     /// Throws <see cref="LaunchFailedException"/> with <c>image_not_found</c>, <c>image_refused</c>, <c>registry_unavailable</c> or <c>image_no_space</c>.
     /// </summary>
-    public async Task<StoredImage> GetAsync(string reference, IProgress<PullProgress>? progress, bool again, CancellationToken cancellation)
+    /// <param name="reference">Its name.</param>
+    /// <param name="tenant">For whom: tenants take turns at unpacking. Empty: nobody's.</param>
+    /// <param name="progress">Told how far it is, unless another pull of it is under way.</param>
+    /// <param name="again">A name is looked up anew, and layers that were refused are tried once more.</param>
+    /// <param name="cancellation">Ends the waiting, and the pull with the last who waits.</param>
+    public async Task<StoredImage> GetAsync(string reference, string tenant, IProgress<PullProgress>? progress, bool again, CancellationToken cancellation)
     {
         var wanted = Parse(reference);
         if (!again && Find(reference) is { } here) return here;
-        return await _pulls.RunAsync(wanted.ToString(), token => PullAsync(wanted, progress, token), cancellation).ConfigureAwait(false);
+        return await _pulls.RunAsync($"{wanted}\n{tenant}", token => PullAsync(wanted, tenant, progress, again, token), cancellation).ConfigureAwait(false);
     }
 
     /// <summary>The file that microVMs of the image boot from.</summary>
@@ -167,7 +171,7 @@ public sealed partial class ImageStore
         }
     }
 
-    private async Task<StoredImage> PullAsync(ImageReference reference, IProgress<PullProgress>? progress, CancellationToken given)
+    private async Task<StoredImage> PullAsync(ImageReference reference, string tenant, IProgress<PullProgress>? progress, bool again, CancellationToken given)
     {
         using var limit = new CancellationTokenSource(_options.PullLimit, _options.Clock);
         using var both = CancellationTokenSource.CreateLinkedTokenSource(given, limit.Token);
@@ -177,14 +181,14 @@ public sealed partial class ImageStore
             using var origin = Origin(reference);
             var (digest, manifest, config) = await ReadDocumentsAsync(origin, both.Token).ConfigureAwait(false);
             var run = new ImageRun(config.Entrypoint, config.Cmd, config.Env, config.User, config.WorkingDirectory, StopSignals.Parse(config.StopSignal));
-            var root = RootName(config.DiffIds);
-            var image = new StoredImage(reference.ToString(), digest, root, run);
+            var order = new RootOrder(reference, manifest, config.DiffIds);
+            var image = new StoredImage(reference.ToString(), digest, order.Root, run);
             if (!File.Exists(RootOf(image)))
             {
                 _log.Information("Pulling {Image}, {Layers} layers of {Bytes} bytes", reference, manifest.Layers.Count, manifest.Layers.Sum(layer => layer.Size));
-                // Who claims to have the same root in other layers must not have them made for others.
-                var work = $"{root} {string.Join(' ', manifest.Layers.Select(layer => layer.Hex))}";
-                await _builds.RunAsync(work, token => MakeRootAsync(reference, manifest, config, root, progress, token), both.Token).ConfigureAwait(false);
+                if (!again) _refused.ThrowIfKnown(order.Key);
+                using var wish = _unpacks.Want(order.Key, tenant);
+                await _builds.RunAsync(order.Key, token => MakeRootAsync(order, progress, token), both.Token).ConfigureAwait(false);
             }
             Touch(RootOf(image));
             await WriteNameAsync(image, both.Token).ConfigureAwait(false);
@@ -252,20 +256,28 @@ public sealed partial class ImageStore
         throw ImageFault.Refused("its index leads to another index");
     }
 
-    private async Task<string> MakeRootAsync(
-        ImageReference reference, ImageManifest manifest, ImageConfig config, string root, IProgress<PullProgress>? progress, CancellationToken cancellation)
+    /// <summary>A root file system that is to be made.</summary>
+    private sealed record RootOrder(ImageReference Reference, ImageManifest Manifest, IReadOnlyList<string> DiffIds)
     {
-        var target = Path.Combine(_roots, root);
+        public string Root { get; } = RootName(DiffIds);
+
+        /// <summary>Who claims to have the same root in other layers must not have them made for others.</summary>
+        public string Key { get; } = $"{RootName(DiffIds)} {string.Join(' ', Manifest.Layers.Select(layer => layer.Hex))}";
+    }
+
+    private async Task<string> MakeRootAsync(RootOrder order, IProgress<PullProgress>? progress, CancellationToken cancellation)
+    {
+        var target = Path.Combine(_roots, order.Root);
         if (File.Exists(target)) return target;
-        var layers = manifest.Layers.DistinctBy(layer => layer.Digest).ToArray();
+        var layers = order.Manifest.Layers.DistinctBy(layer => layer.Digest).ToArray();
         Want(layers, 1);
         try
         {
-            return await FetchAndBuildAsync(reference, manifest, config, layers, target, progress, cancellation).ConfigureAwait(false);
+            return await FetchAndBuildAsync(order, layers, target, progress, cancellation).ConfigureAwait(false);
         }
         catch (LaunchFailedException refused) when (refused.Code == ImageFault.RefusedCode)
         {
-            // Hostile bytes need no second look. What was not what it is called is gone; what another pull wants as well may be good.
+            // Hostile bytes are of no use here. What was not what it is called is gone; what another pull wants as well may be good.
             RemoveUnlessWantedByOthers(layers);
             throw;
         }
@@ -275,8 +287,7 @@ public sealed partial class ImageStore
         }
     }
 
-    private async Task<string> FetchAndBuildAsync(
-        ImageReference reference, ImageManifest manifest, ImageConfig config, Descriptor[] layers, string target, IProgress<PullProgress>? progress, CancellationToken cancellation)
+    private async Task<string> FetchAndBuildAsync(RootOrder order, Descriptor[] layers, string target, IProgress<PullProgress>? progress, CancellationToken cancellation)
     {
         using var draft = await BeginAsync(_roots, cancellation).ConfigureAwait(false);
         var held = new SafeFileHandle?[layers.Length];
@@ -293,27 +304,41 @@ public sealed partial class ImageStore
                     Interlocked.Exchange(ref arrived[i], bytes);
                     progress?.Report(new PullProgress(arrived.Sum(), total, Unpacking: false));
                 }
-                held[i] = await FetchAndHoldAsync(reference, layers[i], Arrived, token).ConfigureAwait(false);
+                held[i] = await FetchAndHoldAsync(order.Reference, layers[i], Arrived, token).ConfigureAwait(false);
             }).ConfigureAwait(false);
-            await _unpacks.WaitAsync(cancellation).ConfigureAwait(false);
-            try
+            using (await _unpacks.TakeAsync(order.Key, cancellation).ConfigureAwait(false))
             {
                 progress?.Report(new PullProgress(total, total, Unpacking: true));
-                RootBuilder.Build([.. manifest.Layers.Select(LayerFile)], config.DiffIds, draft.Target, _options.Limits, MakeRoom, cancellation);
-            }
-            finally
-            {
-                _unpacks.Release();
+                RootBuilder.Build([.. order.Manifest.Layers.Select(LayerFile)], order.DiffIds, draft.Target, _options.Limits, MakeRoom, cancellation);
             }
             File.SetUnixFileMode(draft.Target, UnixFileMode.UserRead);
             File.Move(draft.Target, target, overwrite: true);
             FolderSync.Sync(_roots);
             return target;
         }
+        catch (LaunchFailedException refused) when (refused.Code == ImageFault.RefusedCode && held.All(layer => layer is not null))
+        {
+            // They were all here. Bytes that went bad on this disk say nothing of the image.
+            if (held.Zip(layers).All(pair => DigestOf(pair.First!, cancellation) == pair.Second.Digest)) _refused.Add(order.Key, refused);
+            throw;
+        }
         finally
         {
             foreach (var layer in held) layer?.Dispose();
         }
+    }
+
+    private static string DigestOf(SafeFileHandle file, CancellationToken cancellation)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        var buffer = new byte[64 * 1024];
+        int read;
+        for (var at = 0L; (read = RandomAccess.Read(file, buffer, at)) > 0; at += read)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            hash.AppendData(buffer, 0, read);
+        }
+        return "sha256:" + Convert.ToHexStringLower(hash.GetHashAndReset());
     }
 
     /// <summary>Fetches a layer and opens it: another process that makes room leaves what is open.</summary>

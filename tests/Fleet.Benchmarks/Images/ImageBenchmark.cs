@@ -35,10 +35,10 @@ internal static class ImageBenchmark
             {
                 var began = Stopwatch.GetTimestamp();
                 var store = new ImageStore(At("images"), new ImageStoreOptions());
-                var image = await store.GetAsync(reference, null, again: false, default);
+                var image = await store.GetAsync(reference, "", null, again: false, default);
                 var our = Stopwatch.GetElapsedTime(began).TotalSeconds;
                 var before = Used(At("images"));
-                var again = await store.GetAsync(reference, null, again: false, default);
+                var again = await store.GetAsync(reference, "", null, again: false, default);
                 second = (Used(At("images")) - before + (again == image || again.Root == image.Root ? 0 : 1)) / 1e6;
                 Directory.Delete(At("images"), recursive: true);
 

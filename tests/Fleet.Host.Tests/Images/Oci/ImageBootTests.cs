@@ -116,7 +116,7 @@ public sealed class ImageBootTests : IDisposable
         File.SetUnixFileMode(_folder.Path, (UnixFileMode)0x1ED);
         TestImage.Of([tar.ToArray()], config).WriteLayout(folder, "x");
         var store = new ImageStore(Path.Combine(folder, "images"), new ImageStoreOptions { KeptFree = 0 });
-        await store.GetAsync($"oci:{folder}", null, again: false, default);
+        await store.GetAsync($"oci:{folder}", "", null, again: false, default);
         return store;
     }
 

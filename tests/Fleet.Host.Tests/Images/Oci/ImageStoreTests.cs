@@ -235,7 +235,7 @@ public sealed partial class ImageStoreTests : IDisposable
     {
         using var registry = new FakeRegistry(TestImage.Small());
         var store = Store();
-        Assert.Equal("image_refused", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(registry.Reference, new Broken(), again: false, default))).Code);
+        Assert.Equal("image_refused", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(registry.Reference, "", new Broken(), again: false, default))).Code);
     }
 
     [Theory]
@@ -443,7 +443,7 @@ public sealed partial class ImageStoreTests : IDisposable
         };
         var store = Store();
         using var impatient = new CancellationTokenSource();
-        var first = store.GetAsync(registry.Reference, null, again: false, impatient.Token);
+        var first = store.GetAsync(registry.Reference, "", null, again: false, impatient.Token);
         await configs.WaitAsync();
         await layers.WaitAsync();
         var second = Get(store, registry.Reference[..^1] + "2");
@@ -452,43 +452,6 @@ public sealed partial class ImageStoreTests : IDisposable
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => first);
         goOn.Set();
         Assert.Equal(image.Digest, (await second).Digest);
-    }
-
-    [Fact]
-    public async Task Two_images_are_unpacked_at_a_time()
-    {
-        var registries = Enumerable.Range(0, 3).Select(i => new FakeRegistry(TestImage.Of([new TarMaker().File($"file{i}", $"{i}").ToArray()]))).ToArray();
-        using var goOn = new ManualResetEventSlim();
-        try
-        {
-            var store = Store();
-            var watches = registries.Select(_ => new HeldUnpack(goOn)).ToArray();
-            var pulls = registries.Zip(watches, (registry, watch) => Task.Run(() => store.GetAsync(registry.Reference, watch, again: false, default))).ToArray();
-            Assert.True(SpinWait.SpinUntil(() => watches.All(watch => watch.IsHere) && watches.Count(watch => watch.Unpacks) == 2, TimeSpan.FromSeconds(30)));
-            Assert.False(SpinWait.SpinUntil(() => watches.Count(watch => watch.Unpacks) > 2, TimeSpan.FromMilliseconds(300)));
-            goOn.Set();
-            await Task.WhenAll(pulls);
-            Assert.All(watches, watch => Assert.True(watch.Unpacks));
-        }
-        finally
-        {
-            goOn.Set();
-            foreach (var registry in registries) registry.Dispose();
-        }
-    }
-
-    /// <summary>Keeps whoever unpacks at it until it may go on.</summary>
-    private sealed class HeldUnpack(ManualResetEventSlim goOn) : IProgress<PullProgress>
-    {
-        public volatile bool IsHere, Unpacks;
-
-        public void Report(PullProgress value)
-        {
-            if (value.Bytes == value.Total) IsHere = true;
-            if (!value.Unpacking) return;
-            Unpacks = true;
-            goOn.Wait();
-        }
     }
 
     [Fact]
@@ -503,7 +466,7 @@ public sealed partial class ImageStoreTests : IDisposable
         };
         var store = Store();
         using var impatient = new CancellationTokenSource();
-        var one = store.GetAsync(registry.Reference, null, again: false, impatient.Token);
+        var one = store.GetAsync(registry.Reference, "", null, again: false, impatient.Token);
         var other = Get(store, registry.Reference);
         await impatient.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => one);
@@ -534,7 +497,7 @@ public sealed partial class ImageStoreTests : IDisposable
 
     private ImageStore Store(ImageStoreOptions? options = null) => new(_folder.At("images"), options ?? Quick);
 
-    private static Task<StoredImage> Get(ImageStore store, string reference) => store.GetAsync(reference, null, again: false, default);
+    private static Task<StoredImage> Get(ImageStore store, string reference) => store.GetAsync(reference, "", null, again: false, default);
 
     private string[] Files(string kind) => Directory.Exists(_folder.At("images", kind)) ? Directory.GetFiles(_folder.At("images", kind)) : [];
 

@@ -32,7 +32,7 @@ public sealed class RealRegistryTests : IDisposable
         Run("umoci", "unpack", "--image", $"{_folder.At("layout")}:v1", _folder.At("bundle"));
         var store = new ImageStore(_folder.At("images"), new ImageStoreOptions { KeptFree = 0 });
 
-        var pulled = await store.GetAsync($"{registry.Address}/team/app:v1", null, again: false, default);
+        var pulled = await store.GetAsync($"{registry.Address}/team/app:v1", "", null, again: false, default);
 
         Assert.Equal(image.Digest, pulled.Digest);
         Assert.Equal(("33", 3, "A=1", "/bin/su"), (pulled.Config.User, pulled.Config.StopSignal, pulled.Config.Env[0], pulled.Config.Entrypoint[0]));
@@ -57,8 +57,8 @@ public sealed class RealRegistryTests : IDisposable
         File.SetUnixFileMode(_folder.At("image.tar"), (UnixFileMode)0x1A4);
         var store = new ImageStore(_folder.At("images"), new ImageStoreOptions { KeptFree = 0 });
 
-        var archive = await store.GetAsync($"docker-archive:{_folder.At("image.tar")}", null, again: false, default);
-        var docker = await store.GetAsync($"{registry.Address}/app:v2s2", null, again: false, default);
+        var archive = await store.GetAsync($"docker-archive:{_folder.At("image.tar")}", "", null, again: false, default);
+        var docker = await store.GetAsync($"{registry.Address}/app:v2s2", "", null, again: false, default);
 
         // The same layers, by three ways: the same root.
         Assert.Equal(archive.Root, docker.Root);
@@ -79,13 +79,13 @@ public sealed class RealRegistryTests : IDisposable
         var credentials = new RegistryCredentials(_folder.At("images"));
         var name = $"{registry.Address}/app:v1";
 
-        Assert.Contains("fleet image login", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(name, null, again: false, default))).Message, StringComparison.Ordinal);
+        Assert.Contains("fleet image login", (await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(name, "", null, again: false, default))).Message, StringComparison.Ordinal);
         Assert.Null(credentials.Set(registry.Address, "builder", password + "?"));
-        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(name, null, again: false, default));
+        var refused = await Assert.ThrowsAsync<LaunchFailedException>(() => store.GetAsync(name, "", null, again: false, default));
         Assert.Equal("image_not_found", refused.Code);
         Assert.DoesNotContain(password, refused.ToString(), StringComparison.Ordinal);
         Assert.Null(credentials.Set(registry.Address, "builder", password));
-        Assert.Equal(image.Digest, (await store.GetAsync(name, null, again: false, default)).Digest);
+        Assert.Equal(image.Digest, (await store.GetAsync(name, "", null, again: false, default)).Digest);
     }
 
     private static string Run(string program, params string[] arguments)

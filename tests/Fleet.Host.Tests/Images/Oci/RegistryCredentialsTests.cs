@@ -88,7 +88,7 @@ public sealed class RegistryCredentialsTests : IDisposable
         };
         new RegistryCredentials(_folder.Path).Set(registry.Address, "me", "word");
 
-        await new ImageStore(_folder.Path, new ImageStoreOptions { KeptFree = 0 }).GetAsync(registry.Reference, null, again: false, default);
+        await new ImageStore(_folder.Path, new ImageStoreOptions { KeptFree = 0 }).GetAsync(registry.Reference, "", null, again: false, default);
 
         var identity = "Basic " + Convert.ToBase64String("me:word"u8);
         Assert.All(registry.Requests, request => Assert.Equal(request.Path == "/token", request.Authorization == identity));
