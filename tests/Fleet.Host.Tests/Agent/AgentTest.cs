@@ -40,7 +40,7 @@ public abstract class AgentTest : IAsyncLifetime
         Directory.Delete(_folder, true);
     }
 
-    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1", string proc = "/proc", bool reacts = true, CreditPlan? credits = null, System.Net.IPEndPoint? transfer = null) => HostAgent.StartAsync(
+    protected Task<HostAgent> StartAsync(IVmmDriver? driver = null, TimeProvider? clock = null, string? root = null, string id = "rack1", string proc = "/proc", bool reacts = true, CreditPlan? credits = null, System.Net.IPEndPoint? transfer = null, NetworkOptions? networks = null) => HostAgent.StartAsync(
         new HostAgentOptions
         {
             HostId = id,
@@ -54,6 +54,7 @@ public abstract class AgentTest : IAsyncLifetime
             Reacts = reacts,
             Credits = credits,
             Transfer = transfer,
+            Networks = networks ?? new NetworkOptions(),
         },
         default);
 

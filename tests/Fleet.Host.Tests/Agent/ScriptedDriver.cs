@@ -6,12 +6,12 @@ using Fleet.Shared.Contracts;
 
 namespace Fleet.Host.Tests.Agent;
 
-/// <summary>A driver that does what the test wants, under the name <c>simulated</c>, and counts VMMs.</summary>
+/// <summary>A driver that does what the test wants, under a name of its choice, and counts VMMs.</summary>
 internal sealed class ScriptedDriver : IVmmDriver
 {
     private int _running;
 
-    public string Name => "simulated";
+    public string Name { get; init; } = "simulated";
 
     public Func<VmmLaunch, CancellationToken, Task> OnLaunch { get; set; } = (_, _) => Task.CompletedTask;
 
