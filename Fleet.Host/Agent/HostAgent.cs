@@ -87,7 +87,7 @@ public sealed class HostAgent : IAsyncDisposable
             };
             actors = ActorSystem.Create("host", AgentActors.Setup(options.Log));
             var agent = actors.ActorOf(Props.Create<HostAgentActor>(context, found), "agent");
-            var owner = new LinkOwner(agent, options, inventory, images, volumes, context.BootId, context.State.Id);
+            var owner = new LinkOwner(agent, options, inventory, images, volumes, context.BootId, context.State);
             return new HostAgent(actors, context, ending, owner, new SchedulerLink(options.SchedulerAddresses, options.Credentials, owner, options.Clock, options.Log),
                 new CertificateRenewal(options.SchedulerAddresses, options.Credentials, options.Clock, options.Log), snapshots);
         }
@@ -124,7 +124,7 @@ public sealed class HostAgent : IAsyncDisposable
     }
 
     /// <summary>Carries between the link's tasks and the actor.</summary>
-    private sealed class LinkOwner(IActorRef agent, HostAgentOptions options, Inventory inventory, ImageStore images, VolumeStore volumes, string bootId, string stateId) : ILinkOwner, IDisposable
+    private sealed class LinkOwner(IActorRef agent, HostAgentOptions options, Inventory inventory, ImageStore images, VolumeStore volumes, string bootId, StateDirectory state) : ILinkOwner, IDisposable
     {
         /// <summary>Messages that may wait for the actor: what comes above stays with the control plane.</summary>
         private const int MostWaiting = 256;
@@ -143,13 +143,13 @@ public sealed class HostAgent : IAsyncDisposable
                 AgentVersion = options.AgentVersion,
                 AgentInstance = _instance,
                 BootId = bootId,
-                StateId = stateId,
+                StateId = state.Id,
                 Fenced = options.Fenced,
             };
             hello.Inventory.Images.AddRange(images.ToldNames());
             hello.Inventory.Volumes.AddRange(volumes.Told());
             // What others have of the disk changes; one that was full for a while is not for ever.
-            hello.Inventory.DiskMib = (ulong)(options.DiskMib ?? volumes.RoomMib());
+            hello.Inventory.DiskMib = (ulong)(options.DiskMib ?? volumes.RoomMib(reports.Vms.Sum(vm => SnapshotFiles.AllocatedBytes(state.FolderOf(vm.VmId)))));
             hello.Vms.AddRange(reports.Vms);
             hello.Pressure = reports.Pressure;
             return hello;

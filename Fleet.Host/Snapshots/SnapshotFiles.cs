@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using Fleet.Host.Drivers;
+using Fleet.Host.Drivers.Processes;
 using Fleet.Host.State;
 using Fleet.Shared.Files;
 using Google.Protobuf;
@@ -119,6 +120,11 @@ internal static class SnapshotFiles
             RandomAccess.SetLength(file, 0);
         }
     }
+
+    /// <summary>Bytes that what the microVM is saved in, whole or half, has of the disk; 0: nothing is there.</summary>
+    /// <param name="directory">The microVM's.</param>
+    public static long AllocatedBytes(string directory) =>
+        Directory.Exists(directory) ? Directory.EnumerateFiles(directory, Prefix + "*").Sum(Posix.AllocatedBytes) : 0;
 
     /// <summary>The most that a snapshot of so much memory takes.</summary>
     public static long LargestOf(uint memoryMib) => ((long)memoryMib << 20) + LargestState;

@@ -108,8 +108,13 @@ internal sealed class VolumeStore
         .OrderByDescending(volume => volume.SizeMib).ThenBy(volume => VolumeRules.Key(volume.Tenant, volume.Name), StringComparer.Ordinal)
         .Take(VolumeRules.MostTold);
 
-    /// <summary>MiB that volumes may have in all: what is free, with what they have of the disk already, less <see cref="KeptFree"/>.</summary>
-    public long RoomMib() => Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + DisksWithRoom(_root).Sum(Posix.AllocatedBytes) - KeptFree) / Mib;
+    /// <summary>
+    /// MiB of the disk that the control plane may promise: what is free, with what volumes and saved microVMs have of it already, which it counts itself, less
+    /// <see cref="KeptFree"/>.
+    /// </summary>
+    /// <param name="savedBytes">That saved microVMs have of it.</param>
+    public long RoomMib(long savedBytes = 0) =>
+        Math.Max(0, _freeBytes(Path.GetDirectoryName(_root)!) + DisksWithRoom(_root).Sum(Posix.AllocatedBytes) + savedBytes - KeptFree) / Mib;
 
     private IEnumerable<string> Folders() => FoldersIn(_root);
 

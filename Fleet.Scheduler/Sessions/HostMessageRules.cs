@@ -48,6 +48,9 @@ internal static partial class HostMessageRules
             case HostMessage.BodyOneofCase.Pressure:
                 Shorten(message.Pressure);
                 break;
+            case HostMessage.BodyOneofCase.VolumeDone:
+                Shorten(message.VolumeDone.Problem);
+                break;
             case HostMessage.BodyOneofCase.Goodbye:
                 message.Goodbye.Reason = ReasonText.Shorten(message.Goodbye.Reason);
                 break;

@@ -174,11 +174,12 @@ internal sealed class VolumeBook
     /// <summary>The order by which a host removes what was left there.</summary>
     public static VolumeOrder OrderFor(LeftVolume left) => new() { Tenant = left.Tenant, Name = left.Name, Id = left.Id };
 
+    /// <summary>The left volume that a host speaks of; null: none was left there that it was told to remove so.</summary>
+    public LeftVolume? LeftOf(VolumeOrderAnswer answer) => _left.Find(left => left.Host == answer.HostId && OrderFor(left).Equals(answer.Order));
+
     /// <summary>What a host says to the order to remove what was left there. Null: it is there still, or the order was another one.</summary>
     public IMessage? LeftAnswered(VolumeOrderAnswer answer, Timestamp at) =>
-        answer.Outcome == VolumeOrderOutcome.Done && _left.Find(left => left.Host == answer.HostId && OrderFor(left).Equals(answer.Order)) is { } gone
-            ? new LeftVolumeGone { At = at, Left = gone }
-            : null;
+        answer.Outcome == VolumeOrderOutcome.Done && LeftOf(answer) is { } gone ? new LeftVolumeGone { At = at, Left = gone } : null;
 
     /// <summary>The volume that an order is about: the copy, or the one that is to go.</summary>
     public VolumeRecord? SubjectOf(VolumeOrder order) =>

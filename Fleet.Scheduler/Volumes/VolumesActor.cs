@@ -45,6 +45,9 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
     /// <summary>Hosts on which volumes were left, and of which it is not known that they are no part of the cell.</summary>
     private readonly HashSet<string> _back = new(StringComparer.Ordinal);
 
+    /// <summary>Of those that were left, why their hosts said last that they are still there: it is logged once.</summary>
+    private readonly Dictionary<LeftVolume, string> _refusals = [];
+
     public override string PersistenceId => PersistenceIds.Volumes;
 
     public ITimerScheduler Timers { get; set; } = null!;
@@ -191,9 +194,16 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
     {
         if (answer.Outcome == VolumeOrderOutcome.NoHost)
             _back.Remove(answer.HostId);
-        if (answer.Problem is { } problem)
-            Log.Warning("Host {HostId} has not removed the volume {Volume}, which was left there: {Code}: {Message}", answer.HostId, answer.Order.Name, problem.Code, problem.Message);
-        StoreIfAny(_book.LeftAnswered(answer, At), static () => { });
+        // A host may say what it likes of volumes that it was never told to remove, and the same of one for ever.
+        if (_book.LeftOf(answer) is not { } left)
+            return;
+        if (answer.Problem is { } problem && _refusals.GetValueOrDefault(left) != problem.Code)
+        {
+            _refusals[left] = problem.Code;
+            Log.Warning("Host {HostId} has not removed the volume {Volume}, which was left there: {Code}: {Message}", answer.HostId, left.Name, problem.Code, problem.Message);
+        }
+        if (_book.LeftAnswered(answer, At) is { } gone)
+            Store(gone, () => _refusals.Remove(left));
     }
 
     private void StoreIfAny(IMessage? stored, Action then)

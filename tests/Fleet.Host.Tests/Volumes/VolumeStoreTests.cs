@@ -1,6 +1,7 @@
 using System.Runtime.InteropServices;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
+using Fleet.Host.Snapshots;
 using Fleet.Host.Volumes;
 using Fleet.Shared.Contracts;
 using Microsoft.Win32.SafeHandles;
@@ -50,6 +51,16 @@ public sealed partial class VolumeStoreTests : IDisposable
         _free = 300 * Mib;
         Directory.CreateDirectory(_folder);
         Assert.Equal(44, store.RoomMib());
+        // What a suspended microVM is saved in the control plane counts itself, as it does volumes.
+        var saved = Directory.CreateDirectory(Path.Combine(_folder, "saved")).FullName;
+        using (var memory = File.OpenHandle(Path.Combine(saved, SnapshotFiles.MemoryName(1)), FileMode.Create, FileAccess.Write))
+        {
+            RandomAccess.Write(memory, new byte[Mib], 0);
+            RandomAccess.FlushToDisk(memory);
+        }
+        File.WriteAllText(Path.Combine(saved, "console.log"), "its own");
+        _free = 299 * Mib;
+        Assert.Equal(44, store.RoomMib(SnapshotFiles.AllocatedBytes(saved)));
         _free = long.MaxValue / 2;
         var before = store.Changes;
         (await store.GiveAsync(Launch(First, 1, generation: 1), default)).Dispose();

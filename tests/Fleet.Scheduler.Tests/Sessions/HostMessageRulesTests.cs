@@ -149,6 +149,7 @@ public sealed class HostMessageRulesTests
             new HostMessage { Report = Report(report => report.Reason = new Reason { Code = "a", Message = text }) },
             new HostMessage { Console = new ConsoleChunk { Error = new Reason { Code = "a", Message = text } } },
             new HostMessage { Goodbye = new Goodbye { Reason = text } },
+            new HostMessage { VolumeDone = new VolumeOrderDone { Problem = new Reason { Code = "a", Message = text } } },
         })
         {
             HostMessageRules.Shorten(message);
