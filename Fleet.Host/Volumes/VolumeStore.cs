@@ -123,9 +123,10 @@ internal sealed class VolumeStore
         .SelectMany(Directory.EnumerateDirectories)
         .Where(folder => File.Exists(Path.Combine(folder, Disk)));
 
-    // Of all that have their room: also of those that are not whole yet.
-    private static IEnumerable<string> DisksWithRoom(string root) => FoldersIn(root)
-        .Concat(Path.Combine(root, Making) is var making && !Directory.Exists(making) ? [] : Directory.EnumerateDirectories(making))
+    // Of all that have their room: also of those that are not whole yet. These first: one that is put in its place meanwhile is counted twice rather than not at all.
+    private static IEnumerable<string> DisksWithRoom(string root) =>
+        (Path.Combine(root, Making) is var making && Directory.Exists(making) ? Directory.GetDirectories(making) : [])
+        .Concat(FoldersIn(root))
         .Select(folder => Path.Combine(folder, Disk));
 
     // One that is being removed has none.
@@ -180,13 +181,15 @@ internal sealed class VolumeStore
             return new Reason { Code = "volume_unavailable", Message = "The order names no volume." };
         try
         {
-            using (await EnterAsync(VolumeRules.Key(order.Tenant, order.Name), cancellation).ConfigureAwait(false))
-            {
-                if (order.CopyTo.Length > 0)
-                    await CopyAsync(order, cancellation).ConfigureAwait(false);
-                else
-                    Remove(order);
-            }
+            // In the order in which launches enter. A copy that is under way is waited for before it is removed.
+            string[] names = order.CopyTo.Length == 0 || order.CopyTo == order.Name ? [order.Name] : [order.Name, order.CopyTo];
+            using var turns = new GivenVolumes();
+            foreach (var name in names.Order(StringComparer.Ordinal))
+                turns.Add(await EnterAsync(VolumeRules.Key(order.Tenant, name), cancellation).ConfigureAwait(false));
+            if (order.CopyTo.Length > 0)
+                await CopyAsync(order, cancellation).ConfigureAwait(false);
+            else
+                Remove(order);
             return null;
         }
         catch (LaunchFailedException failed)
@@ -367,8 +370,11 @@ internal sealed class VolumeStore
     private void Remove(VolumeOrder order)
     {
         var (name, folder) = (order.Name, FolderOf(order.Tenant, order.Name));
-        // One that has no id is meant by its name alone.
-        if (!Directory.Exists(folder) || (IdOf(folder) is { Length: > 0 } id && id != order.Id))
+        if (!Directory.Exists(folder))
+            return;
+        var here = IdOf(folder);
+        // Another one stays. One without an id is meant by its name where that is all the order has, or where the one that is meant was here, made by an agent of before.
+        if (here.Length > 0 ? here != order.Id : order.Id.Length > 0 && !order.Made)
             return;
         RequireFree(Path.Combine(folder, Disk), name);
         AtStep();
@@ -377,9 +383,16 @@ internal sealed class VolumeStore
         var gone = Path.Combine(_removed, Guid.NewGuid().ToString("n"));
         Directory.Move(folder, gone);
         Interlocked.Increment(ref _changes);
-        AtStep();
-        FolderSync.Sync(Path.GetDirectoryName(folder)!);
         // From here on it is not there any more, whatever becomes of its bytes.
+        try
+        {
+            AtStep();
+            FolderSync.Sync(Path.GetDirectoryName(folder)!);
+        }
+        catch (IOException unsure)
+        {
+            _log.Warning(unsure, "The volume {Volume} is removed, but not certainly on the disk: after a power cut it may be there again", name);
+        }
         Discard(gone);
         _log.Information("The volume {Volume} was removed", name);
     }

@@ -252,8 +252,11 @@ public sealed class CapacityLedger
         var missing = MoreThanSaved(Here(demand).Needs, vmId) + _reserved + new Resources(0, 0, VolumesMib + SavedMib) - caps.Of(inventory);
         var missingPeak = forecastOf?.Invoke(Reservations).Missing(demand) ?? default;
         // What is left of an earlier placement goes anyway.
-        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
-        List<Preemptible> able = [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = forecastOf?.Invoke([held]).Peak ?? default })];
+        var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.Rank < demand.Rank && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
+        List<Preemptible> Able(bool foretold) => [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = foretold ? forecastOf!([held]).Peak : default })];
+        // What is predicted of each is asked only where that matters: it costs as much as a look at all its history.
+        var isForetold = missingPeak is { Cpus: > 0 } or { MemoryMib: > 0 };
+        var able = Able(isForetold);
         for (var round = 0; round < Preemption.Most; round++)
         {
             if (Preemption.Choose(able, demand.Rank, missing, missingPeak) is not { } chosen)
@@ -264,11 +267,15 @@ public sealed class CapacityLedger
             var left = forecastOf([.. _reservations.Values.Except(giving)]);
             if (left.HasRoomFor(demand))
                 return giving;
+            if (!isForetold)
+                able = Able(isForetold = true);
             // Peaks that did not meet are not added up, so a prediction may fall by less than each one's own: then more is asked for.
             var still = left.Missing(demand);
+            var names = giving.Select(held => held.VmId).ToHashSet(StringComparer.Ordinal);
+            var freed = able.Where(one => names.Contains(one.VmId)).ToList();
             missingPeak = new(
-                still.Cpus > 0 ? chosen.Sum(one => one.Frees.Cpus) + still.Cpus : missingPeak.Cpus,
-                still.MemoryMib > 0 ? chosen.Sum(one => one.Frees.MemoryMib) + still.MemoryMib : missingPeak.MemoryMib);
+                still.Cpus > 0 ? freed.Sum(one => one.Frees.Cpus) + still.Cpus : missingPeak.Cpus,
+                still.MemoryMib > 0 ? freed.Sum(one => one.Frees.MemoryMib) + still.MemoryMib : missingPeak.MemoryMib);
         }
         return null;
     }

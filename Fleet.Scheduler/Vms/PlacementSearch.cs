@@ -60,6 +60,17 @@ internal sealed class PlacementSearch
     /// <summary>The host said that another microVM has a volume of it.</summary>
     public bool VolumeInUse { get; private set; }
 
+    /// <summary>A host had room, and an earlier volume of the name of one that is to be made is left there.</summary>
+    /// <param name="problem">What the volumes' actor said.</param>
+    public void VolumeLeftThere(Reason problem)
+    {
+        VolumeLeft = problem;
+        Refused(new Rejection { Reason = RejectionReason.VolumeInUse, Hosts = 1 });
+    }
+
+    /// <summary>Null: no host with room was passed over for that.</summary>
+    public Reason? VolumeLeft { get; private set; }
+
     public void BindTo(VolumeRecord volume)
     {
         Volume = volume;

@@ -62,7 +62,7 @@ internal sealed partial class VmActor
         var reason = _search.Explain();
         if (_search.Preempting)
             _unyielding = _search.Unyielding;
-        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : reason, _search.IsLasting, _search.IsUndecided);
+        GiveUp(_search.Volume is { } volume ? ForVolume(volume, reason, _search.VolumeInUse) : _search.VolumeLeft ?? reason, _search.IsLasting, _search.IsUndecided);
     }
 
     /// <summary>The search has found nothing; the next one comes with time, or when capacity changes.</summary>

@@ -56,6 +56,13 @@ internal sealed partial class VmActor
         {
             // Somebody else was quicker. The room goes back.
             TellVerdict(given.Host, given.Epoch, keep: false);
+            if (search.Volume is null && problem.Code == "volume_in_use")
+            {
+                // Nothing binds this one to that host.
+                search.VolumeLeftThere(problem);
+                AskNextHost();
+                return;
+            }
             GiveUp(problem, isLasting: false);
             return;
         }

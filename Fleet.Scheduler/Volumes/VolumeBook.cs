@@ -167,12 +167,12 @@ internal sealed class VolumeBook
     {
         // What is copied is not removed meanwhile.
         VolumeState.Copying => new VolumeOrder { Tenant = volume.Tenant, Name = volume.CopyOf, CopyTo = volume.Name, Id = volume.Id, SourceId = Find(volume.Tenant, volume.CopyOf)?.Id ?? "" },
-        VolumeState.Removing => new VolumeOrder { Tenant = volume.Tenant, Name = volume.Name, Id = volume.Id },
+        VolumeState.Removing => new VolumeOrder { Tenant = volume.Tenant, Name = volume.Name, Id = volume.Id, Made = IsMade(volume) },
         _ => null,
     };
 
     /// <summary>The order by which a host removes what was left there.</summary>
-    public static VolumeOrder OrderFor(LeftVolume left) => new() { Tenant = left.Tenant, Name = left.Name, Id = left.Id };
+    public static VolumeOrder OrderFor(LeftVolume left) => new() { Tenant = left.Tenant, Name = left.Name, Id = left.Id, Made = left.Made };
 
     /// <summary>The left volume that a host speaks of; null: none was left there that it was told to remove so.</summary>
     public LeftVolume? LeftOf(VolumeOrderAnswer answer) => _left.Find(left => left.Host == answer.HostId && OrderFor(left).Equals(answer.Order));
@@ -196,7 +196,7 @@ internal sealed class VolumeBook
         var gone = new VolumeGone { At = at, Tenant = volume.Tenant, Name = volume.Name };
         // One that was never given, and is no copy, its host has not made.
         if (answer.Outcome == VolumeOrderOutcome.NoHost && (volume.Generation > 0 || volume.CopyOf.Length > 0))
-            gone.Left = new LeftVolume { Host = volume.Host, Tenant = volume.Tenant, Name = volume.Name, Id = volume.Id };
+            gone.Left = new LeftVolume { Host = volume.Host, Tenant = volume.Tenant, Name = volume.Name, Id = volume.Id, Made = IsMade(volume) };
         var next = volume.Clone();
         next.Reason = answer.Problem?.Clone();
         switch (answer.Outcome)
@@ -220,6 +220,9 @@ internal sealed class VolumeBook
                 return null;
         }
     }
+
+    // A copy is made before it is said to be.
+    private static bool IsMade(VolumeRecord volume) => volume.Made || volume.CopyOf.Length > 0;
 
     private bool IsLeft(string host, string tenant, string name) => _left.Exists(left => left.Host == host && left.Name == name && left.Tenant == tenant);
 

@@ -6,6 +6,11 @@ namespace Fleet.Host.Images.Oci;
 /// <summary>What goes for what, when a pull needs room.</summary>
 public sealed partial class ImageStore
 {
+    /// <summary>How old a sum of what volumes may still grow to may be.</summary>
+    private static readonly TimeSpan PromisedAnew = TimeSpan.FromSeconds(1);
+
+    private (long Bytes, long At)? _promised;
+
     /// <summary>What was given up lets go of its files within this.</summary>
     private static readonly TimeSpan LettingGo = TimeSpan.FromSeconds(1);
 
@@ -94,7 +99,17 @@ public sealed partial class ImageStore
     private bool Fits(long needed)
     {
         var used = ((string[])[_layers, _roots]).Sum(folder => new DirectoryInfo(folder).GetFiles().Sum(LengthOf));
-        return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - VolumeStore.PromisedIn(_volumes) - needed >= _options.KeptFree;
+        return used + needed <= _options.MaxBytes && new DriveInfo(_roots).AvailableFreeSpace - Promised() - needed >= _options.KeptFree;
+    }
+
+    // A look at every volume costs milliseconds where there are many, and a pull asks for every few MiB.
+    private long Promised()
+    {
+        if (_promised is { } known && _options.Clock.GetElapsedTime(known.At) < PromisedAnew)
+            return known.Bytes;
+        var bytes = VolumeStore.PromisedIn(_volumes);
+        _promised = (bytes, _options.Clock.GetTimestamp());
+        return bytes;
     }
 
     /// <summary>Bytes of a layer that are still to come.</summary>

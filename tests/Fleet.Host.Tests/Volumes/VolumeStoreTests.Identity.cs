@@ -68,7 +68,10 @@ public sealed partial class VolumeStoreTests
         (await Store().GiveAsync(Launch(First, 3, generation: 7, name: "late"), default)).Dispose();
 
         (await Store().GiveAsync(Launch(First, 1, generation: 1, name: "plain"), default)).Dispose();
+        // One that was never made is not what is here.
         Assert.Null(await Store().CarryOutAsync(Order("plain", id: Old), default));
+        Assert.True(File.Exists(Store().DiskOf("", "plain")));
+        Assert.Null(await Store().CarryOutAsync(new VolumeOrder { Name = "plain", Id = Old, Made = true }, default));
         Assert.False(File.Exists(Store().DiskOf("", "plain")));
     }
 
