@@ -1,7 +1,8 @@
 using System.Buffers.Binary;
+using System.Diagnostics;
 using System.Net.WebSockets;
-using System.Text;
 using System.Text.Json.Nodes;
+using System.Text;
 using System.Threading.Channels;
 using Fleet.Cli.Api;
 using Fleet.Shared.GuestChannel;
@@ -15,7 +16,14 @@ internal sealed class ExecStream : IAsyncDisposable
     private readonly StreamLedger _ledger = new();
     private readonly Channel<(FrameType Type, ReadOnlyMemory<byte> Payload)> _out = Channel.CreateBounded<(FrameType, ReadOnlyMemory<byte>)>(1024);
     private readonly SemaphoreSlim _credit = new(0);
-    private bool _signalIsUnheard;
+    // When a signal went out that nothing from the guest has followed yet.
+    private long? _unheardSince;
+
+    /// <summary>Signals that come together are one: whoever forwards an interrupt to a program that the terminal has told already sends it twice.</summary>
+    private static readonly TimeSpan Together = TimeSpan.FromSeconds(1);
+
+    /// <summary>Input leaves room for its end and for a signal, so that one that backs up holds neither back.</summary>
+    private const int KeptOfInput = (2 * StreamLedger.Overhead) + 1;
 
     private ExecStream(ClientWebSocket socket) => _socket = socket;
 
@@ -54,7 +62,7 @@ internal sealed class ExecStream : IAsyncDisposable
                 {
                     if (_ledger.FromGuest(type, payload.Span) is { } wrong)
                         throw new ApiException(ApiException.Unreachable, $"What came is no stream of a command: {wrong}");
-                    _signalIsUnheard = false;
+                    _unheardSince = null;
                 }
                 switch (type)
                 {
@@ -97,13 +105,20 @@ internal sealed class ExecStream : IAsyncDisposable
     }
 
     /// <summary>
-    /// Sends the command a signal. False: there is nobody to take it, because the command has not begun, or nothing has come from the guest since the last
-    /// one: it answers each with a credit.
+    /// Sends the command a signal. False: there is nobody to take it, because the command has not begun, or nothing has come from the guest since one that was
+    /// sent a second ago or earlier: it answers each with a credit.
     /// </summary>
     public bool TrySignal(byte number)
     {
         lock (_ledger)
-            return !_signalIsUnheard && (_signalIsUnheard = Send(FrameType.Signal, new[] { number }));
+        {
+            if (_unheardSince is { } since)
+                return Stopwatch.GetElapsedTime(since) < Together;
+            if (!Send(FrameType.Signal, new[] { number }))
+                return false;
+            _unheardSince = Stopwatch.GetTimestamp();
+            return true;
+        }
     }
 
     public void Resize((ushort Rows, ushort Columns) size)
@@ -159,7 +174,7 @@ internal sealed class ExecStream : IAsyncDisposable
         {
             lock (_ledger)
             {
-                if (StreamLedger.Room(_ledger.InputLeft) is > 0 and var room)
+                if (StreamLedger.Room(_ledger.InputLeft - KeptOfInput) is > 0 and var room)
                     return room;
             }
             await _credit.WaitAsync(cancellation);

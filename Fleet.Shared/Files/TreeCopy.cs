@@ -237,7 +237,14 @@ public static class TreeCopy
         }
         catch
         {
-            System.IO.File.Delete(part);
+            try
+            {
+                System.IO.File.Delete(part);
+            }
+            catch (Exception stuck) when (stuck is IOException or UnauthorizedAccessException)
+            {
+                // What went wrong first is what is told.
+            }
             throw;
         }
     }

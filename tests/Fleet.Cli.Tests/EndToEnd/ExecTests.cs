@@ -50,7 +50,7 @@ public sealed class ExecTests
         // Node and agent die in the middle: the clients hear it, the command ends, what is half copied is nowhere, and the guest serves the next agent.
         var (half, here) = (Path.Combine(fleet.Files, "half"), Directory.CreateDirectory(Path.Combine(fleet.Files, "here")).FullName);
         await using (var sparse = File.Create(half))
-            sparse.SetLength(64 << 20);
+            sparse.SetLength(8L << 30);
         (exit, _, error) = await fleet.CliAsync("vm", "exec", "box", "--", "sh", "-c", "mkdir /tmp/in && truncate -s 8G /tmp/out");
         Assert.True(exit == 0, error);
         // The guest's side of the one stands still as soon as something has come; the other is long enough.
