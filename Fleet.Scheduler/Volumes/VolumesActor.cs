@@ -45,6 +45,8 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
     /// <summary>Hosts on which volumes were left, and of which it is not known that they are no part of the cell.</summary>
     private readonly HashSet<string> _back = new(StringComparer.Ordinal);
 
+    private int _leftOrdered;
+
     /// <summary>Of those that were left, why their hosts said last that they are still there: it is logged once.</summary>
     private readonly Dictionary<LeftVolume, string> _refusals = [];
 
@@ -127,7 +129,8 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
             if (decision.Problem is null)
                 given.Grants.AddRange(_book.GrantsOf(give));
             caller.Tell(given);
-            if (decision.Problem is not null)
+            // Where an earlier one is left its host may be ready to remove it by now.
+            if (decision.Problem is { Code: "volume_in_use" })
                 OnHostCame(give.Host);
         });
     }
@@ -143,8 +146,11 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
 
     private void OrderLeft(Predicate<string> isMeant)
     {
-        foreach (var left in _book.Left.Where(left => isMeant(left.Host)).Take(MostOrders))
+        var meant = _book.Left.Where(left => isMeant(left.Host)).ToList();
+        // In turns: those that are not carried out keep no others from theirs.
+        foreach (var left in meant.Skip(_leftOrdered % Math.Max(1, meant.Count)).Concat(meant).Take(Math.Min(MostOrders, meant.Count)))
             hosts.Tell(new OrderVolume { HostId = left.Host, Order = VolumeBook.OrderFor(left), Left = true });
+        _leftOrdered = meant.Count > MostOrders ? (_leftOrdered + MostOrders) % meant.Count : 0;
     }
 
     private static string NewId() => Guid.NewGuid().ToString("n");
