@@ -258,8 +258,9 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
         {
             _prepared = null;
             Timers.Cancel(SearchTimer);
+            // Who does not want to wait fails: one that had come is gone, maybe for that it had the word of no room and this one had not.
             if (_members.Count > 0)
-                TellWaits(GangRound.Incomplete(Gang, _members.Count));
+                TellWaits(GangRound.Incomplete(Gang, _members.Count), isShort: true);
             return;
         }
         _prepared = prepared;

@@ -172,7 +172,8 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
                 OnTakePlace(take);
                 break;
             case GangWaits waits:
-                Store(_life.Unplaced(waits.Reason, isLasting: false, Now, isUndecided: !waits.Short), static () => { });
+                // A late word is no reason to fail for one that was started by itself meanwhile.
+                Store(_life.Unplaced(waits.Reason, isLasting: false, Now, isUndecided: !waits.Short || !VmLife.AwaitsGang(_life.Record!)), static () => { });
                 break;
             case CheckPlacement check:
                 OnCheck(check);

@@ -1,4 +1,5 @@
 using Akka.Actor;
+using Akka.Cluster.Sharding;
 using Fleet.Scheduler.Cell;
 using Fleet.Scheduler.Gangs;
 using Fleet.Scheduler.Placement;
@@ -203,6 +204,25 @@ public sealed class GangTests : IAsyncLifetime
             return since.Elapsed > TimeSpan.FromSeconds(3);
         });
         Assert.InRange(full.Counted, 2, 10);
+    }
+
+    /// <summary>The third failed, and the word that there is no room for all was lost to the two others.</summary>
+    [Fact]
+    public async Task Should_fail_those_that_are_not_to_wait_when_one_that_had_come_is_gone()
+    {
+        var members = await CreateAsync("three", 3, create: 2, refuseWaiting: true);
+        var specs = await Task.WhenAll(members[..2].Select(async id => (await _cell.WaitAsync(id, VmState.Unplaced)).Spec));
+        var third = specs[1].Clone();
+        third.Gang.Index = 2;
+        var system = _cell.System.ActorSystem;
+        var vms = new LateRegion();
+        vms.Started(ClusterSharding.Get(system).ShardRegion(ShardRegions.Vms));
+        var placement = system.ActorOf(Props.Create(() => new FullPlacement(new Full())));
+        var gang = system.ActorOf(Props.Create(() => new GangActor("three", TestCell.Options(_cell.Folder), placement, ActorRefs.Nobody, vms)));
+        foreach (var (id, spec) in members.Zip([.. specs, third]))
+            gang.Tell(new JoinGang { GangId = "three", VmId = id, Spec = spec });
+        foreach (var id in members[..2])
+            Assert.Equal("no_capacity", (await _cell.WaitAsync(id, VmState.Failed)).Reason.Code);
     }
 
     private sealed class Full
