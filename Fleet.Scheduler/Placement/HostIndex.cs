@@ -302,7 +302,10 @@ public sealed class HostIndex
     }
 
     /// <summary>How many of these, <paramref name="most"/> at most, have room at once: no more than that, and fewer if rules about groups are in the way. Looks at every host, once until a host says something.</summary>
-    public int Room(Demand demand, int most)
+    /// <param name="demand">What each wants.</param>
+    /// <param name="most">No more are counted.</param>
+    /// <param name="remember">It may be asked again. False: of what nobody wants yet, which would take the place of what many do.</param>
+    public int Room(Demand demand, int most, bool remember = true)
     {
         ArgumentNullException.ThrowIfNull(demand);
         if (_rooms.TryGetValue(demand, out var counted))
@@ -318,7 +321,7 @@ public sealed class HostIndex
                 return most;
         }
         // Less than was asked for is all that there is. Rules go by where others are, which changes without a word of a host.
-        if (demand.Rules is null && _rooms.Count < MostRefused)
+        if (remember && demand.Rules is null && _rooms.Count < MostRefused)
             _rooms.Add(demand, (int)room);
         return (int)room;
     }
@@ -380,7 +383,7 @@ public sealed class HostIndex
         if (spec.Gang is { } gang && Short(demand, gang) is { } reason)
         {
             bool AllHaveRoom(Demand wanted, PlacedHost? more) =>
-                Room(wanted, (int)gang.Size) + (more is null ? 0 : Fitting(wanted, more.Whole, (int)gang.Size)) >= gang.Size;
+                Room(wanted, (int)gang.Size, remember: false) + (more is null ? 0 : Fitting(wanted, more.Whole, (int)gang.Size)) >= gang.Size;
             return new([], fitting, rejections, reason, new PlacementWhatIf(_engine, hosts, Of) { AllHaveRoom = AllHaveRoom }.Changes(spec));
         }
         if (candidates.Count == 0 && Preempting(demand, NoHosts, int.MaxValue).ToList() is { Count: > 0 } others)

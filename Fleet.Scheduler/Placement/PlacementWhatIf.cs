@@ -16,6 +16,9 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
     /// <summary>Kinds of hosts that are named; a fleet with many has no use for more.</summary>
     private const int MostKinds = 4;
 
+    /// <summary>The size that a gang fits with is found to this part of what is wanted: every step counts the room on all hosts, and placement waits meanwhile.</summary>
+    private const int GangSteps = 64;
+
     /// <summary>Of a gang: whether there is room for all of it, with one more host like that, empty, where there is one. One by itself has room where a host would take it.</summary>
     public Func<Demand, PlacedHost?, bool>? AllHaveRoom { get; init; }
 
@@ -71,9 +74,10 @@ internal sealed class PlacementWhatIf(PlacementEngine engine, IReadOnlyCollectio
         {
             if (!all(smallest, null))
                 return null;
-            // The most of which all have room: of more there is room for no more of them.
+            // Of more there is room for no more of them. What is found fits; a little more may too.
+            var step = Math.Max(1, wanted / GangSteps);
             var (fits, tooMuch) = (least, Math.Min(most, wanted) + 1);
-            while (tooMuch - fits > 1)
+            while (tooMuch - fits > step)
             {
                 var size = fits + ((tooMuch - fits) / 2);
                 if (all(Of(size), null))

@@ -224,10 +224,20 @@ public sealed class HostIndexTests
             return review.Changes.Select(change => (change.Field, change.Value, change.Fitting));
         }
 
-        Assert.Equal([("memory_mib", 4096UL, 2), ("hosts", null, 1)], Changes(3, 6000));
-        Assert.Equal([("memory_mib", 4096UL, 2)], Changes(4, 6000));
-        Assert.Equal([("memory_mib", 8192UL, 2)], Changes(2, 9000));
+        Assert.Equal([("memory_mib", 2), ("hosts", 1)], Changes(3, 6000).Select(change => (change.Item1, change.Item3)));
+        Assert.Equal([("memory_mib", 2)], Changes(4, 6000).Select(change => (change.Item1, change.Item3)));
         Assert.Empty(Changes(25, 128));
+        // It is found to a 64th of what is wanted, and fits.
+        Assert.InRange(Changes(3, 6000).First().Item2!.Value, 4096UL - (6000 / 64), 4096UL);
+        Assert.InRange(Changes(2, 9000).Single().Item2!.Value, 8192UL - (9000 / 64), 8192UL);
+        // Small numbers are found exactly.
+        Assert.Equal(("cpus", 4U, 2), Cpus(4));
+
+        (string, ulong?, int) Cpus(uint size)
+        {
+            var spec = new VmSpec { Cpus = 5, MemoryMib = 128, Driver = "auto", Gang = new Gang { Size = size } };
+            return index.Review(spec, new Dictionary<string, string>()).Changes.Select(change => (change.Field, change.Value, change.Fitting)).First();
+        }
     }
 
     /// <summary>Each wish that no host meets, alone.</summary>
