@@ -141,13 +141,15 @@ public readonly record struct Promised(int Count, Resources Needs)
     /// <summary>Members of groups among them.</summary>
     private ImmutableDictionary<string, int>? Groups { get; init; }
 
-    public Promised And(Demand demand)
+    /// <param name="demand">What is promised to one more.</param>
+    /// <param name="needs">What of it takes room that is free: less than all for who has some already. Null: all.</param>
+    public Promised And(Demand demand, Resources? needs = null)
     {
         ArgumentNullException.ThrowIfNull(demand);
         var groups = Groups;
         foreach (var group in demand.Groups)
             groups = (groups ?? ImmutableDictionary<string, int>.Empty).SetItem(group, Of(group) + 1);
-        return new(Count + 1, Needs + demand.Needs) { Groups = groups };
+        return new(Count + 1, Needs + (needs ?? demand.Needs)) { Groups = groups };
     }
 
     public int Of(string group) => Groups?.GetValueOrDefault(group) ?? 0;
@@ -216,7 +218,7 @@ public sealed class CapacityLedger
     }
 
     /// <summary>What the microVM is saved in here it needs no more room for when it goes on.</summary>
-    private Resources MoreThanSaved(Resources needs, string vmId) =>
+    public Resources MoreThanSaved(Resources needs, string vmId) =>
         needs with { DiskMib = needs.DiskMib - Math.Min(needs.DiskMib, _saved.GetValueOrDefault(vmId)) };
 
     /// <summary>The demand with the volumes alone that are neither here nor on their way.</summary>

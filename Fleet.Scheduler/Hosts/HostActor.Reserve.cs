@@ -85,7 +85,7 @@ internal sealed partial class HostActor
                 Settled = reserve.Settled,
                 Round = reserve.Round,
             };
-            promised = promised.And(demand);
+            promised = promised.And(demand, _ledger.MoreThanSaved(demand.Needs, reserve.VmId));
             if (preempted.Count > 0)
                 break;
         }

@@ -195,6 +195,9 @@ public sealed class FiveResourceLedgerTests
         Assert.Equal((1000L, 500L), (ledger.SavedMib, ledger.Free(Host, Caps).DiskMib));
         var other = Demand.Of(Spec(new(1, 128, 501)));
         Assert.Equal(new Rejection { Reason = "disk", Hosts = 1, Wanted = 501, MostFree = 500 }, ledger.Check(other, Host, Caps));
+        // Nor does it take what is free from whoever comes with it.
+        var goesOn = new Promised().And(demand, ledger.MoreThanSaved(demand.Needs, "vm-1"));
+        Assert.Null(ledger.Check(Demand.Of(Spec(new(1, 128, 500))), Host, Caps, also: goesOn));
         ledger.Apply(Reserved("vm-2", Demand.Of(Spec(new(1, 128, 500)))));
 
         // It wants 600 and nothing is free, but what it is saved in.
