@@ -16,8 +16,8 @@ internal sealed class ExecStream : IAsyncDisposable
     private readonly StreamLedger _ledger = new();
     private readonly Channel<(FrameType Type, ReadOnlyMemory<byte> Payload)> _out = Channel.CreateBounded<(FrameType, ReadOnlyMemory<byte>)>(1024);
     private readonly SemaphoreSlim _credit = new(0);
-    // When a signal went out that nothing from the guest has followed yet.
-    private long? _unheardSince;
+    // The last signal that went out, and when the first of those did that nothing from the guest has followed yet.
+    private (byte Number, long Since)? _unheard;
 
     /// <summary>Signals that come together are one: whoever forwards an interrupt to a program that the terminal has told already sends it twice.</summary>
     private static readonly TimeSpan Together = TimeSpan.FromSeconds(1);
@@ -62,7 +62,7 @@ internal sealed class ExecStream : IAsyncDisposable
                 {
                     if (_ledger.FromGuest(type, payload.Span) is { } wrong)
                         throw new ApiException(ApiException.Unreachable, $"What came is no stream of a command: {wrong}");
-                    _unheardSince = null;
+                    _unheard = null;
                 }
                 switch (type)
                 {
@@ -112,11 +112,16 @@ internal sealed class ExecStream : IAsyncDisposable
     {
         lock (_ledger)
         {
-            if (_unheardSince is { } since)
-                return Stopwatch.GetElapsedTime(since) < Together;
+            if (_unheard is { } last)
+            {
+                if (Stopwatch.GetElapsedTime(last.Since) >= Together)
+                    return false;
+                if (last.Number == number)
+                    return true;
+            }
             if (!Send(FrameType.Signal, new[] { number }))
                 return false;
-            _unheardSince = Stopwatch.GetTimestamp();
+            _unheard = (number, _unheard?.Since ?? Stopwatch.GetTimestamp());
             return true;
         }
     }
