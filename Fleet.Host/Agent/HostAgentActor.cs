@@ -73,17 +73,6 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
     /// <summary>One <see cref="MicroVmActor.Input"/> was passed on or dropped.</summary>
     public sealed record InputTaken(string VmId) : INoSerializationVerificationNeeded;
 
-    /// <summary>Asks for what Hello tells of the host as it is now.</summary>
-    public sealed class GetReports : INoSerializationVerificationNeeded
-    {
-        public static readonly GetReports Instance = new();
-    }
-
-    /// <summary>The answer to <see cref="GetReports"/>.</summary>
-    /// <param name="Vms">The newest report of every microVM.</param>
-    /// <param name="Pressure">Null: the host does nothing about it.</param>
-    public sealed record Reports(VmReport[] Vms, PressureReport? Pressure) : INoSerializationVerificationNeeded;
-
     /// <summary>A stream to the control plane is open, its Hello sent and welcomed.</summary>
     public sealed record LinkUp(LinkSession Session, IReadOnlyList<VmEpoch> Unknown) : INoSerializationVerificationNeeded;
 
@@ -156,7 +145,7 @@ internal sealed partial class HostAgentActor : UntypedActor, IWithTimers
                 // No answer and so no link: a Hello without its microVMs would say that they are gone.
                 break;
             case GetReports:
-                Sender.Tell(new Reports([.. _vms.Values.Where(entry => entry.Report.State != HostVmState.Removed).Select(entry => entry.Report.Clone())], _context.Reacts ? _reaction.Told : null));
+                Sender.Tell(TellReports());
                 break;
             case LinkUp up:
                 _session = up.Session;
