@@ -54,8 +54,6 @@ internal sealed class TenantTurns(int atOnce)
         {
             _waiting.Remove(turn);
             _working.Add(turn.Tenant!);
-            _tenants.Remove(turn.Tenant!);
-            _tenants.Add(turn.Tenant!);
             turn.Begun.SetResult();
         }
     }
@@ -77,6 +75,8 @@ internal sealed class TenantTurns(int atOnce)
         {
             if (_waiting.Remove(turn) || turn.Tenant is null) return;
             _working.Remove(turn.Tenant);
+            // Behind all who wait by now, if it wants anything more.
+            if (_tenants.Remove(turn.Tenant)) _tenants.Add(turn.Tenant);
             turn.Tenant = null;
             Begin();
         }

@@ -4,6 +4,8 @@ namespace Fleet.Host.Tests.Images.Oci;
 
 public class TenantTurnsTests
 {
+    private static readonly TimeSpan Bound = TimeSpan.FromSeconds(20);
+
     private readonly TenantTurns _turns = new(2);
 
     [Fact]
@@ -18,12 +20,12 @@ public class TenantTurnsTests
 
         // Those who had theirs are behind who has had none.
         (await acme[0]).Dispose();
-        await last;
+        await last.WaitAsync(Bound);
         Assert.False(acme[1].IsCompleted);
         (await umbrella[0]).Dispose();
-        await acme[1];
+        await acme[1].WaitAsync(Bound);
         (await last).Dispose();
-        await umbrella[1];
+        await umbrella[1].WaitAsync(Bound);
         Assert.False(acme[2].IsCompleted);
     }
 
@@ -34,15 +36,15 @@ public class TenantTurnsTests
         var shared = Ask("shared", "acme");
         Assert.False(shared.IsCompleted);
         using var wish = _turns.Want("shared", "umbrella");
-        await shared;
+        await shared.WaitAsync(Bound);
 
         // It is umbrella's turn, so that acme's own goes on when its first is over.
         var own = Ask("acme1", "acme");
         var others = Ask("umbrella0", "umbrella");
         (await busy).Dispose();
-        await own;
+        await own.WaitAsync(Bound);
         (await shared).Dispose();
-        await others;
+        await others.WaitAsync(Bound);
     }
 
     [Fact]
@@ -57,14 +59,14 @@ public class TenantTurnsTests
         var turn = await first;
         turn.Dispose();
         turn.Dispose();
-        await patient;
+        await patient.WaitAsync(Bound);
 
         var wish = _turns.Want("d", "umbrella");
         wish.Dispose();
         var nobodys = _turns.TakeAsync("d", default);
         Assert.False(nobodys.IsCompleted);
         using var again = _turns.Want("d", "umbrella");
-        await nobodys;
+        await nobodys.WaitAsync(Bound);
     }
 
     private Task<IDisposable> Ask(string work, string tenant, CancellationToken cancellation = default)
