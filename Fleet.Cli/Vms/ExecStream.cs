@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Net.WebSockets;
-using System.Text.Json.Nodes;
 using System.Text;
+using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using Fleet.Cli.Api;
 using Fleet.Shared.GuestChannel;
