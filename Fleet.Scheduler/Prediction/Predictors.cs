@@ -100,11 +100,18 @@ internal abstract class MachinePredictor(Fold fold, int slots = UsageSeries.Kept
     protected abstract double Share(ReadOnlySpan<double> history);
 }
 
-/// <summary>Mean and <paramref name="sigmas"/> standard deviations of the machine's history.</summary>
+/// <summary>
+/// Mean and <paramref name="sigmas"/> standard deviations of the machine's history. Of a few slots the deviation says nothing: with fewer than half of <paramref name="slots"/>
+/// and than the warm-up's they count as at their limits.
+/// </summary>
 internal sealed class SigmaPredictor(double sigmas, Fold fold, int slots = UsageSeries.Kept) : MachinePredictor(fold, slots)
 {
+    private readonly int _least = Math.Min(UsageSeries.WarmUp, slots / 2);
+
     protected override double Share(ReadOnlySpan<double> history)
     {
+        if (history.Length < _least)
+            return 1;
         var (mean, deviation) = Statistics.MeanAndDeviation(history);
         return mean + (sigmas * deviation);
     }

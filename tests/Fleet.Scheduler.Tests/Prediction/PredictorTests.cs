@@ -65,6 +65,28 @@ public sealed class PredictorTests
         Assert.True(Predict("sigma:8", use) > 9.9);
     }
 
+    /// <summary>One slot has no deviation, and a few have little.</summary>
+    [Theory]
+    [InlineData("sigma:5", UsageSeries.WarmUp)]
+    [InlineData("sigma:5:2", UsageSeries.WarmUp / 2)]
+    public void Should_count_those_as_at_their_limits_whose_deviation_is_not_known(string predictor, int needed)
+    {
+        Consumer[] known = [new Consumer(10, Series(_ => 0.2, UsageSeries.WarmUp))];
+        Assert.Equal(10, Predict(predictor, new ResourceUse(known, Gapped(needed - 1), Now)), 3);
+        Assert.Equal(2, Predict(predictor, new ResourceUse(known, Gapped(needed), Now)), 3);
+
+        // So many slots count that these were there in; in those before somebody else was.
+        static MachineSeries Gapped(int slots)
+        {
+            var machine = new MachineSeries();
+            for (var slot = 0; slot < History - UsageSeries.WarmUp; slot++)
+                machine.Put(slot, 0.9, 10);
+            for (var slot = History - slots; slot < History; slot++)
+                machine.Put(slot, 0.2, 10);
+            return machine;
+        }
+    }
+
     [Fact]
     public void Should_leave_less_margin_above_the_peak_the_longer_the_history()
     {
