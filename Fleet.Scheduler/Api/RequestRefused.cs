@@ -51,6 +51,7 @@ internal static class ErrorCodes
     public const string HostConnected = "host_connected";
     public const string HostInUse = "host_in_use";
     public const string VolumeInUse = "volume_in_use";
+    public const string TooManyVolumes = "too_many_volumes";
     public const string NoCapacity = "no_capacity";
     public const string Compacted = "compacted";
     public const string PayloadTooLarge = "payload_too_large";
@@ -83,6 +84,7 @@ internal static class ErrorCodes
         [HostConnected] = (409, "The host is connected"),
         [HostInUse] = (409, "The host is in use"),
         [VolumeInUse] = (409, "The volume is in use"),
+        [TooManyVolumes] = (409, "There are as many volumes as there may be"),
         [NoCapacity] = (409, "No host has room, and the microVM is not to wait"),
         [Compacted] = (410, "The change log no longer goes back that far"),
         [PayloadTooLarge] = (413, "The body is too large"),

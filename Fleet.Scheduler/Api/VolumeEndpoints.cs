@@ -29,7 +29,7 @@ internal sealed class VolumeEndpoints(ApiContext api)
             Body = typeof(CreateVolumeBody),
             Status = 201,
             Answer = typeof(VolumeBody),
-            Errors = [.. OfBody, ErrorCodes.NotFound],
+            Errors = [.. OfBody, ErrorCodes.NotFound, ErrorCodes.TooManyVolumes],
         });
         routes.MapDelete("/v1/volumes/{name}", (Delegate)RemoveAsync).Describe(new("remove_volume", "Removes a volume with all that it holds, as soon as its host is there")
         {
@@ -51,7 +51,7 @@ internal sealed class VolumeEndpoints(ApiContext api)
             Body = typeof(CopyVolumeBody),
             Status = 202,
             Answer = typeof(VolumeBody),
-            Errors = [.. OfBody, ErrorCodes.NotFound, ErrorCodes.WrongState, ErrorCodes.VolumeInUse],
+            Errors = [.. OfBody, ErrorCodes.NotFound, ErrorCodes.WrongState, ErrorCodes.VolumeInUse, ErrorCodes.TooManyVolumes],
         });
 
     private async Task ListAsync(HttpContext http)

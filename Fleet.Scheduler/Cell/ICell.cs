@@ -92,7 +92,7 @@ public interface ICell
 
     /// <summary>
     /// Creates, copies or removes a volume: <see cref="CreateVolume"/>, <see cref="CopyVolume"/>, <see cref="RemoveVolume"/>. Answers when it is in the journal and,
-    /// of the last two, the host has said that nobody has the volume. Throws <see cref="CellException"/> (<c>not_found</c>, <c>name_taken</c>, <c>volume_in_use</c>).
+    /// of the last two, the host has said that nobody has the volume. Throws <see cref="CellException"/> (<c>not_found</c>, <c>name_taken</c>, <c>volume_in_use</c>, <c>too_many_volumes</c>).
     /// </summary>
     Task<VolumeRecord> ChangeVolumeAsync(IToVolumes change, CancellationToken cancellation);
 

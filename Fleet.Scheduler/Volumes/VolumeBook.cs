@@ -245,5 +245,5 @@ internal sealed class VolumeBook
 
     private static VolumeDecision Taken(string name) => VolumeDecision.Refuse("name_taken", $"There is a volume {name} already.");
 
-    private static VolumeDecision Full() => VolumeDecision.Refuse("volume_in_use", $"The cell has {MostVolumes} volumes, the most that there may be. Remove some.");
+    private static VolumeDecision Full() => VolumeDecision.Refuse("too_many_volumes", $"The cell has {MostVolumes} volumes, the most that there may be. Remove some.");
 }

@@ -59,6 +59,17 @@ public sealed class VolumeBookTests
     }
 
     [Fact]
+    public void Should_make_no_more_than_the_cell_may_have()
+    {
+        for (var made = 0; made < VolumeBook.MostVolumes; made++)
+            Carry(_book.Create(new CreateVolume { Tenant = "acme", Name = $"v{made}", SizeMib = 64, Host = "h1" }, At, Id));
+        Assert.Equal("too_many_volumes", _book.Create(new CreateVolume { Tenant = "acme", Name = "one-more", SizeMib = 64, Host = "h1" }, At, Id).Problem?.Code);
+        Assert.Equal("too_many_volumes", Give("vm-1", 1, "h1"));
+        Carry(new(new VolumeGone { At = At, Tenant = "acme", Name = "v0" }));
+        Assert.Null(Give("vm-1", 1, "h1"));
+    }
+
+    [Fact]
     public void Should_give_none_that_is_being_removed_and_give_it_again_when_it_is_not_after_all()
     {
         Assert.Null(Give("vm-1", 1, "h1"));
