@@ -289,7 +289,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
         switch (_round!.Next())
         {
             case GangStep.AskIndex:
-                _placement.Tell(new FindHosts(_round.Search!.Demand, _round.Search.Asked.ToHashSet(), ++_asked) { VmId = _round.Member.VmId });
+                _placement.Tell(new FindHosts(_round.Search!.Demand, _round.Search.Asked.ToHashSet(), ++_asked) { VmId = _round.Member.VmId, IsDecisive = _round.Member.Spec.RefuseWaiting });
                 Await();
                 break;
             case GangStep.Reserve reserve:

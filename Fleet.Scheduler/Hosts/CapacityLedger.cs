@@ -69,6 +69,9 @@ public readonly record struct PeakForecast(PeakUse Peak, PeakUse Room)
         return new(demand.Cpus - (Room.Cpus - Peak.Cpus), demand.MemoryMib - (Room.MemoryMib - Peak.MemoryMib));
     }
 
+    /// <summary>With room for all that is there already, were it more than there should be.</summary>
+    public PeakForecast AsFullAsItIs() => this with { Room = new(Math.Max(Room.Cpus, Peak.Cpus), Math.Max(Room.MemoryMib, Peak.MemoryMib)) };
+
     public bool HasRoomFor(Demand demand)
     {
         ArgumentNullException.ThrowIfNull(demand);
@@ -239,7 +242,8 @@ public sealed class CapacityLedger
     public IEnumerable<ClassRoom> Preemptible => _preemptible.Where(room => room.Vms > 0);
 
     /// <summary>
-    /// Who gives way so that the demand fits; null: it would not fit, or too many would have to. Only what is short by the caps or by the forecast counts.
+    /// Who gives way so that the demand fits; null: it would not fit, or too many would have to. Only what the demand wants, and is short by the caps or by the forecast, counts. Where
+    /// more is predicted of those that are here than there is room for, also because little is known of them, nobody goes for that: only as much as the demand adds is to become free.
     /// </summary>
     /// <param name="demand">What is to fit.</param>
     /// <param name="vmId">Whose it is.</param>
@@ -251,8 +255,10 @@ public sealed class CapacityLedger
         ArgumentNullException.ThrowIfNull(demand);
         if (_reservations.Count >= VmLimits.MaxVmsPerHost)
             return null;
-        var missing = MoreThanSaved(Here(demand).Needs, vmId) + _reserved + new Resources(0, 0, VolumesMib + SavedMib) - caps.Of(inventory);
-        var missingPeak = forecastOf?.Invoke(Reservations).Missing(demand) ?? default;
+        var needs = MoreThanSaved(Here(demand).Needs, vmId);
+        var missing = (needs + _reserved + new Resources(0, 0, VolumesMib + SavedMib) - caps.Of(inventory)).Where(needs);
+        var present = forecastOf?.Invoke(Reservations).AsFullAsItIs() ?? default;
+        var missingPeak = forecastOf is null ? default : present.Missing(demand);
         // What is left of an earlier placement goes anyway.
         var there = _reservations.Values.Where(held => held is { Holds: true, Settled: false } && held.Rank < demand.Rank && held.VmId != vmId && held.Epoch == NewestEpoch(held.VmId)).ToDictionary(held => held.VmId);
         List<Preemptible> Able(bool foretold) => [.. there.Values.Select(held => new Preemptible(held.VmId, held.Rank, held.Needs) { Frees = foretold ? forecastOf!([held]).Peak : default })];
@@ -266,7 +272,7 @@ public sealed class CapacityLedger
             List<Reservation> giving = [.. chosen.Select(one => there[one.VmId])];
             if (forecastOf is null)
                 return giving;
-            var left = forecastOf([.. _reservations.Values.Except(giving)]);
+            var left = forecastOf([.. _reservations.Values.Except(giving)]) with { Room = present.Room };
             if (left.HasRoomFor(demand))
                 return giving;
             if (!isForetold)

@@ -36,7 +36,8 @@ internal sealed class EvictionPlan
             {
                 if (now - _askedAt < Patience)
                     return null;
-                _askedAt = now;
+                // What it said before may hold no more: a suspend that failed has it run on.
+                (_askedAt, _goes) = (now, false);
                 return open;
             }
             // It has gone, or ended by itself: room is made either way.

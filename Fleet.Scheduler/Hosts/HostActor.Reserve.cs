@@ -50,7 +50,7 @@ internal sealed partial class HostActor
             var rejection = earlier is not null ? Rejected(RejectionReason.Stale)
                 : _record?.Quarantine is not null && events.Count > 0 ? Rejected(RejectionReason.Quarantined)
                 : Neighbours.IsApartFrom(demand, events.ContainsKey) ? Rejected(RejectionReason.Group)
-                : events.Values.Any(other => other.Volumes.Intersect(VolumesOf(reserve.Spec)).Any()) ? Rejected(RejectionReason.VolumeInUse)
+                : reserve.Spec?.Volumes.Count > 0 && events.Values.Any(other => other.Volumes.Intersect(VolumesOf(reserve.Spec)).Any()) ? Rejected(RejectionReason.VolumeInUse)
                 : Refusal(reserve, demand, promised);
             if (reserve.Preempt && IsShort(rejection))
             {

@@ -77,12 +77,19 @@ public sealed class HostIndex
             view.Images = null;
         }
         _hosts[view.HostId] = new Entry(view, now);
+        _trials.Seen(view.HostId, view.Version);
+        // Most of what hosts say is what they said before, and changes no answer; images only which host is the best.
+        if (view.Equals(known))
+        {
+            if (images is not null)
+                _engine.SetImages(_engine.Find(view.HostId)!, images.Names);
+            return false;
+        }
         ForgetRefusals();
         var (before, free) = (_engine.Find(view.HostId)?.Free ?? default, Free(view));
         var host = _engine.Put(view.HostId, view.Inventory ?? Nothing, Capacity(view), free, Closed(view));
         if (images is not null)
             _engine.SetImages(host, images.Names);
-        _trials.Seen(view.HostId, view.Version);
         var regrouped = Regroup(host, known, view);
         _yields.Put(host, Yields(view, free));
         if (!view.Connected)

@@ -34,6 +34,14 @@ public readonly record struct Resources(long Cpus, long MemoryMib, long DiskMib 
     public static Resources operator -(in Resources a, in Resources b) =>
         new(a.Cpus - b.Cpus, a.MemoryMib - b.MemoryMib, a.DiskMib - b.DiskMib, a.NetworkMbit - b.NetworkMbit, a.Iops - b.Iops);
 
+    /// <summary>Of each of which <paramref name="needs"/> has any; 0 of the others.</summary>
+    internal Resources Where(in Resources needs) => new(
+        needs.Cpus > 0 ? Cpus : 0,
+        needs.MemoryMib > 0 ? MemoryMib : 0,
+        needs.DiskMib > 0 ? DiskMib : 0,
+        needs.NetworkMbit > 0 ? NetworkMbit : 0,
+        needs.Iops > 0 ? Iops : 0);
+
     /// <summary>How many there are.</summary>
     internal const int Kinds = 5;
 

@@ -6,12 +6,12 @@ namespace Fleet.Scheduler.Prediction;
 /// </summary>
 public sealed class MachineSeries
 {
-    // One more than slots are kept: the open one has a place of its own.
-    private readonly SlotLimits[] _limits = new SlotLimits[UsageSeries.Kept + 1];
+    // One more than slots are kept: the open one has a place of its own. Neither of the two is there before it is needed: most hosts are told of nothing.
+    private SlotLimits[] _limits = [];
     private readonly UsageSeries _shares = new();
     private readonly List<(Consumer Consumer, long Newest)> _historyOf = [];
-    private readonly double[] _history = new double[UsageSeries.Kept];
-    private (Fold Fold, long Newest) _historyAt;
+    private double[] _history = [];
+    private (Fold Fold, long Newest) _historyAt = (Fold.P90, long.MinValue);
 
     /// <summary>Limits of those that were seen in a slot.</summary>
     /// <param name="Changed">They were not the same all the time.</param>
@@ -77,6 +77,8 @@ public sealed class MachineSeries
 
     private void Note(long slot, double limits)
     {
+        if (_limits.Length == 0)
+            _limits = new SlotLimits[UsageSeries.Kept + 1];
         ref var noted = ref _limits[slot % _limits.Length];
         noted = noted.Slot == slot && noted.Most > 0
             ? new(slot, Math.Max(noted.Most, limits), noted.Changed || noted.Most != limits)
@@ -104,6 +106,8 @@ public sealed class MachineSeries
         seen.Clear();
         most.Clear();
         unseen.Clear();
+        if (_history.Length == 0)
+            _history = new double[UsageSeries.Kept];
         var first = Newest - UsageSeries.Kept + 1;
         var limits = 0.0;
         _historyOf.Clear();
@@ -130,7 +134,7 @@ public sealed class MachineSeries
         for (var i = 0; i < UsageSeries.Kept; i++)
         {
             // Slots begin at 0, and after a gap the open one may stand in the place of the oldest.
-            var there = first + i < 0 ? default : _limits[(first + i) % _limits.Length];
+            var there = first + i < 0 || _limits.Length == 0 ? default : _limits[(first + i) % _limits.Length];
             if (seen[i] * 2 < limits || there.Slot != first + i || _shares.At(first + i, fold) is not { } share)
             {
                 _history[i] = double.NaN;

@@ -60,6 +60,9 @@ internal sealed class PlacementSearch
     /// <summary>The host said that another microVM has a volume of it.</summary>
     public bool VolumeInUse { get; private set; }
 
+    /// <summary>Hosts where earlier volumes of its names are left: nobody gives way there for one that would not get its own.</summary>
+    public IReadOnlyCollection<string> LeftAt { get; set; } = [];
+
     /// <summary>A host had room, and an earlier volume of the name of one that is to be made is left there.</summary>
     /// <param name="problem">What the volumes' actor said.</param>
     public void VolumeLeftThere(Reason problem)
@@ -106,6 +109,7 @@ internal sealed class PlacementSearch
         Preempting = true;
         _asked.Clear();
         _asked.UnionWith(_avoided);
+        _asked.UnionWith(LeftAt);
         _asked.UnionWith(unyielding);
         _passedOver = _asked.Count;
     }
@@ -163,8 +167,11 @@ internal sealed class PlacementSearch
     /// <summary>Whether those of lower classes are to give way: no host is left that may have room.</summary>
     public bool MayPreempt => !Preempting && !_indexHasMore && Demand.Rank > 0;
 
-    /// <summary>Another try may find what this one did not: there may be hosts that the index has not heard of yet, that it has more of, or that gave no answer.</summary>
-    public bool IsUndecided => IsEarly || _indexHasMore || _silent > 0;
+    /// <summary>
+    /// Another try may find what this one did not: there may be hosts that the index has not heard of yet, that it has more of, or that gave no answer. Where nobody gave way on
+    /// <see cref="MostUnyielding"/> hosts it is decided.
+    /// </summary>
+    public bool IsUndecided => IsEarly || _silent > 0 || (_indexHasMore && !(Preempting && _asked.Count > MostUnyielding));
 
     private int AskedNow => _asked.Count - _passedOver;
 

@@ -12,16 +12,18 @@ public static class PreemptionRules
     public const uint Most = 3;
 
     /// <summary>Whether its next place is its own, whoever comes.</summary>
-    public static bool IsSettled(VmRecord record)
+    /// <param name="record">Of the microVM.</param>
+    /// <param name="at">When it leaves the place that it has, if it has one.</param>
+    /// <param name="givesWay">It leaves that because it has to give way.</param>
+    public static bool IsSettled(VmRecord record, DateTimeOffset at, bool givesWay) => (givesWay ? Next(record, at) : Kept(record, at)) >= Most;
+
+    /// <summary>The count when a run ends at <paramref name="at"/>, if there is one: after a long run it begins anew.</summary>
+    public static uint Kept(VmRecord record, DateTimeOffset at)
     {
         ArgumentNullException.ThrowIfNull(record);
-        return record.Preemptions >= Most;
+        return record.RunningAt is { } since && at - since.ToDateTimeOffset() >= RestartRules.LongRun ? 0 : record.Preemptions;
     }
 
-    /// <summary>The count with the one that begins at <paramref name="at"/>: after a long run it begins anew.</summary>
-    public static uint Next(VmRecord record, DateTimeOffset at)
-    {
-        ArgumentNullException.ThrowIfNull(record);
-        return record.RunningAt is { } since && at - since.ToDateTimeOffset() >= RestartRules.LongRun ? 1 : record.Preemptions + 1;
-    }
+    /// <summary>The same with the giving way that ends it.</summary>
+    public static uint Next(VmRecord record, DateTimeOffset at) => Kept(record, at) + 1;
 }

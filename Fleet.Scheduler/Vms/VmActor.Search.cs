@@ -12,6 +12,9 @@ internal sealed partial class VmActor
     /// <summary>Hosts that nobody gave way on in the searches before. So each is asked some time, however many look alike.</summary>
     private IReadOnlyCollection<string> _unyielding = [];
 
+    /// <summary>Searches since it last had a place that found none.</summary>
+    private int _fruitless;
+
     private void Search(ulong epoch)
     {
         if (_search is not null)
@@ -42,7 +45,7 @@ internal sealed partial class VmActor
                 Epoch = _search.Epoch,
                 Spec = _search.WithSizes(_life.Wanted),
                 Preempt = _search.Preempting,
-                Settled = PreemptionRules.IsSettled(_life.Record!),
+                Settled = PreemptionRules.IsSettled(_life.Record!, Now, givesWay: _move is { Pressed: true }),
             });
             Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), _search.Patience);
             return;
@@ -74,17 +77,20 @@ internal sealed partial class VmActor
             AnswerMove(move, reason);
             return;
         }
-        var again = _capacityChangedMeanwhile;
+        // One that is not to wait hears soon whether somebody gives way: the next hosts are asked at once.
+        var goesOn = _search!.Unyielding.Count > 0 && _life.Record!.Spec.RefuseWaiting;
+        var pause = goesOn ? WakeSpread * Random.Shared.NextDouble()
+            : _capacityChangedMeanwhile ? WakePause()
+            : _options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble());
         EndSearch();
+        _fruitless++;
         Store(_life.Unplaced(reason, isLasting, Now, isUndecided), static () => { });
         if (_goal is Goal.FindPlace)
-        {
-            Timers.StartSingleTimer(
-                GoalTimer,
-                PursueAgain.Instance,
-                again ? WakeSpread * Random.Shared.NextDouble() : _options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble()));
-        }
+            Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, pause);
     }
+
+    /// <summary>From a change of capacity to the search: twice as long after each that found nothing, so that many that wait leave placement time for who comes.</summary>
+    private TimeSpan WakePause() => (WakeSpread * Math.Pow(2, Math.Min(_fruitless, 16)) is var most && most < MostWakePause ? most : MostWakePause) * Random.Shared.NextDouble();
 
     private void OnSearchOverdue()
     {
@@ -110,7 +116,9 @@ internal sealed partial class VmActor
 
     private void EndSearch(bool reserved = false)
     {
-        if (!reserved)
+        if (reserved)
+            _fruitless = 0;
+        else
             Tried("", 0);
         _search = null;
         _move = null;

@@ -36,6 +36,7 @@ internal sealed partial class VmActor
             }
             search.BindTo(volume);
         }
+        search.LeftAt = found.LeftHosts;
         search.KnowsVolumes = true;
         AskNeighbours();
     }
@@ -56,9 +57,9 @@ internal sealed partial class VmActor
         {
             // Somebody else was quicker. The room goes back.
             TellVerdict(given.Host, given.Epoch, keep: false);
-            if (search.Volume is null && problem.Code == "volume_in_use")
+            if (search is { Volume: null, Preempting: false } && problem.Code == "volume_in_use")
             {
-                // Nothing binds this one to that host.
+                // Nothing binds this one to that host, and nobody has given way for it.
                 search.VolumeLeftThere(problem);
                 AskNextHost();
                 return;

@@ -150,8 +150,8 @@ public static class VmFold
                 next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address, Enrolment = move.Enrolment, ToEnrolment = move.ToEnrolment, WithoutMemory = move.WithoutMemory?.Clone() };
                 if (move.Address.Length > 0)
                     next.Suspends++;
-                if (move.Preempted || move.Pressed)
-                    next.Preemptions = PreemptionRules.Next(next, move.At?.ToDateTimeOffset() ?? default);
+                var left = move.At?.ToDateTimeOffset() ?? default;
+                next.Preemptions = move.Preempted || move.Pressed ? PreemptionRules.Next(next, left) : PreemptionRules.Kept(next, left);
                 if (move.Preempted)
                 {
                     next.Reason = new Reason
@@ -191,6 +191,7 @@ public static class VmFold
                 next.Reason = failed.Reason?.Clone();
                 return failed.At;
             case VmLost lost:
+                next.Preemptions = PreemptionRules.Kept(next, lost.At?.ToDateTimeOffset() ?? default);
                 // One whose memory did not arrive began anew after all.
                 next.Arrived = next.Arrived is { WithMemory: true, From: var from } && lost.Reason?.Code == VmLife.SnapshotLostCode
                     ? new Arrival { From = from, Reason = lost.Reason.Clone() }
@@ -232,6 +233,9 @@ public static class VmFold
 
     private static void End(VmRecord next, Timestamp? at)
     {
+        // That of a move has been counted with its begin.
+        if (next.Move is null)
+            next.Preemptions = PreemptionRules.Kept(next, at?.ToDateTimeOffset() ?? default);
         next.Move = null;
         next.Saved = null;
         next.Addresses = null;

@@ -174,6 +174,10 @@ internal sealed class VolumeBook
     /// <summary>The order by which a host removes what was left there.</summary>
     public static VolumeOrder OrderFor(LeftVolume left) => new() { Tenant = left.Tenant, Name = left.Name, Id = left.Id, Made = left.Made };
 
+    /// <summary>Hosts where one of these names is left, and so can't be made yet.</summary>
+    public IEnumerable<string> LeftHosts(string tenant, IReadOnlyCollection<string> names) =>
+        _left.Where(left => left.Tenant == tenant && names.Contains(left.Name) && Find(tenant, left.Name) is not { Made: true }).Select(left => left.Host).Distinct();
+
     /// <summary>The left volume that a host speaks of; null: none was left there that it was told to remove so.</summary>
     public LeftVolume? LeftOf(VolumeOrderAnswer answer) => _left.Find(left => left.Host == answer.HostId && OrderFor(left).Equals(answer.Order));
 

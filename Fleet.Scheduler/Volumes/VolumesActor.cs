@@ -80,9 +80,13 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
         switch (message)
         {
             case FindVolumes find:
-                Sender.Tell(new VolumesFound { Volumes = { find.Names.Count > 0
-                    ? find.Names.Select(name => _book.Find(find.Tenant, name)).OfType<VolumeRecord>()
-                    : _book.All.Where(volume => volume.Tenant == find.Tenant) } });
+                Sender.Tell(new VolumesFound
+                {
+                    Volumes = { find.Names.Count > 0
+                        ? find.Names.Select(name => _book.Find(find.Tenant, name)).OfType<VolumeRecord>()
+                        : _book.All.Where(volume => volume.Tenant == find.Tenant) },
+                    LeftHosts = { _book.LeftHosts(find.Tenant, find.Names) },
+                });
                 break;
             case ListVolumes:
                 Sender.Tell(new VolumesFound { Volumes = { _book.All } });

@@ -105,6 +105,18 @@ public sealed class EvictionPlanTests
         Assert.Equal("vm-2", Next(30, all));
     }
 
+    /// <summary>It was being suspended, and so about to go; that failed, and it runs on.</summary>
+    [Fact]
+    public void Should_ask_another_when_one_that_went_stays_after_all()
+    {
+        Reservation[] all = [Held(1), Held(2, 300)];
+        Assert.Equal("vm-2", Next(0, all));
+        Answer("vm-2", goes: true, 1);
+        Assert.Equal("vm-2", Next(15, all));
+        Answer("vm-2", goes: false, 16);
+        Assert.Equal("vm-1", Next(16, all));
+    }
+
     /// <summary>Whatever comes and goes: never two at once, never sooner than the pause after one went.</summary>
     [Fact]
     public void Should_never_evict_faster_than_its_pause()

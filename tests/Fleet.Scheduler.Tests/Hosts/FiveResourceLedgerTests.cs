@@ -216,6 +216,20 @@ public sealed class FiveResourceLedgerTests
         Assert.Equal((0L, 400L), (ledger.SavedMib, ledger.Free(Host, Caps).DiskMib));
     }
 
+    /// <summary>Of a disk that is too full whoever wants none of it makes nobody give it back.</summary>
+    [Fact]
+    public void Should_have_others_give_way_for_what_is_wanted_alone()
+    {
+        var ledger = new CapacityLedger();
+        ledger.Apply(Reserved("saved", Demand.Of(Spec(new(1, 2000)))));
+        ledger.Apply(Suspended("saved", 1));
+        ledger.Apply(Reserved("low-1", Demand.Of(Spec(new(8, 64), "low"))));
+        ledger.Apply(Reserved("low-2", Demand.Of(Spec(new(8, 64, 10), "low"))));
+        Assert.True(ledger.SavedMib > Cap.DiskMib);
+        Assert.Single(ledger.Preempt(Demand.Of(Spec(new(2, 64), "high")), "high", Host, Caps, null)!);
+        Assert.Null(ledger.Preempt(Demand.Of(Spec(new(2, 64, 1), "high")), "high", Host, Caps, null));
+    }
+
     /// <summary>The disk that is taken is what each microVM holds, or what it is saved in where that is more; nobody but who is saved takes it beyond the cap.</summary>
     [Fact]
     public void Should_count_saved_microVMs_as_adding_them_all_up_does()

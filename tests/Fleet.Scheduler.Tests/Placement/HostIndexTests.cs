@@ -46,6 +46,21 @@ public sealed class HostIndexTests
         return index;
     }
 
+    /// <summary>Many that wait ask the same again and again, and hosts say the same again and again.</summary>
+    [Fact]
+    public void Should_remember_what_is_refused_until_a_host_says_something_new()
+    {
+        var index = Of(View("a"), View("b"));
+        var refused = index.Find(Wanting(cpus: 9), Nobody).Rejections;
+        Assert.False(index.Update(View("a"), Now + TimeSpan.FromSeconds(10)));
+        Assert.Same(refused, index.Find(Wanting(cpus: 9), Nobody).Rejections);
+        // It was heard all the same.
+        Assert.Equal(1, index.DropSilent(Now + TimeSpan.FromSeconds(1)));
+        Assert.Equal(1U, Assert.Single(index.Find(Wanting(cpus: 9), Nobody).Rejections).Hosts);
+        Assert.True(index.Update(View("a", cpus: 9), Now));
+        Assert.Equal(["a"], index.Find(Wanting(cpus: 9), Nobody).Hosts);
+    }
+
     [Fact]
     public void Should_know_what_is_left_of_the_other_resources_and_what_would_have_to_be_less()
     {
@@ -163,9 +178,10 @@ public sealed class HostIndexTests
         Assert.Equal([("memory_mib", 14_000UL, 1), ("hosts", null, 1)], Changes(1, 14_745));
         Assert.Equal([("memory_mib", 14_000UL, 1)], Changes(1, 14_746));
         // A node of before does not tell.
-        view.PeakRoom.ClearMostCpus();
-        view.Version++;
-        index.Update(view, Now);
+        var before = view.Clone();
+        before.PeakRoom.ClearMostCpus();
+        before.Version++;
+        index.Update(before, Now);
         Assert.Contains(("hosts", null, 1), Changes(4));
     }
 

@@ -59,6 +59,16 @@ public sealed class PredictedLedgerTests
         static Demand Larger(uint cpus) => Wanting(cpus, 128) with { Rank = PriorityClass.Rank("high") };
     }
 
+    /// <summary>A host's actor that was recovered takes all for busy; what it then lacks is no newcomer's, and nobody goes for it.</summary>
+    [Fact]
+    public void Should_have_no_more_give_way_than_the_newcomer_needs_where_too_much_is_predicted_already()
+    {
+        var (ledger, nothing) = Filled(20, cpuMillis: null);
+        PeakForecast ForecastOf(IReadOnlyCollection<Reservation> held) => Predicted(nothing, held, Cpu);
+        Assert.Equal(20, ForecastOf(ledger.Reservations).Peak.Cpus);
+        Assert.Equal(2, ledger.Preempt(Wanting(2, 128) with { Rank = PriorityClass.Rank("high") }, "high", Host, Caps, ForecastOf)!.Count);
+    }
+
     /// <summary>The larger of two predictions falls by less than each of them would: it is asked again with what is short then.</summary>
     [Fact]
     public void Should_have_enough_give_way_where_the_largest_of_several_predictions_counts()

@@ -90,6 +90,31 @@ public sealed class PlacementSearchTests
         Assert.Empty(unyielding);
     }
 
+    /// <summary>Whoever is not to wait has an answer after so many, however many more there are.</summary>
+    [Fact]
+    public void It_is_decided_when_nobody_gave_way_on_hundreds_of_hosts()
+    {
+        var unyielding = Enumerable.Range(0, 250).Select(at => $"before-{at}").ToList();
+        foreach (var (hosts, isUndecided) in new[] { (6, true), (7, false) })
+        {
+            var search = Ask(0);
+            search.Preempt(unyielding);
+            search.Take(new PlacementAdvice([.. Enumerable.Range(0, hosts).Select(at => $"host-{at}")], []));
+            while (search.Next() is not null)
+                search.Refused(new Rejection { Reason = RejectionReason.Cpus, Hosts = 1 });
+            Assert.Equal(isUndecided, search.IsUndecided);
+        }
+    }
+
+    [Fact]
+    public void Nobody_gives_way_where_an_earlier_volume_of_its_is_left()
+    {
+        var search = Ask(0);
+        search.LeftAt = ["left"];
+        search.Preempt([]);
+        Assert.Contains("left", search.Asked);
+    }
+
     private static PlacementSearch Ask(int hosts)
     {
         var search = new PlacementSearch(Demand.Of(new VmSpec { Priority = "normal" }), epoch: 1, avoided: []);

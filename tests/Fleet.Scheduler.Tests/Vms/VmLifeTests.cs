@@ -123,6 +123,25 @@ public sealed class VmLifeTests
         Assert.True(running.Report("a", report, Start, out _).Events.IsEmpty);
     }
 
+    /// <summary>However a long run ends, and not only when it gives way again; what it gave way in just now counts.</summary>
+    [Fact]
+    public void Should_count_anew_how_often_it_gave_way_after_a_long_run()
+    {
+        var (soon, late) = (Start.AddMinutes(1), Start + RestartRules.LongRun);
+        VmLife Leaves(VmLife life, DateTimeOffset at, bool preempted, bool pressed) => Apply(life, life.Move("a", 1, "", 0, 1000, at, out _, preempted, pressed));
+        var life = RunningOn("a");
+        life.Record!.Preemptions = 2;
+        foreach (var (preempted, pressed, at, count) in new[] { (true, false, soon, 3U), (false, true, soon, 3U), (false, false, soon, 2U), (true, false, late, 1U), (false, true, late, 1U), (false, false, late, 0U) })
+        {
+            Assert.Equal(count >= PreemptionRules.Most, PreemptionRules.IsSettled(life.Record, at, preempted || pressed));
+            var left = Leaves(life, at, preempted, pressed);
+            Assert.Equal(count, left.Record!.Preemptions);
+            Assert.Equal(count, Apply(left, left.Lost("a", 1, late)).Record!.Preemptions);
+        }
+        Assert.Equal((2U, 0U), (Apply(life, life.Lost("a", 1, soon)).Record!.Preemptions, Apply(life, life.Lost("a", 1, late)).Record!.Preemptions));
+        Assert.Equal(0U, Apply(life, life.Report("a", ReportOf(1, HostVmState.Ended, 2), late, out _)).Record!.Preemptions);
+    }
+
     private static VmLife RunningOn(string host) => Say(PlacedOn(host), HostVmState.Running, host);
 
     [Fact]
