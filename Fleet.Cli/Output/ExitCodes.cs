@@ -13,7 +13,7 @@ internal static class ExitCodes
 
     public const int NotFound = 3;
 
-    /// <summary>The verb does not fit the state, a name is taken, or no host has room for what is not to wait.</summary>
+    /// <summary>The verb does not fit the state, a name is taken, a volume is in use, there are as many as there may be, or no host has room for what is not to wait.</summary>
     public const int Conflict = 4;
 
     /// <summary>No API there, or it is not ready.</summary>
@@ -39,7 +39,7 @@ internal static class ExitCodes
     public static int Of(string code) => code switch
     {
         "not_found" => NotFound,
-        "name_taken" or "wrong_state" or "host_connected" or "host_in_use" or "no_capacity" or "idempotency_key_reused" => Conflict,
+        "name_taken" or "wrong_state" or "host_connected" or "host_in_use" or "volume_in_use" or "too_many_volumes" or "too_many_tokens" or "no_capacity" or "idempotency_key_reused" => Conflict,
         "unavailable" or Api.ApiException.Unreachable => Unreachable,
         "timeout" => Timeout,
         "invalid_json" or "unknown_field" or "invalid_field" or "missing_field" or "invalid_query" or "invalid_command" or "confirmation_required" => Usage,

@@ -108,8 +108,8 @@ internal static class CopyCommand
         {
             // Ours failed, and says why below.
         }
-        // What failed here made the other side fail too.
-        if (status != 0 && !copying.IsFaulted)
+        // What failed here made a guest fail that unpacks. One that packs and fails leaves us half of a copy: it knows why.
+        if (status != 0 && !(packs && copying.IsFaulted))
             throw new ApiException("copy_failed", $"The guest could not {verb} {there}: {Render.Printable(Encoding.UTF8.GetString(words.ToArray()).Trim())}");
         try
         {

@@ -214,7 +214,7 @@ internal sealed class ExecStream : IAsyncDisposable
         }
         catch (WebSocketException broken)
         {
-            throw new ApiException(ApiException.Unreachable, $"The connection to the API broke off: {broken.Message}. The command was ended.") { IsCut = true };
+            throw new ApiException(ApiException.Unreachable, $"The connection to the API broke off: {broken.Message.TrimEnd('.')}. The command was ended.") { IsCut = true };
         }
         throw new ApiException(ApiException.Unreachable, "The API ended the stream before the command had ended. The command was ended.") { IsCut = true };
     }

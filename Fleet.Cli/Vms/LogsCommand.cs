@@ -86,5 +86,7 @@ internal static class LogsCommand
     }
 
     private static string Time(string text, DateTimeOffset now) =>
-        DurationText.TryParse(text, out var ago) ? (now - ago).UtcDateTime.ToString("o", CultureInfo.InvariantCulture) : text;
+        DurationText.TryParse(text, out var ago) ? (now - ago).UtcDateTime.ToString("o", CultureInfo.InvariantCulture)
+        : DateTimeOffset.TryParse(text, CultureInfo.InvariantCulture, out _) ? text
+        : throw new ApiException("invalid_query", "--since wants a time, as 2026-11-23T12:00:00Z, or how long ago, as 90s, 10m or 2h.");
 }

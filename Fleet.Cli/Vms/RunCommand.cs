@@ -14,11 +14,11 @@ internal static class RunCommand
     public static Command Create()
     {
         var wanted = new SpecOptions();
-        var detach = new Option<bool>("--detach", "-d") { Description = "Print the id and return when it runs" };
+        var detach = new Option<bool>("--detach", "-d") { Description = "Return when it runs, and print its name and state" };
         var remove = new Option<bool>("--rm") { Description = "Delete the microVM when it has ended" };
         var gang = new Option<string?>("--gang") { Description = "With --gang-size and --detach: run as many, NAME-0, NAME-1 and so on, and none before there is room for all" };
         var gangSize = new Option<int?>("--gang-size") { Description = "How many; 1 to 100" };
-        var interactive = new Option<bool>("--interactive", "-i") { Description = "Send standard input to the guest" };
+        var interactive = new Option<bool>("--interactive", "-i") { Description = "Send standard input to the guest. Ctrl-C stops the microVM; a shell that has that key for itself is fleet vm exec -it" };
 
         var run = new Command("run", "Run a command in a new microVM") { detach, remove, interactive, gang, gangSize };
         wanted.AddTo(run);

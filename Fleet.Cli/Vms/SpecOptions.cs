@@ -13,7 +13,7 @@ internal sealed class SpecOptions
 {
     private readonly Option<string?> _name = new("--name") { Description = "Unique name; made up when absent" };
     private readonly Option<int?> _cpus = new("--cpus") { Description = "vCPUs, 1 to 32 (default 1)" };
-    private readonly Option<int?> _memory = new("--memory") { Description = "MiB of memory (default 256 with an image, else 128)" };
+    private readonly Option<int?> _memory = new("--memory") { Description = "MiB of memory (default 256, with a kernel of its own 128)" };
     private readonly Option<string?> _driver = new("--driver") { Description = "auto, kvm, qemu or simulated (default auto)" };
     private readonly Option<string?> _host = new("--host") { Description = "Only this host may carry it" };
     private readonly Option<string[]> _env = new("--env", "-e") { Description = "KEY=VALUE for the command; may be repeated" };

@@ -40,7 +40,7 @@ internal sealed record UserAccount(uint Uid, uint Gid, IReadOnlyList<uint> Group
         }
         if (found is null)
         {
-            if (numeric is not { } uid) throw new BadConfigurationException($"the image's user '{user}' is not in its /etc/passwd");
+            if (numeric is not { } uid) throw new BadConfigurationException($"the user '{user}' is not in the image's /etc/passwd");
             found = new UserAccount(uid, 0, [], uid == 0 ? "/root" : "/");
         }
         if (groupName.Length > 0) return found with { Gid = GroupOf(groupName, group) };

@@ -27,6 +27,12 @@ internal sealed partial class VmActor
         if (_search is not { Asking.Length: 0, KnowsVolumes: false } search)
             return;
         var wanted = _life.Record!.Spec.Host;
+        if (found.Volumes.FirstOrDefault(volume => volume.Snapshot) is { } snapshot)
+        {
+            EndSearch();
+            Store(_life.Impossible(VolumeBook.Unready(snapshot)!, Now), static () => { });
+            return;
+        }
         foreach (var volume in found.Volumes)
         {
             if (VolumePlaces.Conflict(volume, search.Volume, wanted) is { } conflict)

@@ -244,6 +244,10 @@ public sealed record VmLife
         return Decision.Of(new VmUnplaced { At = At(now), Reason = reason });
     }
 
+    /// <summary>It is nothing that any host could ever run as it is.</summary>
+    public Decision Impossible(Reason reason, DateTimeOffset now) =>
+        Goal is Goal.FindPlace ? Decision.Of(Failed(Record!.Epoch, reason, now)) : Decision.Nothing;
+
     public static readonly TimeSpan UnplacedRefresh = TimeSpan.FromSeconds(10);
 
     /// <summary>What the host says of it. <paramref name="stale"/>: it is not placed there under this epoch, nothing of it may stay.</summary>
@@ -547,9 +551,7 @@ public sealed record VmLife
     public const string HostLostCode = "host_lost";
 
     public const string LeaseOverCode = "lease_over";
-
     public const string SnapshotLostCode = "snapshot_lost";
-
     public const string SnapshotFailedCode = "snapshot_failed";
 
     private static Reason StopRequested => Because(RestartRules.StopRequestedCode, "Stopped on request.");
@@ -590,9 +592,7 @@ public sealed record VmLife
         new() { At = At(now), Epoch = epoch, Reason = reason.Clone(), Log = log?.Clone() };
 
     private static Decision NotFound(string? id) => Decision.Refuse("not_found", $"There is no microVM '{id}'.");
-
     private static Reason Because(string code, string message) => new() { Code = code, Message = message };
-
     private static Timestamp At(DateTimeOffset now) => Timestamp.FromDateTimeOffset(now);
 
     /// <summary>As docs/api.md spells it.</summary>

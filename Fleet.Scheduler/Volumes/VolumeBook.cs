@@ -236,11 +236,13 @@ internal sealed class VolumeBook
     private static VolumeDecision Put(Timestamp at, VolumeRecord volume) => new(new VolumesPut { At = at, Volumes = { volume } });
 
     /// <summary>Why the volume is given to no microVM, whoever has it; null: it is.</summary>
-    public static Reason? Unready(VolumeRecord volume) => volume is { State: not VolumeState.Ready } or { Snapshot: true } ? Refuse(volume).Problem : null;
+    public static Reason? Unready(VolumeRecord volume) =>
+        volume.Snapshot ? new Reason { Code = "volume_is_snapshot", Message = $"{volume.Name} is a snapshot, and is never written to. Make a clone of it." }
+        : volume.State != VolumeState.Ready ? Refuse(volume).Problem
+        : null;
 
-    private static VolumeDecision Refuse(VolumeRecord volume) => VolumeDecision.Refuse("volume_in_use", volume.Snapshot
-        ? $"{volume.Name} is a snapshot, and is never written to. Make a clone of it."
-        : $"The volume {volume.Name} is {volume.State.ToString().ToLowerInvariant()}.");
+    private static VolumeDecision Refuse(VolumeRecord volume) =>
+        VolumeDecision.Refuse("volume_in_use", $"The volume {volume.Name} is {volume.State.ToString().ToLowerInvariant()}.");
 
     private static VolumeDecision StillLeft(string name, string host) =>
         VolumeDecision.Refuse("volume_in_use", $"An earlier volume {name}, which was removed while host {host} was away, is still there; the host is told to remove it.");

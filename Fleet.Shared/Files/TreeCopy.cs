@@ -48,7 +48,7 @@ public static class TreeCopy
     public static string NameOf(string full) => Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(full))) is { Length: > 0 } name ? name : "root";
 
     /// <summary>
-    /// Unpacks one file or folder into <paramref name="destination"/> if that is a folder, else as it, in a folder that is there.
+    /// Unpacks one file or folder into <paramref name="destination"/> if that is a folder, else as it, in a folder that is there. What ends in a slash is never made as a file.
     /// </summary>
     /// <param name="source">What <see cref="Pack"/> made, or somebody who only says so.</param>
     /// <param name="destination">Where to.</param>
@@ -85,6 +85,8 @@ public static class TreeCopy
                     MakeFolder(path);
                     modes.Add((path, mode));
                     break;
+                case File when top is not null && entries == 1 && Path.EndsInDirectorySeparator(destination):
+                    throw new DirectoryNotFoundException($"There is no folder {full}.");
                 case File when length >= 0:
                     if (length > mostBytes) throw new IOException($"{path}: the copy has more bytes than one may have.");
                     mostBytes -= length;

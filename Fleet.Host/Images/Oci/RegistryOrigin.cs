@@ -179,7 +179,7 @@ internal sealed class RegistryOrigin : IImageOrigin
         }
         catch (HttpRequestException failed)
         {
-            throw new TransientFault($"{request.RequestUri!.Host} can't be reached: {failed.InnerException?.Message ?? failed.Message}", null, failed);
+            throw new TransientFault($"{request.RequestUri!.Authority} can't be reached: {failed.InnerException?.Message ?? failed.Message}", null, failed);
         }
         catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
         {

@@ -43,6 +43,15 @@ public sealed class AnotherUserTests : IDisposable
         Assert.Contains(lines, line => line.StartsWith("BROKEN  journal ", StringComparison.Ordinal) && line.Contains("run as the user that runs Fleet", StringComparison.Ordinal));
     }
 
+    [SkippableFact]
+    public async Task Should_run_what_the_checkout_s_owner_has_built()
+    {
+        Skip.IfNot(await MayReadCheckoutAsync(), "needs root, and a checkout that everybody may read");
+        var (_, output, error) = await AsNobodyAsync(Path.Combine(Checkout.Root, "fleet"), ["doctor", "--data", _data]);
+        Assert.Contains("BROKEN  data ", output, StringComparison.Ordinal);
+        Assert.DoesNotContain("Permission denied", error, StringComparison.Ordinal);
+    }
+
     private Task<(int Exit, string Output, string Error)> RunAsync(params string[] words) => AsNobodyAsync("dotnet", [RunningFleet.Program, .. words, "--data", _data]);
 
     // Only root becomes somebody else, and who that is may not see where the checkout is.

@@ -45,7 +45,8 @@ public sealed class ExecTests
         Assert.Equal(bytes, await File.ReadAllBytesAsync(Path.Combine(fleet.Files, "back", "inner", "file")));
         (exit, _, error) = await fleet.CliAsync("vm", "cp", "box:/tmp/nothing", fleet.Files);
         Assert.Equal(1, exit);
-        Assert.Contains("copy_failed", error, StringComparison.Ordinal);
+        Assert.Contains("The guest could not pack /tmp/nothing: ", error, StringComparison.Ordinal);
+        Assert.Contains("There is nothing at /tmp/nothing. (copy_failed)", error, StringComparison.Ordinal);
 
         // Node and agent die in the middle: the clients hear it, the command ends, what is half copied is nowhere, and the guest serves the next agent.
         var (half, here) = (Path.Combine(fleet.Files, "half"), Directory.CreateDirectory(Path.Combine(fleet.Files, "here")).FullName);

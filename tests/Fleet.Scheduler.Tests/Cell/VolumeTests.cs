@@ -153,6 +153,23 @@ public sealed class VolumeTests : IAsyncLifetime
         await Eventually.TrueAsync(async () => (await _cell.Cell.ListVolumesAsync(null, CancellationToken.None)).Select(volume => volume.Name).SequenceEqual(["clone"]));
     }
 
+    /// <summary>Waiting would change nothing: its owner hears what to do.</summary>
+    [Fact]
+    public async Task Should_fail_at_once_what_would_write_to_a_snapshot()
+    {
+        await using var first = await JoinAsync("first");
+        var id = await _cell.CreateAsync(Spec("one"));
+        await _cell.WaitAsync(id, VmState.Running);
+        await _cell.Cell.DeleteVmAsync(id, CancellationToken.None);
+        await _cell.WaitAsync(id, VmState.Deleted);
+        await _cell.Cell.ChangeVolumeAsync(new CopyVolume { Tenant = "acme", Name = "data", CopyTo = "snap", Snapshot = true }, CancellationToken.None);
+        var spec = Spec("two");
+        spec.Volumes[0].Name = "snap";
+        var refused = await _cell.WaitAsync(await _cell.CreateAsync(spec), VmState.Failed);
+        Assert.Equal("volume_is_snapshot", refused.Reason.Code);
+        Assert.Equal(refused.Reason, (await _cell.Cell.ReviewPlacementAsync(spec, CancellationToken.None)).Reason);
+    }
+
     /// <summary>Its host was removed, and so the volume went without it; when it joins again, that volume is no one's, and is not taken for the new one of its name.</summary>
     [Fact]
     public async Task Should_have_a_host_that_joins_again_remove_what_was_removed_without_it()

@@ -103,7 +103,7 @@ public sealed class VolumeBookTests
         Answer(_book.OrderFor(_book.Find("acme", "snap")!)!, VolumeOrderOutcome.Done, first: false);
         var snap = _book.Find("acme", "snap")!;
         Assert.Equal((VolumeState.Ready, "h1", 64ul, "data", true), (snap.State, snap.Host, snap.SizeMib, snap.CopyOf, snap.Snapshot));
-        Assert.Equal("volume_in_use", _book.Give(new GiveVolumes { VmId = "vm-2", Epoch = 1, Host = "h1", Tenant = "acme", Volumes = { Mount("snap") } }, At, Id).Problem?.Code);
+        Assert.Equal("volume_is_snapshot", _book.Give(new GiveVolumes { VmId = "vm-2", Epoch = 1, Host = "h1", Tenant = "acme", Volumes = { Mount("snap") } }, At, Id).Problem?.Code);
         // From it a clone that can be written to.
         Carry(_book.Copy(new CopyVolume { Tenant = "acme", Name = "snap", CopyTo = "clone" }, At, Id));
         var order = _book.OrderFor(_book.Find("acme", "clone")!)!;

@@ -66,6 +66,8 @@ public sealed class TreeCopyTests : IDisposable
         TreeCopy.Unpack(Packed(At("a")), At("b"));
         Assert.Equal("text", File.ReadAllText(At("b")));
         Assert.Throws<DirectoryNotFoundException>(() => TreeCopy.Unpack(Packed(At("a")), At("missing", "b")));
+        Assert.Throws<DirectoryNotFoundException>(() => TreeCopy.Unpack(Packed(At("a")), At("missing") + "/"));
+        Assert.False(Path.Exists(At("missing")));
     }
 
     [Fact]
