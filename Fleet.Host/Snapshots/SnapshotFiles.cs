@@ -3,6 +3,7 @@ using System.Security.Cryptography;
 using Fleet.Host.Drivers;
 using Fleet.Host.Drivers.Processes;
 using Fleet.Host.State;
+using Fleet.Host.Volumes;
 using Fleet.Shared.Files;
 using Google.Protobuf;
 
@@ -129,13 +130,16 @@ internal static class SnapshotFiles
     /// <summary>The most that a snapshot of so much memory takes.</summary>
     public static long LargestOf(uint memoryMib) => ((long)memoryMib << 20) + LargestState;
 
-    /// <exception cref="SnapshotFailedException">The disk has not enough room.</exception>
+    /// <param name="directory">The microVM's, in the folder of all.</param>
+    /// <param name="memoryMib">Of the microVM.</param>
+    /// <exception cref="SnapshotFailedException">The disk has not enough room beside what volumes may still grow to.</exception>
     public static void CheckRoom(string directory, uint memoryMib)
     {
-        var free = new DriveInfo(directory).AvailableFreeSpace;
+        var vms = Path.GetDirectoryName(Path.GetFullPath(directory))!;
+        var free = Math.Max(0, new DriveInfo(directory).AvailableFreeSpace - VolumeStore.PromisedIn(VolumeStore.FolderBeside(vms)));
         var needed = LargestOf(memoryMib) + DiskReserve;
         if (free < needed)
-            throw new SnapshotFailedException($"Its snapshot may take {needed >> 20} MiB of the host's disk, and {free >> 20} MiB are free there.");
+            throw new SnapshotFailedException($"Its snapshot may take {needed >> 20} MiB of the host's disk, and {free >> 20} MiB are free there and not promised to volumes.");
     }
 
     private static string Named(ulong epoch, string what) => string.Create(CultureInfo.InvariantCulture, $"{Prefix}{epoch}.{what}");

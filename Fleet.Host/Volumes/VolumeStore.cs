@@ -431,6 +431,9 @@ internal sealed class VolumeStore
             throw new LaunchFailedException("volume_in_use", $"A microVM writes to the volume {name}. Stop it first.");
     }
 
+    /// <summary>The folder of the volumes of a state directory, by another folder in it.</summary>
+    public static string FolderBeside(string other) => Path.Combine(Path.GetDirectoryName(Path.GetFullPath(other))!, FolderName);
+
     /// <summary>Bytes that the volumes of a store in that folder may still take of the disk: their holes. Also for who has not opened it; where there is no folder, none.</summary>
     public static long PromisedIn(string root) => DisksWithRoom(root).Sum(static disk =>
     {

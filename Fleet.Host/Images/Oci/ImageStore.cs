@@ -89,7 +89,7 @@ public sealed partial class ImageStore
     {
         ArgumentNullException.ThrowIfNull(options);
         (_layers, _roots, _names, _fetching) = (Path.Combine(directory, "layers"), Path.Combine(directory, "roots"), Path.Combine(directory, "names"), Path.Combine(directory, "fetching"));
-        _volumes = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(directory))!, VolumeStore.FolderName);
+        _volumes = VolumeStore.FolderBeside(directory);
         (_options, _credentials) = (options, new RegistryCredentials(directory));
         _log = options.Log.ForContext<ImageStore>();
         foreach (var folder in (string[])[_layers, _roots, _names, _fetching])

@@ -44,6 +44,19 @@ public sealed partial class VolumeStoreTests : IDisposable
     }
 
     [Fact]
+    public void A_snapshot_leaves_volumes_the_room_that_they_may_grow_to()
+    {
+        var state = Directory.CreateDirectory(Path.Combine(_folder, "state")).FullName;
+        var vm = Directory.CreateDirectory(Path.Combine(state, "vms", "vm-1")).FullName;
+        SnapshotFiles.CheckRoom(vm, 1);
+        var volume = Directory.CreateDirectory(Path.Combine(state, VolumeStore.FolderName, "_", "data")).FullName;
+        using (var disk = File.Create(Path.Combine(volume, "disk")))
+            disk.SetLength(new DriveInfo(state).AvailableFreeSpace + (1L << 40)); // others may free some meanwhile
+        var refused = Assert.Throws<SnapshotFailedException>(() => SnapshotFiles.CheckRoom(vm, 1));
+        Assert.EndsWith("and 0 MiB are free there and not promised to volumes.", refused.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Those_that_are_there_are_told_the_largest_first_and_anew_after_each_change()
     {
         var store = Store();
