@@ -19,7 +19,7 @@ internal static class LeaseBenchmark
         try
         {
             for (var at = 0; at < hosts; at++)
-                links.Add(await SimulatedHost.OpenAsync(Name(at), fleet.LinkAddress, fleet.Credentials, fleet.ConnectAsync, null, over.Token));
+                links.Add(await SimulatedHost.OpenAsync(Name(at), HostSize.Roomy, fleet.LinkAddress, fleet.Credentials, fleet.ConnectAsync, null, over.Token));
             // Beats are spread by when each connected; what came with connecting is over after a while.
             await Task.Delay(TimeSpan.FromSeconds(15));
             var (before, leases) = (CpuSeconds(fleet), links.Sum(link => link.Leases));

@@ -7,14 +7,16 @@ using Grpc.Net.Client;
 
 namespace Fleet.Benchmarks.Chaos;
 
+/// <summary>What a host says that its machine has.</summary>
+internal sealed record HostSize(uint Cpus, ulong MemoryMib)
+{
+    /// <summary>More than is filled where room is not what is measured.</summary>
+    public static readonly HostSize Roomy = new(64, 65_536);
+}
+
 /// <summary>An agent that carries nothing: says Hello, beats as it is told to, and calls every microVM that it is to launch running at once.</summary>
 internal sealed class SimulatedHost : IDisposable
 {
-    /// <summary>Of each: more than any benchmark fills.</summary>
-    public const uint Cpus = 64;
-
-    public const ulong MemoryMib = 65_536;
-
     private readonly string _id;
     private readonly Action<string, LaunchVm>? _launched;
     private readonly GrpcChannel _channel;
@@ -32,13 +34,14 @@ internal sealed class SimulatedHost : IDisposable
     public bool Ended => _listening.IsCompleted || _beating.IsCompleted;
 
     /// <param name="id">The host's.</param>
+    /// <param name="size">Its machine's.</param>
     /// <param name="link">Of a scheduler.</param>
     /// <param name="credentials">That issue its certificate.</param>
     /// <param name="connect">Null: out of the network that this process is in.</param>
     /// <param name="launched">Told of every command to launch.</param>
     /// <param name="cancellation">Ends the link.</param>
     public static async Task<SimulatedHost> OpenAsync(
-        string id, Uri link, CellCredentials credentials, Func<DnsEndPoint, CancellationToken, Task<Socket>>? connect, Action<string, LaunchVm>? launched, CancellationToken cancellation)
+        string id, HostSize size, Uri link, CellCredentials credentials, Func<DnsEndPoint, CancellationToken, Task<Socket>>? connect, Action<string, LaunchVm>? launched, CancellationToken cancellation)
     {
         var certificate = credentials.OfHost(id);
         var handler = new SocketsHttpHandler { SslOptions = credentials.Tls(() => certificate) };
@@ -51,7 +54,7 @@ internal sealed class SimulatedHost : IDisposable
                 Hello = new Hello
                 {
                     HostId = id, AgentVersion = "0", BootId = "boot", AgentInstance = Guid.NewGuid().ToString("n"), Fenced = true,
-                    Inventory = new Inventory { Cpus = Cpus, MemoryMib = MemoryMib, AutoDriver = "simulated", Kernel = "6", Architecture = "x86_64", Drivers = { new DriverStatus { Name = "simulated", Usable = true } } },
+                    Inventory = new Inventory { Cpus = size.Cpus, MemoryMib = size.MemoryMib, AutoDriver = "simulated", Kernel = "6", Architecture = "x86_64", Drivers = { new DriverStatus { Name = "simulated", Usable = true } } },
                 },
             },
             cancellation);
