@@ -38,7 +38,7 @@ var benchmarks = new Dictionary<string, (string What, Func<BenchmarkOptions, IRe
     ["leases"] = ("CPU of a scheduler that 2,000 hosts renew their leases with; --hosts N", LeaseBenchmark.Run),
     ["durable"] = ("creates a second through the HTTP API to a reservation on the disk, with 5,000 simulated hosts, on SQLite and on PostgreSQL, and a small cell that is asked for more than it has room for; --hosts N, --seconds N (60), --window N", DurableBenchmark.Run),
     ["overcommit"] = ("what predictors save of the sum of limits, and how often the peak is above what they say; --traces FOLDER, --choosing 1: on the part that the settings were chosen by", OvercommitBenchmark.Run),
-    ["placement"] = ("decisions of the placement engine a second, up to 10,000 hosts with 1,000,000 microVMs; --seed N, --preempt 1: the search for whom to have give way alone", PlacementBenchmark.Run),
+    ["placement"] = ("decisions of the placement engine a second, up to 10,000 hosts with 1,000,000 microVMs; --seed N, --preempt 1: the search for whom to have give way alone, --update 1: a host's word to the index alone", PlacementBenchmark.Run),
     ["packing"] = ("microVMs that fit, by the engine and by the rules of others; --traces FOLDER (Protean samples), else generated; --microvms N (20,000), --seed N, --ours 1: the engine alone", PackingBenchmark.Run),
     ["fuzz"] = ("hostile input to devices and parsers; --cases N (5,000,000), --seed N", FuzzBenchmark.Run),
 };

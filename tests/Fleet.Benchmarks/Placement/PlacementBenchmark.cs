@@ -36,6 +36,8 @@ internal static class PlacementBenchmark
     {
         if (options.Number("preempt", 0) > 0)
             return [.. Preempt(10_000)];
+        if (options.Number("update", 0) > 0)
+            return [.. HostUpdates.Run(10_000, (int)options.Number("seed", 1))];
         var results = new List<Measurement>();
         foreach (var hosts in (int[])[100, 1000, 10_000])
         {
@@ -79,6 +81,7 @@ internal static class PlacementBenchmark
         results.Add(new("five_resources_per_s_10000", askedPerS, "/s"));
         results.Add(new("five_resources_p99_us_10000", askedP99, "us"));
         results.AddRange(Preempt(10_000));
+        results.AddRange(HostUpdates.Run(10_000, (int)options.Number("seed", 1)));
         return results;
     }
 
