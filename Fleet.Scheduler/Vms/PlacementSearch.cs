@@ -22,6 +22,12 @@ internal sealed class PlacementSearch
     private static readonly TimeSpan LeastPatience = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan MostPatience = TimeSpan.FromSeconds(5);
 
+    /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once; over more after each search that found nothing, so that placement has time for who comes.</summary>
+    private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
+
+    /// <summary>No later than this a microVM looks for the room that came.</summary>
+    public static readonly TimeSpan MostWakePause = TimeSpan.FromSeconds(5);
+
     private readonly IReadOnlyCollection<string> _avoided;
     private readonly HashSet<string> _asked;
     private readonly RejectionTally _refused = new();
@@ -45,6 +51,12 @@ internal sealed class PlacementSearch
         if (avoided.Count > 0)
             _refused.Add(new Rejection { Reason = RejectionReason.LaunchFailed, Hosts = (uint)avoided.Count });
     }
+
+    /// <summary>From a change of capacity to the search.</summary>
+    /// <param name="fruitless">Searches before that found nothing.</param>
+    /// <param name="chance">From 0 to 1.</param>
+    public static TimeSpan WakePause(int fruitless, double chance) =>
+        (WakeSpread * Math.Pow(2, Math.Min(fruitless, 16)) is var most && most < MostWakePause ? most : MostWakePause) * chance;
 
     public Demand Demand { get; private set; }
 
@@ -115,7 +127,10 @@ internal sealed class PlacementSearch
     }
 
     /// <summary>Hosts that nobody gave way on, for the next search to pass over; none when all have been asked by now, or too many to remember.</summary>
-    public IReadOnlyCollection<string> Unyielding => Preempting && _indexHasMore && _asked.Count <= MostUnyielding ? [.. _asked] : [];
+    public IReadOnlyCollection<string> Unyielding => Preempting && _indexHasMore && !HasAskedEnough ? [.. _asked.Except(LeftAt)] : [];
+
+    // Of those that may give way at all.
+    private bool HasAskedEnough => Preempting && _asked.Count - _avoided.Count - LeftAt.Count > MostUnyielding;
 
     public void Take(PlacementAdvice advice)
     {
@@ -171,7 +186,7 @@ internal sealed class PlacementSearch
     /// Another try may find what this one did not: there may be hosts that the index has not heard of yet, that it has more of, or that gave no answer. Where nobody gave way on
     /// <see cref="MostUnyielding"/> hosts it is decided.
     /// </summary>
-    public bool IsUndecided => IsEarly || _silent > 0 || (_indexHasMore && !(Preempting && _asked.Count > MostUnyielding));
+    public bool IsUndecided => IsEarly || _silent > 0 || (_indexHasMore && !HasAskedEnough);
 
     private int AskedNow => _asked.Count - _passedOver;
 

@@ -21,7 +21,7 @@ public static class RestartRules
     public static DateTimeOffset? RestartAt(VmRecord record)
     {
         ArgumentNullException.ThrowIfNull(record);
-        // One that was never placed was not to wait for room.
+        // One that was never placed and has failed was not to wait, or could never be placed.
         if (record.StopWanted || record.EndedAt is null || record.Epoch == 0)
             return null;
         var wanted = record.Spec.Restart switch

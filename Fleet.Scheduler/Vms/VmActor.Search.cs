@@ -12,7 +12,7 @@ internal sealed partial class VmActor
     /// <summary>Hosts that nobody gave way on in the searches before. So each is asked some time, however many look alike.</summary>
     private IReadOnlyCollection<string> _unyielding = [];
 
-    /// <summary>Searches since it last had a place that found none.</summary>
+    /// <summary>Searches for the present goal after which it was certain that there is no room.</summary>
     private int _fruitless;
 
     private void Search(ulong epoch)
@@ -29,7 +29,7 @@ internal sealed partial class VmActor
 
     private void AskIndex()
     {
-        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "", Preempt = _search.Preempting, IsDecisive = _life.Record!.Spec.RefuseWaiting });
+        _placement.Tell(new FindHosts(_search!.Demand, _search.Asked.ToHashSet(), ++_searches) { VmId = _id, Leaving = _move?.HostId ?? "", Preempt = _search.Preempting, IsDecisive = IsNotToWait });
         Timers.StartSingleTimer(SearchTimer, new SearchOverdue(_searches), SearchPatience);
     }
 
@@ -77,20 +77,21 @@ internal sealed partial class VmActor
             AnswerMove(move, reason);
             return;
         }
-        // One that is not to wait hears soon whether somebody gives way: the next hosts are asked at once.
-        var goesOn = _search!.Unyielding.Count > 0 && _life.Record!.Spec.RefuseWaiting;
-        var pause = goesOn ? WakeSpread * Random.Shared.NextDouble()
-            : _capacityChangedMeanwhile ? WakePause()
+        // One that is not to wait hears soon whether somebody gives way.
+        var asksNextAtOnce = _search!.Unyielding.Count > 0 && IsNotToWait;
+        if (!isUndecided)
+            _fruitless++;
+        var pause = asksNextAtOnce ? PlacementSearch.WakePause(0, Random.Shared.NextDouble())
+            : _capacityChangedMeanwhile ? PlacementSearch.WakePause(_fruitless, Random.Shared.NextDouble())
             : _options.PlacementRetry * (0.75 + 0.5 * Random.Shared.NextDouble());
         EndSearch();
-        _fruitless++;
         Store(_life.Unplaced(reason, isLasting, Now, isUndecided), static () => { });
         if (_goal is Goal.FindPlace)
             Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, pause);
     }
 
-    /// <summary>From a change of capacity to the search: twice as long after each that found nothing, so that many that wait leave placement time for who comes.</summary>
-    private TimeSpan WakePause() => (WakeSpread * Math.Pow(2, Math.Min(_fruitless, 16)) is var most && most < MostWakePause ? most : MostWakePause) * Random.Shared.NextDouble();
+    /// <summary>Once it had a place it waits as any other.</summary>
+    private bool IsNotToWait => _life.Record is { Epoch: 0, Spec.RefuseWaiting: true };
 
     private void OnSearchOverdue()
     {
@@ -116,9 +117,7 @@ internal sealed partial class VmActor
 
     private void EndSearch(bool reserved = false)
     {
-        if (reserved)
-            _fruitless = 0;
-        else
+        if (!reserved)
             Tried("", 0);
         _search = null;
         _move = null;

@@ -27,10 +27,16 @@ internal sealed partial class VmActor
         if (_search is not { Asking.Length: 0, KnowsVolumes: false } search)
             return;
         var wanted = _life.Record!.Spec.Host;
-        if (found.Volumes.FirstOrDefault(volume => volume.Snapshot) is { } snapshot)
+        if (found.Volumes.FirstOrDefault(volume => volume is { Snapshot: true, State: not VolumeState.Removing }) is { } snapshot)
         {
             EndSearch();
             Store(_life.Impossible(VolumeBook.Unready(snapshot)!, Now), static () => { });
+            return;
+        }
+        if (found.Problem is { } full)
+        {
+            // Before a host takes room for it, or others give way.
+            GiveUp(new Reason { Code = full.Code, Message = full.Message }, isLasting: false);
             return;
         }
         foreach (var volume in found.Volumes)

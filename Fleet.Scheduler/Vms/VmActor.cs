@@ -26,11 +26,6 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
     /// <summary>An answer to what a search asks is late after this; of hosts see <see cref="PlacementSearch.Patience"/>.</summary>
     private static readonly TimeSpan SearchPatience = TimeSpan.FromSeconds(5);
 
-    /// <summary>Waiting microVMs spread over this when capacity changes, so that a host is not asked by all at once.</summary>
-    private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
-
-    private static readonly TimeSpan MostWakePause = TimeSpan.FromSeconds(5);
-
     /// <summary>What never was or is deleted leaves no actor; not at once, since a host that it asked for room may yet say yes, and is to give that back without an audit.</summary>
     private static readonly TimeSpan LeavePause = SearchPatience;
 
@@ -192,7 +187,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
             case CapacityChanged when _goal is Goal.FindPlace:
                 // Not anew when it is set: where capacity changes all the time it would never fire.
                 if (!Timers.IsTimerActive(WakeTimer))
-                    Timers.StartSingleTimer(WakeTimer, PursueAgain.Instance, WakePause());
+                    Timers.StartSingleTimer(WakeTimer, PursueAgain.Instance, PlacementSearch.WakePause(_fruitless, Random.Shared.NextDouble()));
                 break;
             case SearchOverdue overdue when _search is not null && overdue.Search == _searches:
                 OnSearchOverdue();
@@ -431,6 +426,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
         var searched = _goal is Goal.FindPlace;
         _goal = goal;
         _tries = 0;
+        _fruitless = 0;
         _launchHeard = false;
         Timers.Cancel(GoalTimer);
         Timers.Cancel(WakeTimer);

@@ -79,6 +79,7 @@ public static class VmFold
                 next.Reason = null;
                 next.Saved = new SavedVm { Host = next.Host, Epoch = suspended.Epoch, Driver = next.Driver };
                 next.VmmPid = 0;
+                next.Preemptions = PreemptionRules.Kept(next, suspended.At?.ToDateTimeOffset() ?? default);
                 next.RunningAt = null;
                 return suspended.At;
             case VmSuspendFailed failed:
@@ -145,13 +146,16 @@ public static class VmFold
                 return failed.At;
             case VmMoveBegan move:
                 next.State = VmState.Stopping;
+                // One leaving, however often it is decided anew while it lasts, is counted with its first word.
+                var isFirst = next.Move is null;
                 // One that was just going on is given up, and with it what it was saved in.
                 next.Saved = null;
                 next.Move = new Move { Host = move.Host, Epoch = move.Epoch, Pressed = move.Pressed, Address = move.Address, Enrolment = move.Enrolment, ToEnrolment = move.ToEnrolment, WithoutMemory = move.WithoutMemory?.Clone() };
                 if (move.Address.Length > 0)
                     next.Suspends++;
                 var left = move.At?.ToDateTimeOffset() ?? default;
-                next.Preemptions = move.Preempted || move.Pressed ? PreemptionRules.Next(next, left) : PreemptionRules.Kept(next, left);
+                if (isFirst)
+                    next.Preemptions = move.Preempted || move.Pressed ? PreemptionRules.Next(next, left) : PreemptionRules.Kept(next, left);
                 if (move.Preempted)
                 {
                     next.Reason = new Reason

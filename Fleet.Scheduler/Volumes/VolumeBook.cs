@@ -174,6 +174,9 @@ internal sealed class VolumeBook
     /// <summary>The order by which a host removes what was left there.</summary>
     public static VolumeOrder OrderFor(LeftVolume left) => new() { Tenant = left.Tenant, Name = left.Name, Id = left.Id, Made = left.Made };
 
+    /// <summary>Why those of these names that are not there yet can't all be made; null: they can.</summary>
+    public Reason? TooMany(string tenant, IReadOnlyCollection<string> names) => Count + names.Count(name => Find(tenant, name) is null) > MostVolumes ? Full().Problem : null;
+
     /// <summary>Hosts where one of these names is left, and so can't be made yet.</summary>
     public IEnumerable<string> LeftHosts(string tenant, IReadOnlyCollection<string> names) =>
         _left.Where(left => left.Tenant == tenant && names.Contains(left.Name) && Find(tenant, left.Name) is not { Made: true }).Select(left => left.Host).Distinct();

@@ -86,6 +86,7 @@ internal sealed class VolumesActor(CellOptions options, IActorRef hosts) : BookA
                         ? find.Names.Select(name => _book.Find(find.Tenant, name)).OfType<VolumeRecord>()
                         : _book.All.Where(volume => volume.Tenant == find.Tenant) },
                     LeftHosts = { _book.LeftHosts(find.Tenant, find.Names) },
+                    Problem = _book.TooMany(find.Tenant, find.Names) is { } full ? new Problem { Code = full.Code, Message = full.Message } : null,
                 });
                 break;
             case ListVolumes:

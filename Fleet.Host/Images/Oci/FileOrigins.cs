@@ -97,7 +97,7 @@ internal sealed class ArchiveOrigin(ImageReference reference, ImageLimits limits
         var images = ImageDocuments.ReadArchiveManifest(await ReadAsync("manifest.json", cancellation).ConfigureAwait(false));
         var fitting = images.Where(image => reference.Tag.Length == 0 || image.Names.Contains(reference.Tag)).ToArray();
         if (fitting.Length == 0)
-            throw ImageFault.NotFound($"{reference.Path} has no image {reference.Tag}; `tar -xOf {reference.Path} manifest.json` shows what it has.");
+            throw ImageFault.NotFound($"{reference.Path} has no image{(reference.Tag.Length > 0 ? " " : "")}{reference.Tag}; `tar -xOf {reference.Path} manifest.json` shows what it has.");
         if (fitting.Length > 1)
             throw ImageFault.NotFound($"{reference.Path} has {fitting.Length} images; say which: docker-archive:{reference.Path}:NAME:TAG.");
         var image = fitting[0];

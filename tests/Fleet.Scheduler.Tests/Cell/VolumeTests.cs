@@ -208,6 +208,21 @@ public sealed class VolumeTests : IAsyncLifetime
         id = await _cell.CreateAsync(Spec("another"));
         await _cell.WaitAsync(id, VmState.Running);
         await RemoveAsync(id, second);
+        // Nobody gives way there for one that would not get its volume.
+        var lows = new List<string>();
+        foreach (var host in new[] { "first", "second" })
+            lows.Add(await _cell.CreateAsync(new VmSpec(TestCell.Spec($"low-{host}")) { Host = host, MemoryMib = 16_384, Priority = "low" }));
+        foreach (var low in lows)
+            await _cell.WaitAsync(low, VmState.Running);
+        id = await _cell.CreateAsync(new VmSpec(Spec("high")) { Priority = "high" });
+        Assert.Equal("second", (await _cell.WaitAsync(id, VmState.Running)).Host);
+        Assert.Equal(["low-first"], (await Task.WhenAll(lows.Select(_cell.GetAsync))).Where(low => low is { State: VmState.Running, Preemptions: 0 }).Select(low => low.Spec.Name));
+        foreach (var low in lows)
+        {
+            await _cell.Cell.DeleteVmAsync(low, CancellationToken.None);
+            await _cell.WaitAsync(low, VmState.Deleted);
+        }
+        await RemoveAsync(id, second);
         var spec = Spec("three");
         spec.Host = "first";
         id = await _cell.CreateAsync(spec);

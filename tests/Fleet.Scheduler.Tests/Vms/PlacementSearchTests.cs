@@ -115,6 +115,13 @@ public sealed class PlacementSearchTests
         Assert.Contains("left", search.Asked);
     }
 
+    [Fact]
+    public void Whoever_waits_long_asks_less_often_and_never_later_than_a_few_seconds()
+    {
+        Assert.Equal([250, 500, 1000, 5000, 5000], new[] { 0, 1, 2, 6, 1_000_000 }.Select(fruitless => PlacementSearch.WakePause(fruitless, 1).TotalMilliseconds));
+        Assert.Equal(TimeSpan.Zero, PlacementSearch.WakePause(6, 0));
+    }
+
     private static PlacementSearch Ask(int hosts)
     {
         var search = new PlacementSearch(Demand.Of(new VmSpec { Priority = "normal" }), epoch: 1, avoided: []);

@@ -137,9 +137,19 @@ public sealed class VmLifeTests
             var left = Leaves(life, at, preempted, pressed);
             Assert.Equal(count, left.Record!.Preemptions);
             Assert.Equal(count, Apply(left, left.Lost("a", 1, late)).Record!.Preemptions);
+            // Its deadline is over while it goes: that is the same leaving.
+            var forced = left.Move("a", 1, "", 0, 0, late, out _);
+            Assert.Equal(count, Apply(left, forced).Record!.Preemptions);
+            if (!preempted && !pressed)
+                continue;
+            // So it is when the host that it was to go to is lost.
+            var going = Apply(life, life.Move("a", 1, "b", 2, 1000, at, out _, preempted, pressed));
+            Assert.Equal(count, Apply(going, going.Lost("b", 2, late)).Record!.Preemptions);
         }
         Assert.Equal((2U, 0U), (Apply(life, life.Lost("a", 1, soon)).Record!.Preemptions, Apply(life, life.Lost("a", 1, late)).Record!.Preemptions));
         Assert.Equal(0U, Apply(life, life.Report("a", ReportOf(1, HostVmState.Ended, 2), late, out _)).Record!.Preemptions);
+        var saved = Apply(life, life.Suspend(soon));
+        Assert.Equal(0U, Apply(saved, saved.Report("a", ReportOf(1, HostVmState.Suspended, 3), late, out _)).Record!.Preemptions);
     }
 
     private static VmLife RunningOn(string host) => Say(PlacedOn(host), HostVmState.Running, host);

@@ -65,6 +65,8 @@ public sealed class VolumeBookTests
             Carry(_book.Create(new CreateVolume { Tenant = "acme", Name = $"v{made}", SizeMib = 64, Host = "h1" }, At, Id));
         Assert.Equal("too_many_volumes", _book.Create(new CreateVolume { Tenant = "acme", Name = "one-more", SizeMib = 64, Host = "h1" }, At, Id).Problem?.Code);
         Assert.Equal("too_many_volumes", Give("vm-1", 1, "h1"));
+        // Those that are there need no more.
+        Assert.Equal(("too_many_volumes", null), (_book.TooMany("acme", ["v1", "data"])?.Code, _book.TooMany("acme", ["v1", "v2"])));
         Carry(new(new VolumeGone { At = At, Tenant = "acme", Name = "v0" }));
         Assert.Null(Give("vm-1", 1, "h1"));
     }
