@@ -259,6 +259,8 @@ internal sealed class HostSession : UntypedActor, IWithTimers
         if (_open)
             return;
         _open = true;
+        if (_hello!.Pressure is { } pressure)
+            _figures.Put(HostId, this, pressure);
         _host = Context.Watch(Sender);
         // The agent begins to beat with Welcome.
         _agentHeardAt = _hostHeardAt;

@@ -50,6 +50,8 @@ public sealed class FleetSimulation
         _policy = PlacementPolicies.Make(plan.Policy, plan.Seed) ?? throw new ArgumentException($"There is no policy '{plan.Policy}'.", nameof(plan));
         if (plan.Prediction is { } terms && (terms.FirstProblem() is not null || plan.Usage.Count == 0))
             throw new ArgumentException("Predictions need predictors and curves of use.", nameof(plan));
+        if (plan.Hosts.Sum(host => (long)host.Count) is <= 0 or > MostHosts)
+            throw new TraceException(TraceException.TooLarge, $"There must be 1 to {MostHosts} hosts.");
         foreach (var (size, count) in plan.Hosts)
         {
             // By its size: what labels it would have nobody knows.
@@ -63,8 +65,6 @@ public sealed class FleetSimulation
                 _size += size;
             }
         }
-        if (_machines.Count is 0 or > MostHosts)
-            throw new ArgumentException($"There must be 1 to {MostHosts} hosts.", nameof(plan));
         _knowsMemory = plan.Usage.All(curve => curve.Memory is not null);
         _end = plan.Trace.Events.LastOrDefault(one => one.Comes).At;
         if (plan.Usage.Count > 0 && _end / SlotSeconds > MostSlots)

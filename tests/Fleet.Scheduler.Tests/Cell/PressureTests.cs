@@ -62,6 +62,7 @@ public sealed class PressureTests : IAsyncLifetime
         await agent.CutAsync();
         await agent.ConnectAsync(_cell.System.HostLink);
         Assert.Equal(agent.Pressure, (await _cell.HostAsync("one")).Pressure);
+        Assert.Equal(agent.Pressure, Assert.Single(_cell.System.Figures.All()).Pressure);
         var waits = await _cell.WaitAsync(await _cell.CreateAsync(TestCell.Spec("other")), VmState.Unplaced);
         Assert.Contains("1 host whose machine is short of CPU or memory at present", waits.Reason.Message, StringComparison.Ordinal);
 

@@ -37,6 +37,13 @@ public sealed class FleetSimulationTests
     }
 
     [Fact]
+    public void Should_refuse_more_hosts_than_may_be_simulated_before_it_makes_them()
+    {
+        var half = new HostShape(new(4, 4), (FleetSimulation.MostHosts / 2) + 1);
+        Assert.Equal(TraceException.TooLarge, Assert.Throws<TraceException>(() => Run(new(Trace((0, 20, 4, 4)), [half, half], PlacementPolicies.Engine, 1))).Code);
+    }
+
+    [Fact]
     public void Should_tell_how_often_more_is_wanted_than_there_is()
     {
         var trace = Trace((0, double.MaxValue, 4, 4), (0, double.MaxValue, 4, 4), (86_400, double.MaxValue, 1, 1));
