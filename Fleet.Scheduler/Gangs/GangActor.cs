@@ -211,11 +211,7 @@ internal sealed class GangActor : UntypedPersistentActor, IWithTimers
 
     private TimeSpan Pause() => Doubled(_contests) * (0.25 + Random.Shared.NextDouble());
 
-    private TimeSpan Doubled(int times)
-    {
-        var pause = FirstPause * Math.Pow(2, Math.Min(times, 12));
-        return pause < _options.PlacementRetry ? pause : _options.PlacementRetry;
-    }
+    private TimeSpan Doubled(int times) => DoublingPause.After(FirstPause, times, _options.PlacementRetry);
 
     private void Count(IReadOnlyDictionary<string, string> neighbours) =>
         _placement.Tell(new CountRoom(Neighbours.With(Demand.Of(_members.First().Value.Spec), neighbours), (int)Gang.Size, ++_asked));

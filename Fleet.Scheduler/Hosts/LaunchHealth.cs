@@ -1,3 +1,5 @@
+using Fleet.Scheduler.Cell;
+
 namespace Fleet.Scheduler.Hosts;
 
 /// <summary>When a host on which launches fail is left alone, and for how long.</summary>
@@ -10,11 +12,7 @@ public sealed record QuarantineTerms(int Failures, TimeSpan Window, TimeSpan Fir
     public static readonly QuarantineTerms Default = new(3, TimeSpan.FromMinutes(10), TimeSpan.FromMinutes(1), TimeSpan.FromMinutes(30));
 
     /// <summary>How long to wait after so many failed trials.</summary>
-    public TimeSpan Pause(uint failedTrials)
-    {
-        var pause = FirstPause * Math.Pow(2, Math.Min(failedTrials, 20));
-        return pause < LongestPause ? pause : LongestPause;
-    }
+    public TimeSpan Pause(uint failedTrials) => DoublingPause.After(FirstPause, failedTrials, LongestPause);
 }
 
 /// <summary>

@@ -26,7 +26,7 @@ internal sealed class PlacementSearch
     private static readonly TimeSpan WakeSpread = TimeSpan.FromMilliseconds(250);
 
     /// <summary>No later than this a microVM looks for the room that came.</summary>
-    public static readonly TimeSpan MostWakePause = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan MostWakePause = TimeSpan.FromSeconds(5);
 
     private readonly IReadOnlyCollection<string> _avoided;
     private readonly HashSet<string> _asked;
@@ -56,7 +56,7 @@ internal sealed class PlacementSearch
     /// <param name="fruitless">Searches before that found nothing.</param>
     /// <param name="chance">From 0 to 1.</param>
     public static TimeSpan WakePause(int fruitless, double chance) =>
-        (WakeSpread * Math.Pow(2, Math.Min(fruitless, 16)) is var most && most < MostWakePause ? most : MostWakePause) * chance;
+        DoublingPause.After(WakeSpread, fruitless, MostWakePause) * chance;
 
     public Demand Demand { get; private set; }
 
@@ -158,7 +158,7 @@ internal sealed class PlacementSearch
     /// How long the asked host's answer may take: twice as long after each that gave none. One whose actor is away holds up no fail-over (it has 5 s beyond
     /// the lease), and while a store stands not every search takes room on every host.
     /// </summary>
-    public TimeSpan Patience => LeastPatience * Math.Pow(2, _silent) is var patience && patience < MostPatience ? patience : MostPatience;
+    public TimeSpan Patience => DoublingPause.After(LeastPatience, _silent, MostPatience);
 
     /// <summary>The asked host gave no answer in time.</summary>
     public void Silent()

@@ -21,7 +21,7 @@ public static class PreemptionRules
     public static uint Kept(VmRecord record, DateTimeOffset at)
     {
         ArgumentNullException.ThrowIfNull(record);
-        return record.RunningAt is { } since && at - since.ToDateTimeOffset() >= RestartRules.LongRun ? 0 : record.Preemptions;
+        return RestartRules.RanLong(record, at) ? 0 : record.Preemptions;
     }
 
     /// <summary>The same with the giving way that ends it.</summary>

@@ -13,6 +13,13 @@ public static class RestartRules
     /// <summary>One that ran for so long had no trouble with its start: the pause begins anew.</summary>
     public static readonly TimeSpan LongRun = TimeSpan.FromMinutes(10);
 
+    /// <summary>Whether its present run, if there is one, is that long when it ends at that time.</summary>
+    public static bool RanLong(VmRecord record, DateTimeOffset at)
+    {
+        ArgumentNullException.ThrowIfNull(record);
+        return record.RunningAt is { } since && at - since.ToDateTimeOffset() >= LongRun;
+    }
+
     public static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(1);
 
     public static readonly TimeSpan LongestPause = TimeSpan.FromMinutes(5);
@@ -38,9 +45,5 @@ public static class RestartRules
         at - now is var left && left > TimeSpan.Zero && left <= LongestPause ? left : TimeSpan.Zero;
 
     /// <summary>1 s, 2 s, 4 s … 5 min.</summary>
-    public static TimeSpan Pause(uint restarts)
-    {
-        var pause = FirstPause * Math.Pow(2, Math.Min(restarts, 20));
-        return pause < LongestPause ? pause : LongestPause;
-    }
+    public static TimeSpan Pause(uint restarts) => DoublingPause.After(FirstPause, restarts, LongestPause);
 }

@@ -529,9 +529,7 @@ internal sealed partial class VmActor : UntypedPersistentActor, IWithTimers
 
     private void PursueLater()
     {
-        var pause = _options.CommandRetryFirst * Math.Pow(2, Math.Min(_tries++, 10));
-        if (pause > _options.CommandRetryMost)
-            pause = _options.CommandRetryMost;
+        var pause = DoublingPause.After(_options.CommandRetryFirst, _tries++, _options.CommandRetryMost);
         Timers.StartSingleTimer(GoalTimer, PursueAgain.Instance, pause * (0.75 + 0.5 * Random.Shared.NextDouble()));
     }
 

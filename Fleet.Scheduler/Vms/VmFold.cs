@@ -237,14 +237,15 @@ public static class VmFold
 
     private static void End(VmRecord next, Timestamp? at)
     {
+        var ended = at?.ToDateTimeOffset() ?? default;
         // That of a move has been counted with its begin.
         if (next.Move is null)
-            next.Preemptions = PreemptionRules.Kept(next, at?.ToDateTimeOffset() ?? default);
+            next.Preemptions = PreemptionRules.Kept(next, ended);
         next.Move = null;
         next.Saved = null;
         next.Addresses = null;
         next.EndedAt = at?.Clone();
-        if (next.RunningAt is { } since && at is not null && at.ToDateTimeOffset() - since.ToDateTimeOffset() >= RestartRules.LongRun)
+        if (RestartRules.RanLong(next, ended))
             next.Restarts = 0;
     }
 
